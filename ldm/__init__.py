@@ -1,0 +1,1 @@
+"""The prior: networks, schedules, training, checkpoints. Knows nothing of measurements."""

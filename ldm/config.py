@@ -1,0 +1,250 @@
+"""Configuration: YAML files merged left to right, then `key=value`; {target, params} nodes built into objects.
+
+OmegaConf ends here: what leaves `load` are plain dicts that remember where each key came from, so that every error
+can name the file and the key. A target must be a class of ours, a class of an admitted plug-in, or a foreign
+class of a listed kind; never a function, and never trusted by its prefix alone.
+"""
+
+import difflib
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+OURS = {"data", "ldm", "solvers"}
+FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
+FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
+    "torch.nn.modules.module.Module",
+    "torch.optim.optimizer.Optimizer",
+    "torch.optim.lr_scheduler.LRScheduler",
+    "pytorch_lightning.callbacks.callback.Callback",
+    "pytorch_lightning.loggers.logger.Logger",
+    "torchmetrics.metric.Metric",
+}
+_plugins: set[str] = set()
+
+
+class Node(dict):
+    """A mapping that knows its dotted path and the file each of its keys came from."""
+
+    def __init__(self, items: Mapping[str, Any] = (), where: str = "", origin: Mapping[str, str] = ()):  # type: ignore[assignment]
+        super().__init__(items)
+        self.where = where
+        self.origin = dict(origin)
+
+    def locate(self, key: str) -> str:
+        """`file: dotted.key`, as printed in errors."""
+        dotted = f"{self.where}.{key}" if self.where else key
+        return f"{self.origin.get(dotted, 'configuration')}: {dotted}"
+
+
+def admit(module: str) -> None:
+    """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
+    importlib.import_module(module)
+    _plugins.add(module.split(".")[0])
+
+
+def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
+    """Merge YAML files left to right, then `key=value` overrides; interpolations are resolved.
+
+    A node whose `target` changes is replaced whole: parameters of the old class do not leak into the new one.
+    Raises ValueError naming the file for anything that is not a plain YAML mapping.
+    """
+    merged: dict[str, Any] = {}
+    origin: dict[str, str] = {}
+    for file in files:
+        _merge(merged, _read(Path(file)), "", str(file), origin)
+    for override in overrides:
+        key, sign, _ = override.partition("=")
+        if not sign or not key:
+            raise ValueError(f"command line: {override!r} is not of the form key=value")
+        try:
+            patch = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ValueError(f"command line: {override!r}: {_first_line(error)}") from None
+        _merge(merged, typing.cast(dict, patch), "", "command line", origin)
+    try:
+        resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{', '.join(map(str, files))}: {_first_line(error)}") from None
+    return _node(typing.cast(dict, resolved), "", origin)
+
+
+def dump(config: Mapping[str, Any]) -> str:
+    """The configuration as YAML, keys in the order they were written."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+
+
+def build(node: Any, **extra: Any) -> Any:
+    """Turn {target, params} into the object; inner nodes first, so constructors receive objects, never configs.
+
+    extra: arguments the program supplies itself; they are not allowed in the file.
+    """
+    if isinstance(node, Mapping) and "target" in node:
+        node = node if isinstance(node, Node) else _node(dict(node), "", {})
+        stray = [key for key in node if key not in ("target", "params")]
+        if stray:
+            raise ValueError(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
+        cls = resolve(node["target"], node.locate("target"))
+        params = node.get("params") or Node(where=f"{node.where}.params", origin=node.origin)
+        if not isinstance(params, Mapping):
+            raise ValueError(f"{node.locate('params')}: must be a mapping, not {params!r}")
+        arguments = {key: build(value) for key, value in params.items()}
+        _check(cls, arguments, extra, typing.cast(Node, params))
+        try:
+            return cls(**arguments, **extra)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{node.locate('params')}: {_first_line(error)}") from error
+    if isinstance(node, Mapping):
+        return {key: build(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [build(value) for value in node]
+    return node
+
+
+def resolve(target: Any, where: str = "target") -> type:
+    """The class a dotted target names. Raises ValueError for functions, foreign classes and misspelt names."""
+    if not isinstance(target, str) or "." not in target:
+        raise ValueError(f"{where}: {target!r} is not a dotted class name")
+    module_name, _, name = target.rpartition(".")
+    root = target.split(".")[0]
+    if root not in OURS | FOREIGN_ROOTS | _plugins:
+        raise ValueError(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise ValueError(f"{where}: {target!r} cannot be imported ({_first_line(error)})") from None
+    found = getattr(module, name, None)
+    if found is None:
+        classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
+        raise ValueError(f"{where}: {module_name} has no {name!r}{nearest(name, classes)}")
+    if not inspect.isclass(found):
+        raise ValueError(f"{where}: {target!r} is not a class")
+    home = found.__module__.split(".")[0]
+    bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
+    if home not in OURS | _plugins and not bases & FOREIGN_BASES:
+        raise ValueError(
+            f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)"
+        )
+    return found
+
+
+def nearest(word: str, allowed: Iterable[str]) -> str:
+    """'; did you mean X?' with the nearest valid name, else the list of the valid ones."""
+    allowed = sorted(map(str, allowed))
+    close = difflib.get_close_matches(word, allowed, 1, 0.6)
+    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(allowed) or 'none'}"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such configuration file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f"{path}: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: must hold a mapping, not a {type(content).__name__}")
+    return typing.cast(dict, content)
+
+
+def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, str]) -> None:
+    for key, value in new.items():
+        dotted = f"{where}.{key}" if where else str(key)
+        origin[dotted] = source
+        old = into.get(key)
+        if isinstance(value, Mapping):
+            changed = isinstance(old, Mapping) and "target" in value and value["target"] != old.get("target", value["target"])
+            if not isinstance(old, dict) or changed:
+                into[key] = {}
+            _merge(into[key], value, dotted, source, origin)
+        else:
+            into[key] = value
+
+
+def _node(value: Any, where: str, origin: Mapping[str, str]) -> Any:
+    if isinstance(value, Mapping):
+        inner = {k: _node(v, f"{where}.{k}" if where else str(k), origin) for k, v in value.items()}
+        return Node(inner, where, origin)
+    if isinstance(value, list):
+        return [_node(v, f"{where}[{i}]", origin) for i, v in enumerate(value)]
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], params: Node) -> None:
+    """Names and types against the constructor's signature."""
+    signature = inspect.signature(cls)
+    kinds = [p.kind for p in signature.parameters.values()]
+    allowed = [
+        n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in extra
+    ]
+    locate = params.locate if isinstance(params, Node) else (lambda key: f"configuration: {key}")
+    try:
+        hints = typing.get_type_hints(cls.__init__)
+    except (NameError, TypeError):
+        hints = {}
+    for name, value in arguments.items():
+        if name not in allowed and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise ValueError(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
+    for name, parameter in signature.parameters.items():
+        needed = parameter.default is parameter.empty and name in allowed
+        if needed and name not in arguments:
+            raise ValueError(f"{locate(name)}: {cls.__name__} needs a value for {name!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a built value may be passed for a type hint; hints it does not know are let through."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, (str, typing.TypeVar)):
+        return True
+    if origin is typing.Annotated:
+        return _fits(value, arguments[0])
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, inner) for inner in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, (str, Path))
+    if origin in (list, tuple, Sequence, Iterable) or hint in (list, tuple, Sequence):
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and arguments and Ellipsis not in arguments:
+            return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
+        return all(_fits(v, arguments[0]) for v in value) if arguments else True
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        return isinstance(value, Mapping)
+    if inspect.isclass(hint) and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

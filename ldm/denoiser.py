@@ -1,0 +1,166 @@
+"""One denoiser under all networks: D(x, sigma) = E[x0 | x] for x = x0 + sigma n, images and sigma in [-1, 1] units.
+
+eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is k-diffusion's); loss and forward share
+the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
+"""
+
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.seeding import Noise
+from ldm import schedule
+
+
+class Denoiser(Protocol):
+    """x [B,C,H,W], sigma [B] -> posterior mean of the clean state, x's shape and dtype, not clamped."""
+
+    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor: ...
+
+
+def column(sigma: Tensor) -> Tensor:
+    """[B] -> [B,1,1,1]"""
+    return sigma.reshape(-1, 1, 1, 1)
+
+
+class VP(nn.Module):
+    """A network trained on x_t = sqrt(a) x0 + sqrt(1-a) n as a denoiser; called as network(x_t, t) or (x_t, t, label).
+
+    predicts: what the network's first C channels are: `eps`, `v` = sqrt(a) n - sqrt(1-a) x0, or `x0`.
+    alpha_bar: the network's own table [T]; the time fed is its exact inverse, log-sigma interpolated.
+    """
+
+    alpha_bar: Tensor
+
+    def __init__(self, network: nn.Module, alpha_bar: Tensor, predicts: Literal["eps", "v", "x0"] = "eps"):
+        super().__init__()
+        if predicts not in ("eps", "v", "x0"):
+            raise ValueError(f"predicts must be eps, v or x0, not {predicts!r}")
+        self.network, self.predicts = network, predicts
+        self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in with D = c_skip x + c_out F(c_in x); sigma [B,1,1,1]."""
+        c_in = 1 / (1 + sigma**2).sqrt()
+        if self.predicts == "eps":
+            return torch.ones_like(sigma), -sigma, c_in
+        if self.predicts == "v":
+            return c_in**2, -sigma * c_in, c_in
+        return torch.zeros_like(sigma), torch.ones_like(sigma), c_in
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return schedule.time_of(sigma, self.alpha_bar)
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
+        c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
+        output = run(self.network, c_in * x, self.time(sigma), label)[:, : x.shape[1]]
+        return c_skip * x + c_out * output.to(x)
+
+
+class EDM(nn.Module):
+    """EDM preconditioning, Karras et al. 2022, table 1; called as network(c_in x, ln(sigma)/4) or with a label."""
+
+    def __init__(self, network: nn.Module, sigma_data: float = 0.5):
+        super().__init__()
+        self.network, self.sigma_data = network, sigma_data
+
+    def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """c_skip, c_out, c_in with D = c_skip x + c_out F(c_in x); sigma [B,1,1,1]."""
+        total = sigma**2 + self.sigma_data**2
+        return self.sigma_data**2 / total, sigma * self.sigma_data / total.sqrt(), 1 / total.sqrt()
+
+    def time(self, sigma: Tensor) -> Tensor:
+        return sigma.log() / 4
+
+    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+        """position [B,2,H,W]: channels appended after preconditioning (patch networks)."""
+        c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
+        scaled = c_in * x if position is None else torch.cat([c_in * x, position.to(x)], 1)
+        output = run(self.network, scaled, self.time(sigma), label)[:, : x.shape[1]]
+        return c_skip * x + c_out * output.to(x)
+
+
+def run(network: nn.Module, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
+    """Call a network in its own precision; diffusers' networks answer with an object that holds `.sample`."""
+    dtype = next((p.dtype for p in network.parameters()), x.dtype)
+    x, time = x.to(dtype), time.to(dtype)
+    output = network(x, time) if label is None else network(x, time, label)
+    return getattr(output, "sample", output)
+
+
+class Prior(nn.Module):
+    """A pixel prior, and the base of the latent and patch ones.
+
+    shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
+    alpha_bar: the VP table [T], or None for EDM networks. label: class index fed at every call, or None.
+    """
+
+    kind: Literal["pixel", "latent"] = "pixel"
+    patched: bool = False
+    gray: bool = False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
+    origin: str = ""  # digest of the weights, set by the loader and written into every result
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        shape: tuple[int, int, int],
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        label: int | None = None,
+    ):
+        super().__init__()
+        self.denoiser, self.shape, self.label = denoiser, tuple(shape), label
+        table = self.alpha_bar
+        levels = schedule.sigma_of(table) if table is not None else torch.tensor([0.002, 80.0])
+        self.sigma_min = float(levels[0]) if sigma_min is None else sigma_min
+        self.sigma_max = float(levels[-1]) if sigma_max is None else sigma_max
+
+    @property
+    def alpha_bar(self) -> Tensor | None:
+        return getattr(self.denoiser, "alpha_bar", None)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """[C,H,W] of the images this prior speaks of."""
+        return (1, *self.shape[1:]) if self.gray else self.shape
+
+    def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
+        """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
+        label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
+        return self.denoiser(x, sigma, label)
+
+    def to_image(self, state: Tensor) -> Tensor:
+        """State -> image, differentiable and without quantisation; linear for pixel and patch priors."""
+        return state.mean(1, keepdim=True) if self.gray else state
+
+    def to_state(self, image: Tensor) -> Tensor:
+        """Image -> a state that `to_image` maps back to it."""
+        return image.expand(-1, self.shape[0], -1, -1) if self.gray else image
+
+    @property
+    def gain(self) -> float:
+        """to_image(lift(x)) = gain * x for pixel and patch priors."""
+        return 1 / self.shape[0] if self.gray else 1.0
+
+    def lift(self, image: Tensor) -> Tensor:
+        """The adjoint of `to_image` where that is linear."""
+        return image.expand(-1, self.shape[0], -1, -1) / self.shape[0] if self.gray else image
+
+    def encode(self, image: Tensor) -> Tensor:
+        raise ValueError("a pixel prior has no latent space to encode into")
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        raise ValueError("a pixel prior has no latent space to decode from")
+
+
+def x0_hat(prior: Prior, x_t: Tensor, alpha_bar: Tensor, noise: Noise | None = None) -> Tensor:
+    """The VP papers' Tweedie estimate through the one denoiser: D(x_t / sqrt(a), sqrt((1-a)/a)). alpha_bar [B]."""
+    root = column(alpha_bar).to(x_t).sqrt()
+    return prior.denoise(x_t / root, schedule.sigma_of(alpha_bar).to(x_t), noise)
+
+
+def eps_hat(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The noise that, with x0, makes x_t: (x_t - sqrt(a) x0) / sqrt(1-a). alpha_bar [B]."""
+    a = column(alpha_bar).to(x_t)
+    return (x_t - a.sqrt() * x0) / (1 - a).sqrt()

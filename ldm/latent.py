@@ -1,0 +1,104 @@
+"""Latent priors: a denoiser on the latents of a frozen autoencoder. Scale and shift live here and nowhere else."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+
+
+class FirstStage(Protocol):
+    """An autoencoder in [-1, 1] image units: encode gives the (mean, unquantised) latent, decode an image."""
+
+    factor: int  # image pixels per latent pixel and axis
+
+    def encode(self, image: Tensor) -> Tensor: ...
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor: ...
+
+
+class VQ(nn.Module):
+    """diffusers' VQModel: latents before quantisation; decode snaps them to the codebook when asked (straight-through)."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.model.encode(image).latents
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        return self.model.decode(z, force_not_quantize=not quantize).sample
+
+
+class KL(nn.Module):
+    """diffusers' AutoencoderKL: the latent is the posterior's mean; there is nothing to quantise."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.model.encode(image).latent_dist.mode()
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        return self.model.decode(z).sample
+
+
+class LatentPrior(Prior):
+    """z = (E(image) - shift) * scale, image = D(z / scale + shift).
+
+    error_variance: mean squared error of decode(encode(image)) on held-out images, in [-1,1]^2 units; lets a latent
+    solver end with one `condition` in pixel space.
+    """
+
+    kind = "latent"
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        shape: tuple[int, int, int],
+        first_stage: nn.Module,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        error_variance: float = 0.0,
+        image_channels: int = 1,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        label: int | None = None,
+    ):
+        super().__init__(denoiser, shape, sigma_min, sigma_max, label)
+        self.first_stage, self.image_channels = first_stage, image_channels
+        self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        f: int = self.first_stage.factor  # type: ignore[assignment]
+        return (1 if self.gray else self.image_channels, self.shape[1] * f, self.shape[2] * f)
+
+    def encode(self, image: Tensor) -> Tensor:
+        image = image.expand(-1, self.image_channels, -1, -1) if self.gray else image
+        return (self.first_stage.encode(image) - self.shift) * self.scale  # type: ignore[operator]
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        image = self.first_stage.decode(z / self.scale + self.shift, quantize)  # type: ignore[operator]
+        return image.mean(1, keepdim=True) if self.gray else image
+
+    def to_image(self, state: Tensor) -> Tensor:
+        return self.decode(state, quantize=False)
+
+    def to_state(self, image: Tensor) -> Tensor:
+        return self.encode(image)
+
+    def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
+        return super().denoise(x, sigma, noise)
+
+
+def reconstruction_variance(prior: LatentPrior, images: Tensor) -> float:
+    """Mean squared error of decode(encode(images)), what `error_variance` stores."""
+    with torch.no_grad():
+        return float((prior.decode(prior.encode(images)) - images).square().mean())

@@ -1,0 +1,66 @@
+"""Noise levels, as pure functions of a few numbers; tables are float64.
+
+Two time axes occur. VP papers (DPS, CoDPS, PSLD, ReSample): x_t = sqrt(a) x0 + sqrt(1-a) n with a = alpha_bar[t].
+VE papers (EDM, DAPS, PaDIS): x = x0 + sigma n. They meet at sigma = sqrt((1-a)/a), x = x_t / sqrt(a).
+"""
+
+import torch
+from torch import Tensor
+
+
+def linear_alpha_bar(beta_start: float = 1e-4, beta_end: float = 0.02, n: int = 1000) -> Tensor:
+    """DDPM's table: beta linear. [n] float64."""
+    return (1 - torch.linspace(beta_start, beta_end, n, dtype=torch.float64)).cumprod(0)
+
+
+def scaled_linear_alpha_bar(beta_start: float = 0.0015, beta_end: float = 0.0195, n: int = 1000) -> Tensor:
+    """Latent diffusion's table: sqrt(beta) linear; the defaults are the FFHQ/CelebA VQ-f4 ones. [n] float64."""
+    return (1 - torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64) ** 2).cumprod(0)
+
+
+def cosine_alpha_bar(n: int = 1000, max_beta: float = 0.999) -> Tensor:
+    """Nichol & Dhariwal 2021, eq. (17), with s = 0.008. [n] float64."""
+    u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
+    f = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
+    return (1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta)).cumprod(0)
+
+
+def sigma_of(alpha_bar: Tensor) -> Tensor:
+    """VE noise level of a VP one: sqrt((1-a)/a)."""
+    return ((1 - alpha_bar) / alpha_bar).sqrt()
+
+
+def alpha_bar_of(sigma: Tensor) -> Tensor:
+    """VP level of a VE noise level: 1 / (1 + sigma^2)."""
+    return 1 / (1 + sigma**2)
+
+
+def time_of(sigma: Tensor, alpha_bar: Tensor) -> Tensor:
+    """The (fractional) index into a VP table at which its noise is sigma: log-sigma interpolated, exact at the entries.
+
+    Levels below the table's first are fed its first index and levels above its last the last one.
+    """
+    table = sigma_of(alpha_bar.double()).log().to(sigma.device)
+    wanted = sigma.double().clamp_min(1e-30).log().clamp(table[0], table[-1])
+    upper = torch.searchsorted(table, wanted.contiguous()).clamp(1, len(table) - 1)
+    below, above = table[upper - 1], table[upper]
+    return upper - 1 + (wanted - below) / (above - below)
+
+
+def karras(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> Tensor:
+    """EDM eq. (5) without the final zero: n levels from sigma_max down to sigma_min. [n] float64."""
+    r = torch.linspace(0, 1, n, dtype=torch.float64)
+    return (sigma_max ** (1 / rho) + r * (sigma_min ** (1 / rho) - sigma_max ** (1 / rho))) ** rho
+
+
+def geometric(n: int, sigma_min: float, sigma_max: float) -> Tensor:
+    """n levels from sigma_max down to sigma_min at a constant ratio (Song & Ermon 2019). [n] float64."""
+    r = torch.linspace(0, 1, n, dtype=torch.float64)
+    return sigma_max * (sigma_min / sigma_max) ** r
+
+
+def ddim_times(steps: int, n: int = 1000) -> Tensor:
+    """`steps` distinct indices from n-1 down to 0, evenly spread, for any 1 <= steps <= n. [steps] int64."""
+    if not 1 <= steps <= n:
+        raise ValueError(f"steps must be between 1 and {n}, got {steps}")
+    return torch.linspace(n - 1, 0, steps, dtype=torch.float64).round().long()

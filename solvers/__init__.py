@@ -1,0 +1,1 @@
+"""The posterior: operators, the update, and one file per solver."""

@@ -1,0 +1,247 @@
+"""What an operator is: a small frozen value that maps images [B,C,H,W] to measurements.
+
+Linear ones add an exact adjoint and `solve`, the inverse of s2 I + v A A^T that the one update needs. Tensors are set
+at construction, shaped [1,...] or [B,...] when each image has its own mask or kernel; device and dtype follow the input.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from data.seeding import Noise
+
+Scalar = float | Tensor  # a number, or one per image [B]
+Shape = tuple[int, ...]
+
+
+class Operator:
+    """A measurement: `forward` maps images in [-1, 1] to y. Subclasses are frozen dataclasses."""
+
+    unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
+
+    def draw(self, shape: Shape, noise: Noise) -> "Operator":
+        """Bind to images of shape [C,H,W] and to each image's own random mask or kernel.
+
+        Raises ValueError in one line if the shape cannot be measured (divisibility, kernel larger than the image, ...).
+        """
+        self.shape_out(shape)
+        return self
+
+    def select(self, indices: Sequence[int]) -> "Operator":
+        """The operator of some rows of the batch; per-image tensors are indexed, shared ones ([1,...]) kept."""
+        fields = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.shape[0] > 1}
+        return replace(self, **{name: value[list(indices)] for name, value in fields.items()}) if fields else self  # type: ignore[type-var]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B,C,H,W] -> y [B,...]"""
+        raise NotImplementedError
+
+    def shape_out(self, shape: Shape) -> Shape:
+        """Shape of y, without the batch axis, for images of shape [C,H,W]."""
+        raise NotImplementedError
+
+    def measured(self, y: Tensor) -> Tensor:
+        """Number of really measured real entries per image, [B]."""
+        return torch.full((len(y),), float(y[0].numel()), dtype=y.dtype, device=y.device)
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
+        """The cheap classical answer (bicubic, FBP, zero-filled, ...) as an image [B,C,H,W], or None."""
+        return None
+
+    def files(self) -> dict[str, Tensor]:
+        """Tensors worth saving with the result (masks, kernels), by name; [1,...] or [B,...]."""
+        return {}
+
+    def linearize(self, x: Tensor) -> "Linearization":
+        """The operator's derivative at x as a LinearOperator, by jvp and vjp."""
+        return Linearization(self.forward, x)
+
+
+class LinearOperator(Operator):
+    """y = A x. Adds `adjoint` (exact), `solve`, `norm`; `pinv` only where it exists."""
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """A^T y: [B,...] -> [B,C,H,W]"""
+        raise NotImplementedError
+
+    def gram(self, r: Tensor) -> Tensor:
+        """A A^T r; overridden where it is cheaper than the two applications."""
+        return self.forward(self.adjoint(r))
+
+    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        """(s2 I + v A A^T)^-1 r with s2, v numbers or [B]; closed form where there is one, else conjugate gradients."""
+        s2, v = per_image(s2, r), per_image(v, r)
+        return conjugate_gradients(lambda p: s2 * p + v * self.gram(p), r).x
+
+    def norm(self) -> float:
+        """The largest singular value of A; closed form where there is one, else power iteration on the last bound shape."""
+        raise NotImplementedError
+
+    def linearize(self, x: Tensor) -> "LinearOperator":  # type: ignore[override]
+        return self
+
+
+class Linearization(LinearOperator):
+    """d f / d x at x, for any differentiable f. `value` is f(x), computed once.
+
+    Forward-mode needs the math attention kernel (the flash kernel has no forward derivative on the CPU).
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor):
+        self.function, self.x = function, x.detach()
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            value, self.pull = torch.func.vjp(function, self.x)
+        self.value = value.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            return torch.func.jvp(self.function, (self.x,), (x,))[1].detach()
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.pull(y)[0].detach()
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return tuple(self.value.shape[1:])
+
+    def norm(self) -> float:
+        return power_iteration(self, self.x)
+
+
+class Seen(LinearOperator):
+    """A linear operator behind a linear view of the state: A B with B B^T = gain I.
+
+    Cropping a padded patch state (gain 1) and averaging the channels of a 3-channel state on gray images (gain 1/3)
+    are such views; `solve` is then the operator's own with v * gain.
+    """
+
+    def __init__(
+        self, operator: LinearOperator, view: Callable[[Tensor], Tensor], lift: Callable[[Tensor], Tensor], gain: float = 1.0
+    ):
+        self.operator, self.view, self.lift, self.gain = operator, view, lift, gain
+        self.unit_range = operator.unit_range
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operator.forward(self.view(x))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.lift(self.operator.adjoint(y))
+
+    def gram(self, r: Tensor) -> Tensor:
+        return self.gain * self.operator.gram(r)
+
+    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        return self.operator.solve(r, s2, v * self.gain)
+
+    def norm(self) -> float:
+        return self.gain**0.5 * self.operator.norm()
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.operator.measured(y)
+
+    def select(self, indices: Sequence[int]) -> "Seen":
+        return Seen(self.operator.select(indices), self.view, self.lift, self.gain)  # type: ignore[arg-type]
+
+
+class Composed(Operator):
+    """y = outer(inner(x)) for any differentiable inner map, e.g. A after a decoder; linear at a point by `linearize`."""
+
+    def __init__(self, outer: Operator, inner: Callable[[Tensor], Tensor]):
+        self.outer, self.inner = outer, inner
+        self.unit_range = outer.unit_range
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer.forward(self.inner(x))
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.outer.measured(y)
+
+    def select(self, indices: Sequence[int]) -> "Composed":
+        return Composed(self.outer.select(indices), self.inner)
+
+
+def per_image(value: Scalar, like: Tensor) -> Tensor:
+    """A number or [B] as a tensor that broadcasts against like [B,...]."""
+    value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product per image: [B,...] x [B,...] -> [B]"""
+    return (a * b).flatten(1).sum(1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm per image: [B,...] -> [B]"""
+    return a.flatten(1).norm(dim=1)
+
+
+class Solution:
+    """What conjugate gradients return: x, the iterations each image took [B], and its residual norm [B]."""
+
+    def __init__(self, x: Tensor, iterations: Tensor, residual: Tensor):
+        self.x, self.iterations, self.residual = x, iterations, residual
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    x: Tensor | None = None,
+    tolerance: Scalar | None = None,
+    cap: int = 60,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+) -> Solution:
+    """Solve apply(x) = b for a symmetric positive apply, each image on its own.
+
+    tolerance: residual norm per image at which that image stops, a number or [B] (default: 1e-6 of |b| in float32,
+    1e-12 in float64). An image that has stopped no longer changes, so batches equal single images.
+    """
+    if tolerance is None:
+        tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
+    stop = torch.as_tensor(tolerance, dtype=b.dtype, device=b.device).expand(len(b))
+    x = torch.zeros_like(b) if x is None else x.clone()
+    r = b - apply(x) if bool(x.any()) else b.clone()
+    z = precondition(r) if precondition else r
+    p, rz = z.clone(), dot(r, z)
+    iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
+    residual = norm(r)
+    for _ in range(cap):
+        active = residual > stop
+        if not bool(active.any()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        alpha = torch.where(active & (curvature > 0), rz / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        x = x + per_image(alpha, b) * p
+        r = r - per_image(alpha, b) * q
+        z = precondition(r) if precondition else r
+        rz_next = dot(r, z)
+        beta = torch.where(active, rz_next / rz.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        p = torch.where(per_image(active, b).bool(), z + per_image(beta, b) * p, p)
+        rz = rz_next
+        iterations = iterations + active
+        residual = norm(r)
+    return Solution(x, iterations, residual)
+
+
+def power_iteration(operator: LinearOperator, like: Tensor, iterations: int = 30) -> float:
+    """The largest singular value of A on images shaped like `like` [1,C,H,W], from a fixed start."""
+    start = torch.linspace(0.5, 1.5, like[:1].numel(), dtype=like.dtype, device=like.device).sin().reshape(like[:1].shape)
+    x = start / start.norm()
+    value = 0.0
+    for _ in range(iterations):
+        w = operator.adjoint(operator.forward(x))
+        value = float(w.norm())
+        if value == 0:
+            return 0.0
+        x = w / value
+    return value**0.5
+
+
+def frozen_fields(operator: Any) -> dict[str, Any]:
+    """Settings of an operator for the record, tensors left out."""
+    return {name: value for name, value in vars(operator).items() if isinstance(value, (int, float, str, bool, tuple))}
