@@ -1,0 +1,105 @@
+"""Merging, building, and what a configuration may not do."""
+
+import pytest
+import torch
+
+import ldm.config as config
+from data.ranges import Intensity
+
+
+def write(path, text):
+    path.write_text(text)
+    return path
+
+
+WINDOW = "window: {target: data.ranges.Intensity, params: {low: -1000, high: 400}}\n"
+
+
+def test_later_files_and_overrides_win(tmp_path):
+    a = write(tmp_path / "a.yaml", WINDOW + "n: 1\n")
+    b = write(tmp_path / "b.yaml", "window: {params: {high: 500}}\n")
+    merged = config.load([a, b], ["n=2", "window.params.low=0"])
+    assert merged["n"] == 2
+    assert config.build(merged["window"]) == Intensity(0, 500)
+
+
+def test_a_changed_target_replaces_the_node(tmp_path):
+    a = write(tmp_path / "a.yaml", WINDOW)
+    b = write(tmp_path / "b.yaml", "window: {target: torch.nn.Linear, params: {in_features: 2, out_features: 3}}\n")
+    assert isinstance(config.build(config.load([a, b])["window"]), torch.nn.Linear)
+
+
+def test_inner_nodes_are_built_first(tmp_path):
+    text = """
+prior:
+  target: ldm.denoiser.Prior
+  params:
+    shape: [1, 8, 8]
+    denoiser: {target: ldm.denoiser.EDM, params: {sigma_data: 0.4, network: {target: torch.nn.Identity}}}
+"""
+    prior = config.build(config.load([write(tmp_path / "a.yaml", text)])["prior"])
+    assert prior.denoiser.sigma_data == 0.4 and prior.shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "window: {target: data.ranges.Intensity, params: {low: 0, hihg: 1}}",
+            r"b.yaml: window.params.hihg: .*did you mean 'high'",
+        ),
+        (
+            "window: {target: data.ranges.Intensity, params: {low: zero, high: 1}}",
+            r"b.yaml: window.params.low: 'zero' is not of type float",
+        ),
+        ("window: {target: data.ranges.Intensity, params: {low: 0}}", r"window.params.high: Intensity needs a value for 'high'"),
+        ("window: {target: data.ranges.Intensity, params: {low: 2, high: 1}}", r"b.yaml: window.params: .*needs low < high"),
+        (
+            "window: {target: data.ranges.Intensty}",
+            r"b.yaml: window.target: data.ranges has no 'Intensty'; did you mean 'Intensity'",
+        ),
+        ("window: {target: data.ranges.Intensity, parms: {}}", r"b.yaml: window.parms: unknown key"),
+        ("window: {target: torch.hub.load, params: {}}", r"b.yaml: window.target: 'torch.hub.load' is not a class"),
+        ("window: {target: torch.Tensor}", r"not of an allowed kind"),
+        ("window: {target: ldm.config.Path}", r"not of an allowed kind"),
+        ("window: {target: os.system}", r"not a class of this program .*--plugin os"),
+        ("window: {target: subprocess.Popen}", r"--plugin subprocess"),
+        ("window: !!python/object/apply:os.system ['true']", r"b.yaml: "),
+        ("window: [1, 2", r"b.yaml: "),
+        ("- 1", r"b.yaml: must hold a mapping"),
+        ("window: ${nothing}", r"b.yaml: "),
+    ],
+)
+def test_errors_name_file_and_key_in_one_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        config.build(config.load([write(tmp_path / "b.yaml", text)])["window"])
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_bad_override(tmp_path):
+    with pytest.raises(ValueError, match="no such configuration file"):
+        config.load([tmp_path / "nowhere.yaml"])
+    with pytest.raises(ValueError, match="not of the form key=value"):
+        config.load([], ["nonsense"])
+
+
+def test_overrides_are_blamed_on_the_command_line(tmp_path):
+    node = config.load([write(tmp_path / "a.yaml", WINDOW)], ["window.params.high=tall"])["window"]
+    with pytest.raises(ValueError, match="command line: window.params.high"):
+        config.build(node)
+
+
+def test_a_plugin_must_be_admitted(tmp_path, monkeypatch):
+    write(tmp_path / "my_module.py", "class Thing:\n    def __init__(self, size: int = 1): self.size = size\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    node = {"target": "my_module.Thing", "params": {"size": 3}}
+    with pytest.raises(ValueError, match="--plugin my_module"):
+        config.build(node)
+    config.admit("my_module")
+    assert config.build(node).size == 3
+
+
+def test_dump_is_the_merged_result(tmp_path):
+    merged = config.load([write(tmp_path / "a.yaml", "b: 1e-4\na: [1, {c: true}]\n")])
+    assert merged["b"] == 1e-4
+    assert config.dump(merged) == "b: 0.0001\na:\n- 1\n- c: true\n"

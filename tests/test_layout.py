@@ -1,0 +1,96 @@
+"""The house: who may import whom (DESIGN section 2), no cycles inside a room, no junk-drawer names."""
+
+import ast
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("data", "ldm", "solvers")
+MAY_IMPORT = {
+    "data": {"data"},
+    "ldm": {"ldm", "data.ranges", "data.seeding"},
+    "solvers": {"solvers", "ldm.schedule", "ldm.denoiser", "data.ranges", "data.seeding", "data.formats"},
+}
+LIGHTNING_SKINS = {
+    "ldm/autoencoder.py",
+    "ldm/diffusion.py",
+    "ldm/callbacks.py",
+    "data/datamodule.py",
+    "solvers/module.py",
+    "solvers/writer.py",
+    "main.py",
+    "sample.py",
+}
+
+
+def sources() -> list[Path]:
+    rooms = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
+    return rooms + [ROOT / "main.py", ROOT / "sample.py"] + sorted((ROOT / "scripts").glob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path) for path in sources()}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules a file imports; `from a import b` counts as a.b where that is a module of ours."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            joined = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in joined}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_follow_the_table(path: Path):
+    room = path.relative_to(ROOT).parts[0]
+    ours = {name for name in imports(path) if name.split(".")[0] in (*ROOMS, "main", "sample", "scripts", "tests")}
+    if room in ROOMS:
+        allowed = MAY_IMPORT[room]
+        bad = {name for name in ours if not any(name == a or name.startswith(a + ".") for a in allowed)}
+    else:
+        bad = {name for name in ours if name.split(".")[0] in ("main", "sample", "scripts", "tests")}
+    assert not bad
+
+
+def test_no_cycles():
+    graph = {module_name(p): {n for n in imports(p) if n in MODULES} - {module_name(p)} for p in sources()}
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path[path.index(name) :], name))
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_lightning_is_a_skin():
+    users = {str(p.relative_to(ROOT)) for p in sources() if any(n.split(".")[0] == "pytorch_lightning" for n in imports(p))}
+    assert users <= LIGHTNING_SKINS
+
+
+def test_no_junk_drawers():
+    assert not [p for p in sources() if p.stem in ("utils", "helpers", "common", "misc")]
+
+
+def test_environment_installs_what_pyproject_does():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    environment = yaml.safe_load((ROOT / "environment.yaml").read_text())
+    pip = next(entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict))
+    assert sorted(pip) == sorted([*project["dependencies"], "-e ."])
+    assert f"python{project['requires-python']}" in environment["dependencies"]
