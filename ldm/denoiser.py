@@ -33,8 +33,11 @@ class VP(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(self, network: nn.Module, alpha_bar: Tensor, predicts: Literal["eps", "v", "x0"] = "eps"):
+    def __init__(
+        self, network: nn.Module, alpha_bar: Tensor | schedule.Table, predicts: Literal["eps", "v", "x0"] = "eps"
+    ):
         super().__init__()
+        alpha_bar = alpha_bar.alpha_bar() if isinstance(alpha_bar, schedule.Table) else alpha_bar
         if predicts not in ("eps", "v", "x0"):
             raise ValueError(f"predicts must be eps, v or x0, not {predicts!r}")
         self.network, self.predicts = network, predicts

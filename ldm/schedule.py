@@ -4,6 +4,9 @@ Two time axes occur. VP papers (DPS, CoDPS, PSLD, ReSample): x_t = sqrt(a) x0 + 
 VE papers (EDM, DAPS, PaDIS): x = x0 + sigma n. They meet at sigma = sqrt((1-a)/a), x = x_t / sqrt(a).
 """
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
@@ -23,6 +26,29 @@ def cosine_alpha_bar(n: int = 1000, max_beta: float = 0.999) -> Tensor:
     u = torch.linspace(0, 1, n + 1, dtype=torch.float64)
     f = torch.cos((u + 0.008) / 1.008 * torch.pi / 2) ** 2
     return (1 - (1 - f[1:] / f[:-1]).clamp(max=max_beta)).cumprod(0)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A VP network's own table, as a model file names it; without betas, the usual ones of that kind."""
+
+    kind: Literal["linear", "scaled_linear", "cosine"]
+    beta_start: float | None = None
+    beta_end: float | None = None
+    n: int = 1000
+
+    def __post_init__(self) -> None:
+        if (self.beta_start is None) != (self.beta_end is None) or (self.kind == "cosine" and self.beta_start is not None):
+            raise ValueError("a table takes both beta_start and beta_end, or neither; a cosine table neither")
+
+    def alpha_bar(self) -> Tensor:
+        """[n] float64."""
+        if self.kind == "cosine":
+            return cosine_alpha_bar(self.n)
+        table = linear_alpha_bar if self.kind == "linear" else scaled_linear_alpha_bar
+        if self.beta_start is None or self.beta_end is None:
+            return table(n=self.n)
+        return table(self.beta_start, self.beta_end, self.n)
 
 
 def sigma_of(alpha_bar: Tensor) -> Tensor:
