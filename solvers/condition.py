@@ -1,16 +1,179 @@
-"""The one update under five papers: a Gaussian belief N(m, V) meets a measurement (docs/update.md has the algebra)."""
+"""The one update under five papers: a Gaussian belief N(m, V) meets a measurement (docs/update.md has the algebra).
 
+    mean   m + V A^T (s2 I + A V A^T)^-1 (y - A m),                s2 = sigma_y^2
+    draw   u + V A^T (s2 I + A V A^T)^-1 (y + sigma_y z2 - A u),   u = m + sqrt(V) z
+
+The draw is exact for linear operators. Images of a batch never influence each other.
+"""
+
+import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Scalar
-from solvers.problem import Problem
+from solvers.gauss_newton import gauss_newton
+from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_gradients, norm, per_image
+from solvers.problem import Problem, mask_noise
+
+Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
 
 
-def condition(m: Tensor, v: Scalar | LinearOperator, problem: Problem, noise: Noise | None = None) -> Tensor:
-    """The mean of x | y for x ~ N(m, V), y = A x + sigma_y n; with noise, an exact draw from it.
+def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
+    """The mean of x | y for x ~ N(m, V), y = A x + sigma_y n; with noise, a draw from it.
 
-    m [B,C,H,W]; v a number, [B], a diagonal shaped like m, or a LinearOperator (then m must already be a draw u of
-    N(m, V) when noise is given).
+    m [B,C,H,W], whose dtype is the one computed in. v: a number, [B], a diagonal shaped like m, or a LinearOperator
+    (then m must already be a draw u of N(m, V) when noise is given). noise: z is drawn from it first, shaped like m
+    (unless v is a LinearOperator), then z2, shaped like y. sigma_y = 0 is the limit: y is met exactly where it can be.
+    Operators that are not linear are met by Gauss-Newton, draws then being perturb-and-optimise.
     """
-    raise NotImplementedError
+    return conditioned(m, v, problem, noise).x
+
+
+def conditioned(
+    m: Tensor,
+    v: Variance,
+    problem: Problem,
+    noise: Noise | None = None,
+    *,
+    tolerance: float = 0.1,
+    cap: int = 60,
+    steps: int = 5,
+) -> Solution:
+    """`condition` with its account: iterations [B] and the residual [B] that conjugate gradients left, in y's units.
+
+    Both are 0 for closed forms. Conjugate gradients stop, each image on its own, at tolerance * sigma_y * sqrt(m), m
+    the number of measured entries, or at the cap. steps: of Gauss-Newton, for operators that are not linear (residual
+    is then |A x - y|).
+    """
+    operator, y = problem.operator, problem.y.to(m)
+    u = m
+    if noise is not None:
+        if not isinstance(v, LinearOperator):
+            u = m + spread(v, m).sqrt() * noise.like(m)
+        y = y + problem.sigma_y * mask_noise(operator, noise.like(y))
+    s2 = noise_variance(problem, v, m)
+    if not isinstance(operator, LinearOperator):
+        if isinstance(v, LinearOperator):
+            raise ValueError("a covariance that is an operator needs a linear measurement; give a number, [B] or a diagonal")
+        target = problem.sigma_y * operator.measured(y).sqrt()
+        return gauss_newton(
+            u, spread(v, m).sqrt(), y, operator, s2, target, tolerance=tolerance, cap=cap, steps=steps, fit_all=noise is not None
+        )
+    weighted = innovation(operator, v, y - operator.forward(u), s2, problem.sigma_y * tolerance, cap)
+    step = operator.adjoint(weighted.x)
+    step = v.forward(step) if isinstance(v, LinearOperator) else spread(v, m) * step
+    return Solution(u + step, weighted.iterations, weighted.residual)
+
+
+def innovation(operator: LinearOperator, v: Variance, r: Tensor, s2: Scalar, accuracy: float, cap: int) -> Solution:
+    """(s2 I + A V A^T)^-1 r: closed form where there is one, else conjugate gradients to accuracy * sqrt(measured)."""
+    none = torch.zeros(len(r), device=r.device)
+    weight = per_image(s2, r)
+    if not isinstance(v, LinearOperator) and torch.as_tensor(v).ndim <= 1:
+        if operator.exact:
+            return Solution(operator.solve(r, s2, v), none.long(), none.to(r))
+        scale = per_image(v, r)
+        return conjugate_gradients(
+            lambda p: weight * p + scale * operator.gram(p),
+            r,
+            tolerance=_stop(operator, r, accuracy),
+            cap=cap,
+            precondition=operator.preconditioner(s2, v),
+        )
+
+    def spectrum(p: Tensor) -> Tensor:
+        back = operator.adjoint(p)
+        return operator.forward(v.forward(back) if isinstance(v, LinearOperator) else v * back)
+
+    if operator.elementwise and not isinstance(v, LinearOperator):
+        return Solution(r / (weight + spectrum(torch.ones_like(r))), none.long(), none.to(r))
+    return conjugate_gradients(lambda p: weight * p + spectrum(p), r, tolerance=_stop(operator, r, accuracy), cap=cap)
+
+
+def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) -> Tensor:
+    """The v [B] in [0, v_max] whose conditional mean x(v) leaves a residual of sigma_y sqrt(measured) (Morozov).
+
+    0 if m already does, v_max if no v up to it does; a nonlinear operator is linearised at m. The residual is
+    rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T, r = y - A m, and 1/rho is concave and increasing in t: Newton's
+    method from t = 0 climbs to the root without ever passing it, so there is nothing to bracket.
+    """
+    y = problem.y.to(m)
+    operator, r = problem.operator.linearize(m), y - problem.operator.forward(m)
+    v_max = torch.as_tensor(v_max, dtype=r.dtype, device=r.device).expand(len(r))
+    s2, target = problem.sigma_y**2, problem.sigma_y * problem.operator.measured(y).sqrt()
+    if s2 == 0:
+        return torch.where(norm(r) > 0, v_max, 0)
+    shrink = _shrink_by_solve(operator, r) if operator.exact else _shrink_by_lanczos(operator, r, cap)
+    t = torch.zeros_like(v_max)
+    for _ in range(30):  # quadratic once near; 30 is never reached from a finite v_max
+        rho, slope = shrink(t)
+        step = (1 / target - 1 / rho) * rho**2 / slope.clamp_min(torch.finfo(r.dtype).tiny)
+        ahead = (t + step.nan_to_num(0).clamp_min(0)).clamp_max(v_max / s2)
+        if bool((ahead - t <= 1e-6 * ahead).all()):
+            break
+        t = ahead
+    return t * s2
+
+
+def spread(v: Scalar, like: Tensor) -> Tensor:
+    """v as something that multiplies images: a number or [B] broadcast, a diagonal as it is."""
+    v = torch.as_tensor(v, dtype=like.dtype, device=like.device)
+    return v if v.ndim == like.ndim else per_image(v, like)
+
+
+def noise_variance(problem: Problem, v: Variance, like: Tensor) -> Scalar:
+    """sigma_y^2, or where there is no noise the rounding error of v, which keeps 0/0 away and is the limit to precision."""
+    if problem.sigma_y > 0:
+        return problem.sigma_y**2
+    eps = torch.finfo(like.dtype).eps
+    if isinstance(v, LinearOperator):
+        return eps
+    largest = torch.as_tensor(v, dtype=like.dtype, device=like.device)
+    largest = largest.flatten(1).amax(1) if largest.ndim > 1 else largest
+    return eps * torch.where(largest > 0, largest, 1)
+
+
+def _stop(operator: LinearOperator, r: Tensor, accuracy: float) -> Tensor:
+    if accuracy > 0:
+        return accuracy * operator.measured(r).sqrt()
+    return torch.finfo(r.dtype).eps ** 0.5 * norm(r)  # no noise to stop at
+
+
+def _shrink_by_solve(operator: LinearOperator, r: Tensor):
+    """t [B] -> rho(t) and -d rho / dt, from the operator's closed form."""
+
+    def shrink(t: Tensor) -> tuple[Tensor, Tensor]:
+        left = operator.solve(r, 1.0, t)
+        return norm(left), (left * operator.gram(operator.solve(left, 1.0, t))).flatten(1).sum(1) / norm(left)
+
+    return shrink
+
+
+def _shrink_by_lanczos(operator: LinearOperator, r: Tensor, cap: int):
+    """The same for every t from one Krylov space of G, as multi-shift conjugate gradients would: Lanczos coefficients,
+    whose eigenvalues and first components are the Gauss quadrature of rho^2 = r^T (I + t G)^-2 r (Golub & Meurant)."""
+    length = norm(r)
+    q, before = r / per_image(length.clamp_min(torch.finfo(r.dtype).tiny), r), torch.zeros_like(r)
+    T = torch.zeros(len(r), cap, cap, dtype=torch.float64, device=r.device)
+    beta = torch.zeros_like(length)
+    for k in range(cap):
+        w = operator.gram(q) - per_image(beta, r) * before
+        alpha = (w * q).flatten(1).sum(1)
+        w = w - per_image(alpha, r) * q
+        T[:, k, k] = alpha.double()
+        beta = norm(w)
+        if k + 1 == cap:
+            break
+        # an exhausted space (beta ~ rounding) leaves the rest of T decoupled, with no weight on the first component
+        beta = torch.where(beta > 1e-10 * T.diagonal(dim1=1, dim2=2).amax(1), beta, 0).to(r)
+        T[:, k, k + 1] = T[:, k + 1, k] = beta.double()
+        before, q = q, torch.where(per_image(beta, r) > 0, w / per_image(beta.clamp_min(torch.finfo(r.dtype).tiny), r), 0)
+    values, vectors = torch.linalg.eigh(T)
+    mass = (vectors[:, 0] * length[:, None].double()) ** 2
+
+    def shrink(t: Tensor) -> tuple[Tensor, Tensor]:
+        factor = 1 / (1 + t[:, None].double() * values.clamp_min(0))
+        rho = (mass * factor**2).sum(1).sqrt()
+        slope = (mass * values.clamp_min(0) * factor**3).sum(1) / rho
+        return rho.to(r), slope.to(r)
+
+    return shrink

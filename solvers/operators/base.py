@@ -4,9 +4,10 @@ Linear ones add an exact adjoint and `solve`, the inverse of s2 I + v A A^T that
 at construction, shaped [1,...] or [B,...] when each image has its own mask or kernel; device and dtype follow the input.
 """
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class Operator:
     """A measurement: `forward` maps images in [-1, 1] to y. Subclasses are frozen dataclasses."""
 
     unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
+    transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
+    shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
         """Bind to images of shape [C,H,W] and to each image's own random mask or kernel.
@@ -29,12 +32,23 @@ class Operator:
         Raises ValueError in one line if the shape cannot be measured (divisibility, kernel larger than the image, ...).
         """
         self.shape_out(shape)
-        return self
+        return self.bind(shape)
+
+    def bind(self, shape: Shape, **tensors: Tensor) -> Self:
+        """A copy bound to images of this shape, with these fields set."""
+        bound = replace(self, **tensors) if is_dataclass(self) else copy.copy(self)  # type: ignore[type-var]
+        object.__setattr__(bound, "shape", tuple(shape))
+        return bound
 
     def select(self, indices: Sequence[int]) -> "Operator":
         """The operator of some rows of the batch; per-image tensors are indexed, shared ones ([1,...]) kept."""
-        fields = {name: value for name, value in vars(self).items() if isinstance(value, Tensor) and value.shape[0] > 1}
-        return replace(self, **{name: value[list(indices)] for name, value in fields.items()}) if fields else self  # type: ignore[type-var]
+        rows = list(indices)
+        own = {name: value[rows] for name, value in settings(self).items() if isinstance(value, Tensor) and len(value) > 1}
+        if not own:
+            return self
+        chosen = replace(self, **own)  # type: ignore[type-var]
+        object.__setattr__(chosen, "shape", self.shape)
+        return chosen
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,C,H,W] -> y [B,...]"""
@@ -47,6 +61,10 @@ class Operator:
     def measured(self, y: Tensor) -> Tensor:
         """Number of really measured real entries per image, [B]."""
         return torch.full((len(y),), float(y[0].numel()), dtype=y.dtype, device=y.device)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        """y with its unmeasured entries set to 0 (a mask's holes carry neither signal nor noise)."""
+        return y
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         """The cheap classical answer (bicubic, FBP, zero-filled, ...) as an image [B,C,H,W], or None."""
@@ -64,6 +82,17 @@ class Operator:
 class LinearOperator(Operator):
     """y = A x. Adds `adjoint` (exact), `solve`, `norm`; `pinv` only where it exists."""
 
+    elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
+
+    @property
+    def exact(self) -> bool:
+        """Whether `solve` is a closed form; if not, the update runs conjugate gradients, which can stop at the noise."""
+        return type(self).solve is not LinearOperator.solve
+
+    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
+        """An approximate inverse of s2 I + v A A^T for conjugate gradients, where a good one is known."""
+        return None
+
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y: [B,...] -> [B,C,H,W]"""
         raise NotImplementedError
@@ -77,9 +106,16 @@ class LinearOperator(Operator):
         s2, v = per_image(s2, r), per_image(v, r)
         return conjugate_gradients(lambda p: s2 * p + v * self.gram(p), r).x
 
+    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
+        return self.adjoint(self.solve(r, s2, v))
+
     def norm(self) -> float:
-        """The largest singular value of A; closed form where there is one, else power iteration on the last bound shape."""
-        raise NotImplementedError
+        """The largest singular value of A (of any image's A); closed form where there is one, else by power iteration."""
+        if self.shape is None:
+            raise ValueError(f"{type(self).__name__}.norm() needs an image shape: call draw first")
+        batch = max([len(value) for value in settings(self).values() if isinstance(value, Tensor)], default=1)
+        return power_iteration(self, torch.zeros(batch, *self.shape))
 
     def linearize(self, x: Tensor) -> "LinearOperator":  # type: ignore[override]
         return self
@@ -130,6 +166,16 @@ class Seen(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return self.lift(self.operator.adjoint(y))
 
+    @property
+    def exact(self) -> bool:
+        return self.operator.exact
+
+    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
+        return self.operator.preconditioner(s2, v * self.gain)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.operator.restrict(y)
+
     def gram(self, r: Tensor) -> Tensor:
         return self.gain * self.operator.gram(r)
 
@@ -159,14 +205,17 @@ class Composed(Operator):
     def measured(self, y: Tensor) -> Tensor:
         return self.outer.measured(y)
 
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.outer.restrict(y)
+
     def select(self, indices: Sequence[int]) -> "Composed":
         return Composed(self.outer.select(indices), self.inner)
 
 
 def per_image(value: Scalar, like: Tensor) -> Tensor:
-    """A number or [B] as a tensor that broadcasts against like [B,...]."""
+    """A number or [B] as a tensor that broadcasts against like [B,...]; what has like's axes already is left alone."""
     value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
-    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:
@@ -228,20 +277,23 @@ def conjugate_gradients(
     return Solution(x, iterations, residual)
 
 
-def power_iteration(operator: LinearOperator, like: Tensor, iterations: int = 30) -> float:
-    """The largest singular value of A on images shaped like `like` [1,C,H,W], from a fixed start."""
-    start = torch.linspace(0.5, 1.5, like[:1].numel(), dtype=like.dtype, device=like.device).sin().reshape(like[:1].shape)
-    x = start / start.norm()
-    value = 0.0
+def power_iteration(operator: LinearOperator, like: Tensor, iterations: int = 50) -> float:
+    """The largest singular value of A on images shaped like `like` [B,C,H,W], from a fixed start; of B operators the largest."""
+    count = like[0].numel()
+    start = torch.linspace(0.5, 1.5, count, dtype=like.dtype, device=like.device).mul(count).sin().reshape(1, *like.shape[1:])
+    x = (0.1 * start + 1).expand(like.shape)  # mostly flat: blurs, masks and averages are largest there
+    value = x.new_zeros(len(x))
     for _ in range(iterations):
-        w = operator.adjoint(operator.forward(x))
-        value = float(w.norm())
-        if value == 0:
-            return 0.0
-        x = w / value
-    return value**0.5
+        x = operator.adjoint(operator.forward(x / per_image(norm(x).clamp_min(torch.finfo(x.dtype).tiny), x)))
+        value = norm(x)
+    return float(value.max()) ** 0.5
 
 
-def frozen_fields(operator: Any) -> dict[str, Any]:
+def settings(operator: Operator) -> dict[str, Any]:
+    """The fields of an operator, tensors among them; derived and cached values left out."""
+    return {f.name: getattr(operator, f.name) for f in fields(operator)} if is_dataclass(operator) else {}
+
+
+def frozen_fields(operator: Operator) -> dict[str, Any]:
     """Settings of an operator for the record, tensors left out."""
-    return {name: value for name, value in vars(operator).items() if isinstance(value, (int, float, str, bool, tuple))}
+    return {name: value for name, value in settings(operator).items() if isinstance(value, (int, float, str, bool, tuple))}
