@@ -115,9 +115,9 @@ class Prior(nn.Module):
         super().__init__()
         self.denoiser, self.shape, self.label = denoiser, tuple(shape), label
         table = self.alpha_bar
-        levels = schedule.sigma_of(table) if table is not None else torch.tensor([0.002, 80.0])
-        self.sigma_min = float(levels[0]) if sigma_min is None else sigma_min
-        self.sigma_max = float(levels[-1]) if sigma_max is None else sigma_max
+        low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
+        self.sigma_min = low if sigma_min is None else sigma_min
+        self.sigma_max = high if sigma_max is None else sigma_max
 
     @property
     def alpha_bar(self) -> Tensor | None:

@@ -42,13 +42,14 @@ class Table:
             raise ValueError("a table takes both beta_start and beta_end, or neither; a cosine table neither")
 
     def alpha_bar(self) -> Tensor:
-        """[n] float64."""
-        if self.kind == "cosine":
-            return cosine_alpha_bar(self.n)
-        table = linear_alpha_bar if self.kind == "linear" else scaled_linear_alpha_bar
-        if self.beta_start is None or self.beta_end is None:
-            return table(n=self.n)
-        return table(self.beta_start, self.beta_end, self.n)
+        """[n] float64; on the CPU even where the network around it is being built without memory (meta device)."""
+        with torch.device("cpu"):
+            if self.kind == "cosine":
+                return cosine_alpha_bar(self.n)
+            table = linear_alpha_bar if self.kind == "linear" else scaled_linear_alpha_bar
+            if self.beta_start is None or self.beta_end is None:
+                return table(n=self.n)
+            return table(self.beta_start, self.beta_end, self.n)
 
 
 def sigma_of(alpha_bar: Tensor) -> Tensor:
