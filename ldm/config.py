@@ -79,7 +79,7 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
 
 def dump(config: Mapping[str, Any]) -> str:
     """The configuration as YAML, keys in the order they were written."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -178,11 +178,12 @@ def _node(value: Any, where: str, origin: Mapping[str, str]) -> Any:
     return value
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Nested plain dicts and lists, as checkpoints and YAML take them."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inner) for key, inner in value.items()}
+        return {str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
+        return [plain(inner) for inner in value]
     return value
 
 

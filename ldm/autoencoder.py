@@ -1,0 +1,113 @@
+"""Training autoencoders: VQ-f4 and KL-f8 style, with L1, perceptual and adversarial losses."""
+
+from collections.abc import Mapping
+
+import pytorch_lightning as pl
+import torch
+from taming.modules.discriminator.model import weights_init
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional
+
+from ldm.bottleneck import Codebook, Gaussian
+from ldm.draws import Draws
+from ldm.losses import adaptive_weight, hinge
+from ldm.optimisation import AdamW
+from ldm.patch import cut
+
+
+class Autoencoder(pl.LightningModule):
+    """first_stage: ldm.latent.VQ or KL. bottleneck: its Codebook or Gaussian.
+
+    crops: crop size by the step from which it is used (`{0: 64, 12000: 128}`; empty: whole images); as many crops are
+    cut from each image as make up the pixels of the largest size. perceptual: called as perceptual(a, b), or None.
+    discriminator: real and reconstructed images -> logits; trained from step `adversarial_start` on. Its loss and the
+    autoencoder's share one backward pass and one optimiser: each sees the other's weights as constants.
+    """
+
+    def __init__(
+        self,
+        first_stage: nn.Module,
+        bottleneck: Codebook | Gaussian,
+        optimiser: AdamW,
+        crops: Mapping[int, int] | None = None,
+        perceptual: nn.Module | None = None,
+        perceptual_weight: float = 1.0,
+        discriminator: nn.Module | None = None,
+        adversarial_weight: float = 0.8,
+        adversarial_start: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.first_stage, self.bottleneck, self.optimiser = first_stage, bottleneck, optimiser
+        self.crops = dict(sorted((crops or {}).items()))
+        if self.crops and 0 not in self.crops:
+            raise ValueError(f"crops {self.crops} must name a size from step 0 on")
+        self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
+        self.discriminator = None if discriminator is None else discriminator.apply(weights_init)
+        self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
+        self.seed = seed
+
+    def configure_optimizers(self):
+        return self.optimiser.configure(
+            (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
+        )
+
+    def training_step(self, batch: Mapping, index: int) -> Tensor:
+        draws = Draws(self.seed, self.global_rank, self.current_epoch, index, self.device)
+        image = self.crop(batch["image"], draws)
+        z, loss, logs = self.bottleneck(self.first_stage.model, image, self.global_step, draws)
+        output = self.reconstruct(z)
+        difference = (output - image).abs().mean()
+        if self.perceptual is not None:
+            difference = difference + self.perceptual_weight * self.perceptual(output, image).mean()
+        loss = loss + difference
+        logs |= {"l1": (output - image).abs().mean().detach(), "bottleneck": (loss - difference).detach()}
+        if self.discriminator is not None:
+            adversarial, extra = self.adversarial(self.discriminator, image, output, difference)
+            loss, logs = loss + adversarial, logs | extra
+        self.log_dict({f"train/{k}": v for k, v in (logs | {"loss": loss.detach()}).items()}, batch_size=len(image))
+        return loss
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """The decoder on a latent that the bottleneck has already quantised or drawn."""
+        return self.first_stage.decode(z, quantize=False).float()
+
+    def crop(self, image: Tensor, draws: Draws) -> Tensor:
+        """[B,C,H,W] -> this step's crops."""
+        if not self.crops:
+            return image
+        size = [crop for step, crop in self.crops.items() if step <= self.global_step][-1]
+        if size > min(image.shape[2:]):
+            raise ValueError(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
+        shape = (len(image), (max(self.crops.values()) // size) ** 2)
+        rows, columns = (draws.below(side - size + 1, shape) for side in image.shape[2:])
+        return cut(image, rows, columns, size)
+
+    def adversarial(
+        self, discriminator: nn.Module, image: Tensor, output: Tensor, difference: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss through a frozen copy of the discriminator, plus the discriminator's own."""
+        if self.global_step < self.adversarial_start:
+            return 0.0 * sum(p.sum() for p in discriminator.parameters()), {}  # every rank has every gradient
+        frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
+        generator = -functional_call(discriminator, frozen, (output,)).mean()
+        weight = adaptive_weight(difference, generator, self.first_stage.model.decoder.conv_out.weight)
+        loss = hinge(discriminator(image), discriminator(output.detach()))
+        logs = {"generator": generator.detach(), "discriminator": loss.detach(), "adaptive weight": weight}
+        return self.adversarial_weight * weight * generator + loss, logs
+
+    def validation_step(self, batch: Mapping, index: int) -> None:
+        image = batch["image"]
+        z = self.first_stage.encode(image)
+        outputs = {"": self.first_stage.decode(z), " unquantised": self.first_stage.decode(z, quantize=False)}
+        for name, output in outputs.items():
+            error = functional.mse_loss(output.float().clamp(-1, 1), image, reduction="none").mean([1, 2, 3])
+            self.log(f"val/psnr{name}", (10 * torch.log10(4 / error)).mean(), batch_size=len(image), sync_dist=True)
+            self.log(f"val/error variance{name}", error.mean(), batch_size=len(image), sync_dist=True)
+            if not name:
+                self.log("val/loss", (output - image).abs().mean(), batch_size=len(image), sync_dist=True)
+
+    def pictures(self, image: Tensor) -> dict[str, Tensor]:
+        """What to look at: inputs beside reconstructions, each [B,C,H,W] in [-1, 1]."""
+        return {"reconstruction": torch.cat([image, self.first_stage.decode(self.first_stage.encode(image))])}

@@ -1,0 +1,81 @@
+"""What an autoencoder's latent goes through while it is trained: a codebook (VQ) or a Gaussian (KL)."""
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from ldm.draws import Draws
+from ldm.losses import commitment, kl_to_normal
+
+Logs = dict[str, Tensor]
+
+
+class Codebook(nn.Module):
+    """Nearest code with a straight-through gradient; dead codes are revived from the current latents.
+
+    codes: size of the codebook. weight: of the codebook loss. beta: commitment. from_data: step at which the codebook is set to latents of the
+    batch (0: never). revive: steps over which a code may go unused before it is moved onto a latent (0: never).
+    """
+
+    uses: Tensor
+
+    def __init__(self, codes: int, weight: float = 1.0, beta: float = 0.25, from_data: int = 0, revive: int = 0):
+        super().__init__()
+        self.weight, self.beta, self.from_data, self.revive = weight, beta, from_data, revive
+        self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
+
+    def forward(self, model: nn.Module, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+        """image -> latent for the decoder, loss, what to log."""
+        z = model.encode(image).latents.float()
+        with torch.autocast(image.device.type, enabled=False):  # distances between nearby codes need float32
+            points = z.permute(0, 2, 3, 1).flatten(0, 2)
+            codes: Tensor = model.quantize.embedding.weight
+            self.renew(codes, points.detach(), step, draws)
+            index = torch.cdist(points.detach(), codes.detach()).argmin(1)
+            z_q = codes[index].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
+            loss = self.weight * commitment(z, z_q, self.beta)
+        counts = shared(torch.bincount(index, minlength=len(codes)))
+        self.uses += counts
+        share = counts / counts.sum()
+        logs = {
+            "perplexity": torch.exp(-(share * share.clamp_min(1e-10).log()).sum()),
+            "codes used": (self.uses > 0).sum().float(),
+        }
+        return z + (z_q - z).detach(), loss, logs
+
+    @torch.no_grad()
+    def renew(self, codes: Tensor, points: Tensor, step: int, draws: Draws) -> None:
+        """Set all codes from data, or the unused ones; every rank takes rank 0's choice."""
+        whole = self.from_data > 0 and step == self.from_data
+        if not whole and not (self.revive > 0 and step > self.from_data and step % self.revive == 0):
+            return
+        dead = torch.ones_like(self.uses, dtype=torch.bool) if whole else self.uses == 0
+        chosen = points[draws.below(len(points), (len(codes),))]
+        spread = 0.01 * points.std(0)  # more codes than latents in a batch: keep the copies apart
+        codes[dead] = (chosen + spread * draws.normal(chosen.shape))[dead]
+        if dist.is_initialized():
+            dist.broadcast(codes, 0)
+        self.uses.zero_()
+
+
+class Gaussian(nn.Module):
+    """The latent is drawn from N(mean, exp(logvar)); weight: of its KL divergence from N(0, 1)."""
+
+    def __init__(self, weight: float = 1e-6):
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, model: nn.Module, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+        """image -> latent for the decoder, loss, what to log."""
+        belief = model.encode(image).latent_dist
+        mean, logvar = belief.mean.float(), belief.logvar.float()
+        z = mean + (0.5 * logvar).exp() * draws.normal(mean.shape)
+        kl = kl_to_normal(mean, logvar)
+        return z, self.weight * kl, {"kl": kl.detach()}
+
+
+def shared(counts: Tensor) -> Tensor:
+    """Summed over ranks."""
+    if dist.is_initialized():
+        dist.all_reduce(counts)
+    return counts

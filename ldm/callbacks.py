@@ -1,0 +1,113 @@
+"""What happens around training: weight averaging, checkpoints that survive a crash, pictures, clear failures."""
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_only
+from torch import Tensor
+from torchvision.utils import make_grid
+
+from data.ranges import to_report
+from ldm.ema import EMA
+
+
+class Averaging(pl.Callback):
+    """Keeps the EMA of everything that is exported; it is used for validation and stored as checkpoint["ema"]."""
+
+    def __init__(self, half_life: float):
+        self.ema = EMA(half_life)
+        self.stepped = 0
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        names = {k for k, v in module.state_dict().items() if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()}
+        trained = {k for k, p in module.named_parameters() if p.requires_grad}
+        if not self.ema.weights:
+            self.ema.start(module, names & trained)
+        self.ema.weights = {k: v.to(module.device) for k, v in self.ema.weights.items()}
+        self.stepped = trainer.global_step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        self.images = getattr(self, "images", 0) + len(batch["image"]) * trainer.world_size
+        if trainer.global_step > self.stepped:
+            self.ema.update(module, self.images)
+            self.stepped, self.images = trainer.global_step, 0
+
+    def on_validation_start(self, trainer, module) -> None:
+        self.ema.swap(module)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.ema.swap(module)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = {k: v.cpu().clone() for k, v in self.ema.weights.items()}
+        checkpoint["ema_images"] = self.ema.seen
+
+    def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        self.ema.weights = {k: v.clone() for k, v in checkpoint["ema"].items()}
+        self.ema.seen = checkpoint["ema_images"]
+
+
+class AtomicSave(TorchCheckpointIO):
+    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise ValueError(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
+
+
+class Recorded(pl.Callback):
+    """Stores in every checkpoint the merged configuration, with the numbers that training measured filled in."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.config = config
+
+    def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        checkpoint["config"] = dict(self.config)
+
+
+class StopOnNaN(pl.Callback):
+    """A loss that is not finite ends the run before it reaches a checkpoint."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
+                f"or train with precision 32; the last checkpoint is intact"
+            )
+
+
+class Pictures(pl.Callback):
+    """After validation, grids of the first `count` validation images in TensorBoard: fixed images, seeds and grey scale."""
+
+    def __init__(self, count: int = 4):
+        self.count = count
+        self.image: Tensor | None = None
+
+    def on_validation_batch_start(self, trainer, module, batch, index, dataloader_idx=0) -> None:
+        if index == 0:
+            self.image = batch["image"][: self.count]
+
+    @rank_zero_only
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        if self.image is None or trainer.logger is None:
+            return
+        for name, rows in module.pictures(self.image).items():
+            grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.image))
+            trainer.logger.experiment.add_image(name, grid, trainer.global_step)
