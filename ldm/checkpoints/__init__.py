@@ -1,0 +1,79 @@
+"""Weights people already have: `load` tells the family of a file or folder, checks every key and shape, returns a Prior.
+
+Each family has a file here that turns its layout into a description of ours and our key names (`Described`); nothing in a
+weight file is ever executed. `docs/weights.md` lists the published files.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ldm.checkpoints import own
+from ldm.checkpoints.described import Described
+from ldm.checkpoints.fitting import adapt_channels, fill
+from ldm.checkpoints.own import export
+from ldm.checkpoints.reading import text_mapping, weights
+from ldm.denoiser import Prior
+
+__all__ = ["describe", "export", "first_stage", "initialise", "load"]
+
+Settings = str | Path | Mapping[str, Any] | None
+
+
+def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prior:
+    """The prior in a weight file or model folder, frozen, float32, on the CPU.
+
+    config: what a foreign file does not say (a YAML file or a mapping); each family's file names its keys.
+    ema: averaged weights where the file has both. Raises ValueError, one line, listing all that does not fit.
+    """
+    described = describe(path, config, ema=ema)
+    if described.part != "prior":
+        raise ValueError(f"{path}: is an autoencoder, not a prior; name it as the first stage of a latent prior")
+    return described.build()  # type: ignore[return-value]
+
+
+def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) -> nn.Module:
+    """The autoencoder (ldm.latent.VQ or KL) in a file of its own, or that of a latent prior."""
+    described = describe(path, config, ema=ema)
+    module = described.build()
+    if described.part == "first_stage":
+        return module
+    if not hasattr(module, "first_stage"):
+        raise ValueError(f"{path}: is a pixel prior and has no first stage")
+    return module.first_stage  # type: ignore[return-value]
+
+
+def initialise(module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool = True) -> list[str]:
+    """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels.
+
+    Returns the names of the layers adapted from 3 image channels to 1. Trainability of the parameters is left as it was.
+    """
+    source = describe(path, config, ema=ema)
+    state, changed = adapt_channels(source.state, module.state_dict())
+    trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    training = module.training
+    fill(module, {key: tensor.clone() for key, tensor in state.items()}, path)
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    module.train(training)
+    return changed
+
+
+def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
+    """Tell the family and read it: a model description and its state dict, before anything is built."""
+    path = Path(path)
+    settings = text_mapping(config) if isinstance(config, (str, Path)) else config
+    if path.is_dir():
+        return _folder(path, settings)
+    content = weights(path)
+    if "config" in content and "state_dict" in content:
+        return own.describe_checkpoint(path, content, ema)
+    raise ValueError(f"{path}: the layout of these weights is not known")
+
+
+def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
+    if (path / "config.yaml").is_file() and (path / "model.safetensors").is_file():
+        return own.describe_folder(path)
+    raise ValueError(f"{path}: no model here: needs config.yaml and model.safetensors")

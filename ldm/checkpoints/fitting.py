@@ -1,0 +1,118 @@
+"""Putting tensors into the module they belong to: built without memory, filled strictly, every disagreement listed."""
+
+import hashlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
+
+from ldm import config
+from ldm.checkpoints.reading import listed, sound
+
+ROOMS = ("ldm.", "diffusers.")  # where the classes of a model description may live
+SLACK = 16  # registrations a build may make beyond the tensors of the file: empty biases, parameters replaced
+
+
+def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Module:
+    """Build a {target, params} node on the meta device, without memory for weights.
+
+    tensors: how many the file holds; a description of more is stopped while it is being built, so that a few hostile
+    bytes cannot ask for a billion layers. Raises ValueError naming the file.
+    """
+    for target in _targets(node):
+        if not str(target).startswith(ROOMS):
+            raise ValueError(f"{path}: target {target!r} has no place in a model description; allowed: classes of ldm, diffusers")
+    left = [4 * tensors + SLACK]  # a module may register a name several times while it is built, biases as None
+
+    def count(*_: Any) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise ValueError(f"describes more layers than the file has tensors ({tensors})")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        with torch.device("meta"):
+            built = config.build(node)
+    except (ValueError, RuntimeError, TypeError, OverflowError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
+        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+    finally:
+        handle.remove()
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{path}: describes a {type(built).__name__}, not a model")
+    return built
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
+    """Give every parameter and buffer of `module` its tensor, as float32, without copying those that are float32 already.
+
+    Raises ValueError listing every missing, unexpected, mis-shaped and unsound tensor.
+    """
+    wanted = module.state_dict()
+    sound({key: tensor for key, tensor in state.items() if key in wanted}, path)
+    misfits = {
+        "missing": [key for key in wanted if key not in state],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": [
+            f"{key} {list(state[key].shape)} instead of {list(wanted[key].shape)}"
+            for key in wanted
+            if key in state and state[key].shape != wanted[key].shape
+        ],
+    }
+    if any(misfits.values()):
+        faults = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in misfits.items() if names)
+        raise ValueError(f"{path}: does not fit the model: {faults}")
+    float32 = {key: tensor.detach().float() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    module.load_state_dict(float32, strict=True, assign=True)
+    stranded = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    if stranded:
+        raise ValueError(f"{path}: the model has tensors that no file holds: {listed(stranded)}")
+    module.requires_grad_(False).eval()
+
+
+def digest(module: nn.Module) -> str:
+    """SHA-256 over names, shapes and float32 contents of the state, so that a prior has one digest in every container."""
+    state = module.state_dict()
+    with ThreadPoolExecutor(2) as pool:
+        lines = pool.map(_line, state, state.values())
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def adapt_channels(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Weights of a 3-channel model for a 1-channel one, and the names of the layers changed.
+
+    Only a convolution whose shape differs in exactly the image channels, 3 -> 1 (6 -> 2 with learned variance), is adapted: the
+    first layer's weights are summed over the input channels (a gray image replicated gives the same response), the last
+    layer's are averaged over the output channels.
+    """
+    adapted, changed = dict(state), []
+    for key, tensor in state.items():
+        if key not in wanted or tensor.shape == wanted[key].shape:
+            continue
+        old, new = tensor.shape, wanted[key].shape
+        if len(old) == 4 and old[1] == 3 and new == (old[0], 1, *old[2:]):
+            adapted[key] = tensor.sum(1, keepdim=True)
+        elif old[0] == 3 * new[0] and new[0] in (1, 2) and new[1:] == old[1:] and (len(old) in (1, 4)):
+            adapted[key] = tensor.unflatten(0, (new[0], 3)).mean(1)
+        else:
+            continue
+        changed.append(key)
+    return adapted, changed
+
+
+def _line(name: str, tensor: Tensor) -> str:
+    content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.numpy()).hexdigest()}"
+
+
+def _targets(node: Any) -> list[Any]:
+    """Every `target` in a description, however deep."""
+    if isinstance(node, Mapping):
+        here = [node["target"]] if "target" in node else []
+        return here + [target for value in node.values() for target in _targets(value)]
+    if isinstance(node, list):
+        return [target for value in node for target in _targets(value)]
+    return []
