@@ -1,15 +1,76 @@
-"""What a solver yields."""
+"""What a solver is, what it yields, and what is refused before any network runs."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import LinearOperator, Operator
+from solvers.problem import Problem
 
-@dataclass(frozen=True)
+
 class Step:
-    """One step of a solver: x in the solver's own space and scaling; the last x0 is the result, an image in [-1, 1]."""
+    """One step of a solver: x in the solver's own space and scaling; the last x0 is the result, an image in [-1, 1].
 
-    t: int  # step counter from 0
-    sigma: float  # prior noise level the step started from
-    x: Tensor  # state, [B,...]
-    x0: Tensor  # current estimate of the image, [B,C,H,W]
+    t: step counter from 0. sigma: prior noise level the step started from. x: state [B,...]. x0: the current estimate
+    of the image [B,C,H,W], given as a tensor or as a function that makes it, so that nobody decodes what nobody sees.
+    """
+
+    def __init__(self, t: int, sigma: float, x: Tensor, x0: Tensor | Callable[[], Tensor]):
+        self.t, self.sigma, self.x, self._x0 = t, sigma, x, x0
+
+    @property
+    def x0(self) -> Tensor:
+        if not isinstance(self._x0, Tensor):
+            with torch.no_grad():
+                self._x0 = self._x0()
+        return self._x0
+
+
+class Solver(Protocol):
+    """A frozen dataclass of settings. `steps` is the number of noise levels, what `--steps` sets.
+
+    A solver may add `check(operator, prior)`, which raises ValueError in one line for what it cannot solve.
+    """
+
+    @property
+    def steps(self) -> int: ...
+
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]: ...
+
+
+def check(solver: Solver, problem: Problem, prior: Prior) -> None:
+    """Refuse, in one line and before any network runs, what cannot be solved. Raises ValueError."""
+    rows, expected = len(problem.ids), problem.operator.shape_out(prior.image_shape)
+    if tuple(problem.y.shape) != (rows, *expected):
+        raise ValueError(
+            f"measurement of shape {tuple(problem.y.shape[1:])} does not fit the operator,"
+            f" which measures {tuple(expected)} of images {tuple(prior.image_shape)}"
+        )
+    if not bool(torch.isfinite(problem.y).all()):
+        bad = [i for i, row in zip(problem.ids, problem.y) if not bool(torch.isfinite(row).all())]
+        raise ValueError(f"measurement of {', '.join(bad)} holds values that are not finite")
+    own = getattr(solver, "check", None)
+    if own is not None:
+        own(problem.operator, prior)
+
+
+def need_linear(solver: object, operator: Operator, prior: Prior | None = None) -> None:
+    """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
+    name = type(solver).__name__
+    if not isinstance(operator, LinearOperator):
+        raise ValueError(f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any")
+    if prior is not None and prior.kind == "latent":
+        raise ValueError(
+            f"{name} needs a pixel or patch prior: no operator is linear behind a decoder; DAPS, ReSample and PSLD go there"
+        )
+
+
+def positive(solver: object, *names: str) -> None:
+    """Refuse counts below 1, by their field names."""
+    for name in names:
+        if getattr(solver, name) < 1:
+            raise ValueError(f"{name} must be at least 1, not {getattr(solver, name)}")

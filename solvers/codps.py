@@ -1,0 +1,80 @@
+"""CoDPS and CoDPS+, covariance-corrected diffusion posterior sampling (Hamidi & Yang 2024): no gradient, one inverse."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import LinearOperator, Operator
+from solvers.problem import Problem
+from solvers.step import Step, need_linear, positive
+from solvers.steps import ddim_step, ddim_weight, sigma_at, start, tweedie, vp_levels
+
+
+@dataclass(frozen=True)
+class CoDPS:
+    """VP coordinates; CoDPS's update of the ancestral sample x' with p(y | x') = N(A mu(x'), sigma_y^2 I + v_t A A^T).
+
+    v_t = 1 / (a / (1 - a) + lam), lam the inverse prior variance. scale None is free of tuning: x' moves by what the
+    DDPM step makes of the update that x0 is due. The published code mixes x' (level t - 1) with a of level t: kept.
+    """
+
+    steps: int = 1000
+    scale: float | None = None  # c; published 0.01 to 0.4
+    t_div: int = 0  # below this (respaced) step c is divided ...
+    div_ratio: float = 1.0  # ... by this
+    inv_var: float = 4.0  # lam; 1 / 0.5^2 for images in [-1, 1]
+    eta: float = 1.0  # 1: DDPM's ancestral step
+    clip: bool = True  # clamp x0_hat to [-1, 1]
+    plus = False
+
+    def __post_init__(self) -> None:
+        positive(self, "steps")
+
+    def check(self, operator: Operator, prior: Prior) -> None:
+        need_linear(self, operator, prior)
+        vp_levels(prior, self.steps)
+
+    @torch.no_grad()
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        seen, offset = problem.seen_by(prior), noise.of("offset")
+        x = start(prior, noise, problem.y)
+        for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
+            x0 = tweedie(prior, x, a, offset)
+            x0 = x0.clamp(-1, 1) if self.clip else x0
+            v = 1 / (a / (1 - a) + self.inv_var)
+            c = self.c(self.steps - 1 - t, a, a_next)
+            x = ddim_step(x, x0, a, a_next, self.eta, noise)
+            mu = x0 if self.plus else v * (sqrt(a) / (1 - a) * x + self.inv_var * x0)
+            if c > 0:
+                x = x + c * v * sqrt(a) / (1 - a) * self.pull(seen, mu, v)
+            yield Step(t, sigma_at(a), x, prior.to_image(x if a_next == 1 else x0))
+
+    def c(self, step: int, a: float, a_next: float) -> float:
+        """The multiplier of this (respaced) step; CoDPS+ in its published form leaves the last step alone."""
+        if self.scale is None:
+            return ddim_weight(a, a_next, self.eta) * (1 - a) / sqrt(a)
+        if self.plus and step == 0:
+            return 0.0
+        return self.scale / (self.div_ratio if step < self.t_div else 1)
+
+    def pull(self, seen: Problem, mu: Tensor, v: float) -> Tensor:
+        """A^T (sigma_y^2 I + v A A^T)^-1 (y - A mu)"""
+        operator: LinearOperator = seen.operator  # type: ignore[assignment]
+        s2 = max(seen.sigma_y, 1e-5) ** 2
+        return operator.adjoint(operator.solve(seen.y - operator.forward(mu), s2, v))
+
+
+@dataclass(frozen=True)
+class CoDPSPlus(CoDPS):
+    """VP coordinates; CoDPS+ of the DDIM settings: the residual is taken at x0_hat itself, so that mu = x0_hat and the
+    multiplier v_t sqrt(a) / (1 - a) is d mu / d x_t of a Gaussian prior of variance 1 / lam.
+    """
+
+    steps: int = 100
+    plus = True

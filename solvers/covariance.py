@@ -1,0 +1,59 @@
+"""Var[x0 | x] behind a denoiser: sigma^2 dD/dx (Tweedie's second moment), as a number per image or as an operator."""
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import LinearOperator, dot, norm, per_image
+from solvers.steps import full
+
+
+class Covariance(LinearOperator):
+    """sigma^2 dD/dx at x, applied by vector-Jacobian products; `mean` is D(x). The Jacobian of an exact denoiser is
+    symmetric, so that its transpose, which is cheaper, stands for it.
+    """
+
+    def __init__(self, prior: Prior, x: Tensor, sigma: float, offset: Noise):
+        with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+            mean, self.pull = torch.func.vjp(lambda state: prior.denoise(state, full(sigma, state), offset), x)
+        self.mean, self.sigma = mean.detach(), sigma
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.sigma**2 * self.pull(x)[0].detach()
+
+    adjoint = forward
+
+    def trace(self, probe: Tensor) -> Tensor:
+        """Hutchinson's estimate of the mean variance per entry, [B]; probe: random signs, 0 where nothing is asked."""
+        per_entry = dot(probe, self.forward(probe)) / dot(probe, probe)
+        return per_entry.clamp(1e-6 * self.sigma**2, self.sigma**2)  # a network's Jacobian may leave what variances can be
+
+    def draw(self, z: Tensor, rank: int) -> Tensor:
+        """mean + V^(1/2) z by `rank` Lanczos steps (Chow & Saad 2014), exact when rank reaches the dimension."""
+        return self.mean + lanczos_root(self, z, rank)
+
+
+def lanczos_root(V: LinearOperator, z: Tensor, rank: int) -> Tensor:
+    """V^(1/2) z for symmetric V, per image: |z| Q f(T) e1, f the root of the positive part; fully reorthogonalised."""
+    rank = min(rank, z[0].numel())
+    length = norm(z)
+    basis = [z / per_image(length, z)]
+    T = torch.zeros(len(z), rank, rank, dtype=torch.float64, device=z.device)
+    for k in range(rank):
+        w = V.forward(basis[k])
+        T[:, k, k] = dot(w, basis[k]).double()
+        for q in basis * 2:  # twice is enough (Parlett)
+            w = w - per_image(dot(w, q), w) * q
+        beta = norm(w)
+        if k + 1 == rank:
+            break
+        alive = beta > 1e-10 * T.diagonal(dim1=1, dim2=2).abs().amax(1)  # an exhausted space leaves the rest decoupled
+        T[:, k, k + 1] = T[:, k + 1, k] = torch.where(alive, beta, 0).double()
+        basis.append(torch.where(per_image(alive, w).bool(), w / per_image(beta, w), 0))
+    finite = torch.isfinite(T).all(2).all(1)  # one image's broken network output must not stop the others' eigh
+    values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], T, 0))
+    weights = torch.einsum("bij,bj,bj->bi", vectors, values.clamp_min(0).sqrt(), vectors[:, 0])
+    weights = torch.where(finite[:, None], weights, torch.nan) * length[:, None].double()
+    return sum(per_image(weights[:, k].to(z), z) * q for k, q in enumerate(basis))

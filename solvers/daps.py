@@ -1,0 +1,110 @@
+"""DAPS, decoupled annealing posterior sampling (Zhang et al. 2024), for pixel, latent and patch priors alike."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from ldm.schedule import karras
+from solvers.condition import condition
+from solvers.covariance import Covariance
+from solvers.descent import misfit
+from solvers.langevin import hmc, langevin, metropolis, squared
+from solvers.operators.base import Operator
+from solvers.problem import Problem
+from solvers.state import belief, result, shown, tidy
+from solvers.step import Step, need_linear, positive
+from solvers.steps import full, pf_ode, start, ve_levels
+
+
+@dataclass(frozen=True)
+class DAPS:
+    """VE coordinates, x = x0 + sigma n; DAPS algorithm 1: draw x0 ~ p(x0 | x, y), put noise of the next level on it.
+
+    inner: `exact` draws x0 from N(D(x), V) met with y, V = Cov[x0 | x], in one conditional update (Gauss-Newton where A
+    is not linear). The others are the published form: a probability-flow ODE to x0_hat, then a Markov chain around it.
+    """
+
+    steps: int = 200  # annealing levels N
+    sigma_max: float = 100.0
+    sigma_min: float = 0.1
+    inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
+    covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: s0^2 sigma^2/(s0^2+sigma^2), tr/n, or whole
+    s0: float | None = None  # prior deviation of the heuristic; default 0.5 for images, 1 for latents
+    rank: int = 30  # Lanczos vectors for the square root of the whole covariance
+    ode: Literal["euler", "heun"] = "euler"
+    ode_steps: int = 5  # K
+    ode_sigma_min: float = 0.01  # where the ODE ends
+    M: int = 100  # steps of the chain
+    lr: float = 1e-4  # its step at the first level
+    lr_min_ratio: float = 0.01  # of lr, reached linearly at the end of the annealing
+    tau: float = 0.01 / 2**0.5  # likelihood deviation of the chain; the published code's 0.01 lacks the factor 1/2
+    momentum: float = 0.9  # of hmc
+    clamp: float | None = None  # bound of the entries of grad |A x - y|^2 (1 in the published latent form)
+    final_denoise: bool = False  # end with D(x0, sigma_min); the exact draw needs none
+    polish: bool = True  # latent priors: one pixel-space update at the end
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "rank", "ode_steps", "M")
+
+    def check(self, operator: Operator, prior: Prior) -> None:
+        if self.inner == "exact" and self.covariance == "operator":
+            need_linear(self, operator, prior)
+        ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
+
+    @torch.no_grad()
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        seen, offset = problem.seen_by(prior), noise.of("offset")
+        levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
+        x = levels[0] * start(prior, noise, problem.y)
+        for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
+            if self.inner == "exact":
+                x0 = tidy(prior, self.draw(x, sigma, seen, prior, noise, offset))
+            else:
+                x0_hat = pf_ode(prior, x, self.ode_levels(sigma), offset, self.ode == "heun")
+                x0 = self.chain(x0_hat, sigma, t / (self.steps + 1), seen, noise)
+            x = x0 + sigma_next * noise.like(x0)
+            if sigma_next > 0:
+                yield Step(t, sigma, x, shown(prior, x0))
+        if self.final_denoise:
+            x = prior.denoise(x, full(levels[-1], x), offset)
+        yield Step(t, sigma, x, result(prior, x, problem, self.polish))
+
+    def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
+        """An exact draw of x0 | x, y under the belief N(D(x), V)."""
+        if self.covariance == "heuristic":
+            return condition(prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0), seen, noise)
+        V = Covariance(prior, x, sigma, offset)
+        if self.covariance == "trace":
+            probe = noise.like(x).sign()
+            inside = probe if not prior.patched else prior.pad(prior.crop(probe), 0.0)
+            return condition(V.mean, V.trace(inside), seen, noise)
+        return condition(V.draw(noise.like(x), self.rank), V, seen, noise)
+
+    def ode_levels(self, sigma: float) -> list[float]:
+        """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""
+        return karras(self.ode_steps + 1, self.ode_sigma_min, sigma).tolist() if sigma > self.ode_sigma_min else [sigma]
+
+    def chain(self, x0_hat: Tensor, sigma: float, progress: float, seen: Problem, noise: Noise) -> Tensor:
+        """M steps of the published Markov chain, started at x0_hat."""
+        lr = self.lr * (1 + progress * (self.lr_min_ratio - 1))
+
+        def score(x: Tensor) -> Tensor:
+            gradient = 2 * misfit(seen, x)[1]
+            gradient = gradient if self.clamp is None else gradient.clamp(-self.clamp, self.clamp)
+            return -gradient / (2 * self.tau**2) - (x - x0_hat) / sigma**2
+
+        def energy(x: Tensor) -> Tensor:
+            r = seen.operator.forward(x) - seen.y
+            return squared(r) / (2 * self.tau**2) + squared(x - x0_hat) / (2 * sigma**2)
+
+        if self.inner == "langevin":
+            return langevin(x0_hat, score, lr, self.M, noise)
+        if self.inner == "hmc":
+            return hmc(x0_hat, score, lr, self.M, self.momentum, noise)
+        return metropolis(x0_hat, energy, lr, self.M, noise)

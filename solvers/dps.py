@@ -1,0 +1,61 @@
+"""DPS, diffusion posterior sampling (Chung et al. 2023): the baseline that everybody compares with."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import norm, per_image
+from solvers.problem import Problem
+from solvers.state import result, shown
+from solvers.step import Step, positive
+from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
+
+
+@dataclass(frozen=True)
+class DPS:
+    """VP coordinates; DPS algorithm 1: an ancestral step, then x <- x - zeta grad_x |y - A x0_hat(x)|, norms per image.
+
+    guidance: `norm` is the published step (zeta' / |r| in the paper, up to a factor 2). `likelihood` has nothing to tune:
+    it adds the gradient of log N(y; A x0_hat, sigma_y^2) to the score. The variance of the ancestral step is DDPM's
+    posterior variance (the published code takes the learned one).
+    """
+
+    steps: int = 1000
+    zeta: float = 0.3  # step of `norm`
+    guidance: Literal["norm", "likelihood"] = "norm"
+    eta: float = 1.0  # 1: DDPM's ancestral step, 0: deterministic DDIM
+    clip: bool = True  # clamp x0_hat of a pixel prior to [-1, 1]
+    polish: bool = True  # latent priors: one pixel-space update at the end
+
+    def __post_init__(self) -> None:
+        positive(self, "steps")
+
+    def check(self, operator: object, prior: Prior) -> None:
+        vp_levels(prior, self.steps)
+
+    @torch.no_grad()
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        seen, offset = problem.seen_by(prior), noise.of("offset")
+        x = start(prior, noise, problem.y)
+        for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
+            with torch.enable_grad():
+                x_t = x.detach().requires_grad_()
+                x0 = tweedie(prior, x_t, a, offset)
+                if self.clip and prior.kind == "pixel":
+                    x0 = x0.clamp(-1, 1)
+                distance = norm(problem.y - seen.operator.forward(x0))
+                (gradient,) = torch.autograd.grad(distance.sum(), x_t)
+            x0, distance = x0.detach(), distance.detach()
+            if self.guidance == "norm":
+                x = ddim_step(x, x0, a, a_next, self.eta, noise) - self.zeta * gradient
+            else:  # x0_hat moves by (1 - a) / sqrt(a) times the likelihood's score
+                x0 = x0 - per_image((1 - a) / a**0.5 * distance / problem.sigma_y**2, x0) * gradient
+                x = ddim_step(x, x0, a, a_next, self.eta, noise)
+            if a_next < 1:
+                yield Step(t, sigma_at(a), x, shown(prior, x0))
+        yield Step(t, sigma_at(a), x, result(prior, x, problem, self.polish))

@@ -1,0 +1,109 @@
+"""ReSample, hard data consistency with stochastic resampling (Song et al. 2024), for latent and pixel priors."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from math import sqrt
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.condition import condition, conditioned, discrepancy
+from solvers.descent import AdamW, Moments, misfit
+from solvers.operators.base import LinearOperator, norm, per_image
+from solvers.problem import Problem
+from solvers.state import belief, image_belief, result, shown, tidy
+from solvers.step import Step, positive
+from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
+
+
+@dataclass(frozen=True)
+class ReSample:
+    """VP coordinates; ReSample algorithm 1: DDIM steps, at some of which x0 is made consistent with y (in pixels at high
+    noise, in the latent at low noise) and put back at its noise level by stochastic resampling.
+
+    The noise level decides which stage is due, so that any number of steps works. inner `exact`: one conditional update
+    with the variance that the discrepancy principle asks for (Gauss-Newton where A, or A after the decoder, is not
+    linear); `adamw`: the published descents. The published look-ahead feeds the network a time one step off its
+    coefficients; that is not kept.
+    """
+
+    steps: int = 500
+    gamma: float = 40.0  # of the resampling variance
+    skip: int | None = None  # steps from one consistency to the next; default steps / 50, as 10 is to 500
+    sigma_pixel: float = 6.6  # consistency is on from this noise level down: in pixels ...
+    sigma_latent: float = 1.39  # ... and from this one in the latent; 0 stays in pixels, the fast mode
+    inner: Literal["exact", "adamw"] = "exact"
+    newton: int = 2  # Gauss-Newton steps of an exact consistency ...
+    cg: int = 5  # ... and conjugate gradients in each
+    adamw: AdamW = AdamW()  # the published descents
+    resampling: Literal["paper", "code", "encode"] = "paper"  # denominator a_t; 1 - a_t; plain re-encoding of x0
+    look_ahead: int = 0  # DDIM steps taken only to get a better x0; published 5
+    tweedie: Literal["exact", "code"] = "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
+    dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
+    spacing: Literal["even", "leading"] = "even"
+    polish: bool = True  # latent priors: one pixel-space update at the end
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "newton", "cg", *(["skip"] if self.skip is not None else []))
+
+    def check(self, operator: object, prior: Prior) -> None:
+        vp_levels(prior, self.steps, self.spacing)
+
+    @torch.no_grad()
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        seen, offset = problem.seen_by(prior), noise.of("offset")
+        levels = vp_levels(prior, self.steps, self.spacing)
+        skip, last, moments = self.skip or max(1, round(self.steps / 50)), len(levels) - 2, Moments()
+        z = start(prior, noise, problem.y)
+        for t, (a, a_next) in enumerate(pairwise(levels)):
+            x0 = tweedie(prior, z, a, offset)
+            z, x0 = ddim_step(z, x0, a, a_next), self.estimate(z, x0, a)
+            if self.dps > 0:
+                r, gradient = misfit(seen, x0)
+                z = z - self.dps * sqrt(a) * gradient / per_image(norm(r), gradient)
+            if t < last and (last - t) % skip == 0 and sigma_at(a) <= self.sigma_pixel:
+                x0 = self.look(z, x0, levels[t + 1 : t + 2 + self.look_ahead], prior, offset)
+                if sigma_at(a) > self.sigma_latent:
+                    image = self.meet(prior.to_image(x0), image_belief(prior, sigma_at(a)), problem, moments, "pixel")
+                    x0 = prior.to_state(image)
+                else:
+                    x0 = self.meet(x0, belief(prior, sigma_at(a)), seen, moments, "latent")
+                z = self.resample(tidy(prior, x0), z, a, a_next, noise)
+            if t < last:
+                yield Step(t, sigma_at(a), z, shown(prior, x0))
+        if self.inner == "adamw" or prior.kind == "pixel":  # final consistency; a latent's exact one is `polish`
+            z = self.meet(z, belief(prior, prior.sigma_max), seen, moments, "latent")
+        yield Step(last, sigma_at(a), z, result(prior, z, problem, self.polish))
+
+    def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
+        """x0, or the published pseudo-Tweedie one, which leaves some noise in."""
+        if self.tweedie == "exact":
+            return x0
+        return (z - (1 - a) * noise_in(z, x0, a)) / sqrt(a)
+
+    def look(self, z: Tensor, x0: Tensor, levels: list[float], prior: Prior, offset: Noise) -> Tensor:
+        """The estimate after plain DDIM steps along these levels; x0 itself if there are none."""
+        for a, a_next in pairwise(levels):
+            clean = tweedie(prior, z, a, offset)
+            z, x0 = ddim_step(z, clean, a, a_next), self.estimate(z, clean, a)
+        return x0
+
+    def meet(self, x: Tensor, v: float, problem: Problem, moments: Moments, stage: Literal["pixel", "latent"]) -> Tensor:
+        """x moved until it explains y to the noise level, or as far as a belief of variance v lets it."""
+        if self.inner == "adamw":
+            return self.adamw(x, problem, moments, stage)
+        if isinstance(problem.operator, LinearOperator):
+            return condition(x, discrepancy(x, v, problem), problem)
+        return conditioned(x, v, problem, cap=self.cg, steps=self.newton).x
+
+    def resample(self, z0: Tensor, z: Tensor, a: float, a_next: float, noise: Noise) -> Tensor:
+        """Eq. (13): the product of N(sqrt(a_next) z0, 1 - a_next), DDPM's view of z0, and N(z, s2), where the chain was."""
+        if self.resampling == "encode":
+            return sqrt(a_next) * z0 + sqrt(1 - a_next) * noise.like(z)
+        s2 = self.gamma * (1 - a_next) / (a if self.resampling == "paper" else 1 - a) * (1 - a / a_next)
+        mean = (s2 * sqrt(a_next) * z0 + (1 - a_next) * z) / (s2 + 1 - a_next)
+        return mean + sqrt(s2 * (1 - a_next) / (s2 + 1 - a_next)) * noise.like(z)

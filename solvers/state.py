@@ -1,0 +1,45 @@
+"""Between a prior's state and the image: how uncertain an estimate is, how it is shown, and how a run ends."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from ldm.denoiser import Prior
+from solvers.condition import condition
+from solvers.problem import Problem
+
+IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
+LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
+
+
+def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
+    """Var[x0 | x_t] of an isotropic Gaussian prior of deviation s0: s0^2 sigma^2 / (s0^2 + sigma^2), in state units."""
+    s0 = s0 if s0 is not None else LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
+    return s0**2 * sigma**2 / (s0**2 + sigma**2)
+
+
+def image_belief(prior: Prior, sigma: float) -> float:
+    """The same of the decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
+    if prior.kind == "pixel":
+        return belief(prior, sigma)
+    return IMAGE_DEVIATION**2 * sigma**2 / (LATENT_DEVIATION**2 + sigma**2) + prior.error_variance
+
+
+def tidy(prior: Prior, state: Tensor) -> Tensor:
+    """A patch state whose border is black again, a gray state whose channels agree; other states as they are."""
+    return prior.to_state(prior.to_image(state)) if prior.kind == "pixel" else state
+
+
+def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
+    """The image of a state for `Step`: at once where that is free, on demand behind a decoder."""
+    return (lambda: prior.to_image(state)) if prior.kind == "latent" else prior.to_image(state)
+
+
+def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
+    """The image a run ends with. A latent is decoded with its codebook and then, with polish, conditioned once in pixel
+    space with the autoencoder's error variance, so that the data are met to the noise level.
+    """
+    if prior.kind == "pixel":
+        return prior.to_image(state)
+    image = prior.decode(state, quantize=True)
+    return condition(image, prior.error_variance, problem) if polish and prior.error_variance > 0 else image
