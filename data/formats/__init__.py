@@ -1,0 +1,186 @@
+"""Medical and ordinary image files in and out, without loss: `read`, `write`, `count`, `reassemble`, `resized`, `upright`.
+
+Every file becomes `Image(pixels, meta)`; what is written back has the format, depth, units and geometry that `meta` says. Every
+failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+
+from data.formats import archive, arrays, dicom, nifti, nrrd, raster, volume
+from data.formats.commit import commit, commit_folder
+from data.formats.image import Image, Meta
+from data.formats.volume import resized, upright
+
+__all__ = ["Image", "Meta", "SUFFIXES", "commit", "count", "read", "reassemble", "resized", "suffix", "upright", "write"]
+
+SUFFIXES = {
+    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".dcm": "dicom", ".dicom": "dicom",
+    ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy", ".npz": "npz", ".zip": "zip",
+    ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat",
+}  # fmt: skip
+STARTS = {
+    b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
+    b"\x93NUMPY": "npy", b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"MATLAB": "mat",
+}  # fmt: skip
+MAY_START_AS = {"npz": ("zip",), "mat": ("hdf5", "mat"), "nifti": ("gzip",)}  # formats that dress in another's clothes
+RASTER, VOLUME, ARRAY = ("png", "jpeg", "tiff"), ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
+
+
+def read(path: str | Path, index: int | None = None, axis: int = 2) -> Image:
+    """One image of a file, pixels float32 [C, H, W] in stored units.
+
+    index: which slice, frame, page or picture; needed where `count` is over 1. axis: slice axis of NIfTI and NRRD volumes.
+    """
+    path = Path(path)
+    format = _format(path)
+    if format in RASTER:
+        return raster.decode(path.read_bytes(), path, format, index)
+    if format in VOLUME:
+        return volume.slice_of(_volume(path, format), index, axis, path)
+    if format in ARRAY:
+        return arrays.read(path, format, index)
+    return archive.read(path, index) if format == "zip" else dicom.read(path, index)
+
+
+def count(path: str | Path, axis: int = 2) -> int:
+    """How many images `read` finds in the file: slices (along `axis`), frames, pages or pictures."""
+    path = Path(path)
+    format = _format(path)
+    if format in RASTER:
+        return raster.count(path.read_bytes(), path, format)
+    if format in VOLUME:
+        return volume.count(_volume(path, format), axis)
+    if format in ARRAY:
+        return arrays.count(path, format)
+    return archive.count(path) if format == "zip" else dicom.count(path)
+
+
+def write(
+    image: Image, path: str | Path, *, image_id: str = "", config: str = "", derivation: str = "", keep_patient: bool = False
+) -> None:
+    """Write one image in the format, depth, units and geometry of its meta. The file appears whole or not at all.
+
+    Only DICOM uses the rest: the new UIDs are digests of image_id (default: of the source image) and config; derivation says
+    how the image was made; keep_patient leaves the patient's data in.
+    """
+    _write([image], Path(path), [image_id], config, derivation, keep_patient)
+
+
+def reassemble(
+    images: Sequence[Image],
+    path: str | Path,
+    *,
+    image_ids: Sequence[str] = (),
+    config: str = "",
+    derivation: str = "",
+    keep_patient: bool = False,
+) -> None:
+    """Put the slices of one volume, stack, multi-frame or ZIP file back into one file, or of one DICOM series into a new folder.
+
+    The images come in any order; one missing or given twice is an error and nothing is written. A DICOM series is sorted along
+    its normal into 0001.dcm, 0002.dcm …; the other keywords are those of `write`.
+    """
+    if not images:
+        raise ValueError(f"{path}: no images to put together; at least one is needed")
+    ids = list(image_ids) or [""] * len(images)
+    if len(ids) != len(images):
+        raise ValueError(f"{path}: {len(images)} images but {len(ids)} image ids")
+    if images[0].meta.format == "dicom" and images[0].meta.count == 1:
+        _write_series(images, Path(path), ids, config, derivation, keep_patient)
+    else:
+        _write(list(images), Path(path), ids, config, derivation, keep_patient)
+
+
+def suffix(meta: Meta) -> str:
+    """The file name ending under which `write` takes an image of this kind, ".png" or ".nii.gz" and so on."""
+    return ".nii.gz" if meta.format == "nifti" else next(s for s, format in SUFFIXES.items() if format == meta.format)
+
+
+def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
+    format = images[0].meta.format
+    wanted = SUFFIXES.get(_suffix(path))
+    try:
+        if wanted == "zip" and format in RASTER:
+            commit(path, archive.encode(images))
+            return
+        if wanted != format:
+            raise ValueError(f"a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
+        if format in RASTER:
+            data = raster.encode(images)
+        elif format == "nifti":
+            data = nifti.encode(images, zipped=path.name.lower().endswith(".gz"))
+        elif format == "nrrd":
+            data = nrrd.encode(images)
+        elif format in ARRAY:
+            data = arrays.encode(images)
+        else:
+            data = _dicom_file(images, ids, config, derivation, keep_patient)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    commit(path, data)
+
+
+def _dicom_file(images: list[Image], ids: list[str], config: str, derivation: str, keep_patient: bool) -> bytes:
+    if len(images) > 1:
+        volume.check_complete([replace(image.meta, affine=None) for image in images])  # each frame may have its own place
+        order = sorted(range(len(images)), key=lambda i: images[i].meta.index)
+        images, ids = [images[i] for i in order], [ids[i] for i in order]
+    return dicom.encode(images, ids[0] or images[0].meta.source, config, derivation, keep_patient)
+
+
+def _write_series(
+    images: Sequence[Image], folder: Path, ids: list[str], config: str, derivation: str, keep_patient: bool
+) -> None:
+    metas = [image.meta for image in images]
+    if len({m.series for m in metas}) > 1 or any(m.format != "dicom" for m in metas):
+        raise ValueError(f"{folder}: images of several DICOM series; slices of one series are allowed")
+    if len({m.source for m in metas}) < len(metas) or len({m.position for m in metas}) < len(metas):
+        raise ValueError(
+            f"{folder}: two slices of the series are the same instance or lie in the same place; each once is allowed"
+        )
+    order = sorted(range(len(images)), key=lambda i: (metas[i].position is None, metas[i].position))
+    files = {}
+    for number, i in enumerate(order, 1):
+        identity = ids[i] or metas[i].source
+        files[f"{number:04d}.dcm"] = dicom.encode([images[i]], identity, config, derivation, keep_patient, number)
+    commit_folder(folder, files)
+
+
+def _volume(path: Path, format: str) -> volume.Volume:
+    status = path.stat()
+    return _open_volume(path, format, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=1)
+def _open_volume(path: Path, format: str, changed: int, size: int) -> volume.Volume:
+    """The last volume stays open: reading its slices one by one unpacks it once. changed, size: a new file is not the old one."""
+    return nifti.open_volume(path) if format == "nifti" else nrrd.open_volume(path)
+
+
+def _suffix(path: Path) -> str:
+    name = path.name.lower()
+    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
+
+
+def _format(path: Path) -> str:
+    """By name and by content, which must agree; a file of any other name may be DICOM."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(132)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not start:
+        raise ValueError(f"{path}: the file is empty")
+    named = SUFFIXES.get(_suffix(path))
+    if named is None:
+        if start[128:] != b"DICM":
+            raise ValueError(f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name")
+        return "dicom"
+    inside = "dicom" if start[128:] == b"DICM" else next((f for s, f in STARTS.items() if start.startswith(s)), None)
+    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "dicom", "mat"))
+    if not agrees:
+        raise ValueError(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
+    return named

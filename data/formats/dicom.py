@@ -1,0 +1,259 @@
+"""DICOM: single and multi-frame, 1 to 32 bits, signed or not, gray, RGB, YBR and palette, rescaled to HU.
+
+MONOCHROME1 (low is white) is inverted on the way in and put back on the way out. What is compressed is unpacked by pydicom's
+own plug-ins, and written uncompressed (Explicit VR Little Endian).
+"""
+
+import io
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pydicom
+from pydicom.pixels import apply_color_lut, get_decoder, pack_bits, pixel_array
+
+from data.formats.dicom_identity import derived
+from data.formats.image import Affine, Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
+
+# pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
+logging.getLogger("pydicom").addHandler(logging.NullHandler())
+logging.getLogger("pydicom").propagate = False
+
+
+def count(path: Path) -> int:
+    """Number of frames."""
+    return _frames(_header(path), path)
+
+
+def read(path: Path, index: int | None = None) -> Image:
+    """One frame → Image, pixels in the units of RescaleSlope and RescaleIntercept (CT: HU)."""
+    ds = _header(path)
+    index = check_index(index, total := _frames(ds, path), path, "frames")
+    array = _pixels(path, ds, index, total)
+    if ds.PhotometricInterpretation == "PALETTE COLOR":
+        with decoding(path, "DICOM palette", private=True):
+            array = apply_color_lut(array, ds)
+    stored = array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
+    meta = _meta(path, ds, index, total, stored)
+    return from_stored(_inverted(stored, meta, path), meta, path)
+
+
+def encode(images: Sequence[Image], image_id: str, config: str, derivation: str, keep_patient: bool, number: int = 0) -> bytes:
+    """One frame, or all frames of a file in order → the bytes of a DICOM file with new UIDs (see `derived`).
+
+    image_id, config: what the new UIDs are digests of. number: InstanceNumber in a new series (0: as it was).
+    """
+    metas = [image.meta for image in images]
+    meta = metas[0]
+    frames = np.stack([_inverted(to_stored(image), image.meta, "image") for image in images])  # [N, C, H, W]
+    with decoding("DICOM header", "a writable header", private=True):
+        ds = derived(pydicom.dcmread(io.BytesIO(meta.header), force=True), image_id, config, derivation, keep_patient)
+        _select_frames(ds, [m.index for m in metas], meta.count)
+        _geometry(ds, meta)
+        _put_pixels(ds, frames, meta)
+        if number:
+            ds.InstanceNumber = number
+        out = io.BytesIO()
+        pydicom.dcmwrite(out, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
+    return out.getvalue()
+
+
+def _header(path: Path) -> pydicom.Dataset:
+    with decoding(path, "DICOM", private=True):
+        ds = pydicom.dcmread(path, stop_before_pixels=True)
+        for _ in ds:  # decode every element now: a damaged header must fail here, not later
+            pass
+    return ds
+
+
+def _frames(ds: pydicom.Dataset, path: Path) -> int:
+    if "Rows" not in ds or "PhotometricInterpretation" not in ds:
+        kind = ds.get("SOPClassUID")
+        name = kind.name if isinstance(kind, pydicom.uid.UID) else "no SOP class"
+        raise ValueError(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
+    with decoding(path, "DICOM number of frames", private=True):
+        return max(1, int(ds.get("NumberOfFrames") or 1))
+
+
+def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarray:
+    """[H, W] or [H, W, 3] of one frame; YBR comes as RGB."""
+    syntax = ds.file_meta.get("TransferSyntaxUID")
+    seekable = total > 1 and syntax != pydicom.uid.DeflatedExplicitVRLittleEndian  # then only this frame is read
+    try:
+        with decoding(path, "DICOM pixels"):
+            return pixel_array(path if seekable else pydicom.dcmread(path), index=index)
+    except ValueError as error:
+        absent = _absent_plugins(syntax)
+        hint = f" (transfer syntax {syntax.name}; plug-ins of pydicom not installed: {absent})" if absent else ""
+        raise ValueError(f"{error}{hint}") from error
+
+
+def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
+    try:
+        return "; ".join(get_decoder(syntax).missing_dependencies) if syntax else ""
+    except NotImplementedError:  # no decoder at all is pydicom's own message
+        return ""
+
+
+def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
+    with decoding(path, "DICOM header", private=True):
+        slope, intercept = (float(_of_frame(ds, index, key, default)) for key, default in _RESCALE)
+        colour = len(stored) == 3
+        bits = stored.dtype.itemsize * 8 if ds.PhotometricInterpretation == "PALETTE COLOR" else int(ds.BitsStored)
+        spacing = _of_frame(ds, index, "PixelSpacing", None) or ds.get("ImagerPixelSpacing")
+        affine = _affine(ds, index)
+        instance = str(ds.get("SOPInstanceUID", path.absolute()))
+        buffer = io.BytesIO()
+        pydicom.dcmwrite(buffer, ds, enforce_file_format=False)
+        meta = Meta(
+            "dicom",
+            stored.dtype.newbyteorder("=").name,
+            bits=bits if stored.dtype.kind in "iu" else 0,
+            slope=slope,
+            intercept=intercept,
+            window=_window(ds, index, bits, colour),
+            index=index,
+            count=total,
+            spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
+            affine=affine,
+            photometric="RGB" if colour else str(ds.PhotometricInterpretation),
+            subject=digest("subject", str(ds.PatientID)) if ds.get("PatientID") else None,
+            series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute()))),
+            source=digest("instance", instance, str(index)),
+            position=_position(affine, ds),
+            header=buffer.getvalue(),
+        )
+    if "ModalityLUTSequence" in ds:
+        raise ValueError(f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed")
+    if slope == 0 or not np.isfinite([slope, intercept]).all():
+        raise ValueError(f"{path}: RescaleSlope {slope}, RescaleIntercept {intercept}; a finite slope other than 0 is allowed")
+    if stored.dtype.kind in "iu" and not limits(meta)[0] <= stored.min() <= stored.max() <= limits(meta)[1]:
+        meta = replace(meta, bits=stored.dtype.itemsize * 8)  # the header is wrong; nothing is clipped for that
+    if meta.photometric == "MONOCHROME1" and meta.window:
+        a, b = (slope * v + intercept for v in limits(meta))
+        meta = replace(meta, window=(a + b - meta.window[1], a + b - meta.window[0]))
+    return meta
+
+
+_RESCALE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
+
+
+def _of_frame(ds: pydicom.Dataset, index: int, keyword: str, default):
+    """An element of one frame: in its own functional group, else in the shared one, else at the top."""
+    groups = [ds.get("PerFrameFunctionalGroupsSequence"), ds.get("SharedFunctionalGroupsSequence")]
+    for group, item in zip(groups, (index, 0)):
+        for element in group[item] if group and item < len(group) else ():
+            if element.VR == "SQ" and len(element.value) and (value := element.value[0].get(keyword)) not in (None, ""):
+                return value
+    value = ds.get(keyword)
+    return default if value in (None, "") else value
+
+
+def _window(ds: pydicom.Dataset, index: int, bits: int, colour: bool) -> tuple[float, float] | None:
+    """The first window of the file; colours and 8-bit images: all they can hold."""
+    centre, width = (_of_frame(ds, index, key, None) for key in ("WindowCenter", "WindowWidth"))
+    if centre is None or width is None:
+        return (0.0, float(2**bits - 1)) if colour or (bits == 8 and not ds.PixelRepresentation) else None
+    first = [float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)]
+    return (first[0] - first[1] / 2, first[0] + first[1] / 2) if first[1] > 0 else None
+
+
+def _affine(ds: pydicom.Dataset, index: int) -> Affine | None:
+    """(row, column, slice) → mm, RAS; DICOM itself counts left and back (PS3.3 C.7.6.2.1.1)."""
+    keys = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    corner, cosines, spacing = (_of_frame(ds, index, key, None) for key in keys)
+    if corner is None or cosines is None or spacing is None:
+        return None
+    across, down = np.array(cosines, dtype=float)[:3], np.array(cosines, dtype=float)[3:]
+    matrix = np.eye(4)
+    matrix[:3] = np.stack(
+        [down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), np.array(corner, float)], 1
+    )
+    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
+    return tuple(tuple(float(v) for v in row) for row in matrix) if np.isfinite(matrix).all() else None
+
+
+def _position(affine: Affine | None, ds: pydicom.Dataset) -> float | None:
+    """Where the slice lies along its normal; without geometry its InstanceNumber."""
+    if affine is not None:
+        matrix = np.array(affine)
+        return float(matrix[:3, 2] @ matrix[:3, 3])
+    number = ds.get("InstanceNumber")
+    return None if number in (None, "") else float(number)
+
+
+def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
+    """MONOCHROME1 ↔ MONOCHROME2; its own inverse."""
+    if meta.photometric != "MONOCHROME1":
+        return stored
+    if stored.dtype.kind not in "iu":
+        raise ValueError(f"{path}: MONOCHROME1 with {stored.dtype} pixels; integers are allowed")
+    low, high = limits(meta)
+    return (low + high - stored.astype(np.int64)).astype(stored.dtype)
+
+
+def _select_frames(ds: pydicom.Dataset, frames: list[int], total: int) -> None:
+    """Keep what the header says of these frames only."""
+    if "NumberOfFrames" in ds:
+        ds.NumberOfFrames = len(frames)
+    groups = ds.get("PerFrameFunctionalGroupsSequence")
+    if groups and len(groups) == total:
+        ds.PerFrameFunctionalGroupsSequence = [groups[i] for i in frames]
+    for keyword in ("FrameTimeVector", "FrameIncrementPointer"):
+        if len(frames) != total and keyword in ds:
+            del ds[keyword]
+
+
+def _geometry(ds: pydicom.Dataset, meta: Meta) -> None:
+    """Pixel spacing and first-pixel position as `meta` says, wherever the header keeps them.
+
+    Positions are moved along each frame's own axes: the shift of the first centre is half the change of the spacing.
+    """
+    if meta.spacing is None:
+        return
+    sets = [s for key in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence") for s in ds.get(key) or []]
+    places = [ds, *(e.value[0] for group in sets for e in group if e.VR == "SQ" and len(e.value))]
+    found = [p for p in places if p.get("PixelSpacing") or p.get("ImagerPixelSpacing")]
+    before = found[0].get("PixelSpacing") or found[0].get("ImagerPixelSpacing") if found else None
+    if before is None or tuple(map(float, before)) == meta.spacing:
+        return
+    old = tuple(map(float, before))
+    ratio = [new / was for new, was in zip(meta.spacing, old)]
+    orientation = next((p.ImageOrientationPatient for p in places if p.get("ImageOrientationPatient")), None)
+    for place in places:
+        for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
+            if place.get(keyword):
+                setattr(place, keyword, [_decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)])
+        if place.get("ImagePositionPatient") and orientation:
+            across, down = np.array(orientation, float)[:3], np.array(orientation, float)[3:]
+            shift = down * (meta.spacing[0] - old[0]) / 2 + across * (meta.spacing[1] - old[1]) / 2
+            moved = np.array(place.ImagePositionPatient, float) + shift
+            place.ImagePositionPatient = [_decimal(v) for v in moved]
+
+
+def _decimal(value: float) -> pydicom.valuerep.DSfloat:
+    """A DS element holds at most 16 characters."""
+    return pydicom.valuerep.DSfloat(value, auto_format=True)
+
+
+def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:
+    """frames [N, C, H, W] → the image pixel module of an uncompressed file."""
+    channels, rows, columns = frames.shape[1:]
+    ds.Rows, ds.Columns, ds.SamplesPerPixel = rows, columns, channels
+    ds.PhotometricInterpretation = meta.photometric
+    if channels == 3:
+        ds.PlanarConfiguration = 0
+    frames = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
+    little = frames.astype(frames.dtype.newbyteorder("<")).tobytes()
+    ds.BitsAllocated = frames.dtype.itemsize * 8
+    if frames.dtype.kind == "f":
+        setattr(ds, {4: "FloatPixelData", 8: "DoubleFloatPixelData"}[frames.dtype.itemsize], little)
+        return
+    ds.BitsStored = meta.bits or ds.BitsAllocated
+    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(frames.dtype.kind == "i")
+    if ds.BitsStored == 1:
+        ds.BitsAllocated, little = 1, pack_bits(frames.reshape(-1))
+    ds.PixelData = little + b"\0" * (len(little) % 2)
+    ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"

@@ -1,0 +1,122 @@
+"""NIfTI-1 and NIfTI-2 single files, .nii and .nii.gz: integers, floats, complex and RGB, 2-D to 4-D."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import nibabel
+import numpy as np
+
+from data.formats.image import Image, Meta, decoding, digest
+from data.formats.volume import Volume, as_affine, assemble, four_dimensional
+
+HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+LARGEST_GZIP_RATIO = 1032  # deflate cannot do better (RFC 1951: 258 bytes in two bits)
+
+
+def open_volume(path: Path) -> Volume:
+    """The whole volume; a plain .nii is mapped, a .nii.gz unpacked (to its end, so that a cut is noticed)."""
+    zipped = path.name.lower().endswith(".gz")
+    with decoding(path, "NIfTI"), gzip.open(path) if zipped else path.open("rb") as file:
+        header = _header(file.read(544))
+    dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
+    if not 2 <= len(shape) <= 4 or min(shape) < 1:
+        raise ValueError(f"{path}: has dimensions {shape}; two to four, each at least 1, are allowed")
+    if dtype.kind not in "iufc" and dtype.names != ("R", "G", "B"):
+        raise ValueError(f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed")
+    array = four_dimensional(_array(path, zipped, int(header["vox_offset"]), dtype, shape))
+    if dtype.names:
+        array = np.stack([array[name] for name in dtype.names], -1)
+    return Volume(array, _meta(path, header, shape))
+
+
+def encode(images: Sequence[Image], zipped: bool) -> bytes:
+    """One slice, or all slices of a volume in any order → a .nii file. Same input, same bytes."""
+    volume = assemble(images)
+    header = _header(volume.meta.header)
+    header.set_data_shape(volume.meta.shape)
+    header["vox_offset"] = header.single_vox_offset
+    header["magic"] = header.single_magic
+    _place(header, volume.meta)
+    dtype, array = header.get_data_dtype(), volume.array
+    if dtype.names:
+        array = np.ascontiguousarray(array).view(dtype)[..., 0]
+    out = io.BytesIO()
+    header.write_to(out)
+    out.write(bytes(int(header["vox_offset"]) - out.tell()))  # the four bytes that say: no extensions
+    out.write(array.astype(dtype).tobytes(order="F"))
+    return gzip.compress(out.getvalue(), 6, mtime=0) if zipped else out.getvalue()
+
+
+def _header(start: bytes):
+    """Header of either version and either byte order. Raises ValueError for anything else."""
+    sizes = {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")} if len(start) >= 4 else {}
+    found = [(kind, order) for size, kind in HEADERS.items() if (order := sizes.get(size))]
+    if not found:
+        raise ValueError("no NIfTI header at its start")
+    kind, order = found[0]
+    header = kind(start[: kind.template_dtype.itemsize], endianness=order[0])
+    if header["magic"].item() != header.single_magic:
+        raise ValueError("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
+    return header
+
+
+def _array(path: Path, zipped: bool, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+    size = dtype.itemsize * int(np.prod(shape, dtype=object))
+    on_disk = path.stat().st_size
+    if offset < 0 or offset + size > on_disk * (LARGEST_GZIP_RATIO if zipped else 1):
+        raise ValueError(f"{path}: header promises {size} bytes of {shape} {dtype} after {offset}; the file has {on_disk}")
+    if not zipped:
+        return np.memmap(path, dtype, "r", offset, shape, order="F")
+    try:
+        with gzip.open(path) as file:
+            data = file.read()
+    except (EOFError, OSError, zlib.error) as error:
+        raise ValueError(f"{path}: the gzip stream is cut short or damaged: {error}") from error
+    if len(data) < offset + size:
+        raise ValueError(f"{path}: header promises {size} bytes after {offset}; {len(data)} are there")
+    return np.frombuffer(data, dtype, size // dtype.itemsize, offset).reshape(shape, order="F")
+
+
+def _meta(path: Path, header, shape: tuple[int, ...]) -> Meta:
+    slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
+    if slope == 0 or not np.isfinite(slope) or not np.isfinite(intercept):  # the standard: then there is no scaling
+        slope, intercept = 1.0, 0.0
+    dtype = header.get_data_dtype()
+    if dtype.names or dtype.kind == "c":
+        slope, intercept = 1.0, 0.0
+    low, high = float(header["cal_min"]), float(header["cal_max"])
+    window = (low, high) if np.isfinite([low, high]).all() and high > low else None
+    with decoding(path, "NIfTI"):
+        affine = as_affine(header.get_best_affine())
+    return Meta(
+        "nifti",
+        "uint8" if dtype.names else dtype.newbyteorder("=").name,
+        slope=slope,
+        intercept=intercept,
+        window=window,
+        shape=shape,
+        affine=affine,
+        photometric="rgb" if dtype.names else "gray",
+        series=digest("volume", str(path.absolute())),
+        header=bytes(header.binaryblock),
+    )
+
+
+def _place(header, meta: Meta) -> None:
+    """Carry over what happened to the affine (resizing, one slice taken out) to both transforms of the header."""
+    before = as_affine(header.get_best_affine())
+    if before is None or meta.affine is None or before == meta.affine:
+        return
+    change = np.linalg.inv(np.array(before)) @ np.array(meta.affine)
+    qform, qcode = header.get_qform(coded=True)
+    sform, scode = header.get_sform(coded=True)
+    zooms = np.array(header.get_zooms(), dtype=float)
+    n = min(3, len(zooms))
+    header.set_zooms(zooms * np.r_[np.linalg.norm(change[:3, :3], axis=0)[:n], np.ones(len(zooms) - n)])
+    if qcode:
+        header.set_qform(qform @ change, int(qcode))
+    if scode:
+        header.set_sform(sform @ change, int(scode))

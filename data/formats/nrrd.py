@@ -1,0 +1,107 @@
+"""NRRD volumes (attached header): integers and floats, 2-D to 4-D with space directions, RGB as a leading axis of 3."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import nrrd
+import numpy as np
+
+from data.formats.image import Image, Meta, decoding, digest
+from data.formats.volume import Volume, as_affine, assemble, four_dimensional
+
+COLOUR_KINDS = ("RGB-color", "3-color", "vector")
+TO_RAS = {"left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1), "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1)}
+
+
+def open_volume(path: Path) -> Volume:
+    """The whole volume, unpacked."""
+    with decoding(path, "NRRD"), path.open("rb") as file:
+        text = io.BytesIO()
+        for line in iter(file.readline, b""):
+            text.write(line)
+            if not line.strip():
+                break
+        file.seek(0)
+        header = nrrd.read_header(file)
+        if "data file" in header or "datafile" in header:
+            raise ValueError("its data are in another file; an attached header (.nrrd) is allowed")
+        promised = int(np.prod([int(n) for n in header["sizes"]], dtype=object))
+        if promised > 2**34 or promised > path.stat().st_size * 2000:
+            raise ValueError(f"header promises {promised} values, more than the file can hold")
+        array = nrrd.read_data(header, file, str(path))
+    colour = len(kinds := list(header.get("kinds", []))) == array.ndim and kinds[0] in COLOUR_KINDS and array.shape[0] == 3
+    shape = array.shape[1:] if colour else array.shape
+    if array.dtype.kind not in "iuf" or not 2 <= len(shape) <= 4 or min(shape) < 1:
+        raise ValueError(f"{path}: holds {array.dtype} of shape {array.shape}; numbers in two to four dimensions are allowed")
+    array = np.stack([four_dimensional(channel) for channel in array], -1) if colour else four_dimensional(array)
+    return Volume(array, _meta(path, header, text.getvalue(), array.dtype, shape, colour))
+
+
+def encode(images: Sequence[Image]) -> bytes:
+    """One slice, or all slices of a volume in any order → an NRRD file with the header's encoding, space and units."""
+    volume = assemble(images)
+    header = nrrd.read_header(io.BytesIO(volume.meta.header))
+    colour = volume.array.ndim == 5
+    for key in ("type", "dimension", "sizes", "line skip", "byte skip", "lineskip", "byteskip"):
+        header.pop(key, None)
+    _place(header, volume.meta, colour)
+    array = np.moveaxis(volume.array, -1, 0) if colour else volume.array
+    array = array.reshape((3, *volume.meta.shape) if colour else volume.meta.shape)
+    axes = array.ndim
+    for key in [key for key, value in header.items() if isinstance(value, (list, np.ndarray)) and key not in ("space origin",)]:
+        if key != "measurement frame" and len(header[key]) != axes:
+            header[key] = header[key][:axes]
+    out = io.BytesIO()
+    nrrd.write(out, np.asfortranarray(array), header, index_order="F")
+    return out.getvalue()
+
+
+def _meta(path: Path, header, text: bytes, dtype: np.dtype, shape: tuple[int, ...], colour: bool) -> Meta:
+    with decoding(path, "NRRD"):
+        affine = as_affine(_affine(header, colour))
+    photometric = "rgb" if colour else "gray"
+    series = digest("volume", str(path.absolute()))
+    meta = Meta("nrrd", dtype.newbyteorder("=").name, shape=shape, affine=affine, photometric=photometric, series=series)
+    return replace(meta, header=text)
+
+
+def _affine(header, colour: bool) -> np.ndarray | None:
+    """Array index → mm, RAS. Without space directions: the spacings alone."""
+    matrix = np.eye(4)
+    directions = header.get("space directions")
+    if directions is None:
+        spacings = np.array(header.get("spacings", []), dtype=float)[int(colour) :][:3]
+        if len(spacings) < 2 or not np.isfinite(spacings[:2]).all():
+            return None
+        np.fill_diagonal(matrix[: len(spacings), : len(spacings)], spacings)
+        return matrix
+    rows = np.array([np.full(3, np.nan) if row is None else row for row in directions], dtype=float)
+    rows = rows[np.isfinite(rows).all(1)][:3]
+    if rows.shape != (3, 3):
+        return None
+    matrix[:3, :3], matrix[:3, 3] = rows.T, np.array(header.get("space origin", np.zeros(3)), dtype=float)
+    return np.diag([*_signs(header), 1.0]) @ matrix
+
+
+def _signs(header) -> tuple[int, ...]:
+    return TO_RAS.get(str(header.get("space", "")).lower(), (1, 1, 1))
+
+
+def _place(header, meta: Meta, colour: bool) -> None:
+    """Write the affine back in the header's own space."""
+    before = as_affine(_affine(header, colour))
+    if meta.affine is None or before == meta.affine:
+        return
+    matrix = np.array(meta.affine)
+    if header.get("space directions") is None:
+        spacings = np.array(header["spacings"], dtype=float)
+        sides = np.linalg.norm(matrix[:3, :3], axis=0)
+        spacings[int(colour) : int(colour) + 3] = sides[: len(spacings) - int(colour)]
+        header["spacings"] = spacings
+        return
+    matrix = np.diag([*_signs(header), 1.0]) @ matrix
+    directions = np.array([np.full(3, np.nan) if row is None else row for row in header["space directions"]], dtype=float)
+    directions[np.flatnonzero(np.isfinite(directions).all(1))[:3]] = matrix[:3, :3].T
+    header["space directions"], header["space origin"] = directions, matrix[:3, 3]

@@ -1,0 +1,163 @@
+"""PNG, JPEG and TIFF: one channel or three, 1, 8 and 16 bits, TIFF also 32-bit integers and floats.
+
+Decided here, because files leave it open:
+* palette images become gray if every colour used is gray, else RGB;
+* an alpha channel that is the same everywhere says nothing and is dropped; any other is refused, and so is CMYK;
+* several pages or animation frames need an index;
+* 16-bit colour goes round Pillow, which would cut it to 8 bits: PNG through torchvision, TIFF is refused.
+"""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import torch
+import torchvision
+
+from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
+
+MODES = {"1": "uint8", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "F": "float32"}
+TIFF_BITS, TIFF_SAMPLE_FORMAT = 258, 339
+
+
+def count(data: bytes, path: str | Path, format: str) -> int:
+    """Pages of a TIFF, frames of an animated PNG, otherwise 1."""
+    with decoding(path, format.upper()), _open(data, format) as picture:
+        return getattr(picture, "n_frames", 1)
+
+
+def decode(data: bytes, path: str | Path, format: str, index: int | None = None) -> Image:
+    """The bytes of a PNG, JPEG or TIFF → Image. path: for messages only."""
+    index = check_index(index, total := count(data, path, format), path, "pages or frames")
+    with decoding(path, format.upper()):
+        if format == "png" and total == 1 and data[24] == 16 and data[25] in (2, 6):
+            stored, bits = _colour_16(data), 16
+        else:
+            stored, bits = _pillow(data, format, index)
+    stored = _without_alpha(stored, path)
+    bits = bits or stored.dtype.itemsize * 8
+    low, high = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" else (0.0, 1.0)
+    window = (low, high) if stored.dtype.kind == "u" else None
+    photometric = "rgb" if len(stored) == 3 else "gray"
+    meta = Meta(format, str(stored.dtype), bits, window=window, index=index, count=total, photometric=photometric)
+    return from_stored(stored, meta, path)
+
+
+def encode(images: list[Image]) -> bytes:
+    """One Image → the bytes of its format. JPEG is written at quality 95 without chroma subsampling."""
+    if len(images) != 1:
+        raise ValueError(f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed")
+    stored, meta = to_stored(images[0]), images[0].meta
+    if len(stored) not in (1, 3):
+        raise ValueError(f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed")
+    if meta.format == "tiff":
+        return _tiff(stored, meta.bits)
+    if stored.dtype == np.uint16 and meta.format == "png":
+        return _png_16(stored)
+    if stored.dtype != np.uint8:
+        raise ValueError(
+            f"{stored.dtype} cannot be written as {meta.format}; uint8{' or uint16' * (meta.format == 'png')} is allowed"
+        )
+    array = np.ascontiguousarray(stored[0] if len(stored) == 1 else stored.transpose(1, 2, 0))
+    picture = PIL.Image.fromarray(array.astype(bool) if meta.bits == 1 else array)
+    out = io.BytesIO()
+    options = {"quality": 95, "subsampling": 0} if meta.format == "jpeg" else {}
+    picture.save(out, meta.format.upper(), **options)
+    return out.getvalue()
+
+
+def _open(data: bytes, format: str) -> PIL.Image.Image:
+    return PIL.Image.open(io.BytesIO(data), formats=[format.upper()])
+
+
+def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
+    """[C, H, W] and the bits used (0: all of the dtype)."""
+    with _open(data, format) as picture:
+        if index:
+            picture.seek(index)
+        tags = getattr(picture, "tag_v2", {})
+        if max(tags.get(TIFF_BITS, (1,))) > 8 and picture.mode not in ("I", "F", "I;16", "I;16B", "I;16L"):
+            raise ValueError("16-bit colour TIFF would be cut to 8 bits; save it as 16-bit PNG")
+        if picture.mode in ("P", "PA") or "transparency" in picture.info:
+            array = _gray_if_gray(np.asarray(picture.convert("RGBA")))
+        elif picture.mode == "I":
+            array = _wide_integers(np.asarray(picture), tags)
+        elif picture.mode in MODES or picture.mode in ("LA", "RGBA"):
+            array = np.asarray(picture)
+        else:
+            raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
+        bits = 1 if picture.mode == "1" else 0
+        array = array.astype(MODES.get(picture.mode, array.dtype))
+    return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
+
+
+def _wide_integers(array: np.ndarray, tags) -> np.ndarray:
+    """Pillow's 32-bit mode also carries signed 16-bit pages, unsigned 32-bit ones (wrapped), and 16-bit PNGs."""
+    bits = max(tags.get(TIFF_BITS, (16,)))
+    signed = max(tags.get(TIFF_SAMPLE_FORMAT, (1,))) == 2
+    return array.astype(np.dtype(f"{'int' if signed else 'uint'}{bits}"))
+
+
+def _gray_if_gray(rgba: np.ndarray) -> np.ndarray:
+    gray = (rgba[..., :1] == rgba[..., :3]).all()
+    return rgba[..., [0, 3]] if gray else rgba
+
+
+def _without_alpha(stored: np.ndarray, path: str | Path) -> np.ndarray:
+    """[2 or 4, H, W] with a constant last channel → [1 or 3, H, W]."""
+    if len(stored) not in (2, 4):
+        return stored
+    if stored[-1].min() != stored[-1].max():
+        raise ValueError(f"{path}: has a transparent layer (alpha varies); gray or RGB without transparency is allowed")
+    return stored[:-1]
+
+
+def _colour_16(data: bytes) -> np.ndarray:
+    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+    return torchvision.io.decode_png(encoded, torchvision.io.ImageReadMode.UNCHANGED).numpy()
+
+
+def _png_16(stored: np.ndarray) -> bytes:
+    """16-bit PNG, gray or RGB (ISO/IEC 15948): big-endian samples, each row after filter byte 0."""
+    channels, height, width = stored.shape
+    rows = stored.transpose(1, 2, 0).astype(">u2").reshape(height, -1).view(np.uint8)
+    scanlines = np.concatenate([np.zeros((height, 1), np.uint8), rows], 1).tobytes()
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines, 6)) + chunk(b"IEND", b"")
+
+
+def _tiff(stored: np.ndarray, bits: int) -> bytes:
+    """Baseline TIFF 6.0, little-endian, one uncompressed strip: the only writer here that keeps every dtype and sign."""
+    channels, height, width = stored.shape
+    if bits == 1:
+        body, depth, sample = np.packbits(stored[0].astype(bool), 1).tobytes(), 1, 1
+    else:
+        body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
+        depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
+    if depth > 32 or (channels == 3 and depth > 8):
+        raise ValueError(
+            f"{channels} channels of {stored.dtype} cannot be written as tiff; 8-bit RGB, or gray up to 32 bits, is allowed"
+        )
+    short, long = 3, 4
+    depths = (short, channels, [depth] * channels)
+    entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}
+    entries |= {262: (short, 1, [2 if channels == 3 else 1]), 273: (long, 1, [0]), 277: (short, 1, [channels])}
+    entries |= {278: (long, 1, [height]), 279: (long, 1, [len(body)]), 339: (short, channels, [sample] * channels)}
+    after = 8 + 2 + 12 * len(entries) + 4  # values longer than four bytes follow the directory
+    extra = b""
+    directory = struct.pack("<H", len(entries))
+    strip_offset = after + sum(2 * n for kind, n, _ in entries.values() if kind == short and n > 2)
+    entries[273] = (long, 1, [strip_offset])
+    for tag, (kind, n, values) in entries.items():
+        value = struct.pack(f"<{n}{'H' if kind == short else 'I'}", *values)
+        if len(value) > 4:
+            extra, value = extra + value, struct.pack("<I", after + len(extra))
+        directory += struct.pack("<HHI", tag, kind, n) + value.ljust(4, b"\0")
+    return struct.pack("<2sHI", b"II", 42, 8) + directory + bytes(4) + extra + body
