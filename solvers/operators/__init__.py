@@ -1,0 +1,24 @@
+"""Every operator by name: `solvers.operators.<Class>`."""
+
+from solvers.operators.blur import GaussianBlur, KernelBlur, MotionBlur, UniformBlur
+from solvers.operators.inpainting import BoxInpainting, Inpainting, Outpainting, RandomInpainting, StripeInpainting
+from solvers.operators.pointwise import Denoising, HighDynamicRange, TileCentre
+from solvers.operators.super_resolution import GaussianSuperResolution, KernelSuperResolution, SuperResolution
+
+__all__ = [
+    "BoxInpainting",
+    "Denoising",
+    "GaussianBlur",
+    "GaussianSuperResolution",
+    "HighDynamicRange",
+    "Inpainting",
+    "KernelBlur",
+    "KernelSuperResolution",
+    "MotionBlur",
+    "Outpainting",
+    "RandomInpainting",
+    "StripeInpainting",
+    "SuperResolution",
+    "TileCentre",
+    "UniformBlur",
+]

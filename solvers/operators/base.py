@@ -103,8 +103,8 @@ class LinearOperator(Operator):
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """(s2 I + v A A^T)^-1 r with s2, v numbers or [B]; closed form where there is one, else conjugate gradients."""
-        s2, v = per_image(s2, r), per_image(v, r)
-        return conjugate_gradients(lambda p: s2 * p + v * self.gram(p), r).x
+        a, b = per_image(s2, r), per_image(v, r)
+        return conjugate_gradients(lambda p: a * p + b * self.gram(p), r, cap=500, precondition=self.preconditioner(s2, v)).x
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
@@ -130,7 +130,7 @@ class Linearization(LinearOperator):
     def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor):
         self.function, self.x = function, x.detach()
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            value, self.pull = torch.func.vjp(function, self.x)
+            value, self.pull = torch.func.vjp(function, self.x)  # type: ignore[misc]
         self.value = value.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -182,6 +182,9 @@ class Seen(LinearOperator):
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return self.operator.solve(r, s2, v * self.gain)
 
+    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        return self.lift(self.operator.correct(r, s2, v * self.gain))
+
     def norm(self) -> float:
         return self.gain**0.5 * self.operator.norm()
 
@@ -216,6 +219,12 @@ def per_image(value: Scalar, like: Tensor) -> Tensor:
     """A number or [B] as a tensor that broadcasts against like [B,...]; what has like's axes already is left alone."""
     value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
+
+
+def one_each(tensor: Tensor, noise: Noise, what: str) -> None:
+    """Raises ValueError unless the tensor serves all images of the batch or has one row for each."""
+    if len(tensor) not in (1, len(noise)):
+        raise ValueError(f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image")
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

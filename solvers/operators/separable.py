@@ -1,0 +1,134 @@
+"""Operators that act on rows and columns apart: y = R x C^T per channel.
+
+Each factor is a small dense matrix, built once per size from its taps, stride and border, with its singular value
+decomposition; `solve` is then exact for every border: two changes of basis around one division.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from solvers.operators.base import LinearOperator, Scalar, Shape, per_image
+
+Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
+BORDERS = ("reflect", "symmetric", "circular", "zero", "valid")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A strided convolution along one axis: y[i] = sum_t taps[k-1-t] x[stride*i + t - before].
+
+    border: what stands outside the image: reflect (edge pixel not repeated), symmetric (edge pixel repeated), circular,
+    zero, or valid (nothing: only outputs whose taps all fall inside; before is then 0).
+    """
+
+    taps: tuple[float, ...]
+    border: Border = "reflect"
+    stride: int = 1
+    before: int = 0
+
+    def length(self, n: int) -> int:
+        """Entries of y for n entries of x; raises ValueError if n is not legal."""
+        if len(self.taps) > n and self.border != "symmetric":  # mirrors may be repeated, so that one takes any size
+            raise ValueError(f"kernel of {len(self.taps)} pixels is larger than the image's {n}")
+        if self.border == "valid":
+            return (n - len(self.taps)) // self.stride + 1
+        if n % self.stride:
+            raise ValueError(f"image size {n} is not divisible by the factor {self.stride}")
+        return n // self.stride
+
+    def width(self, m: int) -> int:
+        """The inverse of `length`."""
+        return (m - 1) * self.stride + len(self.taps) if self.border == "valid" else m * self.stride
+
+
+class Factor(NamedTuple):
+    """A = U diag(s) V^T, A [m,n], thin."""
+
+    A: Tensor
+    U: Tensor
+    s: Tensor
+    V: Tensor
+
+
+def source(position: Tensor, n: int, border: Border) -> tuple[Tensor, Tensor]:
+    """Which of n pixels stands at integer positions that may lie outside, and whether anything (1 or 0) does."""
+    if border == "circular":
+        return position % n, torch.ones_like(position)
+    if border == "symmetric":
+        p = position % (2 * n)
+        return torch.where(p < n, p, 2 * n - 1 - p), torch.ones_like(position)
+    if border == "reflect":
+        p = position % max(2 * n - 2, 1)
+        return torch.where(p < n, p, 2 * n - 2 - p), torch.ones_like(position)
+    inside = (position >= 0) & (position < n)  # zero and valid
+    return position.clamp(0, n - 1), inside.long()
+
+
+@lru_cache(maxsize=64)
+def factor(axis: Axis, n: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Factor:
+    """The dense matrix of an axis on n pixels and its decomposition, computed in float64 on the CPU once."""
+    if dtype != torch.float64 or torch.device(device).type != "cpu":
+        return Factor(*(part.to(device=device, dtype=dtype) for part in factor(axis, n)))
+    m, taps = axis.length(n), torch.tensor(axis.taps, dtype=torch.float64).flip(0)
+    position = torch.arange(m)[:, None] * axis.stride + torch.arange(len(taps)) - axis.before  # [m,k]
+    column, weight = source(position, n, axis.border)
+    A = torch.zeros(m, n, dtype=torch.float64).scatter_add_(1, column, weight * taps)
+    U, s, Vt = torch.linalg.svd(A, full_matrices=False)
+    s = torch.where(s > 1e-15 * len(s) * s[0], s, 0)  # exactly zero where rounding is all there is
+    return Factor(A, U, s, Vt.T.contiguous())
+
+
+def divide(r: Tensor, by: Tensor) -> Tensor:
+    """r / by, and 0 where by is 0: the pseudo-inverse as s2 -> 0."""
+    return torch.where(by > 0, r / by, 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Separable(LinearOperator):
+    """y = R x C^T for every channel, R and C given by their axes."""
+
+    rows: Axis
+    columns: Axis
+
+    def shape_out(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, self.rows.length(h), self.columns.length(w))
+
+    def factors(self, h: int, w: int, like: Tensor) -> tuple[Factor, Factor]:
+        return factor(self.rows, h, like.dtype, like.device), factor(self.columns, w, like.dtype, like.device)
+
+    def of_measurement(self, y: Tensor) -> tuple[Factor, Factor]:
+        return self.factors(self.rows.width(y.shape[-2]), self.columns.width(y.shape[-1]), y)
+
+    def forward(self, x: Tensor) -> Tensor:
+        R, C = self.factors(x.shape[-2], x.shape[-1], x)
+        return R.A @ (x @ C.A.T)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        R, C = self.of_measurement(y)
+        return R.A.T @ y @ C.A
+
+    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        R, C = self.of_measurement(r)
+        eigenvalues = torch.outer(R.s.square(), C.s.square())
+        s2, v = per_image(s2, r), per_image(v, r)
+        return R.U @ divide(R.U.T @ r @ C.U, s2 + v * eigenvalues) @ C.U.T
+
+    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        R, C = self.of_measurement(r)
+        s2, v = per_image(s2, r), per_image(v, r)
+        gain = divide(torch.outer(R.s, C.s), s2 + v * torch.outer(R.s.square(), C.s.square()))
+        return R.V @ (gain * (R.U.T @ r @ C.U)) @ C.V.T
+
+    def pinv(self, y: Tensor) -> Tensor:
+        """The least-squares image of smallest norm."""
+        return self.correct(y, 0.0, 1.0)
+
+    def norm(self) -> float:
+        if self.shape is None:
+            raise ValueError("Separable.norm() needs an image shape: call draw first")
+        return float(factor(self.rows, self.shape[-2]).s[0] * factor(self.columns, self.shape[-1]).s[0])

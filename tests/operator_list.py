@@ -1,0 +1,98 @@
+"""The one list of operators that the battery runs over, each at the smallest legal, non-square and odd sizes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from data.seeding import Noise
+from solvers.operators import (
+    BoxInpainting,
+    Denoising,
+    GaussianBlur,
+    GaussianSuperResolution,
+    HighDynamicRange,
+    Inpainting,
+    KernelBlur,
+    KernelSuperResolution,
+    MotionBlur,
+    Outpainting,
+    RandomInpainting,
+    StripeInpainting,
+    SuperResolution,
+    TileCentre,
+    UniformBlur,
+)
+from solvers.operators.base import Operator
+
+IDS = ("first", "second", "third")
+
+
+@dataclass(frozen=True)
+class Case:
+    """make() gives an undrawn operator for images of this shape [C,H,W]."""
+
+    name: str
+    make: Callable[[], Operator]
+    shape: tuple[int, int, int]
+
+    def drawn(self, ids: tuple[str, ...] = IDS) -> Operator:
+        return self.make().draw(self.shape, Noise(ids, "mask"))
+
+
+def skew(k1: int, k2: int) -> torch.Tensor:
+    """A kernel without any symmetry, so that a flip or a shift shows."""
+    line = torch.arange(1, k1 * k2 + 1, dtype=torch.float64)
+    kernel = 1 + torch.sin(line**2)
+    return (kernel / kernel.sum()).reshape(k1, k2)
+
+
+def several(k: int) -> torch.Tensor:
+    """One kernel for each image."""
+    return torch.stack([torch.roll(skew(k, k), i, 0)[None] for i in range(len(IDS))])
+
+
+def holes() -> torch.Tensor:
+    return (torch.arange(35).reshape(5, 7) % 3 > 0).double()
+
+
+LINEAR = [
+    Case("super_resolution x2", lambda: SuperResolution(2), (1, 4, 6)),
+    Case("super_resolution x3", lambda: SuperResolution(3), (1, 9, 6)),
+    Case("super_resolution x4", lambda: SuperResolution(4), (2, 4, 8)),
+    Case("super_resolution x16", lambda: SuperResolution(16), (1, 16, 32)),
+    Case("super_resolution average", lambda: SuperResolution(2, "average"), (3, 4, 6)),
+    Case("super_resolution gaussian", lambda: GaussianSuperResolution(2, 5, 1.0), (1, 6, 10)),
+    Case("super_resolution gaussian x3", lambda: GaussianSuperResolution(3, 9, 3.0), (2, 9, 15)),
+    Case("super_resolution kernel, centred on blocks", lambda: KernelSuperResolution(skew(4, 6), 2), (1, 8, 6)),
+    Case("super_resolution kernel, centred on pixels", lambda: KernelSuperResolution(skew(5, 3), 2), (1, 6, 8)),
+    Case("super_resolution kernels", lambda: KernelSuperResolution(several(3), 3), (1, 9, 6)),
+    *[
+        Case(f"gaussian_blur {border}", lambda border=border: GaussianBlur(7, 1.0, border), (1, 7, 9))
+        for border in ("circular", "reflect", "symmetric", "zero", "valid")
+    ],
+    Case("gaussian_blur, several channels", lambda: GaussianBlur(61, 0.6), (3, 7, 5)),
+    Case("uniform_blur", lambda: UniformBlur(3), (1, 5, 7)),
+    Case("uniform_blur reflect", lambda: UniformBlur(5, "reflect"), (1, 5, 8)),
+    *[
+        Case(f"kernel_blur {border}", lambda border=border: KernelBlur(skew(5, 3), border), (2, 6, 7))
+        for border in ("circular", "reflect", "symmetric", "zero", "valid")
+    ],
+    Case("kernel_blur of one outer product", lambda: KernelBlur(torch.outer(skew(1, 5)[0], skew(1, 3)[0])), (1, 7, 5)),
+    Case("kernel_blur, one per image", lambda: KernelBlur(several(5), "zero"), (1, 5, 8)),
+    Case("motion_blur", lambda: MotionBlur(7, 0.5), (1, 7, 10)),
+    Case("motion_blur circular", lambda: MotionBlur(7, 0.5, "circular"), (2, 9, 7)),
+    Case("inpainting", lambda: Inpainting(holes()), (3, 5, 7)),
+    Case("inpainting random", lambda: RandomInpainting(0.3, 0.7), (2, 5, 7)),
+    Case("inpainting box", lambda: BoxInpainting(3, 1), (1, 6, 7)),
+    Case("outpainting", lambda: Outpainting(), (1, 8, 6)),
+    Case("inpainting stripes", lambda: StripeInpainting(0.3, 1), (2, 5, 7)),
+    Case("inpainting stripes, rows", lambda: StripeInpainting(0.4, 2, "rows"), (1, 10, 3)),
+    Case("denoising", lambda: Denoising(), (2, 3, 5)),
+    Case("center_tile odd", lambda: TileCentre(3), (1, 6, 9)),
+    Case("center_tile even", lambda: TileCentre(4), (2, 4, 8)),
+]
+
+NONLINEAR = [
+    Case("hdr", lambda: HighDynamicRange(), (1, 5, 4)),
+]
