@@ -1,0 +1,119 @@
+"""The data of a run as Lightning wants it: loaders over manifests, in an order that a restart can continue.
+
+Which image comes when, and how it is varied, depends on (seed, epoch) alone. A checkpoint taken in the middle of an epoch
+stores how many batches were used; the resumed run begins with the next.
+"""
+
+from collections.abc import Iterator
+
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
+
+from data.dataset import ManifestDataset
+
+MEMORY = 2**31  # bytes; a training set that fits is read once
+
+
+class EpochSampler(DistributedSampler):
+    """(row, epoch) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out."""
+
+    skip = 0
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
+        for index in list(super().__iter__())[self.skip :]:
+            yield index, self.epoch
+
+
+class TrainingLoader(DataLoader):
+    """A loader whose place in the epoch is saved in Lightning's checkpoints (its `state_dict` protocol)."""
+
+    sampler: EpochSampler
+    used = 0  # batches of this epoch handed out
+    resumed: dict[str, int] | None = None
+
+    def __iter__(self):
+        # A generator, because Lightning asks for the iterator before it tells the sampler the epoch.
+        here = self.resumed is not None and self.resumed["epoch"] == self.sampler.epoch
+        self.used = self.resumed["used"] if here else 0
+        self.resumed = None
+        self.sampler.skip = self.used * self.batch_size
+        for batch in super().__iter__():
+            self.used += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the epoch stands."""
+        return {"epoch": self.sampler.epoch, "used": self.used}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Begin the next iteration there, if it is of that epoch."""
+        self.resumed = dict(state)
+
+
+class ManifestData(pl.LightningDataModule):
+    """Training, validation and test images out of manifests.
+
+    train, validation, test: manifest files; a loader is asked for only where there is one.
+    channels, size, augment, crop, seed: of `data.dataset.ManifestDataset`; augment and crop are for training only.
+    batch_size: per process.
+    """
+
+    def __init__(
+        self,
+        train: str | None = None,
+        validation: str | None = None,
+        test: str | None = None,
+        channels: int = 1,
+        size: int | None = None,
+        batch_size: int = 8,
+        num_workers: int = 0,
+        augment: bool = False,
+        crop: int | None = None,
+        seed: int = 0,
+    ):
+        super().__init__()
+        if batch_size < 1 or num_workers < 0:
+            raise ValueError(f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0")
+        self.manifests = {"train": train, "validation": validation, "test": test}
+        self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.datasets: dict[str, ManifestDataset] = {}
+
+    def dataset(self, split: str) -> ManifestDataset:
+        """The images of "train", "validation" or "test", read once. Raises ValueError if the configuration names no manifest."""
+        if split not in self.datasets:
+            path = self.manifests[split]
+            if path is None:
+                raise ValueError(f"data: no manifest is given for {split!r}")
+            varied = {"augment": self.augment, "crop": self.crop, "memory": MEMORY} if split == "train" else {}
+            self.datasets[split] = ManifestDataset(path, self.channels, self.size, seed=self.seed, **varied)
+        return self.datasets[split]
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Shuffled, resumable, without a last incomplete batch."""
+        data = self.dataset("train")
+        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        whole = len(data) >= self.batch_size * ranks
+        sampler = EpochSampler(data, ranks, rank, shuffle=True, seed=self.seed, drop_last=whole)
+        return TrainingLoader(data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading())
+
+    def val_dataloader(self) -> DataLoader | list:
+        """In order; none if there is no validation manifest."""
+        return self._in_order("validation") if self.manifests["validation"] else []
+
+    def test_dataloader(self) -> DataLoader:
+        """In order."""
+        return self._in_order("test")
+
+    def _in_order(self, split: str) -> DataLoader:
+        return DataLoader(self.dataset(split), self.batch_size, **self._loading())
+
+    def _loading(self) -> dict:
+        return {
+            "num_workers": self.num_workers,
+            "pin_memory": torch.cuda.is_available(),
+            "persistent_workers": self.num_workers > 0,
+            "generator": torch.Generator().manual_seed(self.seed),  # else the loader draws from the global one
+        }

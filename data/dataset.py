@@ -1,0 +1,172 @@
+"""Images of a manifest as tensors in the model range, one sample per row.
+
+The intensity contract of a row, in this order: its `window` column; the window its file suggests (whole depth of 8- and 16-bit
+pictures, DICOM's window); else the 0.5 and 99.5 % percentiles of the slice. Pictures are never cut, scaled or padded on the
+way unless `size` or `crop` say so; `pad` and `unpad` are the pair that fits odd sizes to a network and back.
+"""
+
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.v2 import functional as transforms
+
+from data import formats, manifest
+from data.manifest import Row
+from data.ranges import Intensity, percentiles
+from data.seeding import Noise
+
+LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
+
+
+class Sample(TypedDict):
+    """One image of a batch; the loader stacks them."""
+
+    image: Tensor  # [C, H, W] float32 in [-1, 1]
+    image_id: str
+    label: int  # -1 if none
+    index: int  # row of the manifest, from 0
+
+
+def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
+    """A row's image in the model range, as it was read, and the contract between the two (to be inverted on the way out).
+
+    channels: 3 replicates a gray image, 1 takes the luminance of a coloured one, with a warning. Raises ValueError in one line.
+    """
+    image = formats.read(row.path, row.slice)
+    intensity = contract(row, image)
+    return intensity.to_model(_channels(image.pixels, channels, row.path)), image, intensity
+
+
+def contract(row: Row, image: formats.Image) -> Intensity:
+    """Which stored values become -1 and +1."""
+    window = row.window or image.meta.window
+    return Intensity(*window) if window else percentiles(image.pixels)
+
+
+def _channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+    held = len(pixels)
+    if held == channels:
+        return pixels
+    if (held, channels) == (1, 3):
+        return pixels.expand(3, -1, -1).contiguous()
+    if (held, channels) == (3, 1):
+        _say_luminance()
+        return torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
+    raise ValueError(f"{path}: has {held} channels where {channels} are wanted; only 1 to 3 and 3 to 1 are converted")
+
+
+@cache
+def _say_luminance() -> None:
+    """Once per process, whatever others do to the filters of warnings."""
+    warnings.warn("colour images are reduced to their luminance, because the prior has one channel", stacklevel=4)
+
+
+Box = tuple[int, int, int, int]  # top, left, height, width of the picture inside the padded one
+
+
+def pad(image: Tensor, multiple: int = 1, size: tuple[int, int] = (0, 0)) -> tuple[Tensor, Box]:
+    """Black (-1) about the picture, so that H and W become multiples of `multiple` and at least `size`; and where it lies.
+
+    image: [..., H, W] in the model range.
+    """
+    height, width = image.shape[-2:]
+    down, right = (-(-max(n, least) // multiple) * multiple - n for n, least in zip((height, width), size))
+    top, left = down // 2, right // 2
+    return F.pad(image, (left, right - left, top, down - top), value=-1.0), (top, left, height, width)
+
+
+def unpad(image: Tensor, box: Box) -> Tensor:
+    """The picture out of a padded one: unpad(*pad(x)) is x."""
+    top, left, height, width = box
+    return image[..., top : top + height, left : left + width]
+
+
+class ManifestDataset(Dataset[Sample]):
+    """The rows of a manifest. `dataset[i]` is row i; `dataset[i, epoch]` is row i as that epoch of training sees it.
+
+    channels: of the prior (1 or 3; 2 for complex images).
+    size: every picture is scaled so that its shorter side has this many pixels, and its centre square is cut; None: left alone.
+    augment: mirrored, and half of the time turned by up to 7 degrees, scaled by up to 10 % and shifted by up to 5 %, as drawn
+        from (seed, image id, epoch), whatever the order, the workers or a restart.
+    crop: a random square of this many pixels out of the picture, drawn likewise.
+    memory: read every file now and keep the pictures as 16-bit numbers, if they seem to fit in this many bytes. Exact for 8-
+        and 16-bit files whose window is their depth; otherwise rounded to 1/65535 of the window.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        channels: int = 1,
+        size: int | None = None,
+        augment: bool = False,
+        crop: int | None = None,
+        seed: int = 0,
+        memory: int = 0,
+    ):
+        self.rows = list(manifest.read(path))
+        if not self.rows:
+            raise ValueError(f"{path}: the manifest has no rows")
+        self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
+        self.cached: list[Tensor] = []
+        if memory and 2 * self._read(0).numel() * len(self) <= memory:
+            self.cached = [((self._read(i) + 1) * 32767.5).round().to(torch.uint16) for i in range(len(self))]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        row = self.rows[index]
+        image = self.cached[index].float() / 32767.5 - 1 if self.cached else self._read(index)
+        if self.augment or self.crop:
+            image = self._vary(image, Noise([row.image_id], "augment", self.seed, [epoch]).uniform([1, 8])[0].tolist(), row)
+        return {"image": image, "image_id": row.image_id, "label": row.label, "index": index}
+
+    def _read(self, index: int) -> Tensor:
+        image, _, _ = load(self.rows[index], self.channels)
+        return image if self.size is None else fit(image, self.size)
+
+    def _vary(self, image: Tensor, u: list[float], row: Row) -> Tensor:
+        """u: eight numbers in [0, 1): mirror, whether to warp, turn, scale, shifts; then where the crop lies."""
+        height, width = image.shape[-2:]
+        crop = (self.crop, self.crop) if self.crop else (height, width)
+        if crop[0] > height or crop[1] > width:
+            raise ValueError(f"{row.path}: is {height} x {width}, smaller than crop {self.crop}")
+        top, left = (int(v * (n - c + 1)) for v, n, c in zip(u[6:], (height, width), crop))
+        if self.augment and u[0] < 0.5:
+            image = image.flip(-1)
+        if self.augment and u[1] < 0.5:
+            return _warp(
+                image, (2 * u[2] - 1) * 7, 1 + (2 * u[3] - 1) * 0.1, (u[4] - 0.5) * 0.1, (u[5] - 0.5) * 0.1, (top, left, *crop)
+            )
+        return image[..., top : top + crop[0], left : left + crop[1]].contiguous()
+
+
+def fit(image: Tensor, size: int) -> Tensor:
+    """The centre square of the picture, its shorter side scaled to `size` (bicubic, antialiased), within [-1, 1]."""
+    if image.shape[-2:] == (size, size):
+        return image
+    scaled = transforms.resize(image, [size], transforms.InterpolationMode.BICUBIC, antialias=True)
+    return transforms.center_crop(scaled, [size, size]).clamp(-1, 1)
+
+
+def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float, box: Box) -> Tensor:
+    """The part `box` of the picture turned and scaled about its centre and shifted by parts of its size; bicubic, mirrored outside.
+
+    torchvision's affine is bilinear on tensors, which would teach a prior that images are blurred.
+    """
+    height, width = image.shape[-2:]
+    top, left, rows, columns = box
+    y = torch.arange(top, top + rows) + 0.5 - height / 2 - down * height
+    x = torch.arange(left, left + columns) + 0.5 - width / 2 - right * width
+    angle = torch.tensor(degrees).deg2rad()
+    cos, sin = angle.cos() / scale, angle.sin() / scale
+    source = torch.stack([(cos * x + sin * y[:, None]) * 2 / width, (cos * y[:, None] - sin * x) * 2 / height], -1)
+    warped = F.grid_sample(image[None], source[None], mode="bicubic", padding_mode="reflection", align_corners=False)
+    return warped[0].clamp(-1, 1)
