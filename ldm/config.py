@@ -232,7 +232,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (list, tuple, Sequence, Iterable) or hint in (list, tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return False
-        if origin is tuple and arguments and Ellipsis not in arguments:
+        if origin is tuple and len(arguments) > 1 and Ellipsis not in arguments:  # tuple[int] is foreign for "ints"
             return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
         return all(_fits(v, arguments[0]) for v in value) if arguments else True
     if origin in (dict, Mapping) or hint in (dict, Mapping):
