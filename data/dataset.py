@@ -157,7 +157,7 @@ def fit(image: Tensor, size: int) -> Tensor:
 
 
 def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float, box: Box) -> Tensor:
-    """The part `box` of the picture turned and scaled about its centre and shifted by parts of its size; bicubic, mirrored outside.
+    """The part `box` of the picture turned and scaled about its centre, shifted by parts of its size; bicubic, mirrored outside.
 
     torchvision's affine is bilinear on tensors, which would teach a prior that images are blurred.
     """

@@ -196,21 +196,19 @@ class Recorder(pl.LightningModule):
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("stop", [4, 5, 6])
 def test_resumed_training_sees_what_unbroken_training_sees(manifest, tmp_path, stop, workers):
-    def fit(steps, resume=None):
+    def train(resume=None):
         module = Recorder()
-        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
-        trainer = pl.Trainer(max_steps=steps, accelerator="cpu", devices=1, default_root_dir=tmp_path, **quiet)
+        saver = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=stop)
+        quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+        trainer = pl.Trainer(max_steps=11, accelerator="cpu", devices=1, callbacks=[saver], **quiet)
         data = ManifestData(str(manifest), batch_size=3, augment=True, num_workers=workers)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             trainer.fit(module, data, ckpt_path=resume, weights_only=True if resume else None)
-        trainer.save_checkpoint(tmp_path / "last.ckpt")
         return module
 
-    whole = fit(11)
-    broken = fit(stop)
-    rest = fit(11, tmp_path / "last.ckpt")
-    seen = broken.seen + rest.seen
-    assert len(whole.seen) == len(seen) == 11
-    assert all(torch.equal(a, b) for a, b in zip(whole.seen, seen))
+    whole = train()
+    rest = train(tmp_path / f"step={stop}.ckpt")
+    assert len(whole.seen) == 11 and len(rest.seen) == 11 - stop
+    assert all(torch.equal(a, b) for a, b in zip(whole.seen[stop:], rest.seen))
     assert torch.equal(whole.weight, rest.weight)
