@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Composed, LinearOperator, Operator, Scalar, Seen, norm, per_image
+from solvers.operators.base import Composed, LinearOperator, Operator, Scalar, Seen, Shape, norm, per_image
+from solvers.operators.weighted import weighted
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,10 @@ class Gaussian:
 
 @dataclass(frozen=True)
 class Poisson:
-    """Photon counting: counts ~ Poisson(rate * A u), u in [0, 1]; y is stored as counts / rate."""
+    """Photon counting: counts ~ Poisson(rate * A u), u in [0, 1], or Poisson(rate * exp(-A u)) where photons are
+    transmitted (CT). y is stored as A x: counts / rate (or its negative logarithm) less the constant part."""
 
-    rate: float  # expected counts of a measurement entry at u = 1
+    rate: float  # expected counts of a measurement entry at u = 1 (emitted), or unattenuated (transmitted)
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
@@ -41,6 +43,8 @@ class Clean:
 
 Likelihood = Gaussian | Poisson | Clean
 
+REFERENCE = 0.05  # sigma_y that a measurement of estimated noise is scaled to; any constant serves
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -53,12 +57,27 @@ class Problem:
 
     @property
     def sigma_y(self) -> float:
-        """Standard deviation of the noise in y's entries; 0 if clean. Poisson problems are whitened first."""
+        """Standard deviation of the noise in y's entries; 0 if clean. Other problems are `whitened` first."""
         if isinstance(self.likelihood, Gaussian) and self.likelihood.sigma_y is not None:
             return self.likelihood.sigma_y
         if isinstance(self.likelihood, Clean):
             return 0.0
-        raise ValueError("this likelihood has no single sigma_y: whiten the problem (Poisson) or estimate it (Gaussian) first")
+        raise ValueError("this likelihood has no single sigma_y: take the problem's whitened() form")
+
+    def whitened(self) -> "Problem":
+        """The same problem with noise of one known standard deviation, entries of y and A weighted alike.
+
+        Poisson becomes Gaussian with the counts themselves as variances (at least one count); an unknown sigma_y is
+        estimated for each image. Problems that have a sigma_y are returned as they are.
+        """
+        if isinstance(self.likelihood, Poisson):
+            deviation, sigma_y = count_deviation(self), unit_scale(self.operator) / math.sqrt(self.likelihood.rate)
+        elif isinstance(self.likelihood, Gaussian) and self.likelihood.sigma_y is None:
+            deviation, sigma_y = per_image(estimated_sigma_y(self), self.y), REFERENCE
+        else:
+            return self
+        weights = sigma_y / deviation
+        return Problem(weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids)
 
     def repeat(self, k: int) -> "Problem":
         """Each image k times in a row (k posterior samples in one batch)."""
@@ -71,10 +90,11 @@ class Problem:
 
     def residual(self, x: Tensor) -> Tensor:
         """|A x - y| / (sigma_y sqrt(m)) per image [B], m the number of measured entries; without noise |A x - y| / |y|."""
-        distance = norm(self.operator.forward(x) - self.y)
-        if self.sigma_y == 0:
-            return distance / norm(self.y).clamp_min(torch.finfo(self.y.dtype).tiny)
-        return distance / (self.sigma_y * self.operator.measured(self.y).sqrt())
+        problem = self.whitened()
+        distance = norm(problem.operator.forward(x) - problem.y)
+        if problem.sigma_y == 0:
+            return distance / norm(problem.y).clamp_min(torch.finfo(problem.y.dtype).tiny)
+        return distance / (problem.sigma_y * problem.operator.measured(problem.y).sqrt())
 
     def seen_by(self, prior: Prior) -> "Problem":
         """The same measurement as a function of the prior's state: cropped, averaged over channels, or decoded."""
@@ -85,7 +105,7 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
     """operator(to_image(state)); linear operators stay linear for pixel and patch priors."""
     if prior.kind == "latent":
         return Composed(operator, prior.to_image)
-    if tuple(prior.image_shape) == tuple(prior.shape):  # the state is the image
+    if not (prior.patched or prior.gray):
         return operator
     if isinstance(operator, LinearOperator):
         return Seen(operator, prior.to_image, prior.lift, prior.gain)
@@ -95,22 +115,124 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
 def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise) -> Problem:
     """Simulate y from the truth x0 [B,C,H,W] with each image's own noise. A plain float is a Gaussian's sigma_y."""
     likelihood = Gaussian(float(likelihood)) if isinstance(likelihood, (int, float)) else likelihood
+    if x0.is_complex():
+        raise ValueError("the image is complex; give real and imaginary part as two channels")
+    if operator.shape is None:
+        operator = operator.bind(tuple(x0.shape[1:]))
     clean = operator.forward(x0)
     if isinstance(likelihood, Gaussian):
         if likelihood.sigma_y is None:
             raise ValueError("a simulated measurement needs a value for sigma_y")
         y = clean + likelihood.sigma_y * mask_noise(operator, noise.like(clean))
     elif isinstance(likelihood, Poisson):
-        raise NotImplementedError
+        y = operator.restrict(counted(operator, clean, likelihood.rate, noise))
     else:
         y = clean
     return Problem(y, operator, likelihood, noise.ids)
 
 
+def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, noise: Noise, shape: Shape) -> Problem:
+    """The problem of real measurements y [B,...] of images that will have shape [C,H,W].
+
+    y is what files hold: image-like data in the model range, CT and MRI data in physical units (their constant part is
+    removed here). Raises ValueError in one line if y does not fit the operator.
+    """
+    if operator.random:
+        raise ValueError(f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had")
+    if y.is_complex():
+        raise ValueError("y is complex; give real and imaginary parts as channels, 2 for each coil")
+    operator = operator.draw(shape, noise)
+    expected = tuple(operator.shape_out(shape))
+    if tuple(y.shape[1:]) != expected:
+        raise ValueError(
+            f"a measurement of shape {list(y.shape[1:])} does not fit images of {list(shape)}: {list(expected)} is due"
+        )
+    if not bool(torch.isfinite(y).all()):
+        raise ValueError("the measurement holds values that are not finite")
+    y = y - constant(operator, y) if operator.unit_range else y
+    return Problem(operator.restrict(y), operator, likelihood, noise.ids)
+
+
 def mask_noise(operator: Operator, n: Tensor) -> Tensor:
-    """Noise only where something is measured: operators with unmeasured entries of y zero them in `restrict`."""
-    restrict = getattr(operator, "restrict", None)
-    return n if restrict is None else restrict(n)
+    """Noise only where something is measured."""
+    return operator.restrict(n)
 
 
-__all__ = ["Clean", "Gaussian", "Likelihood", "Poisson", "Problem", "Scalar", "measure", "per_image", "view_through"]
+def unit_scale(operator: Operator) -> float:
+    """y units per unit of the physical A u: 1 where forward is A u less its constant part, 2 where y is image-like."""
+    return 1.0 if operator.unit_range else 2.0
+
+
+def constant(operator: Operator, like: Tensor) -> Tensor:
+    """The part of y that does not depend on the image: A(ones), as x = 2u - 1; 1 for operators that are not linear."""
+    if not isinstance(operator, LinearOperator):
+        return torch.ones_like(like[:1])
+    if operator.shape is None:
+        raise ValueError(f"{type(operator).__name__} needs an image shape: call draw first")
+    return operator.forward(torch.ones(1, *operator.shape, dtype=like.dtype, device=like.device))
+
+
+def counted(operator: Operator, clean: Tensor, rate: float, noise: Noise) -> Tensor:
+    """Photon counts of a noise-free y, stored in y's units; at least one count where a logarithm is taken."""
+    scale, offset = unit_scale(operator), constant(operator, clean)
+    level = (clean + offset) / scale
+    mean = rate * ((-level).exp() if operator.transmission else level.clamp_min(0))
+    counts = [torch.poisson(m.double().cpu(), generator=g) for m, g in zip(mean, noise.generators)]
+    share = torch.stack(counts).to(clean) / rate
+    return scale * (-share.clamp_min(1 / rate).log() if operator.transmission else share) - offset
+
+
+def count_deviation(problem: Problem) -> Tensor:
+    """Standard deviation of every entry of a counted y: a count's variance is the count, estimated by itself."""
+    assert isinstance(problem.likelihood, Poisson)
+    operator, rate = problem.operator, problem.likelihood.rate
+    scale = unit_scale(operator)
+    level = (problem.y + constant(operator, problem.y)) / scale
+    if operator.transmission:  # -log(counts) has variance 1 / counts
+        return scale * (rate * (-level).exp()).clamp_min(1).rsqrt()
+    return scale * (rate * level).clamp_min(1).sqrt() / rate
+
+
+def estimated_sigma_y(problem: Problem) -> Tensor:
+    """sigma_y of each image [B] from y alone: the median absolute value of its finest diagonal differences / 0.6745
+    (Donoho & Johnstone 1994), or of second differences along lines where no 2 x 2 block is measured."""
+    y, seen = problem.y, problem.operator.restrict(torch.ones_like(problem.y))
+    if y.ndim < 4:
+        raise ValueError("sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y")
+    result = []
+    for image_id, image, mask in zip(problem.ids, y, seen):
+        found = next((d for d in differences(image, mask) if d.numel() >= 64), None)
+        sigma = 0.0 if found is None else float(found.abs().median()) / 0.6745
+        if sigma == 0:
+            raise ValueError(f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y")
+        result.append(sigma)
+    return torch.tensor(result, dtype=y.dtype, device=y.device)
+
+
+def differences(image: Tensor, mask: Tensor) -> list[Tensor]:
+    """Differences of [C,H,W] whose noise has the standard deviation of the entries', where all of them are measured."""
+    results = []
+    for stencil in ([[1, -1], [-1, 1]], [[1, -2, 1]], [[1], [-2], [1]]):
+        weight = torch.tensor(stencil, dtype=image.dtype, device=image.device)[None, None]
+        if any(k > n for k, n in zip(weight.shape[-2:], image.shape[-2:])):
+            continue
+        value = torch.nn.functional.conv2d(image[:, None], weight / weight.norm())
+        whole = torch.nn.functional.conv2d(mask[:, None], weight.abs()) == weight.abs().sum()
+        results.append(value[whole])
+    return results
+
+
+__all__ = [
+    "Clean",
+    "Gaussian",
+    "Likelihood",
+    "Poisson",
+    "Problem",
+    "Scalar",
+    "constant",
+    "estimated_sigma_y",
+    "from_measurement",
+    "measure",
+    "per_image",
+    "view_through",
+]

@@ -24,6 +24,7 @@ class Operator:
 
     unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
     transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
+    random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":

@@ -106,6 +106,7 @@ class KernelBlur(Blur):
 class MotionBlur(Operator):
     """Camera shake, another one for each image; `draw` gives the KernelBlur. 61x61 and intensity 0.5 in all five systems."""
 
+    random = True
     size: int = 61  # pixels
     intensity: float = 0.5  # 0 straight .. 1 very curved
     border: Border = "reflect"

@@ -78,6 +78,8 @@ class Inpainting(LinearOperator):
 class DrawnMask(Operator):
     """A recipe for masks; `draw` gives the Inpainting of a batch, one mask per image."""
 
+    random = True
+
     @abstractmethod
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         """[B,H,W] or [1,H,W], 1 where measured."""

@@ -1,0 +1,84 @@
+"""An operator whose entries of y are multiplied by weights, so that their noise has one standard deviation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, per_image
+from solvers.operators.separable import divide
+
+
+class Weighted(Operator):
+    """y = w * A(x); w [B,...] shaped like y, or [B,1,...] with one number for each image."""
+
+    def __init__(self, operator: Any, weights: Tensor):
+        self.operator, self.weights = operator, weights
+        self.unit_range, self.shape = operator.unit_range, operator.shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weights.to(x) * self.operator.forward(x)
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return self.operator.shape_out(shape)
+
+    def select(self, indices: Sequence[int]) -> "Weighted":
+        rows = list(indices)
+        return type(self)(self.operator.select(rows), self.weights[rows])
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.operator.measured(y)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.operator.restrict(y)
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
+        return self.operator.baseline(y / self.weights.to(y), shape)
+
+    def files(self) -> dict[str, Tensor]:
+        return self.operator.files()
+
+
+class WeightedLinear(Weighted, LinearOperator):
+    """The same for a linear A: `solve` is A's own for one weight per image and for masks, else conjugate gradients with
+    A's closed form at the mean noise as preconditioner, so that they take as many steps as the noise varies."""
+
+    @property
+    def elementwise(self) -> bool:  # type: ignore[override]
+        return self.operator.elementwise
+
+    @property
+    def exact(self) -> bool:
+        return self.operator.exact and (self.uniform or self.operator.elementwise)
+
+    @property
+    def uniform(self) -> bool:
+        return self.weights[0].numel() == 1
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.operator.adjoint(self.weights.to(y) * y)
+
+    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        if not self.exact:
+            return super().solve(r, s2, v)
+        w2 = self.weights.to(r).square()
+        if self.uniform:
+            return self.operator.solve(r, s2, w2.flatten() * torch.as_tensor(v).to(r))
+        return divide(r, per_image(s2, r) + per_image(v, r) * w2 * self.operator.gram(torch.ones_like(r)))
+
+    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
+        if not self.operator.exact:
+            return None
+        mean = self.weights.reciprocal().square().flatten(1).mean(1)
+
+        def inverse(r: Tensor) -> Tensor:
+            w = self.weights.to(r)
+            return self.operator.solve(r / w, mean.to(r) * torch.as_tensor(s2).to(r), v) / w
+
+        return inverse
+
+
+def weighted(operator: Operator, weights: Tensor) -> Weighted:
+    """The operator times weights; linear if it is."""
+    return WeightedLinear(operator, weights) if isinstance(operator, LinearOperator) else Weighted(operator, weights)

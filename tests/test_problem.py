@@ -1,0 +1,154 @@
+"""Measuring: noise of the right size in the right places, counts made Gaussian, unknown noise estimated, real data checked."""
+
+import math
+
+import pytest
+import torch
+
+from data.seeding import Noise
+from solvers.operators import Denoising, GaussianBlur, HighDynamicRange, Inpainting, MotionBlur, RandomInpainting, SuperResolution
+from solvers.operators.base import LinearOperator
+from solvers.problem import Clean, Gaussian, Poisson, estimated_sigma_y, from_measurement, measure
+
+IDS = ("a", "b", "c")
+
+
+def scene(shape=(3, 1, 64, 48)) -> torch.Tensor:
+    """Smooth images, one brighter than the other, dark around."""
+    r, c = torch.linspace(-1, 1, shape[-2]).double(), torch.linspace(-1, 1, shape[-1]).double()
+    bump = torch.exp(-3 * (r[:, None] ** 2 + c**2))
+    return torch.stack([(0.3 + 0.2 * i) * 2 * bump - 1 for i in range(shape[0])])[:, None].expand(shape).clone()
+
+
+def draw(operator, x, purpose="noise"):
+    return operator.draw(tuple(x.shape[1:]), Noise(IDS, purpose))
+
+
+def test_gaussian_noise_is_sigma_y_where_measured_and_nothing_elsewhere():
+    """Variance of n entries has relative error sqrt(2/n); 4 of them for the fewest, 3 x 922 entries."""
+    x = scene()
+    operator = draw(RandomInpainting(), x)
+    problem = measure(operator, x, 0.05, Noise(IDS, "noise"))
+    error = (problem.y - operator.forward(x))[operator.m.bool()]
+    assert abs(float(error.var()) / 0.05**2 - 1) < 4 * math.sqrt(2 / error.numel())
+    assert float(problem.y[~operator.m.bool()].abs().max()) == 0
+    torch.testing.assert_close(problem.residual(x).square().mean(), torch.tensor(1.0).double(), rtol=0, atol=0.15)
+
+
+def test_noise_belongs_to_images():
+    x = scene()
+    together = measure(Denoising(), x, 0.1, Noise(IDS, "noise")).y
+    alone = measure(Denoising(), x[1:2], 0.1, Noise(IDS[1:2], "noise")).y
+    assert torch.equal(together[1:2], alone)
+    counts = measure(Denoising(), x, Poisson(50), Noise(IDS, "noise")).y
+    assert torch.equal(counts[1:2], measure(Denoising(), x[1:2], Poisson(50), Noise(IDS[1:2], "noise")).y)
+
+
+@pytest.mark.parametrize(
+    "operator", [Denoising(), GaussianBlur(7, 1.0, "zero"), SuperResolution(2, "average"), Inpainting(torch.eye(64, 48))]
+)
+def test_counts_have_the_mean_and_variance_of_photons(operator):
+    """y averages to A x, and one count's standard deviation is 2 sqrt(A u / rate) in y's units; 400 repetitions."""
+    x, rate, n = scene((1, 1, 64, 48)), 200.0, 400
+    ids = tuple(map(str, range(n)))
+    operator = operator.draw((1, 64, 48), Noise(ids, "mask"))
+    clean = operator.forward(x)
+    y = measure(operator, x.expand(n, -1, -1, -1), Poisson(rate), Noise(ids, "noise")).y
+    bright = ((clean + operator.forward(torch.ones_like(x))) / 2).clamp_min(0)  # A u
+    deviation = 2 * (bright / rate).sqrt()
+    worst = 4.9 * deviation / math.sqrt(n)  # 5e-7 a side, times 3072 pixels: fails by chance once in 300
+    assert bool(((y.mean(0) - clean[0]).abs() <= worst[0] + 1e-9).all())
+    torch.testing.assert_close(y.var(0).mean(), deviation.square().mean(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("operator", [Denoising(), GaussianBlur(7, 1.0), RandomInpainting(0.3, 0.5), HighDynamicRange(0.5)])
+def test_whitened_counts_have_one_standard_deviation(operator):
+    """At 2000 photons the variance estimate errs by 2 % an entry; the mean squared residual of the truth is then one."""
+    x = scene() / 2 + 0.4
+    problem = measure(draw(operator, x), x, Poisson(2000.0), Noise(IDS, "noise"))
+    white = problem.whitened()
+    assert white.sigma_y == pytest.approx(2 / math.sqrt(2000))
+    torch.testing.assert_close(white.residual(x).square().mean(), torch.tensor(1.0).double(), rtol=0, atol=0.1)
+    torch.testing.assert_close(problem.residual(x), white.residual(x))
+    assert white.whitened() is white
+
+
+@pytest.mark.parametrize(
+    "operator", [Denoising(), GaussianBlur(7, 1.0), GaussianBlur(7, 1.0, "circular"), RandomInpainting(0.3, 0.5)]
+)
+def test_weighted_solve_is_the_dense_solve(operator):
+    x = scene((3, 1, 7, 9))
+    white = measure(draw(operator, x), x, Poisson(30.0), Noise(IDS, "noise")).whitened().select([1])
+    A = white.operator.forward(torch.eye(63, dtype=torch.float64).reshape(63, 1, 7, 9)).flatten(1).T
+    r = torch.randn(2, 1, 7, 9, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = torch.linalg.solve(0.1 * torch.eye(63, dtype=torch.float64) + 2.0 * A @ A.T, r.flatten(1).T).T
+    assert isinstance(white.operator, LinearOperator)
+    torch.testing.assert_close(white.operator.solve(r, 0.1, 2.0).flatten(1), expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(white.operator.adjoint(r).flatten(1), r.flatten(1) @ A, rtol=0, atol=1e-12)
+
+
+def test_unknown_noise_is_estimated_for_each_image():
+    """Images of 3072 pixels: the median's relative error is about 1.17 / sqrt(n / 4); 5 % covers it and the structure."""
+    x = scene((3, 1, 256, 192))
+    truth = torch.tensor([0.02, 0.05, 0.2]).double()
+    for operator in (Denoising(), RandomInpainting(0.3, 0.31), SuperResolution(2)):
+        drawn = draw(operator, x)
+        rows = [measure(drawn.select([i]), x[i : i + 1], float(s), Noise(IDS[i : i + 1], "noise")) for i, s in enumerate(truth)]
+        problem = measure(drawn, x, Clean(), Noise(IDS, "noise"))
+        problem = type(problem)(torch.cat([row.y for row in rows]), drawn, Gaussian(None), IDS)
+        torch.testing.assert_close(estimated_sigma_y(problem), truth, rtol=0.08, atol=0)
+        white = problem.whitened()
+        torch.testing.assert_close(white.residual(x), torch.ones(3).double(), rtol=0, atol=0.09)
+        alone = problem.select([2]).whitened()
+        assert torch.equal(white.y[2:], alone.y), "an estimate may not depend on the batch"
+        r = torch.ones_like(white.y)
+        torch.testing.assert_close(white.operator.solve(r, 0.1, 1.0)[2:], alone.operator.solve(r[2:], 0.1, 1.0))
+
+
+def test_selection_and_repetition():
+    x = scene()
+    problem = measure(draw(RandomInpainting(), x), x, 0.05, Noise(IDS, "noise"))
+    twice = problem.repeat(2)
+    assert twice.ids == ("a", "a", "b", "b", "c", "c")
+    torch.testing.assert_close(twice.residual(x.repeat_interleave(2, 0)), problem.residual(x).repeat_interleave(2))
+    with pytest.raises(ValueError, match="whitened"):
+        _ = measure(Denoising(), x, Poisson(10), Noise(IDS, "noise")).sigma_y
+
+
+def test_real_measurements_are_checked():
+    y, noise = torch.zeros(3, 1, 8, 6), Noise(IDS, "mask")
+    problem = from_measurement(SuperResolution(4), y, Gaussian(0.05), noise, (1, 32, 24))
+    assert problem.operator.shape == (1, 32, 24)
+    mask = torch.ones(8, 6)
+    mask[0] = 0
+    assert float(from_measurement(Inpainting(mask), y + 1, Gaussian(0.05), noise, (1, 8, 6)).y[:, :, 0].abs().max()) == 0
+    for operator, data, message in [
+        (SuperResolution(2), y, r"measurement of shape \[1, 8, 6\] does not fit images of \[1, 32, 24\]: \[1, 16, 12\] is due"),
+        (MotionBlur(), y, "MotionBlur is drawn at random"),
+        (SuperResolution(4), y.to(torch.complex64), "y is complex"),
+        (SuperResolution(4), y / 0, "not finite"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            from_measurement(operator, data, Gaussian(0.05), noise, (1, 32, 24))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Gaussian(-0.1), "sigma_y must be a finite number >= 0, not -0.1"),
+        (lambda: Gaussian(math.nan), "sigma_y"),
+        (lambda: Poisson(0), "rate must be a finite number > 0, not 0"),
+        (lambda: measure(Denoising(), scene(), Gaussian(None), Noise(IDS, "noise")), "needs a value for sigma_y"),
+        (lambda: measure(Denoising(), scene() * 1j, 0.1, Noise(IDS, "noise")), "image is complex"),
+    ],
+)
+def test_bad_input_is_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as error:
+        make()
+    assert "\n" not in str(error.value)
+
+
+def test_flat_measurements_have_no_noise_to_estimate():
+    problem = measure(Denoising(), torch.zeros(3, 1, 32, 32), Clean(), Noise(IDS, "noise"))
+    with pytest.raises(ValueError, match="a: sigma_y cannot be estimated"):
+        type(problem)(problem.y, problem.operator, Gaussian(None), IDS).whitened()
