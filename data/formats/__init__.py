@@ -4,7 +4,9 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -35,27 +37,29 @@ def read(path: str | Path, index: int | None = None, axis: int = 2) -> Image:
     index: which slice, frame, page or picture; needed where `count` is over 1. axis: slice axis of NIfTI and NRRD volumes.
     """
     path = Path(path)
-    format = _format(path)
-    if format in RASTER:
-        return raster.decode(path.read_bytes(), path, format, index)
-    if format in VOLUME:
-        return volume.slice_of(_volume(path, format), index, axis, path)
-    if format in ARRAY:
-        return arrays.read(path, format, index)
-    return archive.read(path, index) if format == "zip" else dicom.read(path, index)
+    with _one_line(path):
+        format = _format(path)
+        if format in RASTER:
+            return raster.decode(path.read_bytes(), path, format, index)
+        if format in VOLUME:
+            return volume.slice_of(_volume(path, format), index, axis, path)
+        if format in ARRAY:
+            return arrays.read(path, format, index)
+        return archive.read(path, index) if format == "zip" else dicom.read(path, index)
 
 
 def count(path: str | Path, axis: int = 2) -> int:
     """How many images `read` finds in the file: slices (along `axis`), frames, pages or pictures."""
     path = Path(path)
-    format = _format(path)
-    if format in RASTER:
-        return raster.count(path.read_bytes(), path, format)
-    if format in VOLUME:
-        return volume.count(_volume(path, format), axis)
-    if format in ARRAY:
-        return arrays.count(path, format)
-    return archive.count(path) if format == "zip" else dicom.count(path)
+    with _one_line(path):
+        format = _format(path)
+        if format in RASTER:
+            return raster.count(path.read_bytes(), path, format)
+        if format in VOLUME:
+            return volume.count(_volume(path, format), axis)
+        if format in ARRAY:
+            return arrays.count(path, format)
+        return archive.count(path) if format == "zip" else dicom.count(path)
 
 
 def write(
@@ -101,25 +105,24 @@ def suffix(meta: Meta) -> str:
 
 def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
     format = images[0].meta.format
-    wanted = SUFFIXES.get(_suffix(path))
+    named = SUFFIXES.get(_suffix(path))
+    if named != format and not (named == "zip" and format in RASTER):
+        raise ValueError(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
     try:
-        if wanted == "zip" and format in RASTER:
-            commit(path, archive.encode(images))
-            return
-        if wanted != format:
-            raise ValueError(f"a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
-        if format in RASTER:
+        if named == "zip":
+            data = archive.encode(images)
+        elif format in RASTER:
             data = raster.encode(images)
         elif format == "nifti":
-            data = nifti.encode(images, zipped=path.name.lower().endswith(".gz"))
+            data = nifti.encode(images, path.name.lower().endswith(".gz"), keep_patient)
         elif format == "nrrd":
-            data = nrrd.encode(images)
+            data = nrrd.encode(images, keep_patient)
         elif format in ARRAY:
             data = arrays.encode(images)
         else:
             data = _dicom_file(images, ids, config, derivation, keep_patient)
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(_flat(f"{path}: {error}")) from error
     commit(path, data)
 
 
@@ -137,11 +140,9 @@ def _write_series(
     metas = [image.meta for image in images]
     if len({m.series for m in metas}) > 1 or any(m.format != "dicom" for m in metas):
         raise ValueError(f"{folder}: images of several DICOM series; slices of one series are allowed")
-    if len({m.source for m in metas}) < len(metas) or len({m.position for m in metas}) < len(metas):
-        raise ValueError(
-            f"{folder}: two slices of the series are the same instance or lie in the same place; each once is allowed"
-        )
-    order = sorted(range(len(images)), key=lambda i: (metas[i].position is None, metas[i].position))
+    if len({m.source for m in metas}) < len(metas):
+        raise ValueError(f"{folder}: a slice of the series is given twice; each once is allowed")
+    order = dicom.in_order(images)
     files = {}
     for number, i in enumerate(order, 1):
         identity = ids[i] or metas[i].source
@@ -160,6 +161,21 @@ def _open_volume(path: Path, format: str, changed: int, size: int) -> volume.Vol
     return nifti.open_volume(path) if format == "nifti" else nrrd.open_volume(path)
 
 
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """The promise of this package: whatever is wrong with a file is one line."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
+    except ValueError as error:
+        raise ValueError(_flat(str(error))) from error.__cause__
+
+
+def _flat(text: str) -> str:
+    return text.replace("\r", " ").replace("\n", " ")
+
+
 def _suffix(path: Path) -> str:
     name = path.name.lower()
     return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
@@ -167,11 +183,10 @@ def _suffix(path: Path) -> str:
 
 def _format(path: Path) -> str:
     """By name and by content, which must agree; a file of any other name may be DICOM."""
-    try:
-        with path.open("rb") as file:
-            start = file.read(132)
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror or error}") from error
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise ValueError(f"{path}: not a file (a folder or a device); a file is allowed")
+    with path.open("rb") as file:
+        start = file.read(132)
     if not start:
         raise ValueError(f"{path}: the file is empty")
     named = SUFFIXES.get(_suffix(path))
@@ -180,7 +195,7 @@ def _format(path: Path) -> str:
             raise ValueError(f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name")
         return "dicom"
     inside = "dicom" if start[128:] == b"DICM" else next((f for s, f in STARTS.items() if start.startswith(s)), None)
-    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "dicom", "mat"))
+    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "mat"))
     if not agrees:
         raise ValueError(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
     return named

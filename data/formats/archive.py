@@ -1,7 +1,7 @@
 """ZIP archives of pictures with `dataset.json` labels, as the EDM tools write and read them.
 
 The images are counted in the order of their sorted names. `dataset.json` is {"labels": [["00000/img0.png", 3], …]} or
-{"labels": null}; without it there are no labels.
+{"labels": null}; without it there are no labels. Labels are class numbers, not one-hot rows.
 """
 
 import io
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from data.formats import raster
 from data.formats.image import Image, check_index, decoding, digest
+from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
 LARGEST_MEMBER = 2**30  # unpacked; a picture of a gigabyte is a bomb
@@ -43,6 +44,9 @@ def read(path: Path, index: int | None = None) -> Image:
 
 def encode(images: Sequence[Image]) -> bytes:
     """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys, else img00000000.png and so on."""
+    if images[0].meta.series:  # they come from one archive, and all of them go back
+        check_complete([image.meta for image in images])
+        images = sorted(images, key=lambda image: image.meta.index)
     out, labels = io.BytesIO(), []
     with zipfile.ZipFile(out, "w") as archive:
         for i, image in enumerate(images):

@@ -11,6 +11,7 @@ What the axes mean is not stored, so it is decided here, once:
 import io
 import zipfile
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -112,18 +113,27 @@ def _arrays(path: Path, format: str):
     """(file to close, {name: array}) of what has at least two dimensions."""
     if format == "npy":
         return io.BytesIO(), {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-    if format == "npz":
-        file = np.load(path, allow_pickle=False)
-        return file, {name: file[name] for name in file.files if file[name].ndim >= 2}
-    if format == "mat" and not _is_hdf5(path):
-        found = scipy.io.loadmat(path)
-        return io.BytesIO(), {k: v for k, v in found.items() if not k.startswith("__") and getattr(v, "ndim", 0) >= 2}
+    if format in ("npz", "mat"):
+        status = path.stat()
+        return io.BytesIO(), _unpacked(path, format, status.st_mtime_ns, status.st_size)
     h5py = _h5py(path)
     file = h5py.File(path, "r")
-    arrays = {k: v for k, v in file.items() if isinstance(v, h5py.Dataset) and v.ndim >= 2}
-    if format == "mat":  # MATLAB 7.3 is HDF5 with the axes reversed
-        arrays = {k: np.asarray(v).transpose() for k, v in arrays.items()}
-    return file, arrays
+    return file, {k: v for k, v in file.items() if isinstance(v, h5py.Dataset) and v.ndim >= 2}
+
+
+@lru_cache(maxsize=1)
+def _unpacked(path: Path, format: str, changed: int, size: int) -> dict[str, np.ndarray]:
+    """The last NPZ or MAT file stays in memory: reading its slices one by one unpacks it once."""
+    if format == "npz":
+        with np.load(path, allow_pickle=False) as file:
+            found = dict(file)
+    elif _is_hdf5(path):  # MATLAB 7.3 is HDF5 with the axes reversed
+        h5py = _h5py(path)
+        with h5py.File(path, "r") as file:
+            found = {key: np.asarray(value).T for key, value in file.items() if isinstance(value, h5py.Dataset)}
+    else:
+        found = scipy.io.loadmat(path)
+    return {key: value for key, value in found.items() if getattr(value, "ndim", 0) >= 2}
 
 
 def _chosen(keys: list[str]) -> str:

@@ -3,11 +3,12 @@
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 
 def commit(path: str | Path, data: bytes) -> None:
-    """Write `data` to `path`; on any failure `path` is as it was before. Raises ValueError with one line (full disk, no rights)."""
+    """Write `data` to `path`; on failure `path` is as it was before. Raises ValueError with one line (full disk, no rights)."""
     path = Path(path)
     temporary = path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
     try:
@@ -15,8 +16,10 @@ def commit(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error}); a writable folder is allowed") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
@@ -31,8 +34,9 @@ def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
         os.replace(temporary, path)  # an empty folder is replaced, a full one is an error
         _sync_folder(path.parent)
     except OSError as error:
+        raise ValueError(f"{path}: cannot be written ({error.strerror or error}); a new or empty folder is allowed") from error
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise ValueError(f"{path}: cannot be written: {error.strerror or error}; a new or empty folder is allowed") from error
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, get_decoder, pack_bits, pixel_array
 
-from data.formats.dicom_identity import derived
+from data.formats.dicom_identity import derived, pseudonym, uid
 from data.formats.image import Affine, Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
@@ -33,7 +33,7 @@ def read(path: Path, index: int | None = None) -> Image:
     index = check_index(index, total := _frames(ds, path), path, "frames")
     array = _pixels(path, ds, index, total)
     if ds.PhotometricInterpretation == "PALETTE COLOR":
-        with decoding(path, "DICOM palette", private=True):
+        with decoding(path, "DICOM", private=True):
             array = apply_color_lut(array, ds)
     stored = array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
     meta = _meta(path, ds, index, total, stored)
@@ -48,8 +48,9 @@ def encode(images: Sequence[Image], image_id: str, config: str, derivation: str,
     metas = [image.meta for image in images]
     meta = metas[0]
     frames = np.stack([_inverted(to_stored(image), image.meta, "image") for image in images])  # [N, C, H, W]
-    with decoding("DICOM header", "a writable header", private=True):
-        ds = derived(pydicom.dcmread(io.BytesIO(meta.header), force=True), image_id, config, derivation, keep_patient)
+    with decoding("DICOM header", "DICOM", private=True):
+        source = pydicom.dcmread(io.BytesIO(meta.header), force=True) if meta.header else _new_header(meta)
+        ds = derived(source, image_id, config, derivation, keep_patient)
         _select_frames(ds, [m.index for m in metas], meta.count)
         _geometry(ds, meta)
         _put_pixels(ds, frames, meta)
@@ -58,6 +59,17 @@ def encode(images: Sequence[Image], image_id: str, config: str, derivation: str,
         out = io.BytesIO()
         pydicom.dcmwrite(out, ds, implicit_vr=False, little_endian=True, enforce_file_format=True)
     return out.getvalue()
+
+
+def in_order(images: Sequence[Image]) -> list[int]:
+    """The order of the slices of a series: along the normal, then (several images at one place) by InstanceNumber."""
+
+    def place(i: int) -> tuple[float, int]:
+        ds = pydicom.dcmread(io.BytesIO(images[i].meta.header), force=True, specific_tags=["InstanceNumber"])
+        return images[i].meta.position or 0.0, int(ds.get("InstanceNumber") or 0)
+
+    with decoding("DICOM series", "DICOM", private=True):
+        return sorted(range(len(images)), key=place)
 
 
 def _header(path: Path) -> pydicom.Dataset:
@@ -73,7 +85,7 @@ def _frames(ds: pydicom.Dataset, path: Path) -> int:
         kind = ds.get("SOPClassUID")
         name = kind.name if isinstance(kind, pydicom.uid.UID) else "no SOP class"
         raise ValueError(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
-    with decoding(path, "DICOM number of frames", private=True):
+    with decoding(path, "DICOM", private=True):
         return max(1, int(ds.get("NumberOfFrames") or 1))
 
 
@@ -82,23 +94,28 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
     syntax = ds.file_meta.get("TransferSyntaxUID")
     seekable = total > 1 and syntax != pydicom.uid.DeflatedExplicitVRLittleEndian  # then only this frame is read
     try:
-        with decoding(path, "DICOM pixels"):
-            return pixel_array(path if seekable else pydicom.dcmread(path), index=index)
+        with decoding(path, "DICOM"):
+            return pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
     except ValueError as error:
         absent = _absent_plugins(syntax)
-        hint = f" (transfer syntax {syntax.name}; plug-ins of pydicom not installed: {absent})" if absent else ""
-        raise ValueError(f"{error}{hint}") from error
+        if not absent:
+            raise
+        reason = " ".join(str(error.__cause__).split())[:200]
+        raise ValueError(f"{path}: {syntax.name} pixels need a pydicom plug-in: {absent} ({reason})") from error
 
 
 def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
+    """The plug-ins that could unpack this transfer syntax and are not installed."""
+    if syntax is None or not syntax.is_encapsulated:
+        return ""
     try:
-        return "; ".join(get_decoder(syntax).missing_dependencies) if syntax else ""
-    except NotImplementedError:  # no decoder at all is pydicom's own message
+        return " or ".join(text.partition("requires ")[2] or text for text in get_decoder(syntax).missing_dependencies)
+    except NotImplementedError:  # nobody can unpack it: pydicom's own message says so
         return ""
 
 
 def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
-    with decoding(path, "DICOM header", private=True):
+    with decoding(path, "DICOM", private=True):
         slope, intercept = (float(_of_frame(ds, index, key, default)) for key, default in _RESCALE)
         colour = len(stored) == 3
         bits = stored.dtype.itemsize * 8 if ds.PhotometricInterpretation == "PALETTE COLOR" else int(ds.BitsStored)
@@ -119,7 +136,7 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
             affine=affine,
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
-            subject=digest("subject", str(ds.PatientID)) if ds.get("PatientID") else None,
+            subject=pseudonym(str(ds.get("PatientID") or "")),
             series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute()))),
             source=digest("instance", instance, str(index)),
             position=_position(affine, ds),
@@ -194,6 +211,26 @@ def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
     return (low + high - stored.astype(np.int64)).astype(stored.dtype)
 
 
+def _new_header(meta: Meta) -> pydicom.Dataset:
+    """For images that come from elsewhere: a secondary capture with the units and the place that `meta` gives."""
+    ds = pydicom.Dataset()
+    ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, "OT"
+    ds.SeriesInstanceUID, ds.StudyInstanceUID = uid("series", meta.series or ""), uid("study", meta.series or "")
+    ds.InstanceNumber, ds.PatientID = meta.index + 1, meta.subject or ""
+    ds.RescaleSlope, ds.RescaleIntercept = _decimal(meta.slope), _decimal(meta.intercept)
+    if meta.window:
+        ds.WindowCenter, ds.WindowWidth = _decimal(sum(meta.window) / 2), _decimal(meta.window[1] - meta.window[0])
+    if meta.spacing:
+        ds.PixelSpacing = [_decimal(v) for v in meta.spacing]
+    if meta.affine:
+        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(meta.affine)
+        down, across = (matrix[:3, i] / np.linalg.norm(matrix[:3, i]) for i in (0, 1))
+        ds.ImageOrientationPatient = [_decimal(v) for v in (*across, *down)]
+        ds.ImagePositionPatient = [_decimal(v) for v in matrix[:3, 3]]
+        ds.FrameOfReferenceUID = uid("frame of reference", meta.series or "")
+    return ds
+
+
 def _select_frames(ds: pydicom.Dataset, frames: list[int], total: int) -> None:
     """Keep what the header says of these frames only."""
     if "NumberOfFrames" in ds:
@@ -242,7 +279,7 @@ def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:
     """frames [N, C, H, W] → the image pixel module of an uncompressed file."""
     channels, rows, columns = frames.shape[1:]
     ds.Rows, ds.Columns, ds.SamplesPerPixel = rows, columns, channels
-    ds.PhotometricInterpretation = meta.photometric
+    ds.PhotometricInterpretation = meta.photometric or ("RGB" if channels == 3 else "MONOCHROME2")
     if channels == 3:
         ds.PlanarConfiguration = 0
     frames = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))

@@ -21,9 +21,10 @@ KEPT = set(
     RepetitionTime EchoTime InversionTime EchoTrainLength FlipAngle MagneticFieldStrength NumberOfAverages ImagingFrequency
     ImagedNucleus EchoNumbers PercentSampling PercentPhaseFieldOfView PixelBandwidth AcquisitionMatrix
     InstanceNumber AcquisitionNumber ImagePositionPatient ImageOrientationPatient PatientOrientation SliceLocation
-    PositionReferenceIndicator PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing PixelSpacingCalibrationType PixelAspectRatio
+    PositionReferenceIndicator PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing PixelAspectRatio
     NumberOfFrames FrameTime FrameIncrementPointer TemporalPositionIndex
-    SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation
+    SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns
+    BitsAllocated BitsStored HighBit PixelRepresentation
     RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PresentationLUTShape
     PixelIntensityRelationship PixelIntensityRelationshipSign LossyImageCompression LossyImageCompressionRatio
     LossyImageCompressionMethod BurnedInAnnotation QuantificationFactor DoseUnits DoseType DoseGridScaling GridFrameOffsetVector
@@ -36,7 +37,7 @@ KEPT = set(
 EMPTIED = "PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID SeriesNumber".split()
 # Of the old pixels: wrong or telling once these are replaced.
 STALE = (
-    "PixelData FloatPixelData DoubleFloatPixelData SmallestImagePixelValue LargestImagePixelValue IconImageSequence PixelPaddingValue"
+    "PixelData FloatPixelData DoubleFloatPixelData SmallestImagePixelValue LargestImagePixelValue IconImageSequence"
     " RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor"
     " RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData"
     " ExtendedOffsetTable ExtendedOffsetTableLengths DigitalSignaturesSequence"
@@ -55,12 +56,13 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
     third = list(source.get("ImageType") or [])[2:3]
     ds.ImageType = ["DERIVED", "SECONDARY", *(v for v in third if v in ("AXIAL", "LOCALIZER"))]
     ds.DerivationDescription = (derivation if NOTICE in derivation else f"{derivation}; {NOTICE}".lstrip("; "))[:1024]
+    if keep_patient and old["SOPInstanceUID"]:
+        ds.SourceImageSequence = [_reference(source)]
     ds.SOPClassUID = source.get("SOPClassUID", pydicom.uid.SecondaryCaptureImageStorage)
     ds.SOPInstanceUID = uid("instance", image_id, config)
     ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config)
     if not keep_patient:
-        pseudonym = digest("subject", patient)[:16] if patient else "unknown"
-        ds.PatientID = ds.PatientName = pseudonym
+        ds.PatientID = ds.PatientName = pseudonym(patient) or "unknown"
         ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "kept a list of imaging attributes"
         ds.StudyInstanceUID = uid("study", old["StudyInstanceUID"])
         if old["FrameOfReferenceUID"]:
@@ -71,6 +73,11 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
     ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
     return ds
+
+
+def pseudonym(patient: str) -> str | None:
+    """Stands for a PatientID. Not secret: a short numeric id can be found by trying all."""
+    return digest("subject", patient)[:16] if patient else None
 
 
 def uid(*parts: str) -> pydicom.uid.UID:
@@ -89,6 +96,12 @@ def _imaging_only(source: pydicom.Dataset) -> pydicom.Dataset:
         else:
             ds.add_new(element.tag, element.VR, element.value)
     return ds
+
+
+def _reference(source: pydicom.Dataset) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    return item
 
 
 def _drop_stale(ds: pydicom.Dataset) -> None:

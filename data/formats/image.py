@@ -48,7 +48,7 @@ class Meta:
     header: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Image:
     """pixels: float32 [C, H, W] in stored units (DICOM and NIfTI: after rescale slope and intercept)."""
 
@@ -79,7 +79,9 @@ def from_stored(stored: np.ndarray, meta: Meta, path: str | Path) -> Image:
     if bad:
         raise ValueError(f"{path}: {bad} of {stored.size} values are NaN or infinite; only finite values are allowed")
     plain = meta.slope == 1 and meta.intercept == 0
-    pixels = stored.astype(np.float32) if plain else (stored.astype(np.float64) * meta.slope + meta.intercept).astype(np.float32)
+    with np.errstate(over="ignore"):  # seen just below
+        values = stored if plain else stored.astype(np.float64) * meta.slope + meta.intercept
+        pixels = values.astype(np.float32)
     peak = float(np.abs(pixels).max())
     if not np.isfinite(peak):
         raise ValueError(f"{path}: values beyond ±3.4e38 do not fit in float32; rescale the file")
@@ -136,5 +138,6 @@ def decoding(path: str | Path, what: str, private: bool = False) -> Iterator[Non
     except ImportError:
         raise
     except Exception as error:
-        reason = type(error).__name__ if private else f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        raise ValueError(f"{path}: cannot be read as {what}: {reason}") from error
+        kind, text = type(error).__name__, " ".join(str(error).split())[:300]
+        reason = kind if private else text if isinstance(error, ValueError) and text else f"{kind}: {text}"
+        raise ValueError(f"{path}: not a readable {what} ({reason}); an undamaged {what} file is allowed") from error

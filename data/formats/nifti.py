@@ -13,6 +13,7 @@ from data.formats.image import Image, Meta, decoding, digest
 from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
+FREE_TEXT = ("data_type", "db_name", "descrip", "aux_file", "intent_name")
 LARGEST_GZIP_RATIO = 1032  # deflate cannot do better (RFC 1951: 258 bytes in two bits)
 
 
@@ -32,10 +33,16 @@ def open_volume(path: Path) -> Volume:
     return Volume(array, _meta(path, header, shape))
 
 
-def encode(images: Sequence[Image], zipped: bool) -> bytes:
-    """One slice, or all slices of a volume in any order → a .nii file. Same input, same bytes."""
+def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
+    """One slice, or all slices of a volume in any order → a .nii file. Same input, same bytes.
+
+    keep_patient: the free-text fields of the header stay, which may name the patient. Extensions are never carried over.
+    """
     volume = assemble(images)
-    header = _header(volume.meta.header)
+    header = _header(volume.meta.header) if volume.meta.header else _new_header(volume.meta)
+    for field in () if keep_patient else FREE_TEXT:
+        if field in header.keys():
+            header[field] = b""
     header.set_data_shape(volume.meta.shape)
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
@@ -85,8 +92,10 @@ def _meta(path: Path, header, shape: tuple[int, ...]) -> Meta:
     if slope == 0 or not np.isfinite(slope) or not np.isfinite(intercept):  # the standard: then there is no scaling
         slope, intercept = 1.0, 0.0
     dtype = header.get_data_dtype()
-    if dtype.names or dtype.kind == "c":
+    if dtype.names:
         slope, intercept = 1.0, 0.0
+    if dtype.kind == "c" and (slope, intercept) != (1, 0):
+        raise ValueError(f"{path}: complex numbers with a scale {slope}, {intercept}; scl_slope 1 and scl_inter 0 are allowed")
     low, high = float(header["cal_min"]), float(header["cal_max"])
     window = (low, high) if np.isfinite([low, high]).all() and high > low else None
     with decoding(path, "NIfTI"):
@@ -103,6 +112,19 @@ def _meta(path: Path, header, shape: tuple[int, ...]) -> Meta:
         series=digest("volume", str(path.absolute())),
         header=bytes(header.binaryblock),
     )
+
+
+def _new_header(meta: Meta) -> nibabel.Nifti1Header:
+    """For images that come from elsewhere."""
+    header = nibabel.Nifti1Header()
+    header.set_data_dtype("RGB" if meta.photometric == "rgb" else meta.dtype)
+    header.set_data_shape(meta.shape)
+    header["scl_slope"], header["scl_inter"] = meta.slope, meta.intercept
+    header.set_xyzt_units("mm")
+    if meta.affine is not None:
+        header.set_sform(np.array(meta.affine), "scanner")
+        header.set_qform(np.array(meta.affine), "scanner")
+    return header
 
 
 def _place(header, meta: Meta) -> None:

@@ -11,6 +11,9 @@ import numpy as np
 from data.formats.image import Image, Meta, decoding, digest
 from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 
+# Header fields that say how the numbers are stored and where they lie; all others are free text.
+PER_AXIS = {"kinds", "units", "centers", "centerings", "spacings", "thicknesses", "space directions"}
+CARRIED = PER_AXIS | {"encoding", "endian", "space", "space origin", "space units", "space dimension", "measurement frame"}
 COLOUR_KINDS = ("RGB-color", "3-color", "vector")
 TO_RAS = {"left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1), "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1)}
 
@@ -39,20 +42,23 @@ def open_volume(path: Path) -> Volume:
     return Volume(array, _meta(path, header, text.getvalue(), array.dtype, shape, colour))
 
 
-def encode(images: Sequence[Image]) -> bytes:
-    """One slice, or all slices of a volume in any order → an NRRD file with the header's encoding, space and units."""
+def encode(images: Sequence[Image], keep_patient: bool) -> bytes:
+    """One slice, or all slices of a volume in any order → an NRRD file with the header's encoding, space and units.
+
+    keep_patient: the free key-value pairs stay, which may name the patient.
+    """
     volume = assemble(images)
-    header = nrrd.read_header(io.BytesIO(volume.meta.header))
-    colour = volume.array.ndim == 5
-    for key in ("type", "dimension", "sizes", "line skip", "byte skip", "lineskip", "byteskip"):
+    header = nrrd.read_header(io.BytesIO(volume.meta.header)) if volume.meta.header else {}
+    if not keep_patient:
+        header = {key: value for key, value in header.items() if key in CARRIED}
+    for key in ("type", "dimension", "sizes", "line skip", "byte skip", "labels"):
         header.pop(key, None)
+    colour = volume.array.ndim == 5
     _place(header, volume.meta, colour)
     array = np.moveaxis(volume.array, -1, 0) if colour else volume.array
     array = array.reshape((3, *volume.meta.shape) if colour else volume.meta.shape)
-    axes = array.ndim
-    for key in [key for key, value in header.items() if isinstance(value, (list, np.ndarray)) and key not in ("space origin",)]:
-        if key != "measurement frame" and len(header[key]) != axes:
-            header[key] = header[key][:axes]
+    for key in PER_AXIS & header.keys():
+        header[key] = header[key][: array.ndim]  # one slice of a 4-D file has no time axis
     out = io.BytesIO()
     nrrd.write(out, np.asfortranarray(array), header, index_order="F")
     return out.getvalue()
@@ -76,7 +82,7 @@ def _affine(header, colour: bool) -> np.ndarray | None:
         if len(spacings) < 2 or not np.isfinite(spacings[:2]).all():
             return None
         np.fill_diagonal(matrix[: len(spacings), : len(spacings)], spacings)
-        return matrix
+        return np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
     rows = np.array([np.full(3, np.nan) if row is None else row for row in directions], dtype=float)
     rows = rows[np.isfinite(rows).all(1)][:3]
     if rows.shape != (3, 3):
@@ -95,6 +101,8 @@ def _place(header, meta: Meta, colour: bool) -> None:
     if meta.affine is None or before == meta.affine:
         return
     matrix = np.array(meta.affine)
+    if not meta.header:
+        header |= {"space": "left-posterior-superior", "space directions": np.eye(3)}
     if header.get("space directions") is None:
         spacings = np.array(header["spacings"], dtype=float)
         sides = np.linalg.norm(matrix[:3, :3], axis=0)
@@ -104,4 +112,4 @@ def _place(header, meta: Meta, colour: bool) -> None:
     matrix = np.diag([*_signs(header), 1.0]) @ matrix
     directions = np.array([np.full(3, np.nan) if row is None else row for row in header["space directions"]], dtype=float)
     directions[np.flatnonzero(np.isfinite(directions).all(1))[:3]] = matrix[:3, :3].T
-    header["space directions"], header["space origin"] = directions, matrix[:3, 3]
+    header |= {"space directions": directions, "space origin": matrix[:3, 3]}

@@ -20,7 +20,7 @@ import torchvision
 from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
 
 MODES = {"1": "uint8", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "F": "float32"}
-TIFF_BITS, TIFF_SAMPLE_FORMAT = 258, 339
+TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 
 
 def count(data: bytes, path: str | Path, format: str) -> int:
@@ -33,14 +33,12 @@ def decode(data: bytes, path: str | Path, format: str, index: int | None = None)
     """The bytes of a PNG, JPEG or TIFF → Image. path: for messages only."""
     index = check_index(index, total := count(data, path, format), path, "pages or frames")
     with decoding(path, format.upper()):
-        if format == "png" and total == 1 and data[24] == 16 and data[25] in (2, 6):
-            stored, bits = _colour_16(data), 16
-        else:
-            stored, bits = _pillow(data, format, index)
+        deep = format == "png" and data[24] == 16  # IHDR is always first (ISO/IEC 15948)
+        if deep and total > 1:
+            raise ValueError("animated with 16 bits; a still 16-bit or an animated 8-bit image is allowed")
+        stored, bits = (_png_16_pixels(data), 16) if deep else _pillow(data, format, index)
     stored = _without_alpha(stored, path)
-    bits = bits or stored.dtype.itemsize * 8
-    low, high = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" else (0.0, 1.0)
-    window = (low, high) if stored.dtype.kind == "u" else None
+    window = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" else None
     photometric = "rgb" if len(stored) == 3 else "gray"
     meta = Meta(format, str(stored.dtype), bits, window=window, index=index, count=total, photometric=photometric)
     return from_stored(stored, meta, path)
@@ -74,7 +72,7 @@ def _open(data: bytes, format: str) -> PIL.Image.Image:
 
 
 def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
-    """[C, H, W] and the bits used (0: all of the dtype)."""
+    """[C, H, W] and the bits used."""
     with _open(data, format) as picture:
         if index:
             picture.seek(index)
@@ -89,8 +87,12 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
             array = np.asarray(picture)
         else:
             raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
-        bits = 1 if picture.mode == "1" else 0
         array = array.astype(MODES.get(picture.mode, array.dtype))
+        bits = 1 if picture.mode == "1" else array.itemsize * 8
+        if array.dtype == np.uint16:
+            bits = max(tags.get(TIFF_BITS, (16,)))  # 12-bit cameras
+        if array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8-bit pages round
+            array = 2**bits - 1 - array
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
 
 
@@ -115,7 +117,9 @@ def _without_alpha(stored: np.ndarray, path: str | Path) -> np.ndarray:
     return stored[:-1]
 
 
-def _colour_16(data: bytes) -> np.ndarray:
+def _png_16_pixels(data: bytes) -> np.ndarray:
+    if b"tRNS" in data[: data.find(b"IDAT")]:
+        raise ValueError("16-bit PNG with a transparent colour; gray or RGB without transparency is allowed")
     encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
     return torchvision.io.decode_png(encoded, torchvision.io.ImageReadMode.UNCHANGED).numpy()
 

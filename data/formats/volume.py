@@ -16,7 +16,7 @@ from data.formats.image import Affine, Image, Meta, check_index, from_stored, to
 
 @dataclass(frozen=True)
 class Volume:
-    """array: stored numbers, [X, Y, Z, T] or with colours [X, Y, Z, T, 3]; meta: what is common to its slices (shape as stored)."""
+    """array: stored numbers, [X, Y, Z, T] or with colours [X, Y, Z, T, 3]; meta: what its slices share (shape as stored)."""
 
     array: np.ndarray
     meta: Meta
@@ -45,6 +45,8 @@ def upright(image: Image) -> Image:
     """The image as it is looked at: head up, else face up; the patient's right on the left. `write` undoes it.
 
     Only slices of volumes are turned: their files leave the direction open. DICOM and pictures are stored upright.
+    A volume that does not say how it lies is taken for the usual order (NIfTI: right to left, back to front, feet to head;
+    NRRD: right to left, front to back, feet to head).
     """
     meta = image.meta
     if meta.format not in ("nifti", "nrrd") or meta.affine is None or meta.turn != (False, False, False):
