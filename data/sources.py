@@ -1,0 +1,84 @@
+"""Which images a user means by a folder, a split and a manifest."""
+
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from data import formats, manifest
+from data.manifest import Row
+
+SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
+
+
+def find(root: str | Path | None = None, split: str | None = None, listing: str | Path | None = None) -> list[Row]:
+    """The rows of a manifest or of a folder of images, one per slice of a volume.
+
+    With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
+    `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises ValueError if there is none, or if two
+    images would have one id.
+    """
+    if listing is not None:
+        rows: Iterable[Row] = _of_split(listing, split) if split else manifest.read(listing)
+    elif root is None:
+        raise ValueError("no images are named: give --data-root or --manifest")
+    else:
+        rows = _in_root(Path(root), split)
+    found = list(_slices(rows))
+    if not found:
+        raise ValueError(f"{listing or root}: holds no images that can be read")
+    seen: set[str] = set()
+    for row in found:
+        if row.image_id in seen:
+            raise ValueError(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
+        seen.add(row.image_id)
+    return found
+
+
+def _in_root(root: Path, split: str | None) -> Iterable[Row]:
+    if not root.is_dir():
+        raise ValueError(f"{root}: no such folder")
+    if split is None:
+        return _folder(root)
+    if (root / split).is_dir():
+        return _folder(root / split)
+    for name in (f"{split}.csv", f"{split}_images.txt"):
+        if (root / name).is_file():
+            return manifest.read(root / name)
+    if (root / "manifest.csv").is_file():
+        return _of_split(root / "manifest.csv", split)
+    names = {p.name.removesuffix("_images.txt").removesuffix(".csv") for p in root.iterdir() if not p.name.startswith(".")}
+    close = get_close_matches(split, names, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
+    raise ValueError(f"{root}: has no split {split!r} (folder, .csv or _images.txt){hint}")
+
+
+def _of_split(listing: str | Path, split: str) -> list[Row]:
+    rows = list(manifest.read(listing))
+    chosen = [row for row in rows if row.split == split]
+    if not chosen:
+        raise ValueError(f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}")
+    return chosen
+
+
+def _folder(folder: Path) -> Iterator[Row]:
+    """Every readable file below, sorted by path; hidden ones and unknown suffixes are passed over."""
+    for path in sorted(folder.rglob("*")):
+        relative = path.relative_to(folder)
+        if path.is_file() and not any(part.startswith(".") for part in relative.parts) and _readable(path):
+            yield Row(str(path), manifest.identify(relative.as_posix()))
+
+
+def _readable(path: Path) -> bool:
+    if path.suffix:
+        return path.name.lower().endswith(tuple(formats.SUFFIXES))
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def _slices(rows: Iterable[Row]) -> Iterator[Row]:
+    """A file of several images becomes one row each, unless the row names its slice."""
+    for row in rows:
+        if row.slice is None and not row.path.lower().endswith(SINGLE) and (count := formats.count(row.path)) > 1:
+            yield from (row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}") for i in range(count))
+        else:
+            yield row

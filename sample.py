@@ -1,0 +1,340 @@
+"""Restore images: python sample.py [flags] [key=value ...]; without any flag, the demo.
+
+    python sample.py --split test --task super_resolution --solver resample --model models/demo-latent --data-root DIR --save-dir DIR
+    python sample.py --task ct_parallel_20 mri_x4 --solver daps codps --model models/demo-patch --num-samples 4      # a grid
+    python sample.py --measurements --task super_resolution --data-root DIR             # DIR holds what was measured
+    python sample.py --solver prior --seeds 0-15                                        # draws from the prior itself
+
+Dashes and underscores are the same. key=value overrides the merged configuration, e.g. solver.params.eta=0.5.
+Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was asked (one line says which).
+"""
+
+import argparse
+import functools
+import logging
+import platform
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from torch.utils.data import DataLoader
+
+from data import dataset, formats, sources
+from data.manifest import Row
+from data.ranges import DEPTH_8
+from ldm import checkpoints, frame
+from ldm import config as configuration
+from ldm.denoiser import Prior
+from ldm.generate import Sampler
+from solvers import report
+from solvers.intake import Batches, Pending, Scan
+from solvers.module import Cell, Reconstruction, Run
+from solvers.results import Results, peak_memory
+from solvers.writer import Writer
+
+HOME = Path(__file__).resolve().parent
+DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Flags, and the key=value overrides. Old names of a flag stand behind its own."""
+    overrides = [word for word in argv if "=" in word and not word.startswith(("-", "+"))]
+    parser = Parser("sample.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = parser.add_argument
+    add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
+    add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
+    add("--solver", nargs="+", metavar="NAME|FILE", help="how it is solved; several make a grid; prior: no measurement at all")
+    add(
+        "--model",
+        "--ckpt",
+        "--network",
+        metavar="NAME|FOLDER|FILE",
+        help="the prior's weights (default: the shipped latent prior)",
+    )
+    add("--model-config", "--ldm-config", metavar="FILE", help="what a foreign weight file does not say about itself")
+    add("--diffusion-config", metavar="FILE", help="published scripts: weights, or a solver's settings if it is YAML")
+    add("--data-root", "--image-dir", type=Path, metavar="DIR")
+    add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
+    add("--manifest", type=Path, metavar="FILE")
+    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
+    add("--num-samples", type=whole, default=1, metavar="K", help="posterior draws per image: mean, std and interval")
+    add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
+    add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
+    add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
+    add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
+    add("--start", type=int, default=0, metavar="I")
+    add("--limit", type=whole, metavar="N")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
+    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
+    add("--overwrite", action="store_true", help="replace results of another configuration")
+    add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the networks")
+    add("--devices", type=whole, default=1, metavar="N")
+    add("--num-nodes", type=whole, default=1, metavar="N")
+    add("--accelerator", default="auto", metavar="cpu|gpu|auto")
+    add("--compile", action="store_true", help="torch.compile the network")
+    add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--print-config", action="store_true", help="show the merged configuration and stop")
+    options, rest = parser.parse_known_args([dashes(word) for word in argv if word not in overrides])
+    if rest:
+        instead = yaml.safe_load((HOME / "configs/flags.yaml").read_text())
+        flag = rest[0].split("=")[0]
+        if flag in instead:
+            raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+        known = [s for action in parser._actions for s in action.option_strings]
+        raise ValueError(f"unknown argument {rest[0]!r}{configuration.nearest(flag, known)}")
+    return options, overrides
+
+
+def dashes(word: str) -> str:
+    """--Save_dir=A_b -> --save-dir=A_b"""
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
+
+
+def whole(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)
+
+
+def seeds(word: str) -> list[int]:
+    """0-3,7 -> [0, 1, 2, 3, 7]"""
+    try:
+        ends = [part.split("-") for part in word.split(",")]
+        return [seed for part in ends for seed in range(int(part[0]), int(part[-1]) + 1)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12") from None
+
+
+def named(kind: str, name: str) -> Path:
+    """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too."""
+    folder = HOME / "configs" / kind
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    word = Path(name).stem.replace("-", "_").removesuffix("_config")
+    listing = folder / "aliases.yaml"
+    aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
+    names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
+    word = aliases.get(word, word)
+    if word not in names:
+        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}{configuration.nearest(name, [*names, *aliases])}")
+    return names[word]
+
+
+def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
+    """One merged configuration per cell of the grid, by name."""
+    extra = [f"solver.params.steps={options.steps}"] if options.steps else []
+    extra += [f"solver.params.eta={options.ddim_eta}"] if options.ddim_eta is not None else []
+    solvers = options.solver or ([] if options.base else ["resample"])
+    unconditional = solvers and all(name.startswith("prior") for name in solvers)
+    tasks = options.task or ([] if options.base or unconditional else ["super_resolution"])
+    cells = {}
+    for task in tasks or [None]:
+        for solver in solvers or [None]:
+            files = [*options.base, *([named("tasks", task)] if task else []), *([named("solvers", solver)] if solver else [])]
+            name = "-".join(Path(part).stem for part in (task, solver) if part) or Path(files[-1]).stem
+            cells[name] = configuration.load(files, [*extra, *overrides])
+    return cells
+
+
+def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:
+    """The weights that --model names, else the configuration's `prior:`, else the shipped latent prior."""
+    weights = options.model
+    if weights is None and isinstance(config.get("prior"), dict):
+        prior = configuration.build(config["prior"])
+        if any(True for _ in prior.parameters()) and not prior.origin:
+            raise ValueError(f"{config.locate('prior')}: describes a network without weights; name them with --model")
+        return prior
+    weights = weights or config.get("prior") or "demo-latent"
+    path = next((p for p in (Path(weights), HOME / "models" / weights, HOME / weights) if p.exists()), None)
+    if path is None:
+        shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
+        raise ValueError(f"unknown model {weights!r}{configuration.nearest(str(weights), shipped)}")
+    return checkpoints.load(path, options.model_config)
+
+
+def read(channels: int, row: Row | int) -> Scan:
+    """A row of the manifest, or the seed of a draw from the prior, as a Scan; a file that cannot be read is told, not raised."""
+    if isinstance(row, int):
+        nothing = torch.zeros(channels, 1, 1)
+        return Scan(f"{row:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
+    try:
+        return Scan(row.image_id, *dataset.load(row, channels))
+    except ValueError as error:
+        return Scan(row.image_id, error=str(error))
+
+
+def images(options: argparse.Namespace) -> Sequence[Any]:
+    """The rows to restore."""
+    rows = sources.find(options.data_root, options.split, options.manifest)
+    stop = None if options.limit is None else options.start + options.limit
+    if not rows[options.start : stop]:
+        raise ValueError(f"--start {options.start} leaves none of {len(rows)} images")
+    return rows[options.start : stop]
+
+
+def main(argv: Sequence[str]) -> int:
+    for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    try:
+        options, overrides = parse(argv)
+        return restore(options, overrides)
+    except (ValueError, MisconfigurationException, torch.OutOfMemoryError) as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        hint = "; lower --batch-size, or use --precision bf16-mixed" if isinstance(error, torch.OutOfMemoryError) else ""
+        print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
+        return 2
+
+
+def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
+    for module in options.plugin:
+        configuration.admit(module)
+    configs = configurations(options, overrides)
+    if options.print_config:
+        print("---\n".join(configuration.dump(config) for config in configs.values()), end="")
+        return 0
+    demo = defaults(options, configs)
+    prior = load_prior(options, next(iter(configs.values())))
+    cells = [cell(name, config, options) for name, config in configs.items()]
+    rows = images(options) if cells[0].operator else options.seeds or range(options.num_samples)
+    load, notes, first = reader(prior, rows)
+    together = options.batch_size or min(max(c.draws for c in cells), TOGETHER)
+    run = Run(options.seed, together, options.measurements, options.precision)
+    module = Reconstruction(prior, cells, run, functools.partial(frame.fit, tile=options.tile), notes)
+    module.check(first)
+    trainer = pl.Trainer(
+        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, precision=options.precision,
+        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False, inference_mode=False,
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    if options.compile:
+        prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
+    if options.dry_run:
+        return estimate(trainer, module, first, len(rows))
+    results = [Results(*place) for place in places(options, configs, cells, prior)]
+    main_process = rank_zero_only.rank == 0
+    if main_process:
+        for result in results:
+            result.open(options.overwrite)
+        if demo:
+            print(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}", flush=True)
+    ids = [row.image_id if isinstance(row, Row) else f"{row:06d}" for row in rows]
+    loaders = []
+    for one, result in zip(cells, results):
+        size = max(1, together // one.draws)
+        loaders.append(DataLoader(Batches(rows, load, size), None, sampler=Pending(ids, size, result.committed)))
+    trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
+    trainer.predict(module, loaders, return_predictions=False)
+    return conclude(results, cells, rows, load) if main_process else 0
+
+
+def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]) -> bool:
+    """Fill in what was not said; without any data it is the demo."""
+    unconditional = all("operator" not in config for config in configs.values())
+    demo = not (options.data_root or options.manifest or unconditional)
+    if demo:
+        options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
+    if options.save_dir is None:
+        options.save_dir = Path("results") / ("demo" if demo else next(iter(configs)) if len(configs) == 1 else "grid")
+    return demo
+
+
+def cell(name: str, config: configuration.Node, options: argparse.Namespace) -> Cell:
+    """The operator, likelihood and solver of one configuration."""
+    if "solver" not in config:
+        raise ValueError(f"{name}: the configuration has no solver; name one with --solver")
+    solver = configuration.build(config["solver"])
+    if isinstance(solver, Sampler):
+        if "operator" in config:
+            raise ValueError(f"{name}: a sampler of the prior takes no --task")
+        return Cell(name, None, None, solver)
+    for part in ("operator", "likelihood"):
+        if part not in config:
+            raise ValueError(f"{name}: the configuration has no {part}; name a task with --task")
+    operator, likelihood = configuration.build(config["operator"]), configuration.build(config["likelihood"])
+    turns = getattr(operator, "turns", False)  # a mean of half-turned solutions means nothing
+    runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
+    return Cell(name, operator, likelihood, solver, runs or options.num_samples, runs is not None)
+
+
+def reader(prior: Prior, rows: Sequence[Any]) -> tuple[Any, list[str], Scan]:
+    """How a row is read for this prior, what the records must say about it, and the first scan that can be read."""
+    first = next((scan for row in rows if not (scan := read(prior.image_shape[0], row)).error), None)
+    if first is None:
+        raise ValueError(read(prior.image_shape[0], rows[0]).error)
+    assert first.source is not None
+    prior.gray = len(first.source.pixels) == 1 and prior.image_shape[0] == 3
+    notes = ["gray images replicated to the prior's 3 channels, which are averaged on the way out"] if prior.gray else []
+    load = functools.partial(read, prior.image_shape[0])
+    return load, notes, load(rows[0]) if prior.gray else first
+
+
+def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence[Cell], prior: Prior):
+    """For every cell: its folder, what decides whether results may be continued, and what is written beside them."""
+    root = options.save_dir / options.split if options.split else options.save_dir
+    versions = {name: metadata.version(name) for name in ("torch", "pytorch-lightning", "diffusers", "numpy")}
+    for one in cells:
+        config = yaml.safe_load(configuration.dump(configs[one.name]))
+        config["prior"] = {"model": str(options.model or config.get("prior") or "demo-latent"), "sha256": prior.origin}
+        config["run"] = {
+            "seed": options.seed, "draws": one.draws, "keep": one.keep, "batch_size": options.batch_size, "tile": options.tile,
+            "measurements": options.measurements, "precision": options.precision, "split": options.split,
+            "images": str(options.manifest or options.data_root or "seeds"),
+        }  # fmt: skip
+        made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
+        folder = root / one.name if len(cells) > 1 else root
+        yield folder, config, {"versions": {"python": platform.python_version(), **versions}}, made, options.keep_patient
+
+
+def conclude(results: Sequence[Results], cells: Sequence[Cell], rows: Sequence[Any], load: Any) -> int:
+    """Volumes, summaries and the report, once every process is done; 1 if any image failed."""
+    table, failures = {}, []
+    for one, result in zip(cells, results):
+        if one.operator:
+            result.reassemble(load(row) for row in rows)
+        table[one.name] = summary = result.summarise()
+        failures += [f"{one.name}: {line}" for line in result.failures()]
+        report.write(result.folder)
+    top = results[0].folder if len(results) == 1 else results[0].folder.parent
+    if len(results) > 1:
+        report.grid(top, table)
+    print(report.text(table))
+    print(f"results in {top}")
+    for line in failures:
+        print(f"sample.py: failed: {line}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
+    """--dry-run: everything was checked; a few steps on the first image say how long it will take."""
+    module.to(trainer.strategy.root_device)
+    for one in module.cells:
+        seconds = module.estimate(one, scan)
+        minutes, peak = seconds * count / (trainer.num_devices * trainer.num_nodes) / 60, peak_memory() / 2**30
+        print(f"{one.name}: about {seconds:.1f} s an image, {minutes:.1f} min for {count}; peak memory {peak:.2f} GiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""A prior under observation: network calls and backward passes are counted, and networks alone run in low precision."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ldm.denoiser import Prior
+
+
+class _Tick(torch.autograd.Function):
+    """Identity whose backward pass is counted; works under torch.func."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, meter: "Meter") -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.meter = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        ctx.meter.vjps += 1
+        return gradient, None
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:  # type: ignore[override]
+        return tangent.view_as(tangent)
+
+
+class Meter:
+    """`with Meter(prior) as meter:` counts nfe, calls of `denoise`, and vjps, backward passes through the denoiser or
+    the decoder; every call counts once for all images of the batch.
+
+    dtype: autocast type of the networks ("mixed" precision), or None. The sampler's state, operators and solves around
+    them stay in the state's own precision.
+    """
+
+    def __init__(self, prior: Prior, dtype: torch.dtype | None = None):
+        self.prior, self.dtype = prior, dtype
+        self.nfe = self.vjps = 0
+        self._inside = False
+
+    def __enter__(self) -> "Meter":
+        self._observe("denoise")
+        if self.prior.kind == "latent":  # pixel priors become images by cropping and averaging, which is not worth counting
+            for name in ("decode", "to_image", "encode", "to_state"):
+                self._observe(name)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in ("denoise", "decode", "to_image", "encode", "to_state"):
+            self.prior.__dict__.pop(name, None)
+
+    def _observe(self, name: str) -> None:
+        method: Callable[..., Tensor] = getattr(self.prior, name)
+
+        def observed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+            if self._inside:  # to_image calls decode: one call, not two
+                return method(x, *args, **kwargs)
+            self._inside = True
+            try:
+                with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+                    y = method(x, *args, **kwargs).to(x.dtype)
+            finally:
+                self._inside = False
+            self.nfe += name == "denoise"
+            return _Tick.apply(y, self)  # type: ignore[no-any-return]
+
+        self.prior.__dict__[name] = observed

@@ -1,0 +1,79 @@
+"""Numbers about images, all in the report range [0, 1] (clamped), one per image: [B,C,H,W] x [B,C,H,W] -> [B].
+
+Also the mean, spread and interval of posterior draws, and the mean and interval of a column of records.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy import stats
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from data.ranges import to_report
+
+FLOOR = 1e-10  # smallest mean squared error told apart from zero: PSNR never exceeds 100 dB
+
+
+def psnr(image: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB with data range 1, of model-range images; at most 100."""
+    return -10 * (to_report(image) - to_report(truth)).square().flatten(1).mean(1).clamp_min(FLOOR).log10()
+
+
+def ssim(image: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity (Wang 2004: Gaussian window of 11 pixels and sigma 1.5), data range 1, channels averaged."""
+    size = min(11, 2 * ((min(image.shape[-2:]) + 1) // 2) - 1)  # the largest odd window an image smaller than 11 admits
+    settings = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
+    value = structural_similarity_index_measure(to_report(image), to_report(truth), **settings)
+    return value.reshape(len(image))  # type: ignore[union-attr]
+
+
+def nmse(image: Tensor, truth: Tensor) -> Tensor:
+    """|x - truth|^2 / |truth|^2 in the report range (fastMRI's definition)."""
+    u, t = to_report(image).flatten(1), to_report(truth).flatten(1)
+    return (u - t).square().sum(1) / t.square().sum(1).clamp_min(FLOOR)
+
+
+def aligned(image: Tensor, truth: Tensor) -> Tensor:
+    """The half turn and circular shift of each image that come nearest to its truth, for phase retrieval.
+
+    |F x| is blind to both, so a solution is right up to them; used for scoring only. The best shift is the maximum
+    of the cross-correlation, by FFT.
+    """
+    candidates = torch.stack([image, image.flip(-1, -2)])  # [2,B,C,H,W]
+    spectrum = torch.fft.fft2(truth) * torch.fft.fft2(candidates).conj()
+    match = torch.fft.ifft2(spectrum).real.sum(2).flatten(2)  # [2,B,HW]: correlation summed over channels
+    best, where = match.max(2)
+    rows = []
+    for b, turn in enumerate(best.argmax(0).tolist()):
+        at = int(where[turn, b])
+        rows.append(candidates[turn, b].roll((at // image.shape[-1], at % image.shape[-1]), (-2, -1)))
+    return torch.stack(rows)
+
+
+def interval(draws: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, standard deviation and half-width of the prediction interval of K posterior draws [K,...], K >= 2.
+
+    A further draw (and so the truth, if the draws are right) lies in mean +- t(K-1) std sqrt(1 + 1/K) with
+    probability `level` when draws are Gaussian.
+    """
+    k = len(draws)
+    mean, std = draws.mean(0), draws.std(0)
+    return mean, std, float(stats.t.ppf((1 + level) / 2, k - 1)) * math.sqrt(1 + 1 / k) * std
+
+
+def coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
+    """Share of the truth's entries inside the interval of the draws [K,...]."""
+    mean, _, half = interval(draws, level)
+    return float(((truth - mean).abs() <= half).double().mean())
+
+
+def describe(values: Sequence[float]) -> dict[str, float | int | None]:
+    """Mean of a column, half-width of its 95 % interval (Student's t; None for one value), and n."""
+    n = len(values)
+    mean = math.fsum(values) / n
+    if n < 2:
+        return {"mean": mean, "interval_95": None, "n": n}
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
+    return {"mean": mean, "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), "n": n}

@@ -1,0 +1,234 @@
+"""Restoration as Lightning's predict_step: measure, draw from the posterior, score. Files are solvers/writer.py's business."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.intake import Scan
+from solvers.meter import Meter
+from solvers.operators.base import Operator, Shape
+from solvers.outcome import Outcome, failed, scores
+from solvers.problem import Likelihood, Problem, measure
+from solvers.progress import Progress
+from solvers.step import check
+
+Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task with one solver: a cell of the grid that a call may span. operator None: draws from the prior itself."""
+
+    name: str
+    operator: Operator | None
+    likelihood: Likelihood | None
+    solver: Callable[..., Iterator[Any]]
+    draws: int = 1  # posterior draws an image
+    keep: bool = False  # keep the draw of the smallest residual instead of their mean
+
+
+@dataclass(frozen=True)
+class Run:
+    """How images are drawn, the same for every cell."""
+
+    seed: int = 0
+    rows: int = 1  # images times draws in one network call
+    measurements: bool = False  # the scans are y, there is no truth
+    precision: str = "32-true"  # Lightning's word
+
+
+class Reconstruction(pl.LightningModule):
+    """prior: what images look like. fit: adapts it to the shape of a scan, or refuses in one line. notes: said in every record."""
+
+    def __init__(self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = ()):
+        super().__init__()
+        self.prior, self.cells, self.run, self.fit, self.notes = prior.requires_grad_(False).eval(), cells, run, fit, tuple(notes)
+        self.progress = Progress()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
+
+    def check(self, scan: Scan) -> None:
+        """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
+        for cell in self.cells:
+            if cell.operator is not None:
+                problem, prior, _ = self.pose(cell, [scan])
+                check(cell.solver, problem, prior)
+
+    def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
+        """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
+        cell = self.cells[dataloader_idx]
+        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
+        for _, group in groupby(sorted((scan for scan in batch if not scan.error), key=shape_of), key=shape_of):
+            outcomes += self.restore(cell, list(group)) if cell.operator else self.generate(cell, list(group))
+        order = {scan.image_id: i for i, scan in enumerate(batch)}
+        return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
+
+    def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+        """Scans of one shape: measurement, draws, and one outcome each."""
+        start = time.perf_counter()
+        try:
+            problem, prior, note = self.pose(cell, scans)
+            check(cell.solver, problem, prior)
+        except ValueError as error:
+            return [failed(scan, str(error)) for scan in scans]
+        with Meter(prior, self.autocast) as meter:
+            x0, bad = self.draw(cell, problem, prior)
+        calls = {"nfe": meter.nfe, "vjps": meter.vjps}
+        notes = [n for n in (*self.notes, note) if n]
+        facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed, "notes": notes}
+        baseline = problem.operator.baseline(problem.y, prior.image_shape)
+        outcomes = []
+        for b, scan in enumerate(scans):
+            if b in bad:
+                outcomes.append(failed(scan, bad[b]))
+            else:
+                cheap = None if baseline is None else baseline[b].cpu()
+                outcomes.append(self.conclude(cell, scan, problem.select([b]), x0[b], cheap, facts))
+        return outcomes
+
+    def conclude(
+        self, cell: Cell, scan: Scan, problem: Problem, draws: Tensor, baseline: Tensor | None, facts: dict[str, Any]
+    ) -> Outcome:
+        """Draws [K,C,H,W] of one image -> what is kept and its record."""
+        operator, many = problem.operator, len(draws) > 1 and not cell.keep
+        residuals = torch.cat([problem.residual(draw[None]) for draw in draws])
+        kept = int(residuals.argmin()) if cell.keep else 0
+        image = draws.mean(0) if many else draws[kept]
+        record = {"image_id": scan.image_id, "residual": float(residuals[kept])}
+        if many:
+            record["residual_mean"] = float(problem.residual(image[None]))
+        elif cell.keep:
+            record |= {"kept_run": kept, "residuals": residuals.tolist()}
+        image, draws = image.cpu(), draws.cpu()
+        truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(image)
+        if truth is not None:
+            record |= scores(image, truth, draws if many else None, baseline, getattr(operator, "turns", False))
+        return Outcome(
+            scan=scan,
+            record=record | facts | {"status": "ok"},
+            image=image,
+            draws=draws if many else None,
+            truth=truth,
+            y=(problem.y + self.constant(operator, draws.shape[1:]))[0].cpu(),
+            shown=problem.y[0].cpu(),
+            operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
+        )
+
+    def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
+        """The problem of scans of one shape, simulated or the user's own y, with a prior for its images and what was done to it."""
+        x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
+        ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
+        assert cell.operator is not None and cell.likelihood is not None
+        shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape)) if self.run.measurements else measured
+        prior, note = self.fit(self.prior, shape)
+        noise = Noise(ids, "noise", self.run.seed)
+        operator = cell.operator.draw(shape, noise)
+        if self.run.measurements:
+            return Problem(x - self.constant(operator, shape), operator, cell.likelihood, tuple(ids)), prior, note
+        return measure(operator, x, cell.likelihood, noise), prior, note
+
+    def constant(self, operator: Operator, shape: Shape) -> Tensor:
+        """What a measurement of u = (x + 1) / 2 has and one of x has not; 0 for operators that see x itself."""
+        zero = torch.zeros(1, *shape, device=self.device, dtype=self.working_type)
+        return operator.forward(zero + 1) if operator.unit_range else zero.new_zeros(())
+
+    def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
+        """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""
+        k, count = cell.draws, len(problem.ids)
+        everything, bad, pieces = problem.repeat(k), {}, []
+        for start in range(0, count * k, self.run.rows):
+            chosen = range(start, min(start + self.run.rows, count * k))
+            piece = everything.select(chosen)
+            noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
+            steps = cell.solver(piece, prior, noise)
+            last, reasons = self.follow(steps, cell.solver, piece.ids, lambda step, y=piece: float(y.residual(step.x0).nanmean()))
+            pieces.append(last.x0.detach())
+            for row, reason in reasons.items():
+                bad.setdefault((start + row) // k, reason)
+        return torch.cat(pieces).unflatten(0, (count, k)), bad
+
+    def generate(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+        """Draws from the prior itself, one for each seed, which is what the scan's id says."""
+        start, ids = time.perf_counter(), [scan.image_id for scan in scans]
+        noise, like = Noise(ids, "solver", self.run.seed), torch.zeros((), device=self.device, dtype=self.working_type)
+        with Meter(self.prior, self.autocast) as meter:
+            last, bad = self.follow(cell.solver(self.prior, noise, like), cell.solver, ids)
+            latent = self.prior.kind == "latent"
+            image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
+        facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
+        record = [{"image_id": name} | facts for name in ids]
+        return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b]) for b, s in enumerate(scans)]
+
+    def follow(
+        self, steps: Iterator[Any], solver: Any, ids: Sequence[str], residual: Callable[[Any], float] | None = None
+    ) -> tuple[Any, dict[int, str]]:
+        """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
+        reasons: dict[int, str] = {}
+        for step in steps:
+            finite = torch.isfinite(step.x).flatten(1).all(1)
+            for row in (~finite).nonzero().flatten().tolist():
+                reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
+            if len(reasons) == len(ids):
+                break
+            self.progress.step(ids, step.t, solver.steps, residual and (lambda step=step: residual(step)))
+        for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
+            reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
+        return step, reasons
+
+    def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
+        """Seconds an image, from the first steps on this scan (the very first, which warms up, apart)."""
+        if cell.operator is None:
+            noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
+            steps, count = cell.solver(self.prior, noise, like), 1
+        else:
+            problem, prior, _ = self.pose(cell, [scan])
+            count = min(cell.draws, self.run.rows)
+            steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
+        times = [time.perf_counter()]
+        with torch.no_grad():
+            for _, _ in zip(range(trials + 1), steps):
+                times.append(self.since(0))
+        each = (times[-1] - times[min(1, len(times) - 2)]) / max(len(times) - 2, 1)
+        return each * cell.solver.steps * cell.draws / count  # type: ignore[attr-defined]
+
+    def since(self, start: float) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    @property
+    def working_type(self) -> torch.dtype:
+        """Of the sampler's state, the operators and the solves; networks may run lower."""
+        return torch.float64 if self.run.precision in ("64", "64-true") else torch.float32
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
+
+
+def shape_of(scan: Scan) -> Shape:
+    return tuple(scan.pixels.shape) if scan.pixels is not None else ()
+
+
+def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
+    """The shape of the images whose measurement has shape `measured`: the prior's, else a whole multiple of y's own."""
+    channels, *size = measured
+    candidates = [prior, *((channels, *(n * f for n in size)) for f in range(1, 17))]
+    for shape in candidates:
+        try:
+            if tuple(operator.shape_out(shape)) == measured:
+                return tuple(shape)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"a measurement of shape {measured} does not fit {type(operator).__name__} on images of {prior} or its own size"
+    )

@@ -1,0 +1,231 @@
+"""A folder of results: one file per image, one JSON line per image, and the line is the commit.
+
+Every file is written under another name, synced and renamed, and the line comes last; so a run may be killed at any
+moment, and a restart with the same configuration goes on where the last line ends.
+"""
+
+import fcntl
+import hashlib
+import io
+import json
+import math
+import os
+import re
+import resource
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+import yaml
+from torch import Tensor
+
+from data import formats
+from solvers import metrics
+from solvers.intake import Scan
+from solvers.outcome import Outcome
+from solvers.panel import panel
+
+FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std")
+FILES = ("records.jsonl", "summary.json", "report.html", "config.yaml")
+NUMBERS = ("psnr", "ssim", "nmse", "psnr_draw", "ssim_draw", "residual", "residual_mean", "baseline_psnr", "coverage", "seconds")
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """16 hex digits of a configuration: what decides whether a folder may be continued."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def file_name(image_id: str) -> str:
+    """The id if it is a safe file name, else its safe part and a digest, so that no two ids share a file."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:120]
+    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+
+
+class Results:
+    """folder: where. config: merged configuration, whose digest must agree with what is there. facts: versions and such,
+    kept beside it. derivation: how the images were made, for DICOM. keep_patient: leave the patient's data in DICOM files.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], derivation: str = "", keep_patient: bool = False
+    ):
+        self.folder, self.config, self.facts = folder, config, facts
+        self.derivation, self.keep_patient = derivation, keep_patient
+        self.digest = digest(config)
+
+    def open(self, overwrite: bool = False) -> None:
+        """Create the folder, or take up an earlier run of the same configuration. Raises ValueError if it holds another's results."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self._clear()
+            for name in FOLDERS[:4]:
+                (self.folder / name).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        found = self.folder / "config.yaml"
+        if found.exists():
+            old = (yaml.safe_load(found.read_text()) or {}).get("digest")
+            if old != self.digest:
+                raise ValueError(
+                    f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
+                    " choose another --save-dir, or replace them with --overwrite"
+                )
+        elif (self.folder / "records.jsonl").exists():
+            raise ValueError(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
+        content = {"digest": self.digest, **self.config, **self.facts}
+        formats.commit(found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        self._keep([r for r in self.records() if r["status"] == "ok"])  # failed images are tried again
+
+    def records(self) -> list[dict[str, Any]]:
+        """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
+        path = self.folder / "records.jsonl"
+        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
+        return [json.loads(line) for line in lines[:-1]]
+
+    def committed(self) -> set[str]:
+        return {record["image_id"] for record in self.records()}
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write the files of one image, then its line. Failed images get the line alone."""
+        record = dict(outcome.record)
+        if outcome.image is not None:
+            record["files"] = self._write(outcome)
+        line = json.dumps({k: _plain(v) for k, v in record.items()}, allow_nan=False).encode() + b"\n"
+        with (self.folder / "records.jsonl").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # several processes commit to one file
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def summarise(self) -> dict[str, Any]:
+        """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
+        records = self.records()
+        good = [r for r in records if r["status"] == "ok"]
+        summary: dict[str, Any] = {"images": len(good), "failed": [r["image_id"] for r in records if r["status"] != "ok"]}
+        for key in NUMBERS:
+            values = [float(r[key]) for r in good if r.get(key) is not None]
+            if values:
+                summary[key] = metrics.describe(values)
+        summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
+        summary["peak_memory_mb"] = round(peak_memory() / 2**20)
+        formats.commit(self.folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        return summary
+
+    def failures(self) -> list[str]:
+        """id and reason of every image that failed."""
+        return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
+
+    def reassemble(self, scans: Iterable[Scan]) -> None:
+        """Put the restored slices of each volume, multi-frame file or DICOM series back into one; incomplete ones are left alone.
+
+        scans: all rows of the run, read again for what their files say about themselves.
+        """
+        done = {r["image_id"]: r["files"]["recon"] for r in self.records() if r["status"] == "ok"}
+        for series, group in groupby((scan for scan in scans if _part_of_volume(scan)), key=lambda scan: scan.source.meta.series):  # type: ignore[union-attr]
+            slices = list(group)
+            meta = slices[0].source.meta  # type: ignore[union-attr]
+            if (
+                any(scan.image_id not in done for scan in slices)
+                or (meta.count > 1 and len(slices) != meta.count)
+                or len(slices) < 2
+            ):
+                continue
+            restored = []
+            for scan in slices:
+                pixels = formats.read(self.folder / done[scan.image_id], 0).pixels
+                own, factor = scan.source.meta, pixels.shape[-1] / scan.source.pixels.shape[-1]  # type: ignore[union-attr]
+                restored.append(formats.Image(pixels, own if factor == 1 else formats.resized(own, factor)))
+            path = self.folder / "recon" / f"volume-{series[:16]}{'' if meta.count == 1 else formats.suffix(meta)}"
+            if meta.count == 1 and path.is_dir():  # a series is a folder, and a folder is replaced whole
+                shutil.rmtree(path)
+            ids = [scan.image_id for scan in slices]
+            settings = {"config": self.digest, "derivation": self.derivation, "keep_patient": self.keep_patient}
+            formats.reassemble(restored, path, image_ids=ids, **settings)  # type: ignore[arg-type]
+
+    def _write(self, outcome: Outcome) -> dict[str, str]:
+        """All files of one image; their names relative to the folder."""
+        assert outcome.image is not None
+        name, files = file_name(outcome.image_id), {}
+
+        def place(kind: str, suffix: str) -> Path:
+            files.setdefault(kind, f"{kind}/{name}{suffix}")
+            (self.folder / kind).mkdir(exist_ok=True)
+            return self.folder / kind / f"{name}{suffix}"
+
+        assert outcome.scan.source is not None
+        suffix = formats.suffix(outcome.scan.source.meta)
+        self._image(outcome, outcome.image, place("recon", suffix))
+        for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
+            self._image(outcome, draw, place("samples", f"-{k:03d}{suffix}"), k)
+        if outcome.std is not None and outcome.scan.intensity is not None:
+            _array(place("std", ".npy"), outcome.std * outcome.scan.intensity.per_unit)
+        if outcome.y is not None:
+            _array(place("measurement", ".npy"), outcome.y)
+        for key, tensor in outcome.operator.items():
+            _array(place("operator", f"-{key}.npy"), tensor)
+        if outcome.truth is not None or outcome.y is not None:
+            picture = panel(outcome)
+            formats.commit(place("panels", ".png"), _png(picture))
+        return files
+
+    def _image(self, outcome: Outcome, image: Tensor, path: Path, sample: int | None = None) -> None:
+        """An image in the model range -> a file like its source, in stored units; enlarged images get a finer spacing."""
+        scan = outcome.scan
+        assert scan.source is not None and scan.pixels is not None and scan.intensity is not None
+        meta, factor = scan.source.meta, image.shape[-1] / scan.source.pixels.shape[-1]
+        meta = meta if factor == 1 else formats.resized(meta, factor)
+        identity = outcome.image_id if sample is None else f"{outcome.image_id}, draw {sample}"
+        pixels = scan.intensity.to_stored(image.float())
+        formats.write(
+            formats.Image(pixels, meta),
+            path,
+            image_id=identity,
+            config=self.digest,
+            derivation=self.derivation,
+            keep_patient=self.keep_patient,
+        )
+
+    def _keep(self, records: Sequence[Mapping[str, Any]]) -> None:
+        lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
+        formats.commit(self.folder / "records.jsonl", lines)
+
+    def _clear(self) -> None:
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _part_of_volume(scan: Scan) -> bool:
+    meta = scan.source.meta if scan.source else None
+    return meta is not None and meta.series is not None and (meta.count > 1 or meta.format == "dicom")
+
+
+def peak_memory() -> int:
+    """Bytes: of the accelerator if one is in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _array(path: Path, values: Tensor) -> None:
+    out = io.BytesIO()
+    np.save(out, values.numpy())
+    formats.commit(path, out.getvalue())
+
+
+def _png(picture: PIL.Image.Image) -> bytes:
+    out = io.BytesIO()
+    picture.save(out, "PNG", optimize=True)
+    return out.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no word for infinity."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value

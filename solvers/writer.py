@@ -1,0 +1,44 @@
+"""Results leave the program here, one image at a time, so memory does not grow with the manifest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BasePredictionWriter
+
+from solvers.module import Reconstruction
+from solvers.outcome import Outcome
+from solvers.results import Results
+
+
+class Writer(BasePredictionWriter):
+    """One result folder per cell of the grid, in the order of the data loaders. Images committed before are left as they are."""
+
+    def __init__(self, results: Sequence[Results]):
+        super().__init__("batch")
+        self.results = results
+        self.done: list[set[str]] = []
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        self.done = [results.committed() for results in self.results]
+        pl_module.progress.start(sum(len(loader) for loader in trainer.predict_dataloaders), visible=trainer.is_global_zero)
+        trainer.strategy.barrier("every process has seen what is committed; none has added to it")
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Reconstruction,  # type: ignore[override]
+        prediction: Sequence[Outcome],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        for outcome in prediction:
+            if outcome.image_id not in self.done[dataloader_idx]:
+                self.results[dataloader_idx].commit(outcome)
+        pl_module.progress.image()
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        pl_module.progress.finish()
+        trainer.strategy.barrier("every process has committed its last image")

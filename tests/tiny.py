@@ -1,0 +1,82 @@
+"""Small worlds for the tests of the doors: priors with random weights in model folders, scans, and task files."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from data import formats
+from data.seeding import Noise
+from ldm import config as configuration
+
+TABLE = {"target": "ldm.schedule.Table", "params": {"kind": "linear"}}
+STAGE = {
+    "target": "ldm.latent.VQ",
+    "params": {
+        "model": {
+            "target": "ldm.networks.VQModel",
+            "params": {"channels": 1, "widths": [32, 32], "blocks": 1, "latent": 3, "codes": 16, "attention": False},
+        }
+    },
+}
+
+
+def network(channels: int, out: int | None = None, **params) -> dict:
+    return {
+        "target": "ldm.networks.UNet",
+        "params": {"channels": channels, "out": out, "widths": [32, 32], "blocks": 1, **params},
+    }
+
+
+def vp(channels: int) -> dict:
+    return {"target": "ldm.denoiser.VP", "params": {"network": network(channels), "alpha_bar": TABLE}}
+
+
+def pixel(size: int = 16, channels: int = 1) -> dict:
+    return {"target": "ldm.denoiser.Prior", "params": {"denoiser": vp(channels), "shape": [channels, size, size]}}
+
+
+def latent(size: int = 16) -> dict:
+    params = {"denoiser": vp(3), "shape": [3, size // 2, size // 2], "first_stage": STAGE, "error_variance": 0.01}
+    return {"target": "ldm.latent.LatentPrior", "params": params}
+
+
+def patch(size: int = 16) -> dict:
+    denoiser = {"target": "ldm.denoiser.EDM", "params": {"network": network(3, out=1, time_scale=100)}}
+    return {"target": "ldm.patch.PatchPrior", "params": {"denoiser": denoiser, "channels": 1, "size": size, "patch": 8}}
+
+
+def folder(where: Path, node: dict) -> Path:
+    """A model folder of random weights, the same at every call."""
+    where.mkdir(parents=True)
+    prior = configuration.build(node)
+    generator = torch.Generator().manual_seed(0)
+    state = {
+        name: torch.randn(v.shape, generator=generator) * 0.1 for name, v in prior.state_dict().items() if v.is_floating_point()
+    }
+    save_file(state, where / "model.safetensors")
+    (where / "config.yaml").write_text(configuration.dump({"prior": node}))
+    return where
+
+
+def scans(where: Path, count: int = 3, shape: tuple[int, int] = (16, 16)) -> Path:
+    """`count` smooth 16-bit PNG scans."""
+    where.mkdir(parents=True, exist_ok=True)
+    y, x = torch.meshgrid(torch.linspace(-1, 1, shape[0]), torch.linspace(-1, 1, shape[1]), indexing="ij")
+    for i in range(count):
+        a, b, c = Noise([str(i)], "noise").uniform((1, 3))[0]
+        pixels = 20000 + 15000 * (torch.sin(3 * x * a + 2 * b) * torch.cos(3 * y * c))[None]
+        formats.write(formats.Image(pixels.round(), formats.Meta("png", "uint16")), where / f"scan{i}.png")
+    return where
+
+
+def task(where: Path, target: str = "SuperResolution", sigma_y: float = 0.05, **params) -> Path:
+    operator = {"target": f"solvers.operators.{target}", "params": params}
+    likelihood = {"target": "solvers.problem.Gaussian", "params": {"sigma_y": sigma_y}}
+    where.write_text(configuration.dump({"operator": operator, "likelihood": likelihood}))
+    return where
+
+
+def solver(where: Path, target: str = "codps.CoDPSPlus", **params) -> Path:
+    where.write_text(configuration.dump({"solver": {"target": f"solvers.{target}", "params": params}}))
+    return where
