@@ -105,7 +105,7 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
     """operator(to_image(state)); linear operators stay linear for pixel and patch priors."""
     if prior.kind == "latent":
         return Composed(operator, prior.to_image)
-    if not (prior.patched or prior.gray):
+    if tuple(prior.image_shape) == tuple(prior.shape):  # the state is the image
         return operator
     if isinstance(operator, LinearOperator):
         return Seen(operator, prior.to_image, prior.lift, prior.gain)
