@@ -196,6 +196,8 @@ def _format(path: Path) -> str:
         return "dicom"
     inside = "dicom" if start[128:] == b"DICM" else next((f for s, f in STARTS.items() if start.startswith(s)), None)
     agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "mat"))
+    if named == "dicom" and inside is None:
+        raise ValueError(f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed")
     if not agrees:
         raise ValueError(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
     return named

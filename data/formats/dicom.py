@@ -14,8 +14,9 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, get_decoder, pack_bits, pixel_array
 
+from data.formats.dicom_geometry import affine_of, decimal, of_frame, position_of, resize
 from data.formats.dicom_identity import derived, pseudonym, uid
-from data.formats.image import Affine, Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
+from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -52,7 +53,7 @@ def encode(images: Sequence[Image], image_id: str, config: str, derivation: str,
         source = pydicom.dcmread(io.BytesIO(meta.header), force=True) if meta.header else _new_header(meta)
         ds = derived(source, image_id, config, derivation, keep_patient)
         _select_frames(ds, [m.index for m in metas], meta.count)
-        _geometry(ds, meta)
+        resize(ds, meta)
         _put_pixels(ds, frames, meta)
         if number:
             ds.InstanceNumber = number
@@ -116,11 +117,12 @@ def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
 
 def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
     with decoding(path, "DICOM", private=True):
-        slope, intercept = (float(_of_frame(ds, index, key, default)) for key, default in _RESCALE)
+        slope, intercept = (float(of_frame(ds, index, key, default)) for key, default in _RESCALE)
         colour = len(stored) == 3
-        bits = stored.dtype.itemsize * 8 if ds.PhotometricInterpretation == "PALETTE COLOR" else int(ds.BitsStored)
-        spacing = _of_frame(ds, index, "PixelSpacing", None) or ds.get("ImagerPixelSpacing")
-        affine = _affine(ds, index)
+        palette = ds.PhotometricInterpretation == "PALETTE COLOR"
+        bits = stored.dtype.itemsize * 8 if palette else int(ds.get("BitsStored") or ds.BitsAllocated)
+        spacing = of_frame(ds, index, "PixelSpacing", None) or ds.get("ImagerPixelSpacing")
+        affine = affine_of(ds, index)
         instance = str(ds.get("SOPInstanceUID", path.absolute()))
         buffer = io.BytesIO()
         pydicom.dcmwrite(buffer, ds, enforce_file_format=False)
@@ -139,7 +141,7 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             subject=pseudonym(str(ds.get("PatientID") or "")),
             series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute()))),
             source=digest("instance", instance, str(index)),
-            position=_position(affine, ds),
+            position=position_of(affine, ds),
             header=buffer.getvalue(),
         )
     if "ModalityLUTSequence" in ds:
@@ -157,48 +159,13 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
 _RESCALE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
 
 
-def _of_frame(ds: pydicom.Dataset, index: int, keyword: str, default):
-    """An element of one frame: in its own functional group, else in the shared one, else at the top."""
-    groups = [ds.get("PerFrameFunctionalGroupsSequence"), ds.get("SharedFunctionalGroupsSequence")]
-    for group, item in zip(groups, (index, 0)):
-        for element in group[item] if group and item < len(group) else ():
-            if element.VR == "SQ" and len(element.value) and (value := element.value[0].get(keyword)) not in (None, ""):
-                return value
-    value = ds.get(keyword)
-    return default if value in (None, "") else value
-
-
 def _window(ds: pydicom.Dataset, index: int, bits: int, colour: bool) -> tuple[float, float] | None:
     """The first window of the file; colours and 8-bit images: all they can hold."""
-    centre, width = (_of_frame(ds, index, key, None) for key in ("WindowCenter", "WindowWidth"))
+    centre, width = (of_frame(ds, index, key, None) for key in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
-        return (0.0, float(2**bits - 1)) if colour or (bits == 8 and not ds.PixelRepresentation) else None
+        return (0.0, float(2**bits - 1)) if colour or (bits == 8 and not ds.get("PixelRepresentation")) else None
     first = [float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)]
     return (first[0] - first[1] / 2, first[0] + first[1] / 2) if first[1] > 0 else None
-
-
-def _affine(ds: pydicom.Dataset, index: int) -> Affine | None:
-    """(row, column, slice) → mm, RAS; DICOM itself counts left and back (PS3.3 C.7.6.2.1.1)."""
-    keys = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    corner, cosines, spacing = (_of_frame(ds, index, key, None) for key in keys)
-    if corner is None or cosines is None or spacing is None:
-        return None
-    across, down = np.array(cosines, dtype=float)[:3], np.array(cosines, dtype=float)[3:]
-    matrix = np.eye(4)
-    matrix[:3] = np.stack(
-        [down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), np.array(corner, float)], 1
-    )
-    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
-    return tuple(tuple(float(v) for v in row) for row in matrix) if np.isfinite(matrix).all() else None
-
-
-def _position(affine: Affine | None, ds: pydicom.Dataset) -> float | None:
-    """Where the slice lies along its normal; without geometry its InstanceNumber."""
-    if affine is not None:
-        matrix = np.array(affine)
-        return float(matrix[:3, 2] @ matrix[:3, 3])
-    number = ds.get("InstanceNumber")
-    return None if number in (None, "") else float(number)
 
 
 def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
@@ -217,16 +184,16 @@ def _new_header(meta: Meta) -> pydicom.Dataset:
     ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, "OT"
     ds.SeriesInstanceUID, ds.StudyInstanceUID = uid("series", meta.series or ""), uid("study", meta.series or "")
     ds.InstanceNumber, ds.PatientID = meta.index + 1, meta.subject or ""
-    ds.RescaleSlope, ds.RescaleIntercept = _decimal(meta.slope), _decimal(meta.intercept)
+    ds.RescaleSlope, ds.RescaleIntercept = decimal(meta.slope), decimal(meta.intercept)
     if meta.window:
-        ds.WindowCenter, ds.WindowWidth = _decimal(sum(meta.window) / 2), _decimal(meta.window[1] - meta.window[0])
+        ds.WindowCenter, ds.WindowWidth = decimal(sum(meta.window) / 2), decimal(meta.window[1] - meta.window[0])
     if meta.spacing:
-        ds.PixelSpacing = [_decimal(v) for v in meta.spacing]
+        ds.PixelSpacing = [decimal(v) for v in meta.spacing]
     if meta.affine:
         matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(meta.affine)
         down, across = (matrix[:3, i] / np.linalg.norm(matrix[:3, i]) for i in (0, 1))
-        ds.ImageOrientationPatient = [_decimal(v) for v in (*across, *down)]
-        ds.ImagePositionPatient = [_decimal(v) for v in matrix[:3, 3]]
+        ds.ImageOrientationPatient = [decimal(v) for v in (*across, *down)]
+        ds.ImagePositionPatient = [decimal(v) for v in matrix[:3, 3]]
         ds.FrameOfReferenceUID = uid("frame of reference", meta.series or "")
     return ds
 
@@ -241,38 +208,6 @@ def _select_frames(ds: pydicom.Dataset, frames: list[int], total: int) -> None:
     for keyword in ("FrameTimeVector", "FrameIncrementPointer"):
         if len(frames) != total and keyword in ds:
             del ds[keyword]
-
-
-def _geometry(ds: pydicom.Dataset, meta: Meta) -> None:
-    """Pixel spacing and first-pixel position as `meta` says, wherever the header keeps them.
-
-    Positions are moved along each frame's own axes: the shift of the first centre is half the change of the spacing.
-    """
-    if meta.spacing is None:
-        return
-    sets = [s for key in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence") for s in ds.get(key) or []]
-    places = [ds, *(e.value[0] for group in sets for e in group if e.VR == "SQ" and len(e.value))]
-    found = [p for p in places if p.get("PixelSpacing") or p.get("ImagerPixelSpacing")]
-    before = found[0].get("PixelSpacing") or found[0].get("ImagerPixelSpacing") if found else None
-    if before is None or tuple(map(float, before)) == meta.spacing:
-        return
-    old = tuple(map(float, before))
-    ratio = [new / was for new, was in zip(meta.spacing, old)]
-    orientation = next((p.ImageOrientationPatient for p in places if p.get("ImageOrientationPatient")), None)
-    for place in places:
-        for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-            if place.get(keyword):
-                setattr(place, keyword, [_decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)])
-        if place.get("ImagePositionPatient") and orientation:
-            across, down = np.array(orientation, float)[:3], np.array(orientation, float)[3:]
-            shift = down * (meta.spacing[0] - old[0]) / 2 + across * (meta.spacing[1] - old[1]) / 2
-            moved = np.array(place.ImagePositionPatient, float) + shift
-            place.ImagePositionPatient = [_decimal(v) for v in moved]
-
-
-def _decimal(value: float) -> pydicom.valuerep.DSfloat:
-    """A DS element holds at most 16 characters."""
-    return pydicom.valuerep.DSfloat(value, auto_format=True)
 
 
 def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:
