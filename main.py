@@ -27,7 +27,9 @@ import yaml
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from ldm import checkpoints as weights
 from ldm import config as configuration
+from ldm.checkpoints.fitting import fill
 from ldm.callbacks import AtomicSave, Averaging, Pictures, Recorded, StopOnNaN
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "model_registry")  # Trainer arguments the program sets itself
@@ -84,6 +86,8 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
     module, data = assemble(config)
     folder = options.logdir / (options.project or "palimpsest") / (options.name or Path(options.base[0]).stem)
     resume = checkpoint_of(options.resume, folder)
+    if resume is None:
+        start(module, config, options.init)
     with claimed(folder, resume):
         (folder / "config.yaml").write_text(configuration.dump(config))
         trainer = pl.Trainer(
@@ -110,6 +114,16 @@ def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.Lightni
         raise ValueError("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
     part = configuration.build(config[kinds[0]])
     return configuration.build(config["model"], **{kinds[0]: part}), configuration.build(config["data"])
+
+
+def start(module: pl.LightningModule, config: configuration.Node, init: str | None) -> None:
+    """Give a new run the weights it begins with: all of them (--init), and the first stage that the configuration names."""
+    if init is not None:
+        changed = weights.initialise(module.prior if "prior" in config else module.first_stage, init)
+        print(f"--init {init}" + (f"; adapted from 3 image channels to 1: {', '.join(changed)}" if changed else ""))
+    if "first_stage_weights" in config:
+        source = config["first_stage_weights"]
+        fill(module.prior.first_stage, weights.first_stage(source).state_dict(), source)
 
 
 def checkpoints(folder: Path, config: configuration.Node) -> list[ModelCheckpoint]:

@@ -14,7 +14,8 @@ class Codebook(nn.Module):
     """Nearest code with a straight-through gradient; dead codes are revived from the current latents.
 
     codes: size of the codebook. weight: of the codebook loss. beta: commitment. from_data: step at which the codebook is set to latents of the
-    batch (0: never). revive: steps over which a code may go unused before it is moved onto a latent (0: never).
+    batch and quantisation begins (0: from the start, with the codes as they are): an encoder that is quantised by random
+    codes from its first step on was seen to settle on latents whose channels are copies of each other. revive: steps over which a code may go unused before it is moved onto a latent (0: never).
     """
 
     uses: Tensor
@@ -27,6 +28,8 @@ class Codebook(nn.Module):
     def forward(self, model: nn.Module, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         z = model.encode(image).latents.float()
+        if step < self.from_data:
+            return z, 0 * model.quantize.embedding.weight.sum(), {}
         with torch.autocast(image.device.type, enabled=False):  # distances between nearby codes need float32
             points = z.permute(0, 2, 3, 1).flatten(0, 2)
             codes: Tensor = model.quantize.embedding.weight

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +75,14 @@ class AtomicSave(TorchCheckpointIO):
 class Recorded(pl.Callback):
     """Stores in every checkpoint the merged configuration, with the numbers that training measured filled in."""
 
-    def __init__(self, config: Mapping[str, Any]):
+    def __init__(self, config: dict[str, Any]):
         self.config = config
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = dict(self.config)
+        config = deepcopy(self.config)
+        if hasattr(module, "measured"):
+            config["prior"]["params"] |= module.measured()
+        checkpoint["config"] = config
 
 
 class StopOnNaN(pl.Callback):

@@ -34,6 +34,17 @@ def cut(x: Tensor, rows: Tensor, columns: Tensor, patch: int) -> Tensor:
     return patches.flatten(0, 1).permute(0, 3, 1, 2).contiguous()
 
 
+def cut_padded(x: Tensor, rows: Tensor, columns: Tensor, patch: int, margin: int) -> Tensor:
+    """`cut` of x [B,C,N,N] padded with black by `margin`, corners in the padded frame, without building the padded image."""
+    span = torch.arange(patch, device=x.device) - margin
+    r, c = rows[..., None] + span, columns[..., None] + span  # [B,n,P], where 0 is the image's first pixel
+    inside = ((r >= 0) & (r < x.shape[-2]))[..., :, None] & ((c >= 0) & (c < x.shape[-1]))[..., None, :]
+    image = torch.arange(len(x), device=x.device)[:, None, None, None]
+    r, c = r.clamp(0, x.shape[-2] - 1), c.clamp(0, x.shape[-1] - 1)
+    patches = x.permute(0, 2, 3, 1)[image, r[:, :, :, None], c[:, :, None, :]]
+    return torch.where(inside[..., None], patches, BLACK).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+
+
 def paste(patches: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse of `cut`, summed where patches overlap, and how many covered each pixel [B,1,R,R]."""
     b, channels, width, patch = len(like), like.shape[1], like.shape[-1], patches.shape[-1]
