@@ -87,8 +87,11 @@ class ManifestData(pl.LightningDataModule):
             path = self.manifests[split]
             if path is None:
                 raise ValueError(f"data: no manifest is given for {split!r}")
-            varied = {"augment": self.augment, "crop": self.crop, "memory": MEMORY} if split == "train" else {}
-            self.datasets[split] = ManifestDataset(path, self.channels, self.size, seed=self.seed, **varied)
+            if split == "train":
+                data = ManifestDataset(path, self.channels, self.size, self.augment, self.crop, self.seed, MEMORY)
+            else:
+                data = ManifestDataset(path, self.channels, self.size)
+            self.datasets[split] = data
         return self.datasets[split]
 
     def train_dataloader(self) -> TrainingLoader:

@@ -34,11 +34,12 @@ class Sample(TypedDict):
 
 
 def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
-    """A row's image in the model range, as it was read, and the contract between the two (to be inverted on the way out).
+    """A row's image in the model range, as it was read, and the contract between the two, to be inverted on the way out.
 
+    Slices of volumes are upright, as they are looked at; writing undoes it.
     channels: 3 replicates a gray image, 1 takes the luminance of a coloured one, with a warning. Raises ValueError in one line.
     """
-    image = formats.read(row.path, row.slice)
+    image = formats.upright(formats.read(row.path, row.slice))
     intensity = contract(row, image)
     return intensity.to_model(_channels(image.pixels, channels, row.path)), image, intensity
 
