@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.gauss_newton import gauss_newton
+from solvers.gauss_newton import gauss_newton, whitened_step
 from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_gradients, norm, per_image
-from solvers.problem import Problem, mask_noise
+from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
 
@@ -38,55 +38,57 @@ def conditioned(
     cap: int = 60,
     steps: int = 5,
 ) -> Solution:
-    """`condition` with its account: iterations [B] and the residual [B] that conjugate gradients left, in y's units.
+    """`condition` with its account: iterations [B] and the error [B] that conjugate gradients left, in y's units.
 
-    Both are 0 for closed forms. Conjugate gradients stop, each image on its own, at tolerance * sigma_y * sqrt(m), m
-    the number of measured entries, or at the cap. steps: of Gauss-Newton, for operators that are not linear (residual
-    is then |A x - y|).
+    Both are 0 for closed forms. Conjugate gradients stop, each image on its own, when A x is known to
+    tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap. steps: of Gauss-Newton, for operators
+    that are not linear; the mean stops at the noise level then, and the error is |A x - y|.
     """
-    operator, y = problem.operator, problem.y.to(m)
-    u = m
+    problem = problem.whitened()
+    operator, y, u = problem.operator, problem.y.to(m), m
     if noise is not None:
         if not isinstance(v, LinearOperator):
             u = m + spread(v, m).sqrt() * noise.like(m)
-        y = y + problem.sigma_y * mask_noise(operator, noise.like(y))
+        y = y + problem.sigma_y * operator.restrict(noise.like(y))
+    level = problem.sigma_y * operator.measured(y).sqrt()
     s2 = noise_variance(problem, v, m)
+    r = y - operator.forward(u)
+    accuracy = tolerance * level if problem.sigma_y > 0 else torch.finfo(m.dtype).eps ** 0.5 * norm(r)
     if not isinstance(operator, LinearOperator):
         if isinstance(v, LinearOperator):
             raise ValueError("a covariance that is an operator needs a linear measurement; give a number, [B] or a diagonal")
-        target = problem.sigma_y * operator.measured(y).sqrt()
-        return gauss_newton(
-            u, spread(v, m).sqrt(), y, operator, s2, target, tolerance=tolerance, cap=cap, steps=steps, fit_all=noise is not None
+        target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
+        return gauss_newton(u, spread(v, m).sqrt(), operator, y, s2, accuracy, target, cap=cap, steps=steps)
+    found = correction(operator, m, v, r, s2, accuracy, cap)
+    return Solution(u + found.x, found.iterations, found.residual)
+
+
+def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: Scalar, accuracy: Tensor, cap: int) -> Solution:
+    """V A^T (s2 I + A V A^T)^-1 r for images like m, in closed form if there is one.
+
+    Else by conjugate gradients: in the image, which needs the fewest steps; or among the measurements where an
+    approximate inverse is known there, or V has no root at hand.
+    """
+    weight, zero = per_image(s2, r), torch.zeros(len(r), device=r.device)
+    if isinstance(v, LinearOperator):
+        found = conjugate_gradients(
+            lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))), r, tolerance=accuracy, cap=cap
         )
-    weighted = innovation(operator, v, y - operator.forward(u), s2, problem.sigma_y * tolerance, cap)
-    step = operator.adjoint(weighted.x)
-    step = v.forward(step) if isinstance(v, LinearOperator) else spread(v, m) * step
-    return Solution(u + step, weighted.iterations, weighted.residual)
-
-
-def innovation(operator: LinearOperator, v: Variance, r: Tensor, s2: Scalar, accuracy: float, cap: int) -> Solution:
-    """(s2 I + A V A^T)^-1 r: closed form where there is one, else conjugate gradients to accuracy * sqrt(measured)."""
-    none = torch.zeros(len(r), device=r.device)
-    weight = per_image(s2, r)
-    if not isinstance(v, LinearOperator) and torch.as_tensor(v).ndim <= 1:
-        if operator.exact:
-            return Solution(operator.solve(r, s2, v), none.long(), none.to(r))
-        scale = per_image(v, r)
-        return conjugate_gradients(
-            lambda p: weight * p + scale * operator.gram(p),
-            r,
-            tolerance=_stop(operator, r, accuracy),
-            cap=cap,
-            precondition=operator.preconditioner(s2, v),
-        )
-
-    def spectrum(p: Tensor) -> Tensor:
-        back = operator.adjoint(p)
-        return operator.forward(v.forward(back) if isinstance(v, LinearOperator) else v * back)
-
-    if operator.elementwise and not isinstance(v, LinearOperator):
-        return Solution(r / (weight + spectrum(torch.ones_like(r))), none.long(), none.to(r))
-    return conjugate_gradients(lambda p: weight * p + spectrum(p), r, tolerance=_stop(operator, r, accuracy), cap=cap)
+        return Solution(v.forward(operator.adjoint(found.x)), found.iterations, found.residual)
+    V, one_number = spread(v, m), torch.as_tensor(v).ndim <= 1
+    if operator.exact and one_number:
+        return Solution(V * operator.correct(r, s2, v), zero.long(), zero.to(r))
+    if operator.elementwise:
+        spectrum = operator.forward(V * operator.adjoint(torch.ones_like(r)))
+        return Solution(V * operator.adjoint(r / (weight + spectrum)), zero.long(), zero.to(r))
+    inverse = operator.preconditioner(s2, v) if one_number else None
+    if inverse is None:
+        found = whitened_step(operator, V.sqrt(), s2, r, 0.0, accuracy, cap)
+        return Solution(V.sqrt() * found.x, found.iterations, found.residual)
+    found = conjugate_gradients(
+        lambda p: weight * p + per_image(v, r) * operator.gram(p), r, tolerance=accuracy, cap=cap, precondition=inverse
+    )
+    return Solution(V * operator.adjoint(found.x), found.iterations, found.residual)
 
 
 def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) -> Tensor:
@@ -96,6 +98,7 @@ def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) ->
     rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T, r = y - A m, and 1/rho is concave and increasing in t: Newton's
     method from t = 0 climbs to the root without ever passing it, so there is nothing to bracket.
     """
+    problem = problem.whitened()
     y = problem.y.to(m)
     operator, r = problem.operator.linearize(m), y - problem.operator.forward(m)
     v_max = torch.as_tensor(v_max, dtype=r.dtype, device=r.device).expand(len(r))
@@ -130,12 +133,6 @@ def noise_variance(problem: Problem, v: Variance, like: Tensor) -> Scalar:
     largest = torch.as_tensor(v, dtype=like.dtype, device=like.device)
     largest = largest.flatten(1).amax(1) if largest.ndim > 1 else largest
     return eps * torch.where(largest > 0, largest, 1)
-
-
-def _stop(operator: LinearOperator, r: Tensor, accuracy: float) -> Tensor:
-    if accuracy > 0:
-        return accuracy * operator.measured(r).sqrt()
-    return torch.finfo(r.dtype).eps ** 0.5 * norm(r)  # no noise to stop at
 
 
 def _shrink_by_solve(operator: LinearOperator, r: Tensor):

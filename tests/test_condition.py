@@ -26,10 +26,10 @@ class Dense(LinearOperator):
         return self.closed
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(1) @ self.M[0].T
+        return torch.stack([self.M[0] @ row for row in x.flatten(1)])  # row by row, so that batches round alike
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return (y @ self.M[0]).reshape(len(y), *SHAPE)
+        return torch.stack([(self.M[0].T @ row).reshape(SHAPE) for row in y])
 
     def solve(self, r: Tensor, s2, v) -> Tensor:
         G, eye = self.M[0] @ self.M[0].T, torch.eye(self.M.shape[1], dtype=r.dtype)

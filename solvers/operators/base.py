@@ -25,6 +25,7 @@ class Operator:
     unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
     transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
+    turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
@@ -239,7 +240,7 @@ def norm(a: Tensor) -> Tensor:
 
 
 class Solution:
-    """What conjugate gradients return: x, the iterations each image took [B], and its residual norm [B]."""
+    """What conjugate gradients return: x, the iterations each image took [B], and what error they left [B]."""
 
     def __init__(self, x: Tensor, iterations: Tensor, residual: Tensor):
         self.x, self.iterations, self.residual = x, iterations, residual
@@ -253,11 +254,14 @@ def conjugate_gradients(
     tolerance: Scalar | None = None,
     cap: int = 60,
     precondition: Callable[[Tensor], Tensor] | None = None,
+    look_back: int = 0,
 ) -> Solution:
     """Solve apply(x) = b for a symmetric positive apply, each image on its own.
 
     tolerance: residual norm per image at which that image stops, a number or [B] (default: 1e-6 of |b| in float32,
     1e-12 in float64). An image that has stopped no longer changes, so batches equal single images.
+    look_back: if not 0, tolerance is on the error of x in the norm of `apply` instead, that of the iterate so many steps
+    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on.
     """
     if tolerance is None:
         tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
@@ -267,14 +271,16 @@ def conjugate_gradients(
     z = precondition(r) if precondition else r
     p, rz = z.clone(), dot(r, z)
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
-    residual = norm(r)
+    error = norm(r) if not look_back else torch.where(rz > 0, torch.inf, 0)
+    gains: list[Tensor] = []
     for _ in range(cap):
-        active = residual > stop
+        active = error > stop
         if not bool(active.any()):
             break
         q = apply(p)
         curvature = dot(p, q)
         alpha = torch.where(active & (curvature > 0), rz / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        gains.append(alpha * rz)
         x = x + per_image(alpha, b) * p
         r = r - per_image(alpha, b) * q
         z = precondition(r) if precondition else r
@@ -283,8 +289,11 @@ def conjugate_gradients(
         p = torch.where(per_image(active, b).bool(), z + per_image(beta, b) * p, p)
         rz = rz_next
         iterations = iterations + active
-        residual = norm(r)
-    return Solution(x, iterations, residual)
+        if not look_back:
+            error = norm(r)
+        elif len(gains) >= look_back:
+            error = torch.where(active, torch.stack(gains[-look_back:]).sum(0).sqrt(), error)
+    return Solution(x, iterations, error)
 
 
 def power_iteration(operator: LinearOperator, like: Tensor, iterations: int = 50) -> float:
