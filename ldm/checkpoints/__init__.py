@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ldm.checkpoints import own
+from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, own, stable_diffusion
 from ldm.checkpoints.described import Described
 from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
@@ -70,10 +70,21 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
     content = weights(path)
     if "config" in content and "state_dict" in content:
         return own.describe_checkpoint(path, content, ema)
+    if edm.recognises(content):
+        return edm.describe(path, content, settings)
+    state = content.get("state_dict", content)
+    if guided_diffusion.recognises(state):
+        return guided_diffusion.describe(path, state, settings)
+    if stable_diffusion.recognises(state):
+        return stable_diffusion.describe(path, state, settings, ema)
+    if compvis.recognises(state):
+        return compvis.describe(path, state, settings, ema)
     raise ValueError(f"{path}: the layout of these weights is not known")
 
 
 def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
     if (path / "config.yaml").is_file() and (path / "model.safetensors").is_file():
         return own.describe_folder(path)
-    raise ValueError(f"{path}: no model here: needs config.yaml and model.safetensors")
+    if diffusers_folder.recognises(path):
+        return diffusers_folder.describe(path, settings)
+    raise ValueError(f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json")

@@ -84,7 +84,8 @@ def _card(name: str, model: Described, half: bool) -> str:
         "",
         f"Exported from `{model.path.name}`; load it with `--model {name}` or `ldm.checkpoints.load`.",
         "",
-        f"* parameters: {sum(t.numel() for t in model.state.values()):,}, stored as {'float16' if half else 'the source has them'}",
+        f"* parameters: {sum(t.numel() for t in model.state.values()):,}",
+        f"* stored as {'float16' if half else 'the source has it'}",
         *(f"* note: {note}" for note in model.notes),
         *(f"* source `{source.name}` SHA-256 `{file_digest(source)}`" for source in sources),
     ]

@@ -1,0 +1,37 @@
+"""Foreign settings read as data: each is taken once, with its type; one that nobody took is an error, not a silence."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ldm.config import nearest
+
+_REQUIRED = object()
+
+
+class Options:
+    """settings: a mapping from a foreign YAML. ignored: keys that do not change what the weights mean."""
+
+    def __init__(self, settings: Any, path: str | Path, ignored: Iterable[str] = ()):
+        if not isinstance(settings, Mapping):
+            raise ValueError(f"{path}: expected a mapping of settings, not {settings!r}")
+        self.settings, self.path, self.known = settings, path, set(ignored)
+
+    def take(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
+        """The value of `key`, checked to be of `kind` (an int will do for a float); null counts as absent."""
+        self.known.add(key)
+        value = self.settings.get(key)
+        if value is None:
+            if default is _REQUIRED:
+                raise ValueError(f"{self.path}: the model's description lacks {key!r}")
+            return default
+        accepted = (int, float) if kind is float else (list, tuple) if kind is list else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise ValueError(f"{self.path}: {key} must be of type {kind.__name__}, not {value!r}")
+        return value
+
+    def finish(self) -> None:
+        """Complain of the first key that was neither taken nor known to be harmless."""
+        stray = [key for key in self.settings if key not in self.known]
+        if stray:
+            raise ValueError(f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}")

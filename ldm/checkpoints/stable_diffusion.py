@@ -1,0 +1,97 @@
+"""Stable Diffusion 1.x and 2.x in CompVis's layout (.ckpt or .safetensors), eps or v prediction, one fixed prompt.
+
+config (all optional for 1.x): `predicts` eps | v, which no file says and 2.x files need; `image_size` in pixels;
+`embedding`, a file with the encoded prompt (tensor `text`), otherwise the empty prompt is encoded by the file's own CLIP;
+`guidance` s of classifier-free guidance, 1 by default (the empty prompt needs none).
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.checkpoints import image_autoencoder, text
+from ldm.checkpoints.compvis import AVERAGE, CONDITION, FIRST, TABLES, UNET, averaged
+from ldm.checkpoints.described import Described, node, under, within
+from ldm.checkpoints.keymaps import plain
+from ldm.checkpoints.openai_unet import OpenAIUNet
+from ldm.checkpoints.options import Options
+from ldm.checkpoints.reading import listed
+
+CROSS = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # [width, context]
+KL_F8 = {
+    "embed_dim": 4,
+    "ddconfig": {"z_channels": 4, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2},
+}
+VERSIONS: dict[int, dict[str, Any]] = {768: {"heads": 8, "linear": False}, 1024: {"head": 64, "linear": True}}  # by context width
+
+
+def recognises(state: Mapping[str, Any]) -> bool:
+    return CROSS in state and FIRST + "quant_conv.weight" in state and state[CROSS].shape[-1] in VERSIONS
+
+
+def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool) -> Described:
+    """A latent prior."""
+    tensors = plain(state)
+    context = tensors[CROSS].shape[-1]
+    unet = OpenAIUNet(64, 4, 4, tensors[CROSS].shape[0], (1, 2, 4, 4), 2, (0, 1, 2), context=context, **VERSIONS[context])
+    o = Options({} if settings is None or "model" in settings else settings, path)
+    predicts = o.take("predicts", str, "eps" if context == 768 else None)
+    if predicts not in ("eps", "v"):
+        raise ValueError(
+            f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)"
+        )
+    extra = [key for key in tensors if not key.startswith((UNET, AVERAGE, FIRST, CONDITION, *TABLES))]
+    if extra:
+        raise ValueError(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
+    first, first_state = image_autoencoder.describe(KL_F8, within(FIRST, tensors), path)
+    encoder = within(CONDITION + "transformer.", tensors) or within(CONDITION + "model.", tensors)
+    return assemble(
+        path,
+        o,
+        unet.node(),
+        unet.weights(averaged(tensors, path) if ema else within(UNET, tensors)),
+        first,
+        first_state,
+        encoder,
+        predicts,
+    )
+
+
+def assemble(
+    path: Path,
+    o: Options,
+    network: Mapping[str, Any],
+    network_state: Mapping[str, Tensor],
+    first: Mapping[str, Any],
+    first_state: Mapping[str, Tensor],
+    encoder: Mapping[str, Tensor],
+    predicts: str,
+    table: Mapping[str, Any] | None = None,
+    scale: float = 0.18215,
+) -> Described:
+    """U-Net, autoencoder and prompt as one prior; o: the user's settings."""
+    size = o.take("image_size", int, 768 if predicts == "v" else 512)
+    guidance, embedding = o.take("guidance", float, 1.0), o.take("embedding", str, None)
+    o.finish()
+    width = network["params"]["cross_attention_dim"]
+    if not encoder and (embedding is None or guidance != 1):
+        raise ValueError(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
+    nothing = text.empty(encoder, path) if embedding is None or guidance != 1 else None
+    prompt = {"text": nothing if embedding is None else text.given(embedding, width)}
+    if guidance != 1:
+        prompt["empty"] = nothing
+    tokens = len(prompt["text"])
+    inner = node("ldm.published.TextConditioned", network=network, tokens=tokens, width=width, guidance=float(guidance))
+    table = table or node("ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    prior = node(
+        "ldm.latent.LatentPrior",
+        denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
+        shape=[4, size // 8, size // 8],
+        first_stage=first,
+        scale=scale,
+        image_channels=3,
+    )
+    state = {**under("network.", network_state), **prompt}
+    return Described("prior", prior, {**under("denoiser.network.", state), **under("first_stage.", first_state)}, path)
