@@ -16,7 +16,9 @@ from solvers.operators import (
     KernelBlur,
     KernelSuperResolution,
     MotionBlur,
+    NonlinearBlur,
     Outpainting,
+    PhaseRetrieval,
     RandomInpainting,
     StripeInpainting,
     SuperResolution,
@@ -95,4 +97,7 @@ LINEAR = [
 
 NONLINEAR = [
     Case("hdr", lambda: HighDynamicRange(), (1, 5, 4)),
+    Case("phase_retrieval", lambda: PhaseRetrieval(), (2, 8, 5)),
+    Case("phase_retrieval without a frame", lambda: PhaseRetrieval(0.0), (1, 5, 7)),
+    Case("nonlinear_blur", lambda: NonlinearBlur(5, 1.0), (1, 7, 6)),
 ]

@@ -2,6 +2,8 @@
 
 from solvers.operators.blur import GaussianBlur, KernelBlur, MotionBlur, UniformBlur
 from solvers.operators.inpainting import BoxInpainting, Inpainting, Outpainting, RandomInpainting, StripeInpainting
+from solvers.operators.nonlinear_blur import NetworkBlur, NonlinearBlur
+from solvers.operators.phase_retrieval import PhaseRetrieval
 from solvers.operators.pointwise import Denoising, HighDynamicRange, TileCentre
 from solvers.operators.super_resolution import GaussianSuperResolution, KernelSuperResolution, SuperResolution
 
@@ -15,7 +17,10 @@ __all__ = [
     "KernelBlur",
     "KernelSuperResolution",
     "MotionBlur",
+    "NetworkBlur",
+    "NonlinearBlur",
     "Outpainting",
+    "PhaseRetrieval",
     "RandomInpainting",
     "StripeInpainting",
     "SuperResolution",
