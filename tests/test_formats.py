@@ -138,7 +138,9 @@ def test_complex_data(tmp_path, suffix, shape, count, channels):
     images = [formats.read(tmp_path / f"a{suffix}", i) for i in range(count)]
     assert images[0].meta.complex and images[0].pixels.shape == (channels, 6, 5)
     first = array.reshape(count, -1, 6, 5)[0]
-    assert np.array_equal(images[0].pixels[0::2].numpy(), first.real) and np.array_equal(images[0].pixels[1::2].numpy(), first.imag)
+    assert np.array_equal(images[0].pixels[0::2].numpy(), first.real) and np.array_equal(
+        images[0].pixels[1::2].numpy(), first.imag
+    )
     formats.reassemble(images, tmp_path / f"b{suffix}")
     assert np.array_equal(load(tmp_path / f"b{suffix}"), array)
 
