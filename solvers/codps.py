@@ -42,6 +42,7 @@ class CoDPS:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         x = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):

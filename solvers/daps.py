@@ -11,7 +11,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.schedule import karras
-from solvers.condition import condition
+from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
@@ -59,6 +59,7 @@ class DAPS:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
         x = levels[0] * start(prior, noise, problem.y)
@@ -84,7 +85,7 @@ class DAPS:
             probe = noise.like(x).sign()
             inside = probe if not prior.patched else prior.pad(prior.crop(probe), 0.0)
             return condition(V.mean, V.trace(inside), seen, noise)
-        return condition(V.draw(noise.like(x), self.rank), V, seen, noise)
+        return conditioned(V.draw(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
 
     def ode_levels(self, sigma: float) -> list[float]:
         """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""

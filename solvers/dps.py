@@ -40,7 +40,10 @@ class DPS:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
+        if self.guidance == "likelihood" and problem.sigma_y == 0:
+            raise ValueError("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
         x = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
             with torch.enable_grad():

@@ -57,6 +57,7 @@ class PaDIS:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
         gain = squared_norms(seen, prior) if self.data != "ddnm" and self.normalisation == "operator" else torch.ones(())

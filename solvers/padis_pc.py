@@ -47,6 +47,7 @@ class PaDISPC:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
         gain = squared_norms(seen, prior) if self.normalisation == "operator" else None

@@ -48,6 +48,7 @@ class PSLD:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
         offset, keep = noise.of("offset"), self.recompute if self.checkpoint else call
         z = start(prior, noise, problem.y)

@@ -55,6 +55,7 @@ class ReSample:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = vp_levels(prior, self.steps, self.spacing)
         skip, last, moments = self.skip or max(1, round(self.steps / 50)), len(levels) - 2, Moments()

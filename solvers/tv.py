@@ -32,6 +32,7 @@ class TV:
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
+        problem = problem.whitened()
         A: LinearOperator = problem.operator  # type: ignore[assignment]
         weight = self.lam / 2 if A.unit_range else 2 * self.lam  # x = 2u - 1: TV doubles, and so does A x unless A takes u
         rho = self.rho * weight / self.lam

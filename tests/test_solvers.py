@@ -1,0 +1,313 @@
+"""What every solver owes: closed-form recursions where its steps are affine, no coupling of images, honest refusals."""
+
+from math import sqrt
+
+import pytest
+import torch
+from analytic import Dense, Shrink, Squares, correlated, isotropic, latent, patched
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from ldm.schedule import karras
+from solvers.baseline import Baseline
+from solvers.codps import CoDPS, CoDPSPlus
+from solvers.daps import DAPS
+from solvers.dps import DPS
+from solvers.padis import PaDIS
+from solvers.padis_pc import PaDISPC
+from solvers.problem import Gaussian, Problem
+from solvers.psld import PSLD
+from solvers.resample import ReSample
+from solvers.step import Step, check
+from solvers.steps import ve_levels, vp_levels
+from solvers.tv import TV
+
+S0, SIGMA_Y, Y, TOP, LOW = 0.5, 0.2, 0.8, 10.0, 0.002
+
+
+# --- affine recursions: an isotropic Gaussian prior, one pixel seen directly; mean and variance of the output are known
+
+
+def particles(solver, count=20000) -> torch.Tensor:
+    """Independent runs of the scalar problem, as the pixels of a few large images."""
+    ids, side = ("a", "b"), int(sqrt(count / 2))
+    shape = (1, side, side)
+    y = torch.full((2, *shape), Y, dtype=torch.float64)
+    problem = Problem(y, Identity(shape), Gaussian(SIGMA_Y), ids)
+    *_, last = solver(problem, isotropic(shape, S0, LOW, TOP), Noise(ids, "solver"))
+    return last.x0.flatten()
+
+
+class Identity(Dense):
+    """y = x, without a matrix of 10^8 entries."""
+
+    def __init__(self, shape):
+        self.shape = shape
+
+    def forward(self, x):
+        return x
+
+    def adjoint(self, y):
+        return y
+
+    def solve(self, r, s2, v):
+        return r / (s2 + v)
+
+    def shape_out(self, shape):
+        return shape
+
+
+def levels(steps):
+    return [*karras(steps, LOW, TOP).tolist(), 0.0]
+
+
+def dps_recursion(steps):
+    m, v = 0.0, TOP**2
+    for s, s_next in zip(levels(steps), levels(steps)[1:]):
+        k, w = S0**2 / (S0**2 + s**2), s_next**2 / s**2
+        a = w + (1 - w) * (k - s**2 * k**2 / SIGMA_Y**2)
+        m, v = a * m + (1 - w) * s**2 * k * Y / SIGMA_Y**2, a**2 * v + s_next**2 * (1 - w)
+    return m, v
+
+
+def codps_plus_recursion(steps):
+    m, v = 0.0, TOP**2
+    for s, s_next in zip(levels(steps), levels(steps)[1:]):
+        k, w = S0**2 / (S0**2 + s**2), s_next**2 / s**2
+        r2 = S0**2 * s**2 / (S0**2 + s**2)
+        gain = r2 / (r2 + SIGMA_Y**2)
+        a = w + (1 - w) * k * (1 - gain)
+        m, v = a * m + (1 - w) * gain * Y, a**2 * v + s_next**2 * (1 - w)
+    return m, v
+
+
+def daps_recursion(steps):
+    m, v = 0.0, TOP**2
+    for s, s_next in zip(levels(steps), levels(steps)[1:]):
+        k, r2 = S0**2 / (S0**2 + s**2), S0**2 * s**2 / (S0**2 + s**2)
+        V = 1 / (1 / r2 + 1 / SIGMA_Y**2)
+        a = V * k / r2
+        m, v = a * m + V * Y / SIGMA_Y**2, a**2 * v + V + s_next**2
+    return m, v
+
+
+def daps_langevin_recursion(steps, K, M, lr):
+    """Published DAPS at this prior: Euler steps and Langevin steps are affine too. tau = sigma_y, constant lr."""
+    m, v = 0.0, TOP**2
+    for s, s_next in zip(levels(steps), levels(steps)[1:]):
+        grid = karras(K + 1, 0.01, s).tolist() if s > 0.01 else [s]
+        shrink = 1.0
+        for b, c in zip(grid, grid[1:]):
+            shrink *= 1 + (c - b) / b * (1 - S0**2 / (S0**2 + b**2))
+        # x0 = alpha x0_hat + beta y + noise of variance n, by M steps of x <- (1 - lr p) x + lr (x0_hat / s^2 + y / tau^2)
+        p, alpha, beta, n = 1 / s**2 + 1 / SIGMA_Y**2, 1.0, 0.0, 0.0
+        for _ in range(M):
+            alpha, beta = (1 - lr * p) * alpha + lr / s**2, (1 - lr * p) * beta + lr / SIGMA_Y**2
+            n = (1 - lr * p) ** 2 * n + 2 * lr
+        m, v = alpha * shrink * m + beta * Y, (alpha * shrink) ** 2 * v + n + s_next**2
+    return m, v
+
+
+@pytest.mark.parametrize(
+    "solver, expected",
+    [
+        (DPS(steps=100, guidance="likelihood", clip=False), dps_recursion(100)),
+        (CoDPSPlus(steps=100, clip=False), codps_plus_recursion(100)),
+        (DAPS(steps=50, sigma_max=TOP, sigma_min=LOW), daps_recursion(50)),
+        (
+            DAPS(steps=10, sigma_max=TOP, sigma_min=LOW, inner="langevin", M=20, lr=1e-6, lr_min_ratio=1, tau=SIGMA_Y),
+            daps_langevin_recursion(10, 5, 20, 1e-6),
+        ),
+    ],
+    ids=["dps", "codps+", "daps", "daps langevin"],
+)
+def test_affine_recursion(solver, expected):
+    """Four standard errors of the mean and of the variance (v sqrt(2/n))."""
+    x, (m, v) = particles(solver), expected
+    assert abs(float(x.mean()) - m) < 4 * sqrt(v / len(x))
+    assert abs(float(x.var()) - v) < 4 * v * sqrt(2 / len(x))
+
+
+def test_recursions_give_the_known_numbers():
+    """Worked out independently: DPS 0.79862 / 0.13899 at 400 steps; the exact draw tends to the posterior."""
+    m, v = dps_recursion(400)
+    assert (round(m, 5), round(sqrt(v), 5)) == (0.79862, 0.13899)
+    m, v = daps_recursion(800)
+    posterior = 1 / (1 / S0**2 + 1 / SIGMA_Y**2)
+    assert abs(m - posterior * Y / SIGMA_Y**2) < 1e-3 and abs(v / posterior - 1) < 0.01
+
+
+# --- images do not couple, and nothing global is touched
+
+SHAPE, IDS = (1, 8, 8), ("a", "b", "c")
+VP, EDM, LATENT, PATCH = correlated(SHAPE, vp=True), isotropic(SHAPE), latent(SHAPE, error_variance=1e-3), patched(8, 3)
+DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
+SOLVERS = {
+    "resample": (ReSample(steps=12, skip=3), LATENT),
+    "resample pixel": (ReSample(steps=12, skip=3), VP),
+    "psld": (PSLD(steps=6), LATENT),
+    "daps": (DAPS(steps=6), PATCH),
+    "daps trace": (DAPS(steps=6, covariance="trace"), PATCH),
+    "daps operator": (DAPS(steps=6, covariance="operator"), EDM),
+    "daps latent": (DAPS(steps=6), LATENT),
+    "daps hmc": (DAPS(steps=4, inner="hmc", M=5, lr=1e-5), LATENT),
+    "codps": (CoDPS(steps=6), VP),
+    "codps+": (CoDPSPlus(steps=6), PATCH),
+    "dps": (DPS(steps=6), PATCH),
+    "padis": (PaDIS(steps=6), PATCH),
+    "padis dps": (PaDIS(steps=6, data="dps"), PATCH),
+    "padis pc": (PaDISPC(steps=6), PATCH),
+    "tv": (TV(steps=6), VP),
+}
+
+
+def problem(ids=IDS, operator=DENSE) -> Problem:
+    y = Noise(ids, "noise").normal((len(ids), *operator.shape_out(SHAPE)), torch.float64) / 4
+    return Problem(y, operator, Gaussian(0.05), tuple(ids))
+
+
+def final(solver, prior, ids=IDS, posed=None) -> Step:
+    *_, last = solver(posed or problem(ids), prior, Noise(ids, "solver"))
+    return last
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_batch_order_and_global_state(name):
+    solver, prior = SOLVERS[name]
+    before = torch.get_rng_state()
+    together = final(solver, prior).x0
+    assert torch.equal(torch.get_rng_state(), before)
+    assert together.shape == (3, *SHAPE) and torch.isfinite(together).all() and not together.requires_grad
+    for k in (2, 0):
+        torch.testing.assert_close(final(solver, prior, (IDS[k],)).x0, together[k : k + 1], rtol=0, atol=1e-10)
+    assert torch.equal(final(solver, prior).x0, together)
+
+
+@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "tv"])
+def test_a_broken_output_stays_with_its_image(name):
+    """The network's second row turns NaN from its third call on."""
+    solver, prior = SOLVERS[name]
+    clean, original, calls = final(solver, prior).x0, type(prior).denoise, []
+
+    def broken(x, sigma, noise=None):
+        calls.append(1)
+        gate = torch.ones(len(x), 1, 1, 1, dtype=x.dtype)
+        gate[1] = torch.nan if len(calls) > 2 else 1
+        return original(prior, x, sigma, noise) * gate
+
+    prior.denoise = broken
+    try:
+        x0 = final(solver, prior).x0
+    finally:
+        del prior.denoise
+    assert not torch.isfinite(x0[1]).all()
+    torch.testing.assert_close(x0[[0, 2]], clean[[0, 2]], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_grad_mode_is_the_callers(name):
+    solver, prior = SOLVERS[name]
+    for _ in solver(problem(), prior, Noise(IDS, "solver")):
+        assert torch.is_grad_enabled()
+    with torch.no_grad():
+        for _ in solver(problem(), prior, Noise(IDS, "solver")):
+            assert not torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 27, 101, 333, 1000])
+def test_resample_takes_any_number_of_steps(steps):
+    """The published code fails for 3, 27, 101, 333 and 1000."""
+    for spacing in ("even", "leading"):
+        last = final(ReSample(steps=steps, spacing=spacing), VP, ("a",))
+        assert torch.isfinite(last.x0).all()
+
+
+def test_leading_times_are_the_published_ones():
+    """1, 3, ..., 999 for 500 steps; the resampling variance at index 330 is 0.8841 (code) and 34.96 (paper)."""
+    table = VP.alpha_bar
+    found = vp_levels(VP, 500, "leading")
+    assert found[:-1] == [float(table[t]) for t in range(999, 0, -2)] and found[-1] == float(table[0])
+    a, a_next = found[499 - 330], found[500 - 330]
+    s2 = 40 * (1 - a_next) * (1 - a / a_next)
+    assert round(a, 5) == 0.02466 and round(s2 / (1 - a), 4) == 0.8841 and round(s2 / a, 2) == 34.96
+
+
+def test_resample_counts_match_the_published_schedule():
+    """500 steps: 17 consistencies in pixels, 16 in the latent, one at the end, and 665 network calls."""
+    stages, calls = [], []
+    solver = ReSample(spacing="leading", look_ahead=5, inner="adamw")
+    prior = latent(SHAPE)
+    inner = type(prior).denoise
+    prior.denoise = lambda *args: calls.append(1) or inner(prior, *args)
+    object.__setattr__(solver, "adamw", lambda x, problem, moments, stage: stages.append(stage) or x)
+    final(solver, prior, ("a",))
+    assert (stages.count("pixel"), stages.count("latent"), len(calls)) == (17, 16 + 1, 665)
+
+
+def test_levels_stay_inside_the_prior():
+    assert ve_levels(EDM, 5, 0.01, 1000.0)[0] == pytest.approx(EDM.sigma_max)
+    first = next(iter(DAPS(steps=3, sigma_max=1000.0)(problem(), EDM, Noise(IDS, "solver"))))
+    assert first.sigma == pytest.approx(EDM.sigma_max)
+
+
+# --- refusals, in one line and before any network runs
+
+
+class Untouchable(Prior):
+    def denoise(self, x, sigma, noise=None):
+        raise AssertionError("a network ran")
+
+
+UNTOUCHED = Untouchable(Shrink(), SHAPE, LOW, TOP)
+
+
+@pytest.mark.parametrize(
+    "solver, operator, prior, word",
+    [
+        (PSLD(), DENSE, UNTOUCHED, "latent prior"),
+        (PSLD(), Squares(), LATENT, "linear operator"),
+        (CoDPS(), Squares(), UNTOUCHED, "linear operator"),
+        (CoDPSPlus(), DENSE, LATENT, "decoder"),
+        (PaDIS(), Squares(), UNTOUCHED, "linear operator"),
+        (PaDIS(data="dps"), DENSE, LATENT, "latent"),
+        (PaDISPC(), DENSE, LATENT, "decoder"),
+        (DAPS(covariance="operator"), Squares(), UNTOUCHED, "linear operator"),
+        (DAPS(sigma_min=20.0), DENSE, UNTOUCHED, "outside the prior's"),
+        (ReSample(steps=2000), DENSE, VP, "between 1 and 1000"),
+        (TV(), Squares(), UNTOUCHED, "linear operator"),
+        (Baseline(), DENSE, UNTOUCHED, "no classical answer"),
+    ],
+)
+def test_refusals(solver, operator, prior, word):
+    with pytest.raises(ValueError, match=word) as caught:
+        check(solver, problem(operator=operator), prior)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_measurement_that_does_not_fit_is_refused():
+    posed = problem()
+    with pytest.raises(ValueError, match="does not fit the operator"):
+        check(DAPS(), Problem(posed.y[:, :-1], DENSE, posed.likelihood, posed.ids), UNTOUCHED)
+    y = posed.y.clone()
+    y[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="measurement of b holds"):
+        check(DAPS(), Problem(y, DENSE, posed.likelihood, posed.ids), UNTOUCHED)
+
+
+@pytest.mark.parametrize("cls", [ReSample, PSLD, DAPS, CoDPS, CoDPSPlus, DPS, PaDIS, PaDISPC, TV])
+def test_counts_below_one_are_refused(cls):
+    with pytest.raises(ValueError, match="steps must be at least 1"):
+        cls(steps=0)
+
+
+# --- the data are met
+
+
+@pytest.mark.parametrize("name", ["resample", "resample pixel", "daps", "daps latent", "codps+", "padis"])
+def test_data_are_met_to_the_noise(name):
+    """y is a measurement of a prior sample; a mean square residual of 20 entries above 4 has a chance below 1e-8."""
+    solver, prior = SOLVERS[name]
+    truth = 0.5 * Noise(IDS, "noise").normal((3, *SHAPE), torch.float64)
+    posed = Problem(DENSE.forward(truth), DENSE, Gaussian(0.05), IDS)
+    solver = type(solver)(**{**vars(solver), "steps": 40})
+    assert (posed.residual(final(solver, prior, posed=posed).x0) < 2).all()
