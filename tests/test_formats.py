@@ -14,8 +14,10 @@ from data.formats import Image, Meta
 RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**23), 2**23), "bool": (0, 1)}
 CASES = [
     (".png", "uint8", 1), (".png", "uint8", 3), (".png", "uint16", 1), (".png", "uint16", 3),
-    (".tif", "uint8", 1), (".tif", "uint8", 3), (".tif", "uint16", 1), (".tif", "int16", 1), (".tif", "int32", 1), (".tif", "float32", 1),
-    (".npy", "uint8", 1), (".npy", "int16", 3), (".npy", "float64", 1), (".npy", "bool", 1), (".npz", "float32", 3), (".npz", "uint16", 1),
+    (".tif", "uint8", 1), (".tif", "uint8", 3), (".tif", "uint16", 1), (".tif", "int16", 1), (".tif", "int32", 1),
+    (".tif", "float32", 1),
+    (".npy", "uint8", 1), (".npy", "int16", 3), (".npy", "float64", 1), (".npy", "bool", 1), (".npz", "float32", 3),
+    (".npz", "uint16", 1),
     (".h5", "float32", 1), (".h5", "int16", 3), (".mat", "uint16", 1), (".mat", "float64", 1), (".nii.gz", "int16", 1),
     (".nii", "float32", 1), (".nii.gz", "uint8", 3), (".nrrd", "int16", 1), (".nrrd", "float32", 1), (".dcm", "int16", 1),
     (".dcm", "uint16", 1), (".dcm", "uint8", 3),
@@ -110,7 +112,8 @@ def test_pages_and_frames_need_an_index(tmp_path):
 
 
 @pytest.mark.parametrize(("suffix", "shape", "count", "channels"), [
-    (".npy", (4, 6, 5), 4, 1), (".npy", (3, 6, 5), 1, 3), (".npy", (6, 5, 3), 1, 3), (".npy", (4, 3, 6, 5), 4, 3), (".npy", (4, 6, 5, 1), 4, 1),
+    (".npy", (4, 6, 5), 4, 1), (".npy", (3, 6, 5), 1, 3), (".npy", (6, 5, 3), 1, 3), (".npy", (4, 3, 6, 5), 4, 3),
+    (".npy", (4, 6, 5, 1), 4, 1),
     (".npz", (4, 6, 5), 4, 1), (".h5", (4, 6, 5), 4, 1), (".mat", (6, 5, 4), 4, 1), (".mat", (6, 5, 3), 1, 3),
 ])  # fmt: skip
 def test_stacks(tmp_path, suffix, shape, count, channels):
@@ -128,8 +131,8 @@ def test_stacks(tmp_path, suffix, shape, count, channels):
 
 
 @pytest.mark.parametrize(("suffix", "shape", "count", "channels"), [
-    (".npy", (6, 5), 1, 2), (".npy", (4, 6, 5), 1, 8), (".npy", (2, 4, 6, 5), 2, 8), (".h5", (3, 6, 5), 3, 2), (".h5", (2, 4, 6, 5), 2, 8),
-    (".mat", (6, 5), 1, 2),
+    (".npy", (6, 5), 1, 2), (".npy", (4, 6, 5), 1, 8), (".npy", (2, 4, 6, 5), 2, 8), (".h5", (3, 6, 5), 3, 2),
+    (".h5", (2, 4, 6, 5), 2, 8), (".mat", (6, 5), 1, 2),
 ])  # fmt: skip
 def test_complex_data(tmp_path, suffix, shape, count, channels):
     draw = np.random.default_rng(0)
