@@ -1,0 +1,138 @@
+"""The lines of a manifest as cells: text, CSV and JSONL, a block of lines at a time, so that a million rows take seconds."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from difflib import get_close_matches
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
+TEXTS = ("path", "image_id", "subject", "split", "sha256")
+LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
+_BLOCK = 1 << 18
+
+
+class Bad(Exception):
+    """What is wrong with a row. line: where, if not the row being looked at."""
+
+    def __init__(self, reason: str, line: int = 0):
+        super().__init__(reason)
+        self.line = line
+
+
+Cells = Sequence[Any]  # of a row, in the order of COLUMNS, None or "" where there is nothing; empty for a blank line
+Rows = Iterator[tuple[int, bool, Iterable[Cells]]]  # number of the first line, whether all is plain, one entry a line
+
+
+class Block(NamedTuple):
+    """Some lines of the file. plain: nothing in them needs a second look (spaces, escapes, '..', control characters)."""
+
+    first: int
+    plain: bool
+    lines: list[str]
+
+
+def blocks(path: Path) -> Iterator[Block]:
+    """The lines, a quarter of a mebibyte at a time."""
+    line, rest = 1, b""
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            whole, newline, rest = (rest + block).rpartition(b"\n")
+            if len(rest) > LINE_LIMIT:
+                raise Bad(f"longer than {LINE_LIMIT} bytes; is this a manifest?", line + whole.count(b"\n") + len(newline))
+            if newline:
+                yield (lines := _block(whole, line))
+                line += len(lines.lines)
+        if rest:
+            yield _block(rest, line)
+
+
+def _block(content: bytes, line: int) -> Block:
+    try:
+        text = content.decode("utf-8-sig" if line == 1 else "utf-8")
+    except UnicodeDecodeError as error:
+        raise Bad("is not UTF-8; save the manifest as UTF-8", line + content[: error.start].count(b"\n")) from None
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").removesuffix("\r")
+    plain = not any(mark in text for mark in (" ", "..", "\\")) and text.replace("\n", "").isprintable()
+    return Block(line, plain, text.split("\n"))
+
+
+def text_rows(lines_of: Iterable[Block]) -> Rows:
+    """One path a line."""
+    nothing = (None,) * (len(COLUMNS) - 1)
+    for first, plain, lines in lines_of:
+        yield first, plain, ((text, *nothing) if text and not text.isspace() else () for text in lines)
+
+
+def csv_rows(lines_of: Iterable[Block]) -> Rows:
+    """A header, then one row a line."""
+    pick: Callable[[list[str]], Cells] | None = None
+    for first, plain, lines in lines_of:
+        reader = csv.reader(lines, strict=True)
+        try:
+            rows = list(reader)
+            if len(rows) != len(lines):
+                raise csv.Error("a quoted cell runs over the end of the line")
+        except csv.Error as error:
+            odd = (i for i, text in enumerate(lines) if text.count('"') % 2)
+            raise Bad(str(error), first + next(odd, reader.line_num - 1)) from None
+        if pick is None:
+            header = [name.strip() for name in rows.pop(0)]
+            pick, first = _columns(header), first + 1
+        for line, cells in enumerate(rows, first):
+            if len(cells) != len(header) and any(map(str.strip, cells)):
+                raise Bad(f"has {len(cells)} cells where the header has {len(header)}", line)
+        yield first, plain, (pick(cells) if len(cells) == len(header) else () for cells in rows)
+    if pick is None:
+        raise Bad("there is no header; it names the columns, separated by commas", 1)
+
+
+def _columns(header: list[str]) -> Callable[[list[str]], Cells]:
+    """What puts the cells of a row into the order of COLUMNS."""
+    for name in header:
+        _known(name, 1)
+    if len(set(header)) < len(header) or "path" not in header:
+        raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(header)}", 1)
+    if header == list(COLUMNS):
+        return lambda cells: cells
+    places = [header.index(name) if name in header else None for name in COLUMNS]
+    return lambda cells: [None if place is None else cells[place] for place in places]
+
+
+def _known(name: str, line: int) -> None:
+    if name not in COLUMNS:
+        close = get_close_matches(name, COLUMNS, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(COLUMNS)}"
+        raise Bad(f"unknown column {name[:80]!r}; {hint}", line)
+
+
+def jsonl_rows(lines_of: Iterable[Block]) -> Rows:
+    """One object a line."""
+    every = itemgetter(*COLUMNS)
+    for first, plain, lines in lines_of:
+        try:  # all at once is twice as fast, and can be done where all have all the keys
+            rows = json.loads(f"[{','.join(lines)}]")
+            if len(rows) != len(lines) or any(len(record) != len(COLUMNS) for record in rows):
+                raise KeyError
+            cells = list(map(every, rows))
+            kinds = {kind for name, column in zip(COLUMNS, zip(*cells)) if name in TEXTS for kind in set(map(type, column))}
+            yield first, plain and kinds <= {str, type(None)}, cells
+        except (ValueError, KeyError, TypeError, RecursionError):
+            yield first, False, (_object(text, line) for line, text in enumerate(lines, first))
+
+
+def _object(text: str, line: int) -> Cells:
+    if not text or text.isspace():
+        return ()
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Bad(f"is not JSON ({error})", line) from None
+    if type(record) is not dict:
+        raise Bad("is not a JSON object", line)
+    for name in record:
+        _known(name, line)
+    return [record.get(name) for name in COLUMNS]
