@@ -7,7 +7,12 @@ import torch
 
 from data.seeding import Noise
 from solvers.operators import (
+    CT,
+    MRI,
     BoxInpainting,
+    CartesianMRI,
+    Composition,
+    CompressedSensing,
     Denoising,
     GaussianBlur,
     GaussianSuperResolution,
@@ -19,6 +24,7 @@ from solvers.operators import (
     NonlinearBlur,
     Outpainting,
     PhaseRetrieval,
+    RadialMRI,
     RandomInpainting,
     StripeInpainting,
     SuperResolution,
@@ -93,6 +99,23 @@ LINEAR = [
     Case("denoising", lambda: Denoising(), (2, 3, 5)),
     Case("center_tile odd", lambda: TileCentre(3), (1, 6, 9)),
     Case("center_tile even", lambda: TileCentre(4), (2, 4, 8)),
+    Case("ct parallel", lambda: CT(3, bins=17), (2, 5, 4)),
+    Case("ct fan", lambda: CT(4, "fan", bins=13), (1, 4, 5)),
+    Case("ct limited angle", lambda: CT(5, arc=120.0, bins=9, mu_max=0.3), (1, 3, 5)),
+    *[
+        Case(f"mri {pattern}", lambda pattern=pattern: CartesianMRI(pattern, 2.0, 0.2), (1, 6, 5))
+        for pattern in ("equispaced", "random", "poisson_disc")
+    ],
+    Case("mri, complex images", lambda: CartesianMRI("random", 3.0, 0.2, complex_image=True), (2, 5, 8)),
+    Case("mri, a mask of every kind of point", lambda: MRI(holes()[:4, :6]), (1, 4, 6)),
+    Case("mri, several coils", lambda: CartesianMRI("random", 2.0, 0.2, coils=3), (1, 4, 5)),
+    Case("mri, several coils, complex images", lambda: CartesianMRI("equispaced", 2.0, 0.2, 2, True), (2, 4, 5)),
+    Case("mri radial", lambda: RadialMRI(3), (1, 7, 6)),
+    Case("compressed_sensing", lambda: CompressedSensing(0.4), (2, 4, 8)),
+    Case("compressed_sensing cosine", lambda: CompressedSensing(0.5, "cosine"), (1, 5, 6)),
+    Case("compressed_sensing fourier", lambda: CompressedSensing(0.5, "fourier"), (1, 3, 7)),
+    Case("composition", lambda: Composition([GaussianBlur(3, 1.0), SuperResolution(2)]), (1, 4, 6)),
+    Case("composition with a mask", lambda: Composition([UniformBlur(3), RandomInpainting(0.3, 0.5)]), (2, 5, 5)),
 ]
 
 NONLINEAR = [

@@ -1,14 +1,23 @@
 """Every operator by name: `solvers.operators.<Class>`."""
 
 from solvers.operators.blur import GaussianBlur, KernelBlur, MotionBlur, UniformBlur
+from solvers.operators.composed import Composition
+from solvers.operators.compressed_sensing import CompressedSensing
+from solvers.operators.ct import CT
 from solvers.operators.inpainting import BoxInpainting, Inpainting, Outpainting, RandomInpainting, StripeInpainting
+from solvers.operators.mri import MRI, CartesianMRI, RadialMRI
 from solvers.operators.nonlinear_blur import NetworkBlur, NonlinearBlur
 from solvers.operators.phase_retrieval import PhaseRetrieval
+from solvers.operators.physics import Physics
 from solvers.operators.pointwise import Denoising, HighDynamicRange, TileCentre
 from solvers.operators.super_resolution import GaussianSuperResolution, KernelSuperResolution, SuperResolution
 
 __all__ = [
     "BoxInpainting",
+    "CT",
+    "CartesianMRI",
+    "Composition",
+    "CompressedSensing",
     "Denoising",
     "GaussianBlur",
     "GaussianSuperResolution",
@@ -16,11 +25,14 @@ __all__ = [
     "Inpainting",
     "KernelBlur",
     "KernelSuperResolution",
+    "MRI",
     "MotionBlur",
     "NetworkBlur",
     "NonlinearBlur",
     "Outpainting",
     "PhaseRetrieval",
+    "Physics",
+    "RadialMRI",
     "RandomInpainting",
     "StripeInpainting",
     "SuperResolution",

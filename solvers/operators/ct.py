@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 import torch
+from scipy import sparse
 from scipy.linalg import eigh
 from torch import Tensor
 
@@ -109,7 +110,8 @@ class CT(LinearOperator):
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Filtered backprojection, clipped to the range of images."""
         integrals = y + self.forward(torch.ones(1, *shape, dtype=y.dtype, device=y.device))
-        u = filtered_backprojection(self.scan, integrals, *shape[-2:], self.window, self.cutoff) / self.mu_max
+        h, w = shape[-2:]
+        u = filtered_backprojection(self.scan, integrals, h, w, self.window, self.cutoff) / self.mu_max
         return from_unit(u.clamp(0, 1))
 
 
@@ -175,9 +177,8 @@ def spectrum(scan: Scan, height: int, width: int, dtype: torch.dtype, device: to
 
 @lru_cache(maxsize=32)
 def largest(scan: Scan, height: int, width: int) -> float:
-    """The largest singular value of the line integrals, by power iteration from a flat image."""
-    A = joseph(scan, height, width)
-    x = np.ones(A.shape[1], np.float32)
-    for _ in range(50):
-        x = A.T @ (A @ (x / np.linalg.norm(x)))
-    return float(np.linalg.norm(x)) ** 0.5
+    """The largest singular value of the line integrals, by Lanczos from a flat image."""
+    A = joseph(scan, height, width).astype(np.float64)
+    n = height * width
+    square = sparse.linalg.LinearOperator((n, n), matvec=lambda x: A.T @ (A @ x), dtype=np.float64)
+    return float(sparse.linalg.eigsh(square, 1, v0=np.ones(n), return_eigenvectors=False)[0]) ** 0.5

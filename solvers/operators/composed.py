@@ -1,0 +1,67 @@
+"""Operators one after another: y = A_n(...A_2(A_1 x)). `base.Composed` is an operator after any differentiable map."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from data.seeding import Noise
+from solvers.operators.base import LinearOperator, Operator, Shape
+
+
+@dataclass(frozen=True, eq=False)
+class Composition(Operator):
+    """The operators in the order they act in; unmeasured entries are the last one's. Drawing it makes it linear if all are."""
+
+    operators: Sequence[Operator]
+
+    def __post_init__(self) -> None:
+        if not self.operators:
+            raise ValueError("a composition needs at least one operator")
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        return any(operator.random for operator in self.operators)
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        drawn, inner = [], tuple(shape)
+        for operator in self.operators:
+            drawn.append(operator.draw(inner, noise))
+            inner = drawn[-1].shape_out(inner)
+        linear = [operator for operator in drawn if isinstance(operator, LinearOperator)]
+        return (LinearComposition(linear) if len(linear) == len(drawn) else Composition(drawn)).bind(shape)
+
+    def select(self, indices: Sequence[int]) -> Operator:
+        chosen = type(self)([operator.select(indices) for operator in self.operators])
+        return chosen if self.shape is None else chosen.bind(self.shape)
+
+    def shape_out(self, shape: Shape) -> Shape:
+        for operator in self.operators:
+            shape = operator.shape_out(shape)
+        return shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        for operator in self.operators:
+            x = operator.forward(x)
+        return x
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.operators[-1].restrict(y)
+
+    def measured(self, y: Tensor) -> Tensor:
+        return self.operators[-1].measured(y)
+
+    def files(self) -> dict[str, Tensor]:
+        return {name: tensor for operator in self.operators for name, tensor in operator.files().items()}
+
+
+@dataclass(frozen=True, eq=False)
+class LinearComposition(Composition, LinearOperator):
+    """A composition of linear operators; `solve` is conjugate gradients."""
+
+    operators: Sequence[LinearOperator]
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        for operator in reversed(self.operators):
+            y = operator.adjoint(y)
+        return y

@@ -1,0 +1,112 @@
+"""Which points of k-space a Cartesian scan measures: masks [B,H,W] of 0 and 1 with frequency 0 at [H//2, W//2].
+
+Columns are phase-encoding lines, as in fastMRI. Each image's mask is drawn from its own stream of uniform numbers.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+
+GOLDEN = math.pi * (3 - 5**0.5)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
+
+
+def centre_columns(w: int, fraction: float) -> Tensor:
+    """[W], 1 in the fully sampled middle."""
+    kept = round(w * fraction)
+    start = w // 2 - kept // 2
+    return torch.zeros(w, dtype=torch.float64).index_fill(0, torch.arange(start, start + kept), 1)
+
+
+def equispaced(h: int, w: int, acceleration: float, centre: float, noise: Noise) -> Tensor:
+    """The centre and columns at equal distances from a random offset on, 1/acceleration of all together (Zbontar et al. 2018)."""
+    middle = centre_columns(w, centre)
+    low = float(middle.sum())
+    spacing = (w - low) / max(w / acceleration - low, 1)
+    lines = middle.repeat(len(noise), 1)
+    for row, u in zip(lines, noise.uniform((len(noise), 1), torch.float64)):
+        row[torch.arange(float(u) * spacing, w - 0.5, spacing, dtype=torch.float64).round().long().clamp_max(w - 1)] = 1
+    return lines[:, None].expand(-1, h, -1)
+
+
+def random_columns(h: int, w: int, acceleration: float, centre: float, noise: Noise) -> Tensor:
+    """The centre and columns drawn at random, 1/acceleration of all together."""
+    middle = centre_columns(w, centre)
+    rank = (noise.uniform((len(noise), w), torch.float64) - 2 * middle).argsort(1).argsort(1)  # the centre comes first
+    kept = max(round(w / acceleration), int(middle.sum()), 1)
+    return (rank < kept).double()[:, None].expand(-1, h, -1)
+
+
+def poisson_disc(h: int, w: int, acceleration: float, centre: float, noise: Noise) -> Tensor:
+    """Points that keep a distance which grows with |k| (darts, Cook 1986), around a fully sampled square of side
+    `centre`; 1/acceleration of all points together, to the point."""
+    middle = (centre_columns(h, centre)[:, None] * centre_columns(w, centre)).numpy() > 0
+    y, x = np.mgrid[:h, :w]
+    reach = 1 + 2 * np.hypot((y - h // 2) / h, (x - w // 2) / w)
+    masks = []
+    for u in noise.uniform((len(noise), h * w), torch.float64):
+        order = u.argsort().numpy()
+        low, high = 0.0, math.sqrt(acceleration) * 1.5
+        for _ in range(7):
+            distance = (low + high) / 2
+            points = thrown(order, distance * reach) | middle
+            low, high = (distance, high) if points.mean() > 1 / acceleration else (low, distance)
+        masks.append(torch.from_numpy(_counted(points, middle, order, round(h * w / acceleration))))
+    return torch.stack(masks).double()
+
+
+def thrown(order: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Darts thrown at the grid's points in this order; one sticks unless it falls within the radius of an earlier one."""
+    h, w = radius.shape
+    free, points = np.ones((h, w), bool), np.zeros((h, w), bool)
+    for index in order:
+        i, j = divmod(int(index), w)
+        if not free[i, j]:
+            continue
+        points[i, j] = True
+        r = radius[i, j]
+        k = int(r)
+        top, left = max(i - k, 0), max(j - k, 0)
+        rows, columns = np.ogrid[top - i : min(k, h - 1 - i) + 1, left - j : min(k, w - 1 - j) + 1]
+        free[top : i + k + 1, left : j + k + 1] &= rows**2 + columns**2 >= r**2
+    return points
+
+
+def _counted(points: np.ndarray, middle: np.ndarray, order: np.ndarray, count: int) -> np.ndarray:
+    """Exactly `count` points (or the whole middle): some dropped, or some added, outside the middle in this order."""
+    flat, fixed = points.flatten(), middle.flatten()
+    surplus = int(flat.sum()) - count
+    candidates = order[(flat if surplus > 0 else ~flat)[order] & ~fixed[order]]
+    flat[candidates[: abs(surplus)]] = surplus < 0
+    return flat.reshape(points.shape)
+
+
+def spokes(h: int, w: int, count: int) -> Tensor:
+    """[1,H,W]: lines through the centre, each a golden angle on from the last, on the nearest grid points."""
+    angle = torch.arange(count, dtype=torch.float64)[:, None] * GOLDEN
+    along = torch.linspace(-1, 1, 4 * max(h, w) + 1, dtype=torch.float64) / 2
+    return positions(h, w, torch.stack([(along * angle.sin()).flatten() * h, (along * angle.cos()).flatten() * w], 1))
+
+
+def positions(h: int, w: int, k: Tensor) -> Tensor:
+    """[1,H,W] from a table [n,2] of (ky, kx) in cycles per field of view, each moved to the nearest grid point."""
+    at = k.round().long() + torch.tensor([h // 2, w // 2])
+    at = at[((at >= 0) & (at < torch.tensor([h, w]))).all(1)]
+    mask = torch.zeros(h, w, dtype=torch.float64)
+    mask[at[:, 0], at[:, 1]] = 1
+    return mask[None]
+
+
+def table(path: str) -> Tensor:
+    """k-space positions [n,2] from a .npy file or a text file with two numbers in each line."""
+    try:
+        k = np.load(path, allow_pickle=False) if Path(path).suffix == ".npy" else np.loadtxt(path, delimiter=None)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"k-space table {path}: {str(error).splitlines()[0]}") from None
+    if k.ndim != 2 or k.shape[1] != 2:
+        raise ValueError(f"k-space table {path} has shape {list(k.shape)}; due is one line of ky and kx for each point")
+    return torch.from_numpy(k).double()

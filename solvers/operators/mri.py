@@ -1,0 +1,228 @@
+"""Magnetic resonance imaging: Cartesian k-space of one or several coils, y = M F (S u)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from data import formats
+from data.ranges import from_unit
+from data.seeding import Noise
+from solvers.operators import kspace
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image
+from solvers.operators.inpainting import checked
+from solvers.operators.separable import divide
+
+PATTERNS = {"equispaced": kspace.equispaced, "random": kspace.random_columns, "poisson_disc": kspace.poisson_disc}
+
+
+@dataclass(frozen=True, eq=False)
+class MRI(LinearOperator):
+    """y [B,2*coils,H,W], real and imaginary part of one coil after the other, frequency 0 at [H//2, W//2], F orthonormal.
+
+    Images are real, [B,1,H,W], and seen as u = (x+1)/2; or with `complex_image` two channels, real and imaginary part of
+    u itself. mask: 1 measured, 0 not; a file or a tensor [H,W], [1,1,H,W] or [B,1,H,W]. sensitivities: maps laid out like
+    y, [1 or B,2*coils,H,W], or a file of them; none: one coil that sees everything alike.
+    """
+
+    mask: Tensor | str
+    sensitivities: Tensor | str | None = None
+    complex_image: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mask", checked(self.mask))
+        if self.sensitivities is not None:
+            object.__setattr__(self, "sensitivities", maps(self.sensitivities))
+
+    @property
+    def unit_range(self) -> bool:  # type: ignore[override]
+        return not self.complex_image
+
+    @property
+    def gain(self) -> float:
+        """u is x/2 and a constant, or x itself."""
+        return 1.0 if self.complex_image else 0.5
+
+    @property
+    def m(self) -> Tensor:
+        assert isinstance(self.mask, Tensor)
+        return self.mask
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        one_each(self.m, noise, "masks")
+        if isinstance(self.sensitivities, Tensor):
+            one_each(self.sensitivities, noise, "sets of sensitivities")
+        return super().draw(shape, noise)
+
+    def shape_out(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        if c != (2 if self.complex_image else 1):
+            raise ValueError(f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2")
+        for name, tensor in (("mask", self.m), ("sensitivities", self.sensitivities)):
+            if isinstance(tensor, Tensor) and tuple(tensor.shape[-2:]) != (h, w):
+                raise ValueError(f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}")
+        return (2 if self.sensitivities is None else self.sensitivities.shape[1], h, w)  # type: ignore[union-attr]
+
+    def coils(self, like: Tensor) -> Tensor | None:
+        """Complex sensitivities [1 or B,coils,H,W] of like's precision."""
+        return None if self.sensitivities is None else to_complex(self.sensitivities.to(like))  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        u = self.gain * (to_complex(x) if self.complex_image else x)
+        S = self.coils(x)
+        return self.m.to(x) * to_real(fourier(u if S is None else S * u))
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        u = self.gain * self.combined(self.m.to(y) * y)
+        return to_real(u) if self.complex_image else u.real
+
+    def combined(self, y: Tensor) -> Tensor:
+        """S^H F^H y, a complex image [B,1,H,W]"""
+        each, S = inverse_fourier(to_complex(y)), self.coils(y)
+        return each if S is None else (S.conj() * each).sum(1, keepdim=True)
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.m.to(y) * y
+
+    def measured(self, y: Tensor) -> Tensor:
+        return (self.m.to(y).sum((1, 2, 3)) * y.shape[1]).expand(len(y))
+
+    @property
+    def exact(self) -> bool:
+        return self.sensitivities is None
+
+    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        """One coil: diagonal for complex images. For real ones A A^T couples k and -k: it halves what only one of them
+        measures, and of two measured keeps the part that a real image can have."""
+        if not self.exact:
+            return super().solve(r, s2, v)
+        s2, power, m = per_image(s2, r), per_image(v, r) * self.gain**2, self.m.to(r)
+        if self.complex_image:
+            return divide(r, s2 + power * m)
+        both = m * mirrored(m)
+        k = to_complex(r)
+        possible = to_real((k + mirrored(k).conj()) / 2)
+        paired = divide(possible, s2 + power) + divide(r - possible, s2)
+        return torch.where(both > 0, paired, divide(r, s2 + power / 2 * m))
+
+    def norm(self) -> float:
+        if not self.exact:
+            return super().norm()
+        largest = 1.0 if self.complex_image else float((self.m + mirrored(self.m)).max()) / 2
+        return self.gain * largest**0.5
+
+    def baseline(self, y: Tensor, shape: Shape) -> Tensor:
+        """Zero-filled: the coils' images combined by their sensitivities, the magnitude if the image is real."""
+        S = self.coils(y)
+        weight = 1 if S is None else S.abs().square().sum(1, keepdim=True).clamp_min(1e-6)
+        if self.complex_image:
+            return to_real(self.combined(y) / weight)
+        ones = torch.ones(1, *shape, dtype=y.dtype, device=y.device)
+        return from_unit((self.combined(y + self.forward(ones)) / weight).abs())
+
+    def files(self) -> dict[str, Tensor]:
+        return {"mask": self.m}
+
+
+@dataclass(frozen=True, eq=False)
+class CartesianMRI(Operator):
+    """A recipe: each image's own mask, 1/acceleration of k-space, the middle of width `centre` among it.
+
+    pattern: columns `equispaced` or `random`, or points of a `poisson_disc`. coils: how many to simulate, if more than 1.
+    """
+
+    pattern: Literal["equispaced", "random", "poisson_disc"] = "equispaced"
+    acceleration: float = 4.0
+    centre: float = 0.08  # fraction of the columns; fastMRI: 0.08 at 4, 0.04 at 8
+    coils: int = 1
+    complex_image: bool = False
+
+    random = True
+
+    def __post_init__(self) -> None:
+        if self.pattern not in PATTERNS:
+            raise ValueError(f"MRI pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
+        if not (self.acceleration >= 1 and 0 <= self.centre <= 1 and self.coils >= 1):
+            raise ValueError(
+                "MRI needs acceleration >= 1, 0 <= centre <= 1 and coils >= 1, "
+                f"got {self.acceleration}, {self.centre} and {self.coils}"
+            )
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return (2 * self.coils, *shape[1:])
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        h, w = shape[-2:]
+        mask = PATTERNS[self.pattern](h, w, self.acceleration, self.centre, noise.of("mask"))
+        sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
+        return MRI(mask[:, None], sensitivities, self.complex_image).draw(shape, noise)
+
+
+@dataclass(frozen=True, eq=False)
+class RadialMRI(Operator):
+    """A recipe: spokes at golden angles, or the positions of a table (.npy or text: ky and kx in cycles per field of view),
+    on the nearest points of the Cartesian grid."""
+
+    spokes: int = 32
+    table: str | None = None
+    coils: int = 1
+    complex_image: bool = False
+
+    def __post_init__(self) -> None:
+        if self.spokes < 1 or self.coils < 1:
+            raise ValueError(f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}")
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return (2 * self.coils, *shape[1:])
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        h, w = shape[-2:]
+        mask = kspace.positions(h, w, kspace.table(self.table)) if self.table else kspace.spokes(h, w, self.spokes)
+        sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
+        return MRI(mask[:, None], sensitivities, self.complex_image).draw(shape, noise)
+
+
+def fourier(z: Tensor) -> Tensor:
+    """Centred orthonormal transform of the last two axes."""
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def inverse_fourier(z: Tensor) -> Tensor:
+    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def mirrored(z: Tensor) -> Tensor:
+    """z(-k) for a centred z(k)"""
+    flipped = torch.fft.ifftshift(z, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1))
+    return torch.fft.fftshift(flipped, dim=(-2, -1))
+
+
+def to_complex(x: Tensor) -> Tensor:
+    """[B,2n,H,W] -> [B,n,H,W], channels 2i and 2i+1 being real and imaginary part."""
+    return torch.complex(x[:, 0::2].contiguous(), x[:, 1::2].contiguous())
+
+
+def to_real(z: Tensor) -> Tensor:
+    """[B,n,H,W] -> [B,2n,H,W]"""
+    return torch.stack([z.real, z.imag], 2).flatten(1, 2)
+
+
+def maps(sensitivities: Tensor | str) -> Tensor:
+    """Sensitivities [1 or B,2*coils,H,W], real and imaginary part of one coil after the other."""
+    value = formats.read(sensitivities).pixels if isinstance(sensitivities, str) else sensitivities
+    if value.is_complex():
+        raise ValueError("sensitivities are complex; give real and imaginary parts as channels, 2 for each coil")
+    value = value[None] if value.ndim == 3 else value
+    if value.ndim != 4 or value.shape[1] % 2:
+        raise ValueError(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
+    return value
+
+
+def simulated(coils: int, h: int, w: int) -> Tensor:
+    """Smooth sensitivities [1,2*coils,H,W] of coils on a ring around the image, their squares adding up to 1."""
+    angle = torch.arange(coils, dtype=torch.float64)[:, None, None] * 2 * torch.pi / coils
+    y, x = torch.meshgrid(torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij")
+    away = torch.complex(x - 1.2 * angle.cos(), y - 1.2 * angle.sin())
+    S = torch.exp(-away.abs().square() / 2 + 1j * away.angle())
+    return to_real((S / S.abs().square().sum(0).sqrt())[None])
