@@ -82,12 +82,20 @@ def csv_rows(lines_of: Iterable[Block]) -> Rows:
         if pick is None:
             header = [name.strip() for name in rows.pop(0)]
             pick, first = _columns(header), first + 1
-        for line, cells in enumerate(rows, first):
-            if len(cells) != len(header) and any(map(str.strip, cells)):
-                raise Bad(f"has {len(cells)} cells where the header has {len(header)}", line)
-        yield first, plain, (pick(cells) if len(cells) == len(header) else () for cells in rows)
+        if set(map(len, rows)) != {len(header)}:
+            rows = [_whole(cells, len(header), line) for line, cells in enumerate(rows, first)]
+        yield first, plain, rows if header == list(COLUMNS) else (pick(cells) if cells else () for cells in rows)
     if pick is None:
         raise Bad("there is no header; it names the columns, separated by commas", 1)
+
+
+def _whole(cells: list[str], width: int, line: int) -> list[str]:
+    """A row of the right width, or nothing for a blank line."""
+    if len(cells) == width:
+        return cells
+    if any(map(str.strip, cells)):
+        raise Bad(f"has {len(cells)} cells where the header has {width}", line)
+    return []
 
 
 def _columns(header: list[str]) -> Callable[[list[str]], Cells]:
@@ -96,8 +104,6 @@ def _columns(header: list[str]) -> Callable[[list[str]], Cells]:
         _known(name, 1)
     if len(set(header)) < len(header) or "path" not in header:
         raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(header)}", 1)
-    if header == list(COLUMNS):
-        return lambda cells: cells
     places = [header.index(name) if name in header else None for name in COLUMNS]
     return lambda cells: [None if place is None else cells[place] for place in places]
 
