@@ -1,7 +1,7 @@
 """Priors whose posterior is known in closed form: the rulers that solvers are measured with.
 
-Each is a denoiser D(x, sigma) = E[x0 | x] without weights, exact at every noise level. `posterior` answers for a linear
-measurement given as a dense matrix, so that what a solver draws can be compared with the truth.
+D(x, sigma) = E[x0 | x] without weights, exact at every noise level. `posterior` answers for a linear measurement given as
+a dense matrix, so that what a solver draws can be compared with the truth.
 """
 
 import torch
@@ -16,6 +16,7 @@ class Mixture(nn.Module):
 
     weights: Tensor
     means: Tensor
+    covariances: Tensor
     values: Tensor
     vectors: Tensor
 
@@ -42,18 +43,18 @@ class Mixture(nn.Module):
         root = self.vectors * self.values.clamp_min(0).sqrt()[:, None]
         return self.means[k] + torch.einsum("bde,be->bd", root[k], normal.double())
 
-    def posterior(self, matrix: Tensor, y: Tensor, sigma_y: float) -> tuple[Tensor, Tensor]:
-        """Mean [B,d] and variance [B,d] of x0 given y = matrix x0 + sigma_y n; matrix [m,d], y [B,m]."""
+    def posterior(self, matrix: Tensor, y: Tensor, sigma_y: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Each entry's distribution given y = matrix x0 + sigma_y n, again a mixture of Gaussians: weights [B,K], means
+        [B,K,d] and variances [K,d]. matrix [m,d], y [B,m].
+        """
         SAt = self.covariances @ matrix.T  # [K,d,m]
         total = matrix @ SAt + sigma_y**2 * torch.eye(len(matrix), dtype=torch.float64)
         gain = torch.linalg.solve(total, SAt.mT).mT  # [K,d,m]
         r = y.double()[:, None] - self.means @ matrix.T  # [B,K,m]
-        distance = torch.einsum("bkm,bkm->bk", r, torch.linalg.solve(total, r.mT.permute(2, 1, 0)).permute(2, 0, 1))
-        responsibility = (self.weights.log() - 0.5 * (distance + torch.logdet(total))).softmax(1)
+        distance = torch.einsum("bkm,kmn,bkn->bk", r, torch.linalg.inv(total), r)
+        weights = (self.weights.log() - 0.5 * (distance + torch.logdet(total))).softmax(1)
         means = self.means + torch.einsum("kdm,bkm->bkd", gain, r)
-        variances = (self.covariances - gain @ SAt.mT).diagonal(dim1=1, dim2=2)  # [K,d]
-        mean = torch.einsum("bk,bkd->bd", responsibility, means)
-        return mean, torch.einsum("bk,bkd->bd", responsibility, variances + means**2) - mean**2
+        return weights, means, (self.covariances - gain @ SAt.mT).diagonal(dim1=1, dim2=2)
 
 
 def gaussian(covariance: Tensor, mean: Tensor | None = None) -> Mixture:

@@ -76,9 +76,12 @@ class ReSample:
                 z = self.resample(tidy(prior, x0), z, a, a_next, noise)
             if t < last:
                 yield Step(t, sigma_at(a), z, shown(prior, x0))
-        if self.inner == "adamw" or prior.kind == "pixel":  # final consistency; a latent's exact one is `polish`
+        if self.sigma_latent > 0:  # final consistency
             z = self.meet(z, belief(prior, prior.sigma_max), seen, moments, "latent")
-        yield Step(last, sigma_at(a), z, result(prior, z, problem, self.polish))
+            image = result(prior, z, problem, self.polish)
+        else:
+            image = self.meet(result(prior, z, problem, False), image_belief(prior, prior.sigma_max), problem, moments, "pixel")
+        yield Step(last, sigma_at(a), z, image)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
         """x0, or the published pseudo-Tweedie one, which leaves some noise in."""

@@ -144,6 +144,7 @@ VP, EDM, LATENT, PATCH = correlated(SHAPE, vp=True), isotropic(SHAPE), latent(SH
 DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
 SOLVERS = {
     "resample": (ReSample(steps=12, skip=3), LATENT),
+    "resample fast": (ReSample(steps=12, skip=3, sigma_latent=0.0), LATENT),
     "resample pixel": (ReSample(steps=12, skip=3), VP),
     "psld": (PSLD(steps=6), LATENT),
     "daps": (DAPS(steps=6), PATCH),
@@ -303,7 +304,7 @@ def test_counts_below_one_are_refused(cls):
 # --- the data are met
 
 
-@pytest.mark.parametrize("name", ["resample", "resample pixel", "daps", "daps latent", "codps+", "padis"])
+@pytest.mark.parametrize("name", ["resample", "resample fast", "resample pixel", "daps", "daps latent", "codps+", "padis"])
 def test_data_are_met_to_the_noise(name):
     """y is a measurement of a prior sample; a mean square residual of 20 entries above 4 has a chance below 1e-8."""
     solver, prior = SOLVERS[name]
