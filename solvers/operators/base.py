@@ -223,6 +223,16 @@ def per_image(value: Scalar, like: Tensor) -> Tensor:
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
 
 
+def inverse(by: Tensor) -> Tensor:
+    """1 / by, and 0 where by is 0: the pseudo-inverse as s2 -> 0."""
+    return torch.where(by > 0, by.reciprocal(), 0)
+
+
+def divide(r: Tensor, by: Tensor) -> Tensor:
+    """r / by, and 0 where by is 0."""
+    return r * inverse(by)
+
+
 def one_each(tensor: Tensor, noise: Noise, what: str) -> None:
     """Raises ValueError unless the tensor serves all images of the batch or has one row for each."""
     if len(tensor) not in (1, len(noise)):

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image
-from solvers.operators.separable import Axis, Border, Separable, divide, source
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
+from solvers.operators.separable import Axis, Border, Separable, source
 
 
 @lru_cache(maxsize=32)
@@ -61,11 +61,7 @@ class Circulant(LinearOperator):
 
     def eigenvalues(self, m1: int, m2: int, like: Tensor) -> Tensor:
         """Of A A^T, on the half spectrum of the m1 x m2 measurement: the mean over aliases of |K|^2 (CoDPS)."""
-        d = self.stride
-        if d == 1:
-            K = self.spectrum(m1, m2, like)
-            return K.real.square() + K.imag.square()
-        return aliased(self.kernel, m1, m2, d, self.origin, like.dtype, like.device)
+        return power(self.kernel, m1, m2, self.stride, self.origin, like.dtype, like.device)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[-2:]
@@ -103,9 +99,7 @@ class Circulant(LinearOperator):
 
 
 @lru_cache(maxsize=32)
-def aliased(
-    kernel: Tensor, m1: int, m2: int, d: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def power(kernel: Tensor, m1: int, m2: int, d: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Gamma = (1/d^2) sum over the d^2 aliases of |K|^2, on the half spectrum of the decimated grid."""
     K = transfer(kernel, m1 * d, m2 * d, before, torch.float64, torch.device("cpu"), True)
     power = (K.real.square() + K.imag.square()).unflatten(-2, (d, m1)).unflatten(-1, (d, m2))
@@ -165,13 +159,13 @@ class Bordered(LinearOperator):
     def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor]:
         """The inverse for a circular border on y's grid: near the true one, and symmetric positive."""
 
-        def inverse(r: Tensor) -> Tensor:
+        def circular(r: Tensor) -> Tensor:
             (k1, k2), (m1, m2) = self.kernel.shape[-2:], r.shape[-2:]
-            K = transfer(self.kernel, m1, m2, ((k1 - 1) // 2, (k2 - 1) // 2), r.dtype, r.device)
-            by = per_image(s2, r) + per_image(v, r) * (K.real.square() + K.imag.square())
+            eigenvalues = power(self.kernel, m1, m2, 1, ((k1 - 1) // 2, (k2 - 1) // 2), r.dtype, r.device)
+            by = per_image(s2, r) + per_image(v, r) * eigenvalues
             return torch.fft.irfft2(divide(torch.fft.rfft2(r), by), s=(m1, m2))
 
-        return inverse
+        return circular
 
 
 def engine(kernel: Tensor, border: Border) -> LinearOperator:

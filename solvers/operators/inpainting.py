@@ -10,8 +10,7 @@ from torch.nn import functional
 
 from data import formats
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, conjugate_gradients, norm, one_each, per_image
-from solvers.operators.separable import divide
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, conjugate_gradients, divide, norm, one_each, per_image
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +64,10 @@ class Inpainting(LinearOperator):
         """Diagonal; v may also be a diagonal shaped like r. 0 where s2 = 0 and nothing is measured."""
         return divide(r, per_image(s2, r) + per_image(v, r) * self.m.to(r))
 
+    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        m = self.m.to(r)
+        return r * divide(m, per_image(s2, r) + per_image(v, r) * m)
+
     def norm(self) -> float:
         return 1.0
 
@@ -110,7 +113,7 @@ class RandomInpainting(DrawnMask):
         fraction = self.low + (self.high - self.low) * noise.uniform((len(noise), 1), torch.float64)
         removed = (fraction * h * w).floor().long()  # [B,1]
         rank = noise.uniform((len(noise), h * w), torch.float64).argsort(1).argsort(1)
-        return (rank >= removed).double().reshape(-1, h, w)
+        return (rank >= removed).float().reshape(-1, h, w)
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +140,7 @@ class BoxInpainting(DrawnMask):
         top, left = ((place * room).long() + torch.tensor([mh, mw])).T[..., None]  # [B,1] each
         row, column = torch.arange(h), torch.arange(w)
         inside = ((row >= top) & (row < top + bh))[:, :, None] & ((column >= left) & (column < left + bw))[:, None, :]
-        return 1 - inside.double()
+        return 1 - inside.float()
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +177,7 @@ class StripeInpainting(DrawnMask):
         gaps = (noise.uniform((len(noise), count), torch.float64) * free).long().sort(1).values
         start = gaps + torch.arange(count) * (self.width + 1)
         dead = torch.zeros(len(noise), n).scatter_(1, (start[..., None] + torch.arange(self.width)).flatten(1), 1.0)
-        lines = (1 - dead).double()
+        lines = 1 - dead
         return (lines[:, None, :] if self.along == "columns" else lines[:, :, None]).expand(-1, h, w).contiguous()
 
 
@@ -197,7 +200,7 @@ def checked(mask: Tensor | str) -> Tensor:
         raise ValueError(f"{name} holds {float(strange[0]):.4g} besides 0 (not measured) and 1 (measured)")
     if not bool(value.any(-1).any(-1).all()):
         raise ValueError(f"{name} measures nothing: every pixel is 0")
-    return value
+    return value.float()
 
 
 def harmonic_fill(y: Tensor, mask: Tensor, cap: int = 400) -> Tensor:

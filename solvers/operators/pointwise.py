@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, per_image
-from solvers.operators.separable import divide
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 
 
 @dataclass(frozen=True, eq=False)

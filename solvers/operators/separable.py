@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.operators.base import LinearOperator, Scalar, Shape, per_image
+from solvers.operators.base import LinearOperator, Scalar, Shape, divide, inverse, per_image
 
 Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
 BORDERS = ("reflect", "symmetric", "circular", "zero", "valid")
@@ -82,9 +82,10 @@ def factor(axis: Axis, n: int, dtype: torch.dtype = torch.float64, device: torch
     return Factor(A, U, s, Vt.T.contiguous())
 
 
-def divide(r: Tensor, by: Tensor) -> Tensor:
-    """r / by, and 0 where by is 0: the pseudo-inverse as s2 -> 0."""
-    return torch.where(by > 0, r / by, 0)
+@lru_cache(maxsize=64)
+def singular_values(rows: Axis, columns: Axis, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Of the whole operator, in the bases of its two factors: all products of one of each."""
+    return torch.outer(factor(rows, h, dtype, device).s, factor(columns, w, dtype, device).s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,27 +102,27 @@ class Separable(LinearOperator):
     def factors(self, h: int, w: int, like: Tensor) -> tuple[Factor, Factor]:
         return factor(self.rows, h, like.dtype, like.device), factor(self.columns, w, like.dtype, like.device)
 
-    def of_measurement(self, y: Tensor) -> tuple[Factor, Factor]:
-        return self.factors(self.rows.width(y.shape[-2]), self.columns.width(y.shape[-1]), y)
+    def of_measurement(self, y: Tensor) -> tuple[Factor, Factor, Tensor]:
+        """Both factors for a measurement like y, and the singular values of their product."""
+        h, w = self.rows.width(y.shape[-2]), self.columns.width(y.shape[-1])
+        return *self.factors(h, w, y), singular_values(self.rows, self.columns, h, w, y.dtype, y.device)
 
     def forward(self, x: Tensor) -> Tensor:
         R, C = self.factors(x.shape[-2], x.shape[-1], x)
         return R.A @ (x @ C.A.T)
 
     def adjoint(self, y: Tensor) -> Tensor:
-        R, C = self.of_measurement(y)
+        R, C, _ = self.of_measurement(y)
         return R.A.T @ y @ C.A
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        R, C = self.of_measurement(r)
-        eigenvalues = torch.outer(R.s.square(), C.s.square())
-        s2, v = per_image(s2, r), per_image(v, r)
-        return R.U @ divide(R.U.T @ r @ C.U, s2 + v * eigenvalues) @ C.U.T
+        R, C, s = self.of_measurement(r)
+        by = per_image(s2, r) + per_image(v, r) * s.square()
+        return R.U @ divide(R.U.T @ r @ C.U, by) @ C.U.T
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        R, C = self.of_measurement(r)
-        s2, v = per_image(s2, r), per_image(v, r)
-        gain = divide(torch.outer(R.s, C.s), s2 + v * torch.outer(R.s.square(), C.s.square()))
+        R, C, s = self.of_measurement(r)
+        gain = s * inverse(per_image(s2, r) + per_image(v, r) * s.square())
         return R.V @ (gain * (R.U.T @ r @ C.U)) @ C.V.T
 
     def pinv(self, y: Tensor) -> Tensor:

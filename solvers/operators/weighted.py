@@ -6,8 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, per_image
-from solvers.operators.separable import divide
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 
 
 class Weighted(Operator):
@@ -72,11 +71,11 @@ class WeightedLinear(Weighted, LinearOperator):
             return None
         mean = self.weights.reciprocal().square().flatten(1).mean(1)
 
-        def inverse(r: Tensor) -> Tensor:
+        def at_mean_noise(r: Tensor) -> Tensor:
             w = self.weights.to(r)
             return self.operator.solve(r / w, mean.to(r) * torch.as_tensor(s2).to(r), v) / w
 
-        return inverse
+        return at_mean_noise
 
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
