@@ -15,7 +15,7 @@ RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767), "in
 CASES = [
     (".png", "uint8", 1), (".png", "uint8", 3), (".png", "uint16", 1), (".png", "uint16", 3),
     (".tif", "uint8", 1), (".tif", "uint8", 3), (".tif", "uint16", 1), (".tif", "int16", 1), (".tif", "int32", 1),
-    (".tif", "float32", 1),
+    (".tif", "float32", 1), (".tif", "uint16", 3),
     (".npy", "uint8", 1), (".npy", "int16", 3), (".npy", "float64", 1), (".npy", "bool", 1), (".npz", "float32", 3),
     (".npz", "uint16", 1),
     (".h5", "float32", 1), (".h5", "int16", 3), (".mat", "uint16", 1), (".mat", "float64", 1), (".nii.gz", "int16", 1),

@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import io
 import os
 import struct
 import zipfile
@@ -95,19 +96,20 @@ def test_pictures_that_would_be_misread(tmp_path):
 
 
 def test_sixteen_bits_are_never_cut_to_eight(tmp_path):
-    """Pillow would read these as 8-bit images without a word."""
-    entries = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128), (277, 3, 1, 3)]
-    entries += [(278, 4, 1, 1), (279, 4, 1, 12)]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", *entry) for entry in entries) + bytes(4)
-    (tmp_path / "colour.tif").write_bytes(
-        b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<9H", *[16] * 3, *range(300, 306))
-    )
-    refuse(tmp_path / "colour.tif", "16-bit colour TIFF", "PNG")
+    """Pillow reads 16-bit colour as 8-bit colour without a word."""
     pixels = torch.arange(6 * 7 * 3).reshape(3, 6, 7).float() * 500 + 3
-    formats.write(Image(pixels, Meta("png", "uint16")), tmp_path / "colour.png")
-    with PIL.Image.open(tmp_path / "colour.png") as picture:
-        assert picture.mode == "RGB"  # here they are cut
-    assert torch.equal(formats.read(tmp_path / "colour.png").pixels, pixels)
+    for name, format in (("colour.png", "png"), ("colour.tif", "tiff")):
+        formats.write(Image(pixels, Meta(format, "uint16")), tmp_path / name)
+        with PIL.Image.open(tmp_path / name) as picture:
+            assert picture.mode == "RGB"  # here they are cut
+        assert torch.equal(formats.read(tmp_path / name).pixels, pixels)
+    # big-endian TIFF by hand: 2×1 RGB
+    entries = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1 << 16), (262, 3, 1, 2 << 16), (273, 4, 1, 128)]
+    entries += [(277, 3, 1, 3 << 16), (278, 4, 1, 1), (279, 4, 1, 12)]
+    directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHII", *entry) for entry in entries) + bytes(4)
+    body = struct.pack(">9H", 16, 16, 16, 300, 301, 302, 4000, 50000, 65535)
+    (tmp_path / "big.tif").write_bytes(b"MM\0*" + struct.pack(">I", 8) + directory + body)
+    assert formats.read(tmp_path / "big.tif").pixels[:, 0].T.tolist() == [[300, 301, 302], [4000, 50000, 65535]]
     np.save(tmp_path / "deep.npy", np.full((4, 5), 2**23 + 1, np.int32))
     refuse(tmp_path / "deep.npy", "2^23")
 
@@ -277,3 +279,87 @@ def test_damaged_headers_give_one_line(tmp_path, case):
 @settings(max_examples=2000, **relaxed)
 def test_damaged_headers_give_one_line_2000(tmp_path, case):
     check_damage(tmp_path, case)
+
+
+ODD = st.one_of(
+    st.integers(-(2**40), 2**40), st.floats(), st.sampled_from(["", "1A", "nan", "1\\2\\3", "\\", "é" * 9, "9" * 40, "-1", "0"])
+)
+DICOM_FIELDS = """Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration NumberOfFrames
+PhotometricInterpretation RescaleSlope RescaleIntercept WindowCenter WindowWidth PixelSpacing ImagePositionPatient
+ImageOrientationPatient PatientID InstanceNumber SeriesInstanceUID SOPInstanceUID SOPClassUID ImageType SpecificCharacterSet""".split()
+NIFTI_FIELDS = (
+    "dim datatype bitpix scl_slope scl_inter vox_offset sform_code qform_code srow_x quatern_b pixdim cal_min cal_max".split()
+)
+NRRD_LINES = ["type: {}", "dimension: {}", "sizes: {} {} 1", "encoding: {}", "endian: {}", "space: {}", "space directions: {} {} none",
+              "space origin: ({},{},0)", "kinds: {} {} domain", "data file: {}", "spacings: {} {} 1", "line skip: {}", "byte skip: {}"]  # fmt: skip
+ODD_HEADER = st.one_of(
+    st.tuples(st.just(".dcm"), st.dictionaries(st.sampled_from(DICOM_FIELDS), ODD, min_size=1, max_size=3)),
+    st.tuples(st.just(".nii"), st.dictionaries(st.sampled_from(NIFTI_FIELDS), ODD, min_size=1, max_size=3)),
+    st.tuples(st.just(".nrrd"), st.dictionaries(st.sampled_from(NRRD_LINES), ODD, min_size=1, max_size=3)),
+)
+
+
+def check_odd_header(folder: Path, case) -> None:
+    """A sound file but for a few fields; what can be read can also be written, or says why not."""
+    suffix, fields = case
+    sound = folder / f"good{suffix}"
+    data = (sound if sound.exists() else good(folder, suffix)).read_bytes()
+    path = folder / f"odd{suffix}"
+    path.write_bytes({".dcm": odd_dicom, ".nii": odd_nifti, ".nrrd": odd_nrrd}[suffix](data, fields))
+    if one_line_or_image(path):
+        try:
+            formats.write(formats.read(path, 0), folder / f"again{suffix}")
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            assert one_line_or_image(folder / f"again{suffix}")
+
+
+def odd_dicom(data: bytes, fields: dict) -> bytes:
+    """The text or number goes in as raw bytes: pydicom would not write it."""
+    ds = pydicom.dcmread(io.BytesIO(data))
+    for keyword, value in fields.items():
+        tag = pydicom.datadict.tag_for_keyword(keyword)
+        vr = pydicom.datadict.dictionary_VR(tag)
+        raw = struct.pack("<q", value)[:2] if vr == "US" and isinstance(value, int) else str(value).encode()
+        raw += b" " * (len(raw) % 2)
+        ds[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
+    out = io.BytesIO()
+    pydicom.dcmwrite(out, ds, enforce_file_format=False)
+    return out.getvalue()
+
+
+def odd_nifti(data: bytes, fields: dict) -> bytes:
+    header = nibabel.Nifti1Header(data[:348], check=False)
+    for name, value in fields.items():
+        number = value if isinstance(value, (int, float)) else len(value) * 300
+        kind = header.structarr[name].dtype
+        with np.errstate(all="ignore"):
+            number = (
+                np.float64(number)
+                if kind.kind == "f"
+                else np.int64(number if np.isfinite(number) and abs(number) < 2**62 else -1)
+            )
+            header.structarr[name] = number.astype(kind)
+    return header.binaryblock + data[348:]
+
+
+def odd_nrrd(data: bytes, fields: dict) -> bytes:
+    start, _, body = data.partition(b"\n\n")
+    added = [line.replace("{}", str(value)) for line, value in fields.items()]
+    names = tuple(line.split(":")[0].encode() + b":" for line in added)
+    kept = [line for line in start.split(b"\n") if not line.startswith(names)]
+    return b"\n".join([*kept, *(line.encode() for line in added)]) + b"\n\n" + body
+
+
+@given(ODD_HEADER)
+@settings(max_examples=60, **relaxed)
+def test_odd_headers_give_one_line(tmp_path, case):
+    check_odd_header(tmp_path, case)
+
+
+@pytest.mark.slow
+@given(ODD_HEADER)
+@settings(max_examples=2000, **relaxed)
+def test_odd_headers_give_one_line_2000(tmp_path, case):
+    check_odd_header(tmp_path, case)

@@ -98,7 +98,8 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
         with decoding(path, "DICOM"):
             return pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
     except ValueError as error:
-        absent = _absent_plugins(syntax)
+        with decoding(path, "DICOM"):
+            absent = _absent_plugins(syntax)
         if not absent:
             raise
         reason = " ".join(str(error.__cause__).split())[:200]

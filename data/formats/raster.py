@@ -4,18 +4,19 @@ Decided here, because files leave it open:
 * palette images become gray if every colour used is gray, else RGB;
 * an alpha channel that is the same everywhere says nothing and is dropped; any other is refused, and so is CMYK;
 * several pages or animation frames need an index;
-* 16-bit colour goes round Pillow, which would cut it to 8 bits: PNG through torchvision, TIFF is refused.
+* 16-bit colour, of which Pillow gives the high bytes only, is decoded twice, the second time for the low bytes.
 """
 
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
-import torch
-import torchvision
+import PIL.ImageFile
 
 from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
 
@@ -33,10 +34,7 @@ def decode(data: bytes, path: str | Path, format: str, index: int | None = None)
     """The bytes of a PNG, JPEG or TIFF → Image. path: for messages only."""
     index = check_index(index, total := count(data, path, format), path, "pages or frames")
     with decoding(path, format.upper()):
-        deep = format == "png" and data[24] == 16  # IHDR is always first (ISO/IEC 15948)
-        if deep and total > 1:
-            raise ValueError("animated with 16 bits; a still 16-bit or an animated 8-bit image is allowed")
-        stored, bits = (_png_16_pixels(data), 16) if deep else _pillow(data, format, index)
+        stored, bits = _pillow(data, format, index)
     stored = _without_alpha(stored, path)
     window = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" else None
     photometric = "rgb" if len(stored) == 3 else "gray"
@@ -67,7 +65,7 @@ def encode(images: list[Image]) -> bytes:
     return out.getvalue()
 
 
-def _open(data: bytes, format: str) -> PIL.Image.Image:
+def _open(data: bytes, format: str) -> PIL.ImageFile.ImageFile:
     return PIL.Image.open(io.BytesIO(data), formats=[format.upper()])
 
 
@@ -77,8 +75,12 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         if index:
             picture.seek(index)
         tags = getattr(picture, "tag_v2", {})
-        if max(tags.get(TIFF_BITS, (1,))) > 8 and picture.mode not in ("I", "F", "I;16", "I;16B", "I;16L"):
-            raise ValueError("16-bit colour TIFF would be cut to 8 bits; save it as 16-bit PNG")
+        colour = picture.mode in ("LA", "RGB", "RGBA")
+        deep = colour and all(";16" in _rawmode(tile[3]) for tile in picture.tile)
+        if colour and not deep and max(tags.get(TIFF_BITS, (8,))) > 8:
+            raise ValueError("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
+        if "transparency" in picture.info and (deep or picture.mode == "I;16"):
+            raise ValueError("16 bits with a transparent colour; gray or RGB without transparency is allowed")
         if picture.mode in ("P", "PA") or "transparency" in picture.info:
             array = _gray_if_gray(np.asarray(picture.convert("RGBA")))
         elif picture.mode == "I":
@@ -88,11 +90,15 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         else:
             raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
         array = array.astype(MODES.get(picture.mode, array.dtype))
-        bits = 1 if picture.mode == "1" else array.itemsize * 8
-        if array.dtype == np.uint16:
-            bits = max(tags.get(TIFF_BITS, (16,)))  # 12-bit cameras
-        if array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8-bit pages round
-            array = 2**bits - 1 - array
+    if deep:
+        with _open(data, format) as picture:
+            picture.seek(index)
+            array = _sixteen_bits(array, picture)
+    bits = 1 if picture.mode == "1" else array.itemsize * 8
+    if array.dtype == np.uint16:
+        bits = max(tags.get(TIFF_BITS, (16,)))  # 12-bit cameras
+    if array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8-bit pages round
+        array = 2**bits - 1 - array
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
 
 
@@ -117,11 +123,23 @@ def _without_alpha(stored: np.ndarray, path: str | Path) -> np.ndarray:
     return stored[:-1]
 
 
-def _png_16_pixels(data: bytes) -> np.ndarray:
-    if b"tRNS" in data[: data.find(b"IDAT")]:
-        raise ValueError("16-bit PNG with a transparent colour; gray or RGB without transparency is allowed")
-    encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-    return torchvision.io.decode_png(encoded, torchvision.io.ImageReadMode.UNCHANGED).numpy()
+def _sixteen_bits(high: np.ndarray, picture: PIL.ImageFile.ImageFile) -> np.ndarray:
+    """The same picture, not loaded yet, once more in the other byte order: what Pillow drops then are the high bytes."""
+    other = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+    tiles: list[Any] = []
+    tile: Any
+    for tile in picture.tile:
+        codec, extents, offset, args = tile
+        rawmode = _rawmode(args)[:-1] + other[_rawmode(args)[-1]]
+        make = getattr(type(tile), "_make", tuple)  # named tuples since Pillow 11
+        tiles.append(make((codec, extents, offset, rawmode if isinstance(args, str) else (rawmode, *args[1:]))))
+    picture.tile = tiles
+    return high.astype(np.uint16) * 256 + np.asarray(picture)
+
+
+def _rawmode(args) -> str:
+    """How Pillow's decoders call the layout of stored samples: "RGB;16B" is big-endian."""
+    return args if isinstance(args, str) else args[0]
 
 
 def _png_16(stored: np.ndarray) -> bytes:
@@ -145,9 +163,9 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
     else:
         body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
         depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
-    if depth > 32 or (channels == 3 and depth > 8):
+    if depth > 32 or (channels == 3 and stored.dtype.kind != "u"):
         raise ValueError(
-            f"{channels} channels of {stored.dtype} cannot be written as tiff; 8-bit RGB, or gray up to 32 bits, is allowed"
+            f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed"
         )
     short, long = 3, 4
     depths = (short, channels, [depth] * channels)
