@@ -38,6 +38,8 @@ class Table:
     n: int = 1000
 
     def __post_init__(self) -> None:
+        if not 1 < self.n <= 100_000:
+            raise ValueError(f"a table's n must lie in 2..100000, not {self.n}")
         if (self.beta_start is None) != (self.beta_end is None) or (self.kind == "cosine" and self.beta_start is not None):
             raise ValueError("a table takes both beta_start and beta_end, or neither; a cosine table neither")
 

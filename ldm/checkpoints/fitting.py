@@ -1,6 +1,7 @@
 """Putting tensors into the module they belong to: built without memory, filled strictly, every disagreement listed."""
 
 import hashlib
+import reprlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from ldm import config
-from ldm.checkpoints.reading import listed, sound
+from ldm.checkpoints.reading import guarded, listed, sound
 
 ROOMS = ("ldm.", "diffusers.")  # where the classes of a model description may live
+LARGEST = 10_000  # values in a model description; published ones have about a hundred
 SLACK = 16  # registrations a build may make beyond the tensors of the file: empty biases, parameters replaced
 
 
@@ -23,9 +25,9 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     tensors: how many the file holds; a description of more is stopped while it is being built, so that a few hostile
     bytes cannot ask for a billion layers. Raises ValueError naming the file.
     """
-    for target in _targets(node):
+    for target in guarded(Path(path), lambda _: _targets(node)):
         if not str(target).startswith(ROOMS):
-            raise ValueError(f"{path}: target {target!r} has no place in a model description; allowed: classes of ldm, diffusers")
+            raise ValueError(f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers")
     left = [4 * tensors + SLACK]  # a module may register a name several times while it is built, biases as None
 
     def count(*_: Any) -> None:
@@ -108,11 +110,17 @@ def _line(name: str, tensor: Tensor) -> str:
     return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.numpy()).hexdigest()}"
 
 
-def _targets(node: Any) -> list[Any]:
-    """Every `target` in a description, however deep."""
-    if isinstance(node, Mapping):
-        here = [node["target"]] if "target" in node else []
-        return here + [target for value in node.values() for target in _targets(value)]
-    if isinstance(node, list):
-        return [target for value in node for target in _targets(value)]
-    return []
+def _targets(description: Any) -> list[Any]:
+    """Every `target` in a description, however deep; one of more than LARGEST values is refused, for it could be endless."""
+    found, left, seen = [], [description], 0
+    while left:
+        value = left.pop()
+        seen += 1
+        if seen > LARGEST:
+            raise ValueError(f"a model description of more than {LARGEST} values")
+        if isinstance(value, Mapping):
+            found += [value["target"]] if "target" in value else []
+            left += value.values()
+        elif isinstance(value, (list, tuple)):
+            left += value
+    return found

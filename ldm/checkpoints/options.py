@@ -1,5 +1,6 @@
 """Foreign settings read as data: each is taken once, with its type; one that nobody took is an error, not a silence."""
 
+import reprlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ class Options:
 
     def __init__(self, settings: Any, path: str | Path, ignored: Iterable[str] = ()):
         if not isinstance(settings, Mapping):
-            raise ValueError(f"{path}: expected a mapping of settings, not {settings!r}")
+            raise ValueError(f"{path}: expected a mapping of settings, not {reprlib.repr(settings)}")
         self.settings, self.path, self.known = settings, path, set(ignored)
 
     def take(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
@@ -27,7 +28,7 @@ class Options:
             return default
         accepted = (int, float) if kind is float else (list, tuple) if kind is list else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{self.path}: {key} must be of type {kind.__name__}, not {value!r}")
+            raise ValueError(f"{self.path}: {key} must be of type {kind.__name__}, not {reprlib.repr(value)}")
         return value
 
     def finish(self) -> None:

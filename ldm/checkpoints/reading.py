@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that opens torch files before 1.6
-TEXT_LIMIT = 4 << 20  # bytes of YAML or JSON; published model descriptions are a few kB
+TEXT_LIMIT = 256 << 10  # bytes of YAML or JSON; published model descriptions are a few kB
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 
 
@@ -38,10 +38,10 @@ def weights(path: str | Path) -> dict[str, Any]:
         found = guarded(path, _archive)
     elif start == LEGACY:
         found = guarded(path, _torch)
+    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:  # length of the header, header
+        found = guarded(path, _safetensors)
     elif start[:1] == b"\x80":
         found = guarded(path, _pickle)
-    elif start[8:9] == b"{":
-        found = guarded(path, _safetensors)
     else:
         raise ValueError(f"{path}: not a weight file (safetensors, torch or pickle)")
     if not isinstance(found, dict):
@@ -63,7 +63,7 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     """read(path), where any failure is the file's: parsers of hostile bytes fail in every way there is."""
     try:
         return read(path)
-    except (Exception, RecursionError, MemoryError) as error:
+    except Exception as error:
         line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
         message = line if line.startswith(str(path)) else f"{path}: cannot be read safely: {line[:200]}"
         raise ValueError(message) from None
