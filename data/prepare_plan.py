@@ -1,0 +1,174 @@
+"""What a preparation will do: which files there are, whose they are, which split each goes to, and what it will be called.
+
+Subjects are told by a regular expression over the path, or by the DICOM PatientID (kept only as a pseudonym). No
+subject may be in two splits; with a division in shares a subject goes whole into one of them.
+"""
+
+import hashlib
+import os
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from math import floor
+from pathlib import Path
+
+import pydicom
+
+from data import formats
+from data.formats.dicom_identity import pseudonym
+from data.formats.image import decoding
+from data.manifest import identify
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file."""
+
+    path: Path
+    name: str  # path relative to its folder
+    split: str
+    subject: str  # pseudonym; "" if not known
+    image_id: str  # of its only picture; volumes add the slice
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All files in order, and what was passed over."""
+
+    sources: list[Source]
+    splits: list[str]
+    folders: dict[str, str]  # what was asked: split -> folder, and how it is divided
+    ignored: int  # files that are no images by their name
+
+
+def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subject: str | None = None, seed: int = 0) -> Plan:
+    """folders: of each split. shares: how "train"'s folder is divided into train, val and test, by subject (else by file).
+
+    subject: regular expression; its first group, or all that it finds in the relative path, is the subject.
+    Raises ValueError in one line.
+    """
+    pattern = _compiled(subject)
+    _check_shares(shares, folders)
+    asked = {split: str(folder.resolve()) for split, folder in folders.items()}
+    asked |= {"shares": str(shares), "subject": str(subject), "seed": str(seed)}
+    ignored = 0
+    found: list[tuple[str, Path, str, str]] = []  # split, path, name, subject
+    for split, folder in folders.items():
+        if not folder.is_dir():
+            raise ValueError(f"{folder}: no such folder")
+        for path in _walk(folder):
+            name = path.relative_to(folder).as_posix()
+            if not _is_image(path):
+                ignored += 1
+            else:
+                found.append((split, path, name, _subject(path, name, pattern)))
+    if not found:
+        raise ValueError(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
+    if shares:
+        place = _divide({s or name for split, _, name, s in found if split == "train"}, shares, seed)
+        found = [(place[s or name] if split == "train" else split, path, name, s) for split, path, name, s in found]
+    _check_subjects(found)
+    sources = _named(found)
+    present = {source.split for source in sources}
+    return Plan(sources, [split for split in SPLITS if split in present], asked, ignored)
+
+
+def _compiled(subject: str | None) -> re.Pattern | None:
+    try:
+        return re.compile(subject) if subject else None
+    except re.error as error:
+        raise ValueError(f"subject {subject!r} is no regular expression: {error}") from None
+
+
+def _check_shares(shares: tuple[float, ...] | None, folders: dict[str, Path]) -> None:
+    if shares is None:
+        return
+    if len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise ValueError(f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1")
+    for split, share in zip(SPLITS[1:], shares[1:]):
+        if share and split in folders:
+            raise ValueError(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
+
+
+def _walk(folder: Path) -> list[Path]:
+    """Every file below, sorted; hidden ones are passed over, links to folders are not followed (they may go in circles)."""
+
+    def unreadable(error: OSError) -> None:
+        raise ValueError(f"{error.filename}: {error.strerror}")
+
+    paths = []
+    for top, below, names in os.walk(folder, onerror=unreadable):
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        paths += [Path(top, name) for name in names if not name.startswith(".")]
+    return sorted(paths)
+
+
+def _is_image(path: Path) -> bool:
+    if path.suffix and not path.suffix[1:].isdigit():  # DICOM files are often named by number, or not at all
+        return path.name.lower().endswith(tuple(formats.SUFFIXES))
+    return _is_dicom(path)
+
+
+def _is_dicom(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError:
+        return False
+
+
+def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
+    if pattern:
+        match = pattern.search(name)
+        if not match:
+            raise ValueError(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
+        return match.group(match.re.groups and 1) or ""
+    if not _is_dicom(path):
+        return ""
+    try:
+        with decoding(path, "DICOM", private=True):
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
+            return pseudonym(str(header.get("PatientID") or "")) or ""
+    except ValueError:  # what is wrong with the file is told when it is read
+        return ""
+
+
+def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[str, str]:
+    """Each subject's split. Their order is drawn by digest, so it depends on the names and the seed only."""
+    order = sorted(
+        subjects, key=lambda subject: hashlib.sha256(f"{seed}\x1f{subject}".encode("utf-8", "surrogateescape")).digest()
+    )
+    counts = [floor(share * len(order)) for share in shares]
+    by_need = sorted(range(len(shares)), key=lambda i: (counts[i] > 0 or not shares[i], counts[i] - shares[i] * len(order)))
+    for i in by_need[: len(order) - sum(counts)]:  # the remainder goes to empty splits first, then to the most deprived
+        counts[i] += 1
+    places = [split for split, count in zip(SPLITS, counts) for _ in range(count)]
+    return dict(zip(order, places))
+
+
+def _check_subjects(found: list[tuple[str, Path, str, str]]) -> None:
+    home: dict[str, tuple[str, Path]] = {}
+    for split, path, _, subject in found:
+        other, where = home.setdefault(subject, (split, path))
+        if subject and other != split:
+            raise ValueError(f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak")
+
+
+def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
+    """Ids from the relative path; for DICOM, whose names and folders may be people's, from digests of it. Never two the same."""
+    ids = []
+    for _, path, name, subject in found:
+        mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if _is_dicom(path) else identify(name))
+    taken: dict[str, int] = defaultdict(int)
+    for image_id in ids:
+        taken[image_id.lower()] += 1  # file systems that do not tell case apart
+    sources = []
+    for (split, path, name, subject), image_id in zip(found, ids):
+        if taken[image_id.lower()] > 1 or len(image_id.encode()) > 150 or not image_id.isprintable():
+            mark = hashlib.sha256(f"{split}/{name}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
+            image_id = f"{image_id.encode('ascii', 'replace').decode()[:120].replace('?', '_')}-{mark}"
+        sources.append(Source(path, name, split, subject, image_id))
+    return sources

@@ -1,0 +1,128 @@
+"""Turn folders of images (PNG, JPEG, BMP, TIFF, DICOM, NIfTI, NRRD, ...) into a data set of square PNGs with manifests.
+
+    python scripts/prepare_super_resolution_dataset.py --train-dir scans --split 0.8/0.1/0.1 --window -1000:400
+
+writes <root>/{train,val,test}/*.png, <split>_images.txt (a relative path per line), <split>.csv (with checksums), report.json and
+contact_sheet.png. 8 bits, or 16 where the input is deeper; without --window or --percentiles nothing is clipped. Gray stays gray
+and colour stays colour, unless --grayscale. A subject is never in two splits. Called again after a kill, it goes on.
+Exit codes: 0 all done, 1 some files could not be read (listed), 2 a mistake in what was asked (one line says which).
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data.prepare import Done, Recipe, run
+from data.prepare_plan import plan
+from data.prepare_report import collect
+
+LISTED = 10  # of the files that could not be read
+
+
+def pair(text: str) -> tuple[float, float]:
+    """'low:high'."""
+    low, _, high = text.partition(":")
+    return float(low), float(high)
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--train-dir", type=Path, required=True, metavar="DIR", help="searched with its subfolders")
+    add("--val-dir", type=Path, metavar="DIR")
+    add("--test-dir", type=Path, metavar="DIR")
+    add("--split", metavar="A/B[/C]", help="divide --train-dir into train/val/test by subject, or by file if no subject is known")
+    add("--subject", metavar="REGEX", help="finds the subject in the relative path; default: the DICOM PatientID")
+    add("--seed", type=int, default=0, help="of the division")
+    add("--output-root", type=Path, default=Path("data/super_resolution"), metavar="DIR")
+    add("--image-size", type=int, default=256, metavar="N")
+    add("--grayscale", action="store_true", help="colour to luminance, one channel")
+    add("--window", type=pair, metavar="LOW:HIGH", help="stored values (CT: HU) that become black and white")
+    add("--percentiles", type=pair, metavar="LOW:HIGH", help="the same by percentiles of each file (NIfTI: of the volume)")
+    add("--slice-axis", type=int, default=2, metavar="N", help="of NIfTI and NRRD volumes: 0, 1 or 2")
+    add(
+        "--min-foreground",
+        type=float,
+        default=0.0,
+        metavar="PART",
+        help="pass over slices with less above a tenth of white",
+    )
+    add("--bit-depth", type=int, choices=(8, 16), help="default: 8 for 8-bit files, else 16")
+    add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
+    add("--skip-existing", action="store_true", help="keep pictures that exist, even if made otherwise")
+    add("--write-manifests", action="store_true", help="accepted for compatibility: manifests are always written")
+    add("--strict", action="store_true", help="stop at the first file that cannot be read")
+    joined = list(argv)
+    while "--window" in joined[:-1]:  # argparse takes -1000:400 for an option
+        i = joined.index("--window")
+        joined[i : i + 2] = [f"--window={joined[i + 1]}"]
+    return parser.parse_args(joined)
+
+
+def shown(outcomes: Iterator[Done], total: int) -> Iterator[Done]:
+    """Pass the outcomes on and show how far they are: on one line of a terminal, else every half minute."""
+    terminal, begun, last = sys.stderr.isatty(), time.monotonic(), 0.0
+    for number, outcome in enumerate(outcomes, 1):
+        now = time.monotonic()
+        if now - last > (0.2 if terminal else 30) or number == total:
+            last = now
+            line = f"{number}/{total} files, {number / max(now - begun, 1e-3):.1f} a second"
+            print(
+                f"\r{line} " if terminal else line, end="" if terminal and number < total else "\n", file=sys.stderr, flush=True
+            )
+        yield outcome
+
+
+def prepare(options: argparse.Namespace) -> int:
+    """Plan, work, report."""
+    folders = {"train": options.train_dir, "val": options.val_dir, "test": options.test_dir}
+    try:
+        shares = tuple(map(float, options.split.split("/"))) if options.split else None
+    except ValueError:
+        raise ValueError(f"--split {options.split!r} is not of the form 0.8/0.1/0.1") from None
+    if options.workers < 1:
+        raise ValueError(f"--workers {options.workers} must be at least 1")
+    recipe = Recipe(
+        options.image_size,
+        options.grayscale,
+        options.window,
+        options.percentiles,
+        options.slice_axis,
+        options.min_foreground,
+        options.bit_depth,
+        options.skip_existing,
+    )
+    planned = plan({split: folder for split, folder in folders.items() if folder}, shares, options.subject, options.seed)
+    outcomes = run(planned, recipe, options.output_root, options.workers, options.strict)
+    report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
+    for split in planned.splits:
+        part = report[split]
+        print(f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects", end="")
+        print("".join(f", {part[what]} {what.replace('_', ' ')}" for what in ("passed_over", "enlarged", "strays") if part[what]))
+    skipped = report["skipped"]
+    if planned.ignored:
+        print(f"{planned.ignored} other files are no images by their name")
+    if skipped:
+        print(f"{len(skipped)} files could not be read:")
+        print("\n".join(f"  {entry['file']}: {entry['reason']}" for entry in skipped[:LISTED]))
+        print(f"  all in {options.output_root / 'report.json'}")
+    return 1 if skipped else 0
+
+
+def main(argv: list[str]) -> int:
+    options = parse(argv)
+    try:
+        return prepare(options)
+    except (ValueError, OSError) as error:
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+        print(f"prepare: {reason}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
