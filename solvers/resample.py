@@ -44,7 +44,8 @@ class ReSample:
     look_ahead: int = 0  # DDIM steps taken only to get a better x0; published 5
     tweedie: Literal["exact", "code"] = "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
     dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
-    spacing: Literal["even", "leading"] = "even"
+    spacing: Literal["even", "leading"] = "even"  # of the times; `leading` is latent diffusion's own
+    eta: float = 0.0  # of the DDIM steps
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
@@ -62,7 +63,7 @@ class ReSample:
         z = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(levels)):
             x0 = tweedie(prior, z, a, offset)
-            z, x0 = ddim_step(z, x0, a, a_next), self.estimate(z, x0, a)
+            z, x0 = ddim_step(z, x0, a, a_next, self.eta, noise), self.estimate(z, x0, a)
             if self.dps > 0:
                 r, gradient = misfit(seen, x0)
                 z = z - self.dps * sqrt(a) * gradient / per_image(norm(r), gradient)
