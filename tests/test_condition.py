@@ -1,6 +1,8 @@
 """The one update: closed forms against dense algebra, draws against the exact Gaussian posterior, Gauss-Newton, discrepancy."""
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from data.seeding import Noise
 from solvers.condition import condition, conditioned, discrepancy
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, norm
 from solvers.problem import Clean, Gaussian, Problem
+from tests.operator_list import LINEAR, Case
 
 SHAPE = (1, 3, 4)
 
@@ -199,3 +202,41 @@ def test_a_view_of_the_state_is_conditioned_in_the_state() -> None:
     x = condition(m, 0.7, p)
     dense = torch.cat([M[0]] * 3, 1) / 3
     torch.testing.assert_close(x[0], posterior_mean(dense, 0.7 * torch.eye(36).double(), m[0], p.y[0], 0.09))
+
+
+class OneStream(Noise):
+    """All rows from one generator: thousands of draws of one image, quickly."""
+
+    def __init__(self, rows: int):
+        super().__init__(["image"] * rows, "solver")
+        self.generator = torch.Generator().manual_seed(1)
+
+    def _draw(self, source, shape) -> Tensor:
+        return source(tuple(shape), generator=self.generator, dtype=torch.float64)
+
+
+DRAWS = 20_000
+
+
+@pytest.mark.parametrize("case", LINEAR, ids=lambda case: case.name)
+def test_draws_are_the_exact_posterior(case: Case) -> None:
+    """Mean and every entry of the covariance of 20,000 draws against the closed-form Gaussian.
+
+    An entry's error over its standard error, sqrt(C_ii / N) for means and sqrt((C_ii C_jj + C_ij^2) / N) for covariances,
+    is normal; the bound is what the largest of all entries exceeds with probability 0.001.
+    """
+    operator, v, sigma_y = case.drawn().select([0]), 0.5, 0.2
+    n = math.prod(case.shape)
+    A = operator.forward(torch.eye(n, dtype=torch.float64).reshape(n, *case.shape)).flatten(1).T
+    m = normal(1, *case.shape, seed=1)
+    y = operator.forward(normal(1, *case.shape, seed=2))
+    y = y + sigma_y * operator.restrict(normal(*y.shape, seed=3))
+    K = v * torch.linalg.solve(sigma_y**2 * torch.eye(len(A), dtype=torch.float64) + v * A @ A.T, A).T
+    mean = m.flatten() + K @ (y.flatten() - A @ m.flatten())
+    C = v * (torch.eye(n, dtype=torch.float64) - K @ A)
+    p = Problem(y.expand(DRAWS, *y.shape[1:]), operator, Gaussian(sigma_y), ("image",) * DRAWS)
+    x = conditioned(m.expand(DRAWS, *case.shape), v, p, OneStream(DRAWS), tolerance=1e-2, cap=200).x.flatten(1)
+    of_mean = (x.mean(0) - mean) / (C.diagonal() / DRAWS).sqrt()
+    of_covariance = (x.T.cov() - C) / ((C.diagonal() * C.diagonal()[:, None] + C**2) / DRAWS).sqrt()
+    bound = NormalDist().inv_cdf(1 - 0.001 / 2 / (n + n * (n + 1) / 2))
+    assert float(of_mean.abs().max()) < bound and float(of_covariance.abs().max()) < bound
