@@ -1,0 +1,79 @@
+"""Turn weights of any known layout into a model folder: config.yaml, model.safetensors, README.md with the source's SHA-256.
+
+    python scripts/convert_checkpoint.py models/ffhq/model.ckpt models/ffhq-vq4 --verify
+    python scripts/convert_checkpoint.py network-snapshot.pkl models/padis-ct --config padis.yaml
+    python scripts/convert_checkpoint.py logs/medical/run1/checkpoints/best.ckpt models/mine --half
+
+The folder then works wherever a model is named (`--model models/ffhq-vq4`). docs/weights.md lists the published files and
+what each needs as --config. Exit codes: 0 done, 2 a mistake in what was asked or in the file (one line says which).
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data.seeding import Noise  # noqa: E402
+from ldm import checkpoints, schedule  # noqa: E402
+from ldm.denoiser import Prior  # noqa: E402
+from ldm.latent import LatentPrior  # noqa: E402
+
+TOLERANCE = 1e-5  # the same numbers at other addresses are added in another order by vectorised kernels (5e-7 was seen)
+HALF_TOLERANCE = 2e-2  # float16 weights carry 2^-11; through a deep network about ten times that was seen
+
+
+def outputs(prior: Prior) -> dict[str, Tensor]:
+    """What a prior answers to fixed noise: D at four levels and, for latent priors, a decoded and an encoded image."""
+    noise = Noise(["verify"], "noise")
+    x = noise.normal((1, *prior.shape))
+    sigmas = schedule.geometric(4, prior.sigma_min, prior.sigma_max).tolist()
+    found = {f"D at sigma {sigma:.3g}": prior.denoise(sigma * x, torch.tensor([sigma])) for sigma in sigmas}
+    if isinstance(prior, LatentPrior):
+        found["decoded"] = prior.decode(x, quantize=False)
+        found["encoded"] = prior.encode(noise.normal((1, *prior.image_shape)).clamp(-1, 1))
+    return found
+
+
+def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool) -> None:
+    """Outputs before and after, side by side. Raises ValueError if they differ (by more than half precision explains)."""
+    allowed = HALF_TOLERANCE if half else TOLERANCE
+    with torch.no_grad():
+        before = outputs(checkpoints.load(source, config, ema=ema))
+        after = outputs(checkpoints.load(folder))
+    for name, expected in before.items():
+        difference = float((after[name] - expected).abs().max() / expected.abs().max())
+        print(f"{name}: relative difference {difference:.2e}")
+        if difference > allowed:
+            raise ValueError(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="weight file or model folder")
+    parser.add_argument("folder", type=Path, help="new folder to write")
+    parser.add_argument("--config", help="YAML with what a foreign file does not say")
+    parser.add_argument("--raw", action="store_true", help="the raw weights, not their moving average")
+    parser.add_argument("--half", action="store_true", help="store float16")
+    parser.add_argument("--verify", action="store_true", help="compare outputs before and after (priors)")
+    options = parser.parse_args(argv)
+    try:
+        described = checkpoints.describe(options.source, options.config, ema=not options.raw)
+        described.build()  # every key and shape is checked before anything is written
+        checkpoints.export(described, options.folder, half=options.half)
+        print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
+        if options.verify and described.part == "prior":
+            verify(options.source, options.config, not options.raw, options.folder, options.half)
+    except ValueError as error:
+        print(f"convert_checkpoint.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
