@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, own, stable_diffusion
+from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
 from ldm.checkpoints.described import Described
 from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
@@ -77,6 +77,8 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
         return guided_diffusion.describe(path, state, settings)
     if stable_diffusion.recognises(state):
         return stable_diffusion.describe(path, state, settings, ema)
+    if monai.recognises(state):
+        return monai.describe(path, state, settings)
     if compvis.recognises(state):
         return compvis.describe(path, state, settings, ema)
     raise ValueError(f"{path}: the layout of these weights is not known")

@@ -27,7 +27,9 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     """
     for target in guarded(Path(path), lambda _: _targets(node)):
         if not str(target).startswith(ROOMS):
-            raise ValueError(f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers")
+            raise ValueError(
+                f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers"
+            )
     left = [4 * tensors + SLACK]  # a module may register a name several times while it is built, biases as None
 
     def count(*_: Any) -> None:

@@ -33,6 +33,6 @@ class Options:
 
     def finish(self) -> None:
         """Complain of the first key that was neither taken nor known to be harmless."""
-        stray = [key for key in self.settings if key not in self.known]
+        stray = [key for key, value in self.settings.items() if key not in self.known and value is not None]
         if stray:
             raise ValueError(f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}")

@@ -1,0 +1,176 @@
+"""MONAI's generative models (AutoencoderKL, DiffusionModelUNet; 2-D, unconditional), where the mapping is exact.
+
+Bundles hold bare state dicts, so config must say what they are, under the names of MONAI's constructors:
+
+    autoencoder: {in_channels, latent_channels, channels, num_res_blocks, attention_levels, norm_num_groups, norm_eps, ...}
+    diffusion:   {in_channels, channels, num_res_blocks, attention_levels, num_head_channels, norm_num_groups, norm_eps}
+    scheduler:   {schedule, beta_start, beta_end, num_train_timesteps, prediction_type}
+    size: 64     autoencoder_file: autoencoder.pt     scale_factor: 0.3
+
+With `diffusion` the file is a prior (a latent one if `autoencoder_file` is given too), else an autoencoder.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from ldm.checkpoints.described import Described, node, under
+from ldm.checkpoints.keymaps import plain
+from ldm.checkpoints.options import Options
+from ldm.checkpoints.reading import weights
+
+TABLES = {"linear_beta": "linear", "scaled_linear_beta": "scaled_linear"}
+PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+DETAILS = (  # of computation, or seen in the keys, where a difference is found
+    *("spatial_dims", "use_flash_attention", "use_checkpoint", "use_checkpointing", "include_fc", "use_combined_linear"),
+    *("use_convtranspose", "upcast_attention", "transformer_num_layers", "dropout_cattn"),
+)
+AUTOENCODER = [
+    (r"^(encoder|decoder)\.blocks\.", r"\1."),
+    (r"\.(?:postconv|conv)\.(?=(?:conv\.)?(?:weight|bias)$)", "."),  # wrappers around a convolution
+    (r"\.conv\.(?=(?:weight|bias)$)", "."),
+    (r"\.attn\.to_([qkv])\.", r".to_\1."),
+    (r"\.(?:attn\.out_proj|proj_attn)\.", ".out."),
+]
+UNET = [
+    (r"\.conv\.(?=(?:weight|bias)$)", "."),
+    (r"^time_embed\.0\.", "time_embedding.linear_1."),
+    (r"^time_embed\.2\.", "time_embedding.linear_2."),
+    (r"^out\.0\.", "conv_norm_out."),
+    (r"^out\.2\.", "conv_out."),
+    (r"^middle_block\.resnet_1\.", "mid_block.resnets.0."),
+    (r"^middle_block\.resnet_2\.", "mid_block.resnets.1."),
+    (r"^middle_block\.attention\.", "mid_block.attentions.0."),
+    (r"\.downsampler\.op\.", ".downsamplers.0.conv."),
+    (r"\.upsampler\.(?:postconv|conv)\.", ".upsamplers.0.conv."),
+    (r"\.skip_connection\.", ".conv_shortcut."),
+    (r"(\.attentions\.\d+)\.norm\.", r"\1.group_norm."),
+    (r"\.attn\.to_([qkv])\.", r".to_\1."),
+    (r"\.(?:attn\.out_proj|proj_attn)\.", ".to_out.0."),
+]
+
+
+def recognises(state: Mapping[str, Any]) -> bool:
+    return "quant_conv_mu.conv.weight" in state or "middle_block.resnet_1.conv1.conv.weight" in state
+
+
+def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Described:
+    """A prior or a first stage."""
+    o = Options(settings or {}, path)
+    autoencoder, diffusion = o.take("autoencoder", dict, None), o.take("diffusion", dict, None)
+    scheduler, size = o.take("scheduler", dict, {}), o.take("size", int, None)
+    file, scale = o.take("autoencoder_file", str, None), o.take("scale_factor", float, 1.0)
+    o.finish()
+    if "quant_conv_mu.conv.weight" in state:
+        if autoencoder is None:
+            raise ValueError(f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`")
+        return Described("first_stage", stage(autoencoder, path), renamed(plain(state), AUTOENCODER), path)
+    if diffusion is None or size is None:
+        raise ValueError(
+            f"{path}: a MONAI DiffusionModelUNet; give `diffusion:` (its constructor's arguments) and `size:` as config"
+        )
+    inner = unet(diffusion, size, path)
+    table, predicts = schedule(scheduler, path)
+    params = dict(
+        denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
+        shape=[inner["params"]["in_channels"], size, size],
+    )
+    found = under("denoiser.network.", renamed(plain(state), UNET))
+    if file is None:
+        return Described("prior", node("ldm.denoiser.Prior", **params), found, path)
+    if autoencoder is None:
+        raise ValueError(f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments")
+    place = next((p for p in (path.parent / file, Path(file)) if p.is_file()), Path(file))
+    params |= dict(first_stage=stage(autoencoder, path), scale=scale, image_channels=autoencoder["in_channels"])
+    content = weights(place)
+    found |= under("first_stage.", renamed(plain(content.get("state_dict", content)), AUTOENCODER))
+    return Described("prior", node("ldm.latent.LatentPrior", **params), found, path)
+
+
+def stage(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """MONAI's AutoencoderKL as ours."""
+    o = Options(arguments, path, ignored=(*DETAILS, "out_channels"))
+    widths = o.take("channels", list, None) or o.take("num_channels", list)
+    blocks = o.settings.get("num_res_blocks", 2)
+    middle = [o.take(f"with_{half}_nonlocal_attn", bool, True) for half in ("encoder", "decoder")]
+    o.known.add("num_res_blocks")
+    built = node(
+        "ldm.monai.AutoencoderKL",
+        channels=o.take("in_channels", int, 1),
+        latent=o.take("latent_channels", int, 3),
+        widths=list(widths),
+        blocks=[blocks] * len(widths) if isinstance(blocks, int) else blocks,
+        attention=o.take("attention_levels", list, [False] * len(widths)),
+        middle=middle,
+        groups=o.take("norm_num_groups", int, 32),
+        eps=o.take("norm_eps", float, 1e-6),
+    )
+    _two_dimensional(o)
+    return built
+
+
+def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
+    """MONAI's DiffusionModelUNet as diffusers' UNet2DModel; resampling by convolution, one count of blocks and head width."""
+    o = Options(arguments, path, ignored=(*DETAILS, "with_conditioning"))
+    widths = o.take("channels", list, None) or o.take("num_channels", list)
+    blocks, heads = o.settings.get("num_res_blocks", 2), o.settings.get("num_head_channels", 8)
+    o.known |= {"num_res_blocks", "num_head_channels"}
+    attends = o.take("attention_levels", list, [False] * len(widths))
+    per_level = {
+        name: {value} if isinstance(value, int) else set(value)
+        for name, value in (("num_res_blocks", blocks), ("num_head_channels", heads))
+    }
+    if isinstance(heads, (list, tuple)):  # levels without attention have no say, but the last, whose width the middle has
+        per_level["num_head_channels"] = {h for i, h in enumerate(heads) if attends[i] or i == len(heads) - 1}
+    uneven = [name for name, values in per_level.items() if len(values) != 1]
+    if uneven or o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
+        raise ValueError(
+            f"{path}: {uneven[0] + ' that differ by level' if uneven else 'this kind of DiffusionModelUNet'}: not supported"
+        )
+    built = node(
+        "diffusers.UNet2DModel",
+        sample_size=size,
+        in_channels=o.take("in_channels", int),
+        out_channels=o.take("out_channels", int),
+        block_out_channels=list(widths),
+        layers_per_block=per_level["num_res_blocks"].pop(),
+        down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
+        up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
+        attention_head_dim=per_level["num_head_channels"].pop(),
+        norm_num_groups=o.take("norm_num_groups", int, 32),
+        norm_eps=o.take("norm_eps", float, 1e-6),
+    )
+    _two_dimensional(o)
+    return built
+
+
+def schedule(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
+    o = Options(arguments, path, ignored=("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type"))
+    kind, predicts = o.take("schedule", str, "linear_beta"), o.take("prediction_type", str, "epsilon")
+    if kind not in TABLES or predicts not in PREDICTS:
+        raise ValueError(
+            f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})"
+        )
+    ends = dict(beta_start=o.take("beta_start", float, 1e-4), beta_end=o.take("beta_end", float, 2e-2))
+    table = node("ldm.schedule.Table", kind=TABLES[kind], n=o.take("num_train_timesteps", int, 1000), **ends)
+    o.finish()
+    return table, PREDICTS[predicts]
+
+
+def renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[str, Tensor]:
+    """Every rule applied to every key, in order."""
+    found = {}
+    for key, tensor in state.items():
+        for pattern, replacement in rules:
+            key = re.sub(pattern, replacement, key)
+        found[key] = tensor
+    return found
+
+
+def _two_dimensional(o: Options) -> None:
+    o.finish()
+    if o.settings.get("spatial_dims", 2) != 2:
+        raise ValueError(f"{o.path}: only two-dimensional MONAI models are supported")
