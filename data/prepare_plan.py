@@ -140,10 +140,11 @@ def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[st
     order = sorted(
         subjects, key=lambda subject: hashlib.sha256(f"{seed}\x1f{subject}".encode("utf-8", "surrogateescape")).digest()
     )
-    counts = [floor(share * len(order)) for share in shares]
-    by_need = sorted(range(len(shares)), key=lambda i: (counts[i] > 0 or not shares[i], counts[i] - shares[i] * len(order)))
-    for i in by_need[: len(order) - sum(counts)]:  # the remainder goes to empty splits first, then to the most deprived
-        counts[i] += 1
+    counts = [max(1, floor(share * len(order))) if share else 0 for share in shares]  # nobody goes empty, if there are enough
+    while sum(counts) > len(order):
+        counts[max(range(len(counts)), key=lambda i: (counts[i], i))] -= 1
+    while sum(counts) < len(order):
+        counts[max(range(len(counts)), key=lambda i: shares[i] * len(order) - counts[i])] += 1
     places = [split for split, count in zip(SPLITS, counts) for _ in range(count)]
     return dict(zip(order, places))
 

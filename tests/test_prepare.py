@@ -1,0 +1,368 @@
+"""Preparation: what is written is what was read, nobody is in two splits, nothing is half-written, and it can be killed."""
+
+import errno
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image, ImageOps
+
+from data import formats, prepare
+from data.manifest import check, read
+from data.prepare_plan import plan
+
+HOME = Path(__file__).resolve().parents[1]
+SCRIPT = HOME / "scripts" / "prepare_super_resolution_dataset.py"
+DEMO = HOME / "models" / "demo-data"
+
+spec = importlib.util.spec_from_file_location("prepare_script", SCRIPT)
+script = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(script)
+
+
+def call(source, out, *options):
+    return script.main(["--train-dir", str(source), "--output-root", str(out), "--workers", "1", *map(str, options)])
+
+
+def picture(path, shape=(40, 40), dtype=np.uint8, seed=0, part=1):
+    """Noise over the middle `part` of the range."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    edge = int(np.iinfo(dtype).max * (1 - part) / 2)
+    pixels = np.random.default_rng(seed).integers(edge, np.iinfo(dtype).max - edge, shape, dtype=dtype, endpoint=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def rows(out, split="train"):
+    return list(read(out / f"{split}.csv"))
+
+
+def made(path):
+    return np.array(Image.open(path))
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    return folder
+
+
+def test_published_behaviour(source, tmp_path):
+    """Centre-fit and Lanczos to a square, `<stem>.png` flat in the split, as published; manifests are relative."""
+    colour = picture(source / "Scan.JPG.png", (30, 50, 3), part=0.4)
+    gray = picture(source / "sub" / "b.PNG", (64, 48), part=0.4)
+    assert call(source, tmp_path / "out", "--image-size", 16, "--write-manifests") == 0
+    listed = (tmp_path / "out" / "train_images.txt").read_text()
+    assert listed == "train/Scan.JPG.png\ntrain/sub__b.png\n"
+    for name, pixels in (("Scan.JPG", colour), ("sub__b", gray)):
+        expected = np.asarray(ImageOps.fit(Image.fromarray(pixels), (16, 16), Image.Resampling.LANCZOS)).astype(int)
+        # Pillow rounds 8-bit pictures after each of its two passes (1/2 each, times a gain of the filter below 1.5), ours
+        # once; it also clips between them, so the noise stays away from black and white
+        assert np.abs(made(tmp_path / "out" / "train" / f"{name}.png").astype(int) - expected).max() <= 2
+    assert check(tmp_path / "out" / "train.csv", checksums=True) == 2
+
+
+def test_deep_input_is_never_clipped(source, tmp_path):
+    pixels = np.array([[300, 4096], [0, 65535]], np.uint16).repeat(8, 0).repeat(8, 1)
+    Image.fromarray(pixels).save(source / "deep.png")
+    Image.fromarray(pixels).save(source / "deep2.TIFF")
+    assert call(source, tmp_path / "out", "--image-size", 16) == 0
+    for row in rows(tmp_path / "out"):
+        assert (made(row.path) == pixels).all() and row.window == (0, 65535)
+    assert call(source, tmp_path / "eight", "--image-size", 16, "--bit-depth", 8) == 0
+    assert {made(row.path).dtype for row in rows(tmp_path / "eight")} == {np.dtype(np.uint8)}
+
+
+def test_dicom_window_default_and_percentiles(source, tmp_path):
+    scan = DEMO / "lung2-ax-035.dcm"
+    (source / "IM0001").write_bytes(scan.read_bytes())  # no suffix, as on discs
+    hu = formats.read(scan).pixels[0].numpy().astype(np.float64)
+    for options, (low, high) in {
+        (): (hu.min(), hu.max()),
+        ("--window", "-1000:400"): (-1000, 400),
+        ("--percentiles", "1:99"): tuple(np.sort(hu.ravel())[np.round((hu.size - 1) * np.array([0.01, 0.99])).astype(int)]),
+    }.items():
+        out = tmp_path / "-".join(["out", *options]).replace(":", "_")
+        assert call(source, out, *options) == 0
+        (row,) = rows(out)
+        expected = ((hu - low) / (high - low)).clip(0, 1) * 65535
+        # float32 has 24 bits of the window's width, so a sixteen-bit level is off by at most one
+        assert np.abs(made(row.path) - expected).max() <= 1
+
+
+def test_volumes_become_upright_slices(source, tmp_path):
+    (source / "v.nii.gz").write_bytes((DEMO / "brain2.nii.gz").read_bytes())
+    assert call(source, tmp_path / "out", "--window", "0:1523") == 0
+    found = rows(tmp_path / "out")
+    assert [row.image_id for row in found] == [f"v-{i:04d}" for i in range(5)]
+    for i, row in enumerate(found):
+        expected = formats.upright(formats.read(source / "v.nii.gz", i)).pixels[0].numpy() / 1523 * 65535
+        assert np.abs(made(row.path) - expected.clip(0, 65535)).max() <= 1
+    assert call(source, tmp_path / "side", "--slice-axis", 0, "--image-size", 8, "--min-foreground", 0.05) == 0
+    report = json.loads((tmp_path / "side" / "report.json").read_text())["train"]
+    assert report["images"] + report["passed_over"] == 256 and report["passed_over"] > 0
+
+
+def test_grayscale_and_colour(source, tmp_path):
+    pixels = picture(source / "a.png", (16, 16, 3))
+    assert (
+        call(source, tmp_path / "c", "--image-size", 16) == call(source, tmp_path / "g", "--image-size", 16, "--grayscale") == 0
+    )
+    assert (made(rows(tmp_path / "c")[0].path) == pixels).all()
+    gray = made(rows(tmp_path / "g")[0].path)
+    assert gray.shape == (16, 16) and np.abs(gray - pixels @ [0.299, 0.587, 0.114]).max() <= 0.51
+
+
+def test_names_never_collide(source, tmp_path):
+    for i, name in enumerate(["a/x.png", "b/x.png", "a__x.png", "x.png", "x.tif", "X.png", "a/b__x.png", "a__b/x.png"]):
+        picture(source / name, seed=i)
+    assert call(source, tmp_path / "out", "--image-size", 40) == 0
+    found = rows(tmp_path / "out")
+    assert len({row.image_id.lower() for row in found}) == 8
+    assert len({made(row.path).tobytes() for row in found}) == 8
+
+
+def test_division_by_subject(source, tmp_path):
+    for i in range(40):
+        picture(source / f"p{i // 4:02d}_{i}.png", (4, 4), seed=i)
+    assert call(source, tmp_path / "out", "--image-size", 4, "--subject", r"^p\d\d", "--split", "0.6/0.2/0.2") == 0
+    homes = {split: {row.subject for row in rows(tmp_path / "out", split)} for split in ("train", "val", "test")}
+    assert [len(homes[split]) for split in ("train", "val", "test")] == [6, 2, 2]
+    assert len(set.union(*homes.values())) == 10
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 10, 100])
+def test_shares_are_kept_and_no_split_is_empty_if_it_need_not_be(source, n):
+    for i in range(n):
+        picture(source / f"{i}.png", (2, 2))
+    planned = plan({"train": source}, (0.8, 0.1, 0.1))
+    counts = [sum(s.split == split for s in planned.sources) for split in ("train", "val", "test")]
+    assert sum(counts) == n and all(abs(c - s * n) < 1 or n < 10 for c, s in zip(counts, (0.8, 0.1, 0.1)))
+    assert n < 3 or min(counts) > 0
+    again = plan({"train": source}, (0.8, 0.1, 0.1))
+    assert again.sources == planned.sources
+
+
+def test_a_subject_in_two_folders_is_a_leak(source, tmp_path, capsys):
+    picture(source / "p1_a.png")
+    picture(tmp_path / "test" / "p1_b.png")
+    assert call(source, tmp_path / "out", "--test-dir", tmp_path / "test", "--subject", "^p.") == 2
+    message = capsys.readouterr().err
+    assert "leak" in message and message.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_patients_are_told_apart_but_never_named(source, tmp_path):
+    scan = pydicom.dcmread(DEMO / "lung2-ax-035.dcm")
+    for i, name in enumerate(["Doe^Jane", "Doe^Jane", "Roe^Richard"]):
+        scan.PatientName, scan.PatientID = name, f"ID-{name}"
+        folder = source / name.replace("^", "_")
+        folder.mkdir(exist_ok=True)
+        scan.InstanceNumber = i
+        scan.save_as(folder / f"{i}.dcm")
+    assert call(source, tmp_path / "out", "--image-size", 16, "--split", "0.5/0.5") == 0
+    assert len({row.subject for split in ("train", "val") for row in rows(tmp_path / "out", split)}) == 2
+    for path in (tmp_path / "out").rglob("*"):
+        assert "Doe" not in path.name and "Roe" not in path.name
+        if path.suffix in (".csv", ".txt"):
+            assert "oe" not in path.read_text()
+
+
+@pytest.fixture
+def damaged(source):
+    picture(source / "good.png", seed=1)
+    (source / "cut.png").write_bytes((source / "good.png").read_bytes()[:300])
+    (source / "empty.dcm").touch()
+    (source / "renamed.jpg").write_bytes((source / "good.png").read_bytes())
+    (source / "note.txt").write_text("no image")
+    np.save(source / "nan.npy", np.full((4, 4), np.nan, np.float32))
+    (source / "half.nii.gz").write_bytes((DEMO / "brain2.nii.gz").read_bytes()[:5000])
+    (source / "loop.png").symlink_to(source / "loop.png")
+    (source / "circle").symlink_to(source, target_is_directory=True)
+    return source
+
+
+def test_bad_files_are_skipped_counted_and_told(damaged, tmp_path, capsys):
+    assert call(damaged, tmp_path / "out", "--image-size", 16) == 1
+    said = capsys.readouterr().out
+    skipped = json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]
+    assert sorted(entry["file"] for entry in skipped) == sorted(
+        ["cut.png", "empty.dcm", "renamed.jpg", "nan.npy", "half.nii.gz", "loop.png"]
+    )
+    assert all(entry["reason"] and "\n" not in entry["reason"] for entry in skipped)
+    assert "6 files could not be read" in said and "1 other files" in said
+    assert [row.image_id for row in rows(tmp_path / "out")] == ["good"]
+    assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["good.png"]
+
+
+def test_strict(damaged, tmp_path, capsys):
+    assert call(damaged, tmp_path / "out", "--strict") == 2
+    assert "cut.png: " in capsys.readouterr().err
+    assert not (tmp_path / "out" / "train.csv").exists()
+
+
+@pytest.mark.parametrize(
+    "options, reason",
+    [
+        (("--window", "5:1"), "low < high"),
+        (("--window", "0:1", "--percentiles", "0:100"), "not both"),
+        (("--percentiles", "0:101"), "0 <= low < high <= 100"),
+        (("--split", "0.8/0.3"), "sum to 1"),
+        (("--split", "half"), "not of the form"),
+        (("--subject", "("), "no regular expression"),
+        (("--subject", "^q"), "is not found in"),
+        (("--image-size", "0"), "must be positive"),
+        (("--workers", "0"), "at least 1"),
+        (("--val-dir", "/nowhere"), "no such folder"),
+    ],
+)
+def test_mistakes_are_one_line(source, tmp_path, capsys, options, reason):
+    picture(source / "a.png")
+    assert call(source, tmp_path / "out", *options) == 2
+    message = capsys.readouterr().err
+    assert reason in message and message.count("\n") == 1
+
+
+def test_no_images(source, tmp_path, capsys):
+    (source / "a.txt").touch()
+    assert call(source, tmp_path / "out") == 2 and "no image in it" in capsys.readouterr().err
+
+
+def test_full_disk(source, tmp_path, capsys, monkeypatch):
+    for i in range(3):
+        picture(source / f"{i}.png", seed=i)
+    writes = []
+
+    def full(path, content):
+        writes.append(path)
+        path.open("wb").write(content[: len(content) // 2])
+        if len(writes) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return Path.open(path, "wb").write(content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    assert call(source, tmp_path / "out") == 2
+    assert "No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert [p.name for p in (tmp_path / "out" / "train").iterdir()] == ["0.png"]
+    assert not (tmp_path / "out" / "train.csv").exists()
+
+
+def everything(out):
+    return {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".progress.jsonl"}
+
+
+def test_killed_and_restarted_is_the_same_as_unbroken(source, tmp_path, monkeypatch):
+    for i in range(8):
+        picture(source / f"{i}.png", seed=i)
+    assert call(source, tmp_path / "whole", "--image-size", 16) == 0
+    works = []
+    real = prepare.work
+
+    def interrupted(file, *rest):
+        works.append(file.name)
+        if len(works) == 4:
+            raise KeyboardInterrupt
+        return real(file, *rest)
+
+    monkeypatch.setattr(prepare, "work", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(source, tmp_path / "broken", "--image-size", 16)
+    with (tmp_path / "broken" / ".progress.jsonl").open("ab") as stream:
+        stream.write(b'{"file": "3.png", "spl')  # the kill came while a line was being written
+    assert call(source, tmp_path / "broken", "--image-size", 16) == 0
+    assert works == [f"{i}.png" for i in (0, 1, 2, 3, 3, 4, 5, 6, 7)]
+    assert everything(tmp_path / "broken") == everything(tmp_path / "whole")
+    (tmp_path / "broken" / "train" / "5.png").unlink()
+    picture(source / "6.png", seed=99)
+    works[:] = [""] * 9
+    assert call(source, tmp_path / "broken", "--image-size", 16) == 0
+    assert works[9:] == ["5.png", "6.png"]
+    works[:] = [""] * 9
+    assert call(source, tmp_path / "broken", "--image-size", 12) == 0
+    assert len(works) == 17 and made(tmp_path / "broken" / "train" / "0.png").shape == (12, 12)
+
+
+def test_skip_existing_keeps_what_is_there(source, tmp_path):
+    for i in range(2):
+        picture(source / f"{i}.png", seed=i)
+    (tmp_path / "out" / "train").mkdir(parents=True)
+    mine = picture(tmp_path / "out" / "train" / "0.png", (16, 16), np.uint16, seed=7)
+    assert call(source, tmp_path / "out", "--image-size", 16, "--skip-existing") == 0
+    assert (made(tmp_path / "out" / "train" / "0.png") == mine).all()
+    assert [row.window for row in rows(tmp_path / "out")] == [(0, 65535), (0, 255)]
+    assert check(tmp_path / "out" / "train.csv", checksums=True) == 2
+
+
+def test_report_and_contact_sheet(source, tmp_path, capsys):
+    picture(source / "a.png", (20, 30))
+    picture(source / "b.png", (64, 64), np.uint16)
+    (tmp_path / "out" / "train").mkdir(parents=True)
+    picture(tmp_path / "out" / "train" / "old.png")
+    assert call(source, tmp_path / "out", "--image-size", 32) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["train"]
+    assert report["source_shapes"] == {"20x30": 1, "64x64": 1}
+    assert (report["images"], report["enlarged"], report["strays"]) == (2, 1, 1)
+    assert sum(report["histogram"]) == 2 * 32 * 32
+    assert "1 enlarged, 1 strays" in capsys.readouterr().out
+    sheet = made(tmp_path / "out" / "contact_sheet.png")
+    tile = np.array(Image.open(tmp_path / "out" / "train" / "a.png").convert("RGB").resize((96, 96), Image.Resampling.BOX))
+    assert (sheet[16:112, :96] == tile).all()
+
+
+def test_two_workers_make_the_same(source, tmp_path):
+    for i in range(12):
+        picture(source / f"{i}.png", seed=i)
+    (source / "broken.png").write_bytes(b"no")
+    assert call(source, tmp_path / "one", "--image-size", 16) == 1
+    assert call(source, tmp_path / "two", "--image-size", 16, "--workers", 2) == 1
+    assert everything(tmp_path / "one") == everything(tmp_path / "two")
+
+
+def test_command_line(source, tmp_path):
+    """The real program: help with an example, exit code 2 in one line."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0 and "python scripts/prepare_super_resolution_dataset.py --train-dir" in done.stdout
+
+
+@pytest.mark.slow
+def test_thousand_images_use_both_cores_in_constant_memory(source, tmp_path):
+    """In wall time, so it means something only on a machine that does nothing else; the memory is the largest process's."""
+    y, x = np.mgrid[:512, :512]
+    generator = random.Random(0)
+    for i in range(1000):
+        wave = np.sin(x / generator.uniform(5, 50)) * np.cos(y / generator.uniform(5, 50)) * 30000 + 32768
+        Image.fromarray(wave.astype(np.uint16)).save(source / f"{i:04d}.png", compress_level=1)
+    took, peaks = {}, {}
+    for workers in (1, 2):
+        for n in (100, 1000):
+            folder = tmp_path / f"in{n}"
+            if not folder.exists():
+                folder.mkdir()
+                for path in sorted(source.iterdir())[:n]:
+                    (folder / path.name).symlink_to(path)
+            command = [sys.executable, SCRIPT, "--train-dir", folder, "--output-root", tmp_path / f"out{workers}-{n}"]
+            watch = "import resource,subprocess,sys; c=subprocess.run(sys.argv[1:]).returncode; "
+            watch += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024); sys.exit(c)"
+            begun = time.monotonic()
+            done = subprocess.run(
+                [sys.executable, "-c", watch, *command, "--workers", str(workers)],
+                capture_output=True,
+                text=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+            took[workers, n] = time.monotonic() - begun
+            assert done.returncode == 0, done.stderr
+            peaks[workers, n] = int(done.stdout.split()[-1])
+    print({key: round(value, 1) for key, value in took.items()}, peaks)
+    for workers in (1, 2):
+        assert peaks[workers, 1000] <= peaks[workers, 100] + 20  # MiB; the list of a thousand files and the allocator's whims
+    assert took[1, 1000] / took[2, 1000] >= 1.6
