@@ -6,11 +6,11 @@ from itertools import pairwise
 from math import sqrt
 
 import torch
-from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, Operator
+from solvers.condition import condition
+from solvers.operators.base import Operator
 from solvers.problem import Problem
 from solvers.step import Step, need_linear, positive
 from solvers.steps import ddim_step, ddim_weight, sigma_at, start, tweedie, vp_levels
@@ -53,7 +53,7 @@ class CoDPS:
             x = ddim_step(x, x0, a, a_next, self.eta, noise)
             mu = x0 if self.plus else v * (sqrt(a) / (1 - a) * x + self.inv_var * x0)
             if c > 0:
-                x = x + c * v * sqrt(a) / (1 - a) * self.pull(seen, mu, v)
+                x = x + c * sqrt(a) / (1 - a) * (condition(mu, v, seen) - mu)  # v A^T (sigma_y^2 I + v A A^T)^-1 (y - A mu)
             yield Step(t, sigma_at(a), x, prior.to_image(x if a_next == 1 else x0))
 
     def c(self, step: int, a: float, a_next: float) -> float:
@@ -63,12 +63,6 @@ class CoDPS:
         if self.plus and step == 0:
             return 0.0
         return self.scale / (self.div_ratio if step < self.t_div else 1)
-
-    def pull(self, seen: Problem, mu: Tensor, v: float) -> Tensor:
-        """A^T (sigma_y^2 I + v A A^T)^-1 (y - A mu)"""
-        operator: LinearOperator = seen.operator  # type: ignore[assignment]
-        s2 = max(seen.sigma_y, 1e-5) ** 2
-        return operator.adjoint(operator.solve(seen.y - operator.forward(mu), s2, v))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import Operator
+from solvers.operators.base import LinearOperator, Operator
 from solvers.problem import Problem
 from solvers.state import belief, result, shown, tidy
 from solvers.step import Step, need_linear, positive
@@ -36,6 +36,8 @@ class DAPS:
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
     covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: s0^2 sigma^2/(s0^2+sigma^2), tr/n, or whole
     s0: float | None = None  # prior deviation of the heuristic; default 0.5 for images, 1 for latents
+    newton: int = 2  # Gauss-Newton steps of a draw where A, or A after the decoder, is not linear ...
+    cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
     ode: Literal["euler", "heun"] = "euler"
     ode_steps: int = 5  # K
@@ -50,7 +52,7 @@ class DAPS:
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "rank", "ode_steps", "M")
+        positive(self, "steps", "newton", "cg", "rank", "ode_steps", "M")
 
     def check(self, operator: Operator, prior: Prior) -> None:
         if self.inner == "exact" and self.covariance == "operator":
@@ -79,13 +81,16 @@ class DAPS:
     def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
         """An exact draw of x0 | x, y under the belief N(D(x), V)."""
         if self.covariance == "heuristic":
-            return condition(prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0), seen, noise)
-        V = Covariance(prior, x, sigma, offset)
-        if self.covariance == "trace":
+            m, V = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
+        else:
+            full_V = Covariance(prior, x, sigma, offset)
+            if self.covariance == "operator":
+                return conditioned(full_V.draw(noise.like(x), self.rank), full_V, seen, noise, tolerance=0.01).x
             probe = noise.like(x).sign()
-            inside = probe if not prior.patched else prior.pad(prior.crop(probe), 0.0)
-            return condition(V.mean, V.trace(inside), seen, noise)
-        return conditioned(V.draw(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
+            m, V = full_V.mean, full_V.trace(prior.pad(prior.crop(probe), 0.0) if prior.patched else probe)
+        if isinstance(seen.operator, LinearOperator):
+            return condition(m, V, seen, noise)
+        return conditioned(m, V, seen, noise, cap=self.cg, steps=self.newton).x
 
     def ode_levels(self, sigma: float) -> list[float]:
         """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""

@@ -13,7 +13,7 @@ from ldm.denoiser import Prior
 from solvers.condition import condition
 from solvers.operators.base import LinearOperator, Operator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import belief
+from solvers.state import belief, settle
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, start, ve_levels
 
@@ -72,7 +72,7 @@ class PaDIS:
             if not last:
                 yield Step(t, sigma, x, prior.to_image(D))
         if self.final == "mean" and isinstance(seen.operator, LinearOperator):
-            D = condition(D, belief(prior, sigma), seen)
+            D = settle(D, belief(prior, prior.sigma_max), seen)
         yield Step(t, sigma, x, prior.to_image(D if self.final == "mean" else x))
 
     def data_term(

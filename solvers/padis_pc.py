@@ -11,11 +11,10 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import condition
 from solvers.operators.base import LinearOperator, Operator, norm, per_image
 from solvers.padis import squared_norms
 from solvers.problem import Problem
-from solvers.state import belief
+from solvers.state import belief, settle
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, start, ve_levels
 
@@ -65,7 +64,7 @@ class PaDISPC:
             if t < len(levels) - 2:
                 yield Step(t, sigma, x, prior.to_image(D))
         D = prior.denoise(x, full(levels[-1], x), offset)
-        x = x if self.final == "state" else condition(D, belief(prior, levels[-1]), seen)
+        x = x if self.final == "state" else settle(D, belief(prior, prior.sigma_max), seen)
         yield Step(max(len(levels) - 2, 0), levels[-1], x, prior.to_image(x))
 
     def data_step(self, x: Tensor, seen: Problem, gain: Tensor | None, strength: float) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import condition, conditioned, discrepancy
+from solvers.condition import conditioned
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import belief, image_belief, result, shown, tidy
+from solvers.state import belief, image_belief, result, settle, shown, tidy
 from solvers.step import Step, positive
 from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
 
@@ -102,7 +102,7 @@ class ReSample:
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)
         if isinstance(problem.operator, LinearOperator):
-            return condition(x, discrepancy(x, v, problem), problem)
+            return settle(x, v, problem)
         return conditioned(x, v, problem, cap=self.cg, steps=self.newton).x
 
     def resample(self, z0: Tensor, z: Tensor, a: float, a_next: float, noise: Noise) -> Tensor:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ldm.denoiser import Prior
-from solvers.condition import condition
+from solvers.condition import condition, discrepancy
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
@@ -33,6 +33,11 @@ def tidy(prior: Prior, state: Tensor) -> Tensor:
 def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
     """The image of a state for `Step`: at once where that is free, on demand behind a decoder."""
     return (lambda: prior.to_image(state)) if prior.kind == "latent" else prior.to_image(state)
+
+
+def settle(x: Tensor, v_max: float, problem: Problem) -> Tensor:
+    """x moved just as far as it takes to explain y to the noise level, with a variance up to v_max (linear operators)."""
+    return condition(x, discrepancy(x, v_max, problem), problem)
 
 
 def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
