@@ -50,9 +50,11 @@ def conditioned(
         if not isinstance(v, LinearOperator):
             u = m + spread(v, m).sqrt() * noise.like(m)
         y = y + problem.sigma_y * operator.restrict(noise.like(y))
-    level = problem.sigma_y * operator.measured(y).sqrt()
     s2 = noise_variance(problem, v, m)
     r = y - operator.forward(u)
+    if isinstance(operator, LinearOperator) and operator.exact and is_number(v):
+        return Solution(u + spread(v, m) * operator.correct(r, s2, v), *zeros(r))
+    level = problem.sigma_y * operator.measured(y).sqrt()
     accuracy = tolerance * level if problem.sigma_y > 0 else torch.finfo(m.dtype).eps ** 0.5 * norm(r)
     if not isinstance(operator, LinearOperator):
         if isinstance(v, LinearOperator):
@@ -64,24 +66,22 @@ def conditioned(
 
 
 def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: Scalar, accuracy: Tensor, cap: int) -> Solution:
-    """V A^T (s2 I + A V A^T)^-1 r for images like m, in closed form if there is one.
+    """V A^T (s2 I + A V A^T)^-1 r for images like m: entry by entry if A and V are diagonal.
 
     Else by conjugate gradients: in the image, which needs the fewest steps; or among the measurements where an
     approximate inverse is known there, or V has no root at hand.
     """
-    weight, zero = per_image(s2, r), torch.zeros(len(r), device=r.device)
+    weight = per_image(s2, r)
     if isinstance(v, LinearOperator):
         found = conjugate_gradients(
             lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))), r, tolerance=accuracy, cap=cap
         )
         return Solution(v.forward(operator.adjoint(found.x)), found.iterations, found.residual)
-    V, one_number = spread(v, m), torch.as_tensor(v).ndim <= 1
-    if operator.exact and one_number:
-        return Solution(V * operator.correct(r, s2, v), zero.long(), zero.to(r))
+    V = spread(v, m)
     if operator.elementwise:
         spectrum = operator.forward(V * operator.adjoint(torch.ones_like(r)))
-        return Solution(V * operator.adjoint(r / (weight + spectrum)), zero.long(), zero.to(r))
-    inverse = operator.preconditioner(s2, v) if one_number else None
+        return Solution(V * operator.adjoint(r / (weight + spectrum)), *zeros(r))
+    inverse = operator.preconditioner(s2, v) if is_number(v) else None
     if inverse is None:
         found = whitened_step(operator, V.sqrt(), s2, r, 0.0, accuracy, cap)
         return Solution(V.sqrt() * found.x, found.iterations, found.residual)
@@ -115,6 +115,16 @@ def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) ->
             break
         t = ahead
     return t * s2
+
+
+def is_number(v: Variance) -> bool:
+    """Whether the variance is one number, or one for each image."""
+    return isinstance(v, (int, float)) or (isinstance(v, Tensor) and v.ndim <= 1)
+
+
+def zeros(r: Tensor) -> tuple[Tensor, Tensor]:
+    """No iterations, and nothing left over: the account of a closed form."""
+    return torch.zeros(len(r), dtype=torch.long, device=r.device), torch.zeros(len(r), dtype=r.dtype, device=r.device)
 
 
 def spread(v: Scalar, like: Tensor) -> Tensor:
