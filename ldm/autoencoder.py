@@ -53,6 +53,10 @@ class Autoencoder(pl.LightningModule):
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
 
+    def compile_networks(self) -> None:
+        self.first_stage.model.encoder.compile()
+        self.first_stage.model.decoder.compile()
+
     def training_step(self, batch: Mapping, index: int) -> Tensor:
         draws = Draws(self.seed, self.global_rank, self.current_epoch, index, self.device)
         image = self.crop(batch["image"], draws)
@@ -80,7 +84,7 @@ class Autoencoder(pl.LightningModule):
         size = [crop for step, crop in self.crops.items() if step <= self.global_step][-1]
         if size > min(image.shape[2:]):
             raise ValueError(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
-        shape = (len(image), (max(self.crops.values()) // size) ** 2)
+        shape = (len(image), int((max(self.crops.values()) / size) ** 2))
         rows, columns = (draws.below(side - size + 1, shape) for side in image.shape[2:])
         return cut(image, rows, columns, size)
 

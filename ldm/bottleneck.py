@@ -13,9 +13,10 @@ Logs = dict[str, Tensor]
 class Codebook(nn.Module):
     """Nearest code with a straight-through gradient; dead codes are revived from the current latents.
 
-    codes: size of the codebook. weight: of the codebook loss. beta: commitment. from_data: step at which the codebook is set to latents of the
-    batch and quantisation begins (0: from the start, with the codes as they are): an encoder that is quantised by random
-    codes from its first step on was seen to settle on latents whose channels are copies of each other. revive: steps over which a code may go unused before it is moved onto a latent (0: never).
+    codes: size of the codebook. weight: of the codebook loss. beta: commitment. from_data: step at which the codebook is
+    set to latents of the batch and quantisation begins; 0: from the start, with the codes as they are. (An encoder that
+    is quantised by random codes from its first step on was seen to settle on latents whose channels copy each other.)
+    revive: steps over which a code may go unused before it is moved onto a latent; 0: for ever.
     """
 
     uses: Tensor

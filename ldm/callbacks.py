@@ -73,16 +73,16 @@ class AtomicSave(TorchCheckpointIO):
 
 
 class Recorded(pl.Callback):
-    """Stores in every checkpoint the merged configuration, with the numbers that training measured filled in."""
+    """Stores in every checkpoint the merged configuration, with what training measured, and the digests of the manifests."""
 
-    def __init__(self, config: dict[str, Any]):
-        self.config = config
+    def __init__(self, config: dict[str, Any], manifests: dict[str, str]):
+        self.config, self.manifests = config, manifests
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
         config = deepcopy(self.config)
         if hasattr(module, "measured"):
             config["prior"]["params"] |= module.measured()
-        checkpoint["config"] = config
+        checkpoint["config"], checkpoint["manifests"] = config, self.manifests
 
 
 class StopOnNaN(pl.Callback):

@@ -9,16 +9,20 @@ from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from data.seeding import Noise
 from ldm import schedule
+from ldm.crops import Crops
 from ldm.denoiser import Prior, column
 from ldm.draws import Draws
+from ldm.generate import Heun
 from ldm.latent import LatentPrior
+from ldm.latents import Latents
 from ldm.levels import Mixture, UniformTime, Weighting, weight
 from ldm.optimisation import AdamW
-from ldm.patch import PatchPrior, cut, cut_padded, positions
+from ldm.patch import PatchPrior
+from ldm.preconditioning import Whole
 
 LEVELS = 6  # noise levels at which the validation loss is reported
 STEPS = 18  # of the sampler behind the pictures
@@ -60,6 +64,9 @@ class PixelDiffusion(pl.LightningModule):
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
 
+    def compile_networks(self) -> None:
+        self.prior.denoiser.network.compile()
+
     def training_step(self, batch: Mapping, index: int) -> Tensor:
         draws = Draws(self.seed, self.global_rank, self.current_epoch, index, self.device)
         states = self.states(batch, draws)
@@ -69,17 +76,35 @@ class PixelDiffusion(pl.LightningModule):
         self.log("train/loss", loss.detach(), batch_size=n, prog_bar=True)
         return loss
 
+    @property
+    def denoiser(self) -> nn.Module:
+        return self.prior.denoiser
+
     def loss(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
         """Per state [B], mean over its entries."""
         x0 = states.x0
         place = {} if states.position is None else {"position": states.position}
-        d = self.prior.denoiser(x0 + column(sigma) * n, sigma, states.label, **place)
-        scale = weight(self.weighting, sigma, getattr(self.prior.denoiser, "sigma_data", 0.5))
+        d = self.denoiser(x0 + column(sigma) * n, sigma, states.label, **place)
+        scale = weight(self.weighting, sigma, getattr(self.denoiser, "sigma_data", 0.5))
         return scale * (d.float() - x0).square().mean([1, 2, 3])
 
     def states(self, batch: Mapping, draws: Draws) -> States:
-        """This batch's clean states; fresh random choices come from `draws`."""
-        return States(self.mirrored(self.fitting(batch["image"], self.prior.image_shape), draws), self.label(batch))
+        """What the denoiser is trained on; fresh random choices come from `draws`."""
+        return States(self.whole(batch, draws), self.label(batch))
+
+    def whole(self, batch: Mapping, draws: Draws) -> Tensor:
+        """The clean states of whole images."""
+        image = self.fitting(batch["image"])
+        return torch.where(self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image)
+
+    def mirror(self, n: int, draws: Draws) -> Tensor:
+        """Which images to mirror, [n] bool."""
+        return draws.uniform((n,)) < (0.5 if self.flip and self.training else 0.0)
+
+    def fitting(self, image: Tensor) -> Tensor:
+        if tuple(image.shape[1:]) != tuple(self.prior.image_shape):
+            raise ValueError(f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}")
+        return image
 
     def label(self, batch: Mapping) -> Tensor | None:
         if not self.labels:
@@ -87,17 +112,6 @@ class PixelDiffusion(pl.LightningModule):
         if (batch["label"] < 0).any():
             raise ValueError("training with labels needs a label in every row of the manifest")
         return batch["label"]
-
-    def mirrored(self, x: Tensor, draws: Draws) -> Tensor:
-        if not self.flip:
-            return x
-        return torch.where(draws.uniform((len(x), 1, 1, 1)) < 0.5, x.flip(3), x)
-
-    @staticmethod
-    def fitting(image: Tensor, shape: tuple[int, int, int]) -> Tensor:
-        if tuple(image.shape[1:]) != tuple(shape):
-            raise ValueError(f"images of {list(image.shape[1:])} do not fit this prior, which takes {list(shape)}")
-        return image
 
     def validation_step(self, batch: Mapping, index: int) -> None:
         draws = Draws(self.seed, self.global_rank, -1, index, self.device)  # the same at every validation
@@ -121,24 +135,15 @@ class PixelDiffusion(pl.LightningModule):
         for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
             x = x0 + sigma * n
             rows += [prior.to_image(x), prior.to_image(prior.denoise(x, torch.full((count,), sigma, device=self.device)))]
-        return {"samples": prior.to_image(self.sample(n)), "denoising": torch.cat(rows)}
-
-    def sample(self, n: Tensor) -> Tensor:
-        """States from unit noise by Euler steps of the probability-flow ODE; a picture, not the sampler of ldm.generate."""
-        sigmas = schedule.karras(STEPS, self.prior.sigma_min, self.prior.sigma_max).tolist()
-        x = sigmas[0] * n
-        for sigma, following in zip(sigmas, [*sigmas[1:], 0.0]):
-            d = self.prior.denoise(x, torch.full((len(x),), sigma, device=self.device))
-            x = d + following / sigma * (x - d)
-        return x
+        *_, last = Heun(STEPS)(prior, noise, n)
+        return {"samples": prior.to_image(last.x0), "denoising": torch.cat(rows)}
 
 
 class LatentDiffusion(PixelDiffusion):
     """On the latents of a frozen first stage.
 
-    cache: keep each image's latent (its mean, never a draw) in memory once it was encoded. flip: mirror half of the
-    images before they are encoded; both sides are cached. estimate_scale: set the prior's shift and scale from the
-    first batch, so that its latents have mean 0 and variance 1.
+    cache: keep latents in memory. flip: both mirror images are cached. estimate_scale: set the prior's shift and scale
+    from the first batch, so that its latents have mean 0 and variance 1.
     """
 
     prior: LatentPrior
@@ -157,8 +162,7 @@ class LatentDiffusion(PixelDiffusion):
     ):
         super().__init__(prior, optimiser, levels, weighting, labels, flip, seed)
         prior.first_stage.requires_grad_(False).eval()
-        self.estimate_scale = estimate_scale
-        self.latents: dict[tuple[str, bool], Tensor] | None = {} if cache else None
+        self.latents, self.cache, self.estimate_scale = Latents(prior.first_stage, cache), cache, estimate_scale
         self.errors: list[Tensor] = []
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
@@ -167,8 +171,8 @@ class LatentDiffusion(PixelDiffusion):
         return self
 
     def on_fit_start(self) -> None:
-        if self.latents is not None and getattr(self.trainer.datamodule, "augment", False):
-            raise ValueError("cached latents cannot follow data.params.augment: set it to false, or model.params.cache to false")
+        if self.cache and getattr(self.trainer.datamodule, "augment", False):
+            raise ValueError("cached latents cannot follow data.params.augment: turn it off, or model.params.cache")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         found = checkpoint["config"]["prior"]["params"]
@@ -180,27 +184,17 @@ class LatentDiffusion(PixelDiffusion):
         """Numbers that training found out; every checkpoint's configuration holds them as parameters of the prior."""
         return {"scale": self.prior.scale, "shift": self.prior.shift, "error_variance": self.prior.error_variance}
 
-    def states(self, batch: Mapping, draws: Draws) -> States:
-        image = self.fitting(batch["image"], self.prior.image_shape)
-        mirror = draws.uniform((len(image),)) < (0.5 if self.flip and self.training else 0.0)
-        z = self.encoded(image, batch["image_id"], mirror.tolist())
+    def whole(self, batch: Mapping, draws: Draws) -> Tensor:
+        image = self.fitting(batch["image"])
+        z = self.latents.encode(image, batch["image_id"], self.mirror(len(image), draws).tolist())
         if self.estimate_scale and self.training:
             self.standardise(z)
-        return States((z - self.prior.shift) * self.prior.scale, self.label(batch))
-
-    @torch.no_grad()
-    def encoded(self, image: Tensor, ids: list[str], mirror: list[bool]) -> Tensor:
-        """Unscaled float32 latents, each image on its own, so that they do not depend on the batch it came in."""
-        cache = {} if self.latents is None else self.latents
-        for x, key in zip(image, zip(ids, mirror)):
-            if key not in cache:
-                with torch.autocast(image.device.type, enabled=False):
-                    cache[key] = self.prior.first_stage.encode((x.flip(2) if key[1] else x)[None])[0].cpu()
-        return torch.stack([cache[key] for key in zip(ids, mirror)]).to(image.device)
+        return (z - self.prior.shift) * self.prior.scale
 
     def standardise(self, z: Tensor) -> None:
         """Shift and scale from this batch, the same on every rank."""
-        mean, square = self.all_gather(torch.stack([z.mean(), z.square().mean()])).reshape(-1, 2).mean(0).tolist()
+        moments = torch.as_tensor(self.all_gather(torch.stack([z.mean(), z.square().mean()])))
+        mean, square = moments.reshape(-1, 2).mean(0).tolist()
         self.prior.shift, self.prior.scale = mean, (square - mean**2) ** -0.5
         self.estimate_scale = False
 
@@ -212,26 +206,22 @@ class LatentDiffusion(PixelDiffusion):
 
     def on_validation_epoch_end(self) -> None:
         if self.errors:
-            self.prior.error_variance = float(self.all_gather(torch.stack(self.errors).mean()).mean())
+            self.prior.error_variance = float(torch.as_tensor(self.all_gather(torch.stack(self.errors).mean())).mean())
             self.errors.clear()
 
 
 class PatchDiffusion(PixelDiffusion):
-    """Patches of several sizes with their positions: PaDIS (Hu et al. 2024), or Patch-Diffusion (Wang et al. 2023).
+    """On patches with their positions, cut from images padded only in thought. crops: which, and how many of an image.
 
-    sizes: patch size -> probability, one size per step; the largest is the prior's P (Patch-Diffusion: the whole image,
-    its probability the paper's real_p). crops: patches of the largest size cut from each image; smaller ones are more,
-    so that the work per step is the same. Padding is virtual: no padded image is built.
+    prior: a PatchPrior (PaDIS), whose geometry N, P, M then is the checkpoint's; or one of whole images whose denoiser
+    is `ldm.preconditioning.Whole` (Patch-Diffusion).
     """
-
-    prior: PatchPrior
 
     def __init__(
         self,
-        prior: PatchPrior,
+        prior: Prior,
         optimiser: AdamW,
-        sizes: Mapping[int, float],
-        crops: int = 4,
+        crops: Crops,
         levels: Mixture | UniformTime | None = None,
         weighting: Weighting | None = None,
         labels: bool = False,
@@ -239,26 +229,66 @@ class PatchDiffusion(PixelDiffusion):
         seed: int = 0,
     ):
         super().__init__(prior, optimiser, levels, weighting, labels, flip, seed)
-        self.sizes, self.crops = dict(sizes), crops
-        if max(self.sizes) != prior.patch or abs(sum(self.sizes.values()) - 1) > 1e-6:
-            raise ValueError(f"sizes {self.sizes} must have P = {prior.patch} as the largest and probabilities that sum to 1")
+        self.crops = fitting_crops(prior, crops)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return patch_denoiser(self.prior)
 
     def states(self, batch: Mapping, draws: Draws) -> States:
-        image = self.fitting(batch["image"], self.prior.image_shape)
-        size = self.size(draws)
-        shape = (len(image), self.crops * int((self.prior.patch / size) ** 2))
-        rows, columns = (draws.below(self.prior.shape[-1] - size + 1, shape) for _ in range(2))
-        place = positions(self.prior.shape[-1], image.dtype, image.device).expand(len(image), -1, -1, -1)
-        both = torch.cat([cut_padded(image, rows, columns, size, self.prior.margin), cut(place, rows, columns, size)], 1)
-        both = self.mirrored(both, draws)  # positions turn with their patch
-        label = self.label(batch)
-        label = None if label is None else label.repeat_interleave(shape[1])
-        return States(both[:, :-2], label, both[:, -2:])
+        return patches(self, batch, draws)
 
-    def size(self, draws: Draws) -> int:
-        """One size per step, the largest at validation."""
-        if not self.training:
-            return self.prior.patch
-        shared = Draws(self.seed, -1, self.current_epoch, self.global_step)  # every rank takes the same
-        bounds = torch.tensor(list(self.sizes.values())).cumsum(0)
-        return list(self.sizes)[min(int(torch.searchsorted(bounds, shared.uniform((1,)))), len(bounds) - 1)]
+
+class LatentPatchDiffusion(LatentDiffusion):
+    """Patch-Diffusion on latents: `ldm.preconditioning.Whole` under a LatentPrior."""
+
+    def __init__(
+        self,
+        prior: LatentPrior,
+        optimiser: AdamW,
+        crops: Crops,
+        levels: Mixture | UniformTime | None = None,
+        weighting: Weighting | None = None,
+        labels: bool = False,
+        flip: bool = False,
+        cache: bool = True,
+        estimate_scale: bool = False,
+        seed: int = 0,
+    ):
+        super().__init__(prior, optimiser, levels, weighting, labels, flip, cache, estimate_scale, seed)
+        self.crops = fitting_crops(prior, crops)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return patch_denoiser(self.prior)
+
+    def states(self, batch: Mapping, draws: Draws) -> States:
+        return patches(self, batch, draws)
+
+
+def fitting_crops(prior: Prior, crops: Crops) -> Crops:
+    largest = prior.patch if isinstance(prior, PatchPrior) else prior.shape[-1]
+    if crops.largest != largest:
+        raise ValueError(f"crops: the largest size must be the prior's {largest}, not {crops.largest}")
+    return crops
+
+
+def patch_denoiser(prior: Prior) -> nn.Module:
+    """The network that takes positions."""
+    if isinstance(prior, PatchPrior):
+        return prior.denoiser
+    if isinstance(prior.denoiser, Whole):
+        return prior.denoiser.denoiser
+    raise ValueError("patch training needs an ldm.patch.PatchPrior, or ldm.preconditioning.Whole around the prior's denoiser")
+
+
+def patches(module: PatchDiffusion | LatentPatchDiffusion, batch: Mapping, draws: Draws) -> States:
+    """One size per step, the same on every rank; the largest at validation. Images are mirrored whole, so positions stay true."""
+    whole, crops = module.whole(batch, draws), module.crops
+    size = crops.largest
+    if module.training:
+        size = crops.size(Draws(module.seed, -1, module.current_epoch, module.global_step))
+    margin = module.prior.margin if isinstance(module.prior, PatchPrior) else 0
+    x0, position = crops.take(whole, size, margin, draws)
+    label = module.label(batch)
+    return States(x0, None if label is None else label.repeat_interleave(crops.count(size)), position)

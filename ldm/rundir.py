@@ -1,0 +1,74 @@
+"""The folder of a training run: one writer at a time, and a checkpoint is gone on with only by the model and data it knows."""
+
+import fcntl
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ldm.checkpoints.reading import weights
+
+PARTS = ("prior", "first_stage")
+MEASURED = ("scale", "shift", "error_variance")  # parameters of a latent prior that training finds out
+
+
+@contextmanager
+def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
+    """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one and `resume` is None."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ValueError(f"{folder}: another run is writing here; choose another --name") from None
+        if resume is None and (folder / "checkpoints").exists():
+            raise ValueError(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
+        yield folder
+
+
+def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
+    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with."""
+    if resume is None:
+        return None
+    if resume == "auto":
+        last = folder / "checkpoints" / "last.ckpt"
+        return last if last.is_file() else None
+    path = Path(resume)
+    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"--resume: {path}: no such checkpoint")
+    return path
+
+
+def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
+    """SHA-256 of each manifest file."""
+    found = {}
+    for split, path in manifests.items():
+        if path is not None:
+            if not Path(path).is_file():
+                raise ValueError(f"data.params.{split}: {path}: no such manifest")
+            found[split] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return found
+
+
+def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
+    """Raise ValueError, naming the first difference, unless the checkpoint is of this model (geometry included) and data."""
+    saved = weights(path)
+    if "config" not in saved or "manifests" not in saved:
+        raise ValueError(f"{path}: not a checkpoint of main.py; start from its weights with --init")
+    for part in PARTS:
+        old, new = (flat(c.get(part, {}), part) for c in (saved["config"], config))
+        for key in sorted(old.keys() | new.keys()):
+            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in MEASURED:
+                raise ValueError(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
+    for split, digest in saved["manifests"].items():
+        if manifests.get(split) != digest:
+            raise ValueError(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
+
+
+def flat(node: Any, where: str) -> dict[str, Any]:
+    """Nested mappings as dotted keys."""
+    if isinstance(node, Mapping):
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{where}.{key}").items()}
+    return {where: list(node) if isinstance(node, (list, tuple)) else node}
