@@ -1,6 +1,7 @@
 """Pictures and arrays in and out: what is written is what is read, in the depth of the file."""
 
 import json
+import time
 import zipfile
 
 import numpy as np
@@ -51,10 +52,12 @@ def test_round_trip_is_exact(tmp_path, suffix, dtype, channels):
 
 @pytest.mark.parametrize(("suffix", "dtype", "channels"), CASES)
 def test_same_input_same_bytes(tmp_path, suffix, dtype, channels):
+    """No dates inside: a restarted run writes what the first one would have written."""
     meta = Meta(formats.SUFFIXES[suffix], dtype, photometric="rgb" if channels == 3 and "nii" in suffix else "")
     for name in "ab":
         formats.write(Image(drawn(dtype, channels), meta), tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
+    assert time.strftime("%Y-%m-%d").encode() not in (tmp_path / f"a{suffix}").read_bytes()
 
 
 def test_values_are_clipped_only_at_the_ends_of_the_depth(tmp_path):

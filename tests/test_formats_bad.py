@@ -127,6 +127,7 @@ def test_dicom(tmp_path):
     refuse(changed("pixels.dcm", PixelData=None), "allowed")
     refuse(changed("rows.dcm", Rows=None), "no image (CT Image Storage)", "allowed")
     refuse(changed("short.dcm", PixelData=b"\0" * 1000), "1000", "32768")
+    refuse(changed("long.dcm", Rows=64), "(2, 64, 128)", "(64, 128)")
     refuse(changed("frames.dcm", NumberOfFrames=3), "an index 0 to 2 is needed")
     refuse(changed("frames.dcm", NumberOfFrames=3), "", index=2)
     refuse(changed("slope.dcm", RescaleSlope=0), "RescaleSlope 0.0", "allowed")
@@ -284,14 +285,16 @@ def test_damaged_headers_give_one_line_2000(tmp_path, case):
 ODD = st.one_of(
     st.integers(-(2**40), 2**40), st.floats(), st.sampled_from(["", "1A", "nan", "1\\2\\3", "\\", "é" * 9, "9" * 40, "-1", "0"])
 )
-DICOM_FIELDS = """Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration NumberOfFrames
-PhotometricInterpretation RescaleSlope RescaleIntercept WindowCenter WindowWidth PixelSpacing ImagePositionPatient
-ImageOrientationPatient PatientID InstanceNumber SeriesInstanceUID SOPInstanceUID SOPClassUID ImageType SpecificCharacterSet""".split()
-NIFTI_FIELDS = (
-    "dim datatype bitpix scl_slope scl_inter vox_offset sform_code qform_code srow_x quatern_b pixdim cal_min cal_max".split()
-)
-NRRD_LINES = ["type: {}", "dimension: {}", "sizes: {} {} 1", "encoding: {}", "endian: {}", "space: {}", "space directions: {} {} none",
-              "space origin: ({},{},0)", "kinds: {} {} domain", "data file: {}", "spacings: {} {} 1", "line skip: {}", "byte skip: {}"]  # fmt: skip
+DICOM_FIELDS = """
+Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration NumberOfFrames
+PhotometricInterpretation RescaleSlope RescaleIntercept WindowCenter WindowWidth PixelSpacing ImagePositionPatient ImageType
+ImageOrientationPatient PatientID InstanceNumber SeriesInstanceUID SOPInstanceUID SOPClassUID SpecificCharacterSet
+""".split()
+NIFTI_FIELDS = """
+dim datatype bitpix scl_slope scl_inter vox_offset sform_code qform_code srow_x quatern_b pixdim cal_min cal_max
+""".split()
+NRRD_LINES = """type: {}\ndimension: {}\nsizes: {} {} 1\nencoding: {}\nendian: {}\nspace: {}\nspace directions: {} {} none
+space origin: ({},{},0)\nkinds: {} {} domain\ndata file: {}\nspacings: {} {} 1\nline skip: {}\nbyte skip: {}""".split("\n")
 ODD_HEADER = st.one_of(
     st.tuples(st.just(".dcm"), st.dictionaries(st.sampled_from(DICOM_FIELDS), ODD, min_size=1, max_size=3)),
     st.tuples(st.just(".nii"), st.dictionaries(st.sampled_from(NIFTI_FIELDS), ODD, min_size=1, max_size=3)),

@@ -96,7 +96,11 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
     seekable = total > 1 and syntax != pydicom.uid.DeflatedExplicitVRLittleEndian  # then only this frame is read
     try:
         with decoding(path, "DICOM"):
-            return pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
+            array = pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
+            promised = (int(ds.Rows), int(ds.Columns), *(() if ds.SamplesPerPixel == 1 else (3,)))
+            if array.shape != promised:  # pydicom takes surplus data for frames that the header forgot
+                raise ValueError(f"pixel data for {array.shape} where the header promises {promised}")
+            return array
     except ValueError as error:
         with decoding(path, "DICOM"):
             absent = _absent_plugins(syntax)

@@ -14,6 +14,7 @@ from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 # Header fields that say how the numbers are stored and where they lie; all others are free text.
 PER_AXIS = {"kinds", "units", "centers", "centerings", "spacings", "thicknesses", "space directions"}
 CARRIED = PER_AXIS | {"encoding", "endian", "space", "space origin", "space units", "space dimension", "measurement frame"}
+LARGEST_RATIO = 2000  # unpacked to packed: deflate cannot reach it, and who packs zeros with bzip2 is refused
 COLOUR_KINDS = ("RGB-color", "3-color", "vector")
 TO_RAS = {"left-posterior-superior": (-1, -1, 1), "lps": (-1, -1, 1), "left-anterior-superior": (-1, 1, 1), "las": (-1, 1, 1)}
 
@@ -30,9 +31,9 @@ def open_volume(path: Path) -> Volume:
         header = nrrd.read_header(file)
         if "data file" in header or "datafile" in header:
             raise ValueError("its data are in another file; an attached header (.nrrd) is allowed")
-        promised = int(np.prod([int(n) for n in header["sizes"]], dtype=object))
-        if promised > 2**34 or promised > path.stat().st_size * 2000:
-            raise ValueError(f"header promises {promised} values, more than the file can hold")
+        promised, on_disk = int(np.prod([int(n) for n in header["sizes"]], dtype=object)), path.stat().st_size
+        if promised > on_disk * LARGEST_RATIO or max(header.get("line skip", 0), header.get("lineskip", 0)) > on_disk:
+            raise ValueError(f"header promises {promised} values or lines to skip, more than {on_disk} bytes can hold")
         array = nrrd.read_data(header, file, str(path))
     colour = len(kinds := list(header.get("kinds", []))) == array.ndim and kinds[0] in COLOUR_KINDS and array.shape[0] == 3
     shape = array.shape[1:] if colour else array.shape
@@ -61,7 +62,9 @@ def encode(images: Sequence[Image], keep_patient: bool) -> bytes:
         header[key] = header[key][: array.ndim]  # one slice of a 4-D file has no time axis
     out = io.BytesIO()
     nrrd.write(out, np.asfortranarray(array), header, index_order="F")
-    return out.getvalue()
+    head, blank, body = out.getvalue().partition(b"\n\n")
+    dated = b"#"  # pynrrd's comments hold the time: same input, same bytes
+    return b"\n".join(line for line in head.split(b"\n") if not line.startswith(dated)) + blank + body
 
 
 def _meta(path: Path, header, text: bytes, dtype: np.dtype, shape: tuple[int, ...], colour: bool) -> Meta:
