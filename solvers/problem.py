@@ -97,8 +97,9 @@ class Problem:
         return distance / (problem.sigma_y * problem.operator.measured(problem.y).sqrt())
 
     def seen_by(self, prior: Prior) -> "Problem":
-        """The same measurement as a function of the prior's state: cropped, averaged over channels, or decoded."""
-        return replace(self, operator=view_through(self.operator, prior))
+        """The whitened measurement as a function of the prior's state: cropped, averaged over channels, or decoded."""
+        problem = self.whitened()
+        return replace(problem, operator=view_through(problem.operator, prior))
 
 
 def view_through(operator: Operator, prior: Prior) -> Operator:

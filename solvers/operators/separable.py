@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from solvers.operators.base import LinearOperator, Scalar, Shape, divide, inverse, per_image
+from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 
 Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
 BORDERS = ("reflect", "symmetric", "circular", "zero", "valid")
@@ -122,7 +122,8 @@ class Separable(LinearOperator):
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         R, C, s = self.of_measurement(r)
-        gain = s * inverse(per_image(s2, r) + per_image(v, r) * s.square())
+        by = per_image(s2, r) + per_image(v, r) * s.square()
+        gain = s / by.clamp_min(torch.finfo(r.dtype).tiny)  # 0 / 0 = 0
         return R.V @ (gain * (R.U.T @ r @ C.U)) @ C.V.T
 
     def pinv(self, y: Tensor) -> Tensor:
