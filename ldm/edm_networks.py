@@ -95,7 +95,8 @@ class EDMNet(nn.Module):
         """x [B,in,H,W] with H, W multiples of 2^(levels-1), time = c_noise [B], label [B] -> [B,out,H,W]."""
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
             raise ValueError(f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}")
-        e, side, skips = self.embed(time, label), x, []
+        skips: list[Tensor] = []
+        e, side = self.embed(time, label), x
         for module in self.encoder.values():
             if isinstance(module, FilteredConv):
                 side = x = skips[-1] = (x + module(side)) * math.sqrt(0.5)

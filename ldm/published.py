@@ -1,4 +1,4 @@
-"""Networks of published weights that diffusers has almost: attention by number of heads, and conditions fed by attention.
+"""Networks of published weights that diffusers has almost: other heads or time widths, and conditions fed by attention.
 
 All are called as network(x, time) or network(x, time, label), like every network under ldm.denoiser.
 """
@@ -6,15 +6,23 @@ All are called as network(x, time) or network(x, time, label), like every networ
 import diffusers
 import torch
 from diffusers.models.attention_processor import Attention
+from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
 
-class HeadsUNet(diffusers.UNet2DModel):
-    """UNet2DModel whose attention has `heads` heads at every level (LSUN-churches), not heads of one width."""
+class GuidedUNet(diffusers.UNet2DModel):
+    """UNet2DModel with what guided-diffusion can vary beside it.
 
-    def __init__(self, heads: int, **config):
-        super().__init__(**config)
-        for module in self.modules():
+    heads: number of attention heads at every level (LSUN-churches), instead of heads of one width.
+    time_width: sinusoids of the time, where that is not the first level's width (guided-diffusion's 512-pixel nets).
+    """
+
+    def __init__(self, heads: int | None = None, time_width: int | None = None, **config):
+        super().__init__(**config, time_embedding_dim=4 * time_width if time_width else None)
+        if time_width:
+            self.time_proj = Timesteps(time_width, flip_sin_to_cos=True, downscale_freq_shift=0)
+            self.time_embedding = TimestepEmbedding(time_width, 4 * time_width)
+        for module in self.modules() if heads else ():  # type: ignore[attr-defined]
             if isinstance(module, Attention):
                 module.heads = heads
 
@@ -41,6 +49,9 @@ class TextConditioned(nn.Module):
     text: [tokens, width] of the encoded prompt, stored with the weights.
     guidance: s in e0 + s (e - e0) with e0 from `empty`, the encoded empty prompt; 1 needs and stores none.
     """
+
+    text: Tensor
+    empty: Tensor
 
     def __init__(self, network: nn.Module, tokens: int, width: int, guidance: float = 1.0):
         super().__init__()

@@ -10,8 +10,11 @@ from torch.nn import functional as F
 def attend(q, k, v, heads):
     d, n = q.shape[-1] // heads, q.shape[1]
     future = torch.full((n, n), -math.inf).triu(1)
-    parts = [torch.softmax(q[..., i * d : (i + 1) * d] @ k[..., i * d : (i + 1) * d].transpose(1, 2) / math.sqrt(d) + future, -1)
-             @ v[..., i * d : (i + 1) * d] for i in range(heads)]  # fmt: skip
+    parts = [
+        torch.softmax(q[..., i * d : (i + 1) * d] @ k[..., i * d : (i + 1) * d].transpose(1, 2) / math.sqrt(d) + future, -1)
+        @ v[..., i * d : (i + 1) * d]
+        for i in range(heads)
+    ]
     return torch.cat(parts, -1)
 
 
@@ -54,13 +57,19 @@ class OpenCLIP(nn.Module):
     def __init__(self, layers, width):
         super().__init__()
         self.heads, self.token_embedding = width // 64, nn.Embedding(49408, width)
-        self.positional_embedding, self.text_projection = nn.Parameter(torch.zeros(77, width)), nn.Parameter(torch.zeros(width, width))
+        self.positional_embedding, self.text_projection = (
+            nn.Parameter(torch.zeros(77, width)),
+            nn.Parameter(torch.zeros(width, width)),
+        )
         self.logit_scale, self.ln_final, self.transformer = nn.Parameter(torch.ones([])), nn.LayerNorm(width), nn.Module()
         self.transformer.resblocks = nn.ModuleList()
         for _ in range(layers):
             block = nn.Module()
             block.ln_1, block.ln_2, block.attn, block.mlp = nn.LayerNorm(width), nn.LayerNorm(width), nn.Module(), nn.Module()
-            block.attn.in_proj_weight, block.attn.in_proj_bias = nn.Parameter(torch.zeros(3 * width, width)), nn.Parameter(torch.zeros(3 * width))
+            block.attn.in_proj_weight, block.attn.in_proj_bias = (
+                nn.Parameter(torch.zeros(3 * width, width)),
+                nn.Parameter(torch.zeros(3 * width)),
+            )
             block.attn.out_proj = nn.Linear(width, width)
             block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
             self.transformer.resblocks.append(block)

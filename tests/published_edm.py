@@ -159,13 +159,39 @@ class UNet(Persistent):
 
 
 class SongUNet(UNet):
-    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, augment_dim=0, model_channels=128, channel_mult=(1, 2, 2, 2),
-                 num_blocks=4, attn_resolutions=(16,), embedding_type="positional", encoder_type="standard", **rest):  # fmt: skip
-        super().__init__(img_resolution=img_resolution, in_channels=in_channels, out_channels=out_channels, label_dim=label_dim,
-                         augment_dim=augment_dim, model_channels=model_channels, channel_mult=list(channel_mult), num_blocks=num_blocks,
-                         attn_resolutions=list(attn_resolutions), embedding_type=embedding_type, encoder_type=encoder_type,
-                         decoder_type="standard", dropout=0.1, channel_mult_noise=2 if embedding_type == "fourier" else 1,
-                         resample_filter=[1, 3, 3, 1] if encoder_type == "residual" else [1, 1], **rest)  # fmt: skip
+    def __init__(
+        self,
+        img_resolution,
+        in_channels,
+        out_channels,
+        label_dim=0,
+        augment_dim=0,
+        model_channels=128,
+        channel_mult=(1, 2, 2, 2),
+        num_blocks=4,
+        attn_resolutions=(16,),
+        embedding_type="positional",
+        encoder_type="standard",
+        **rest,
+    ):
+        super().__init__(
+            img_resolution=img_resolution,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            label_dim=label_dim,
+            augment_dim=augment_dim,
+            model_channels=model_channels,
+            channel_mult=list(channel_mult),
+            num_blocks=num_blocks,
+            attn_resolutions=list(attn_resolutions),
+            embedding_type=embedding_type,
+            encoder_type=encoder_type,
+            decoder_type="standard",
+            dropout=0.1,
+            channel_mult_noise=2 if embedding_type == "fourier" else 1,
+            resample_filter=[1, 3, 3, 1] if encoder_type == "residual" else [1, 1],
+            **rest,
+        )
         emb, fourier = 4 * model_channels, embedding_type == "fourier"
         self.noise, self.label_dim = model_channels * (2 if fourier else 1), label_dim
         self.map_noise = FourierEmbedding(self.noise) if fourier else None
@@ -177,8 +203,20 @@ class SongUNet(UNet):
         def block(a, b, way=None, heads=0):
             return UNetBlock(a, b, emb, way, heads, taps, scale=math.sqrt(0.5), eps=1e-6)
 
-        dec, c = self.build(img_resolution, in_channels, out_channels, model_channels, model_channels, channel_mult, num_blocks,
-                            attn_resolutions, block, False, encoder_type == "residual", lambda c: 1)  # fmt: skip
+        dec, c = self.build(
+            img_resolution,
+            in_channels,
+            out_channels,
+            model_channels,
+            model_channels,
+            channel_mult,
+            num_blocks,
+            attn_resolutions,
+            block,
+            False,
+            encoder_type == "residual",
+            lambda c: 1,
+        )
         dec[f"{img_resolution}x{img_resolution}_aux_norm"] = GroupNorm(c, 1e-6)
         dec[f"{img_resolution}x{img_resolution}_aux_conv"] = Conv2d(c, out_channels, 3)
         self.dec = nn.ModuleDict(dec)
@@ -198,11 +236,30 @@ class SongUNet(UNet):
 
 
 class DhariwalUNet(UNet):
-    def __init__(self, img_resolution, in_channels, out_channels, label_dim=0, model_channels=192, channel_mult=(1, 2, 3, 4), num_blocks=3,
-                 attn_resolutions=(32, 16, 8), head=64, **rest):  # fmt: skip
-        super().__init__(img_resolution=img_resolution, in_channels=in_channels, out_channels=out_channels, label_dim=label_dim,
-                         model_channels=model_channels, channel_mult=list(channel_mult), num_blocks=num_blocks,
-                         attn_resolutions=list(attn_resolutions), **rest)  # fmt: skip
+    def __init__(
+        self,
+        img_resolution,
+        in_channels,
+        out_channels,
+        label_dim=0,
+        model_channels=192,
+        channel_mult=(1, 2, 3, 4),
+        num_blocks=3,
+        attn_resolutions=(32, 16, 8),
+        head=64,
+        **rest,
+    ):
+        super().__init__(
+            img_resolution=img_resolution,
+            in_channels=in_channels,
+            out_channels=out_channels,
+            label_dim=label_dim,
+            model_channels=model_channels,
+            channel_mult=list(channel_mult),
+            num_blocks=num_blocks,
+            attn_resolutions=list(attn_resolutions),
+            **rest,
+        )
         emb = 4 * model_channels
         self.base, self.label_dim = model_channels, label_dim
         self.map_layer0, self.map_layer1 = Linear(model_channels, emb), Linear(emb, emb)
@@ -211,8 +268,20 @@ class DhariwalUNet(UNet):
         def block(a, b, way=None, heads=0):
             return UNetBlock(a, b, emb, way, heads, adaptive=True, project=False)
 
-        dec, c = self.build(img_resolution, in_channels, out_channels, model_channels, model_channels * channel_mult[0], channel_mult,
-                            num_blocks, attn_resolutions, block, True, False, lambda c: c // head)  # fmt: skip
+        dec, c = self.build(
+            img_resolution,
+            in_channels,
+            out_channels,
+            model_channels,
+            model_channels * channel_mult[0],
+            channel_mult,
+            num_blocks,
+            attn_resolutions,
+            block,
+            True,
+            False,
+            lambda c: c // head,
+        )
         self.dec = nn.ModuleDict(dec)
         self.out_norm, self.out_conv = GroupNorm(c), Conv2d(c, out_channels, 3)
 

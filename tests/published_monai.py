@@ -1,4 +1,4 @@
-"""MONAI's 2-D AutoencoderKL and DiffusionModelUNet from their description, with MONAI's names. old: those of its first release."""
+"""MONAI's 2-D AutoencoderKL and DiffusionModelUNet from their description, with MONAI's names (old: its first release's)."""
 
 import math
 
@@ -101,9 +101,10 @@ class AutoencoderKL(nn.Module):
             return rows
 
         w = widths[-1]
-        centre = lambda: (
-            [Residual(w, w, groups, eps), Attention(w, 1, groups, eps, old), Residual(w, w, groups, eps)] if middle else []
-        )  # noqa: E731
+
+        def centre():
+            return [Residual(w, w, groups, eps), Attention(w, 1, groups, eps, old), Residual(w, w, groups, eps)] if middle else []
+
         down, a = [Convolution(channels, widths[0])], widths[0]
         for i, b in enumerate(widths):
             down += level(i, a) + ([Down(b)] if i < len(widths) - 1 else [])
@@ -133,7 +134,10 @@ class DiffusionModelUNet(nn.Module):
             Convolution(channels, widths[0]),
             nn.Sequential(nn.Linear(widths[0], emb), nn.SiLU(), nn.Linear(emb, emb)),
         )
-        attention = lambda c: Attention(c, c // head, groups, eps, old)  # noqa: E731
+
+        def attention(c):
+            return Attention(c, c // head, groups, eps, old)
+
         self.down_blocks, self.up_blocks, skips, a = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
         for i, b in enumerate(widths):
             row = nn.Module()

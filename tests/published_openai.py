@@ -148,8 +148,22 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """heads: channels -> number of heads. context: width attended to, or None for plain attention."""
 
-    def __init__(self, channels, out, width, mult, blocks, attends, heads, order="legacy", scale_shift=False, resampling=False,
-                 classes=None, context=None, linear=False):  # fmt: skip
+    def __init__(
+        self,
+        channels,
+        out,
+        width,
+        mult,
+        blocks,
+        attends,
+        heads,
+        order="legacy",
+        scale_shift=False,
+        resampling=False,
+        classes=None,
+        context=None,
+        linear=False,
+    ):
         super().__init__()
         self.width, self.context, emb = width, context, 4 * width
         self.time_embed = nn.Sequential(nn.Linear(width, emb), nn.SiLU(), nn.Linear(emb, emb))
@@ -162,14 +176,14 @@ class UNet(nn.Module):
         def residual(a, b, resample=None):
             return Residual(a, b, emb, scale_shift, resample)
 
-        c = width * mult[0] if resampling else width
+        c = int(width * mult[0]) if resampling else width
         skips = [c]
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(channels, c, 3, padding=1)])])
         for level, m in enumerate(mult):
             for _ in range(blocks):
-                row = [residual(c, width * m)] + ([attention(width * m)] if level in attends else [])
+                row = [residual(c, int(width * m))] + ([attention(int(width * m))] if level in attends else [])
                 self.input_blocks.append(nn.ModuleList(row))
-                skips.append(c := width * m)
+                skips.append(c := int(width * m))
             if level < len(mult) - 1:
                 self.input_blocks.append(nn.ModuleList([residual(c, c, "down") if resampling else Down(c)]))
                 skips.append(c)
@@ -177,8 +191,8 @@ class UNet(nn.Module):
         self.output_blocks = nn.ModuleList()
         for level, m in reversed(list(enumerate(mult))):
             for i in range(blocks + 1):
-                row = [residual(c + skips.pop(), width * m)] + ([attention(width * m)] if level in attends else [])
-                c = width * m
+                row = [residual(c + skips.pop(), int(width * m))] + ([attention(int(width * m))] if level in attends else [])
+                c = int(width * m)
                 if level and i == blocks:
                     row.append(residual(c, c, "up") if resampling else Up(c))
                 self.output_blocks.append(nn.ModuleList(row))

@@ -16,23 +16,51 @@ from ldm.checkpoints.openai_unet import OpenAIUNet
 
 START, END = 0.0015, 0.0195
 FULL = OpenAIUNet(64, 3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), head=32)
-AUTOENCODER = {"embed_dim": 3, "n_embed": 32,
-               "ddconfig": {"double_z": False, "z_channels": 3, "resolution": 64, "in_channels": 3, "out_ch": 3, "ch": 32,
-                            "ch_mult": [1, 2, 2], "num_res_blocks": 1, "attn_resolutions": [], "dropout": 0.0}}  # fmt: skip
+AUTOENCODER = {
+    "embed_dim": 3,
+    "n_embed": 32,
+    "ddconfig": {
+        "double_z": False,
+        "z_channels": 3,
+        "resolution": 64,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": 32,
+        "ch_mult": [1, 2, 2],
+        "num_res_blocks": 1,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+    },
+}
 
 
 def model_yaml(**changed):
     """The YAML of ffhq-ldm-vq-4 with small numbers."""
-    unet = {"image_size": 16, "in_channels": 3, "out_channels": 3, "model_channels": 32, "attention_resolutions": [4, 2],
-            "num_res_blocks": 2, "channel_mult": [1, 2, 3], "num_head_channels": 16}  # fmt: skip
+    unet = {
+        "image_size": 16,
+        "in_channels": 3,
+        "out_channels": 3,
+        "model_channels": 32,
+        "attention_resolutions": [4, 2],
+        "num_res_blocks": 2,
+        "channel_mult": [1, 2, 3],
+        "num_head_channels": 16,
+    }
     unet |= changed.pop("unet", {})
     params = {
-        "linear_start": START, "linear_end": END, "num_timesteps_cond": 1, "log_every_t": 200, "timesteps": 1000,
-        "first_stage_key": "image", "image_size": 16, "channels": unet["in_channels"], "monitor": "val/loss_simple_ema",
+        "linear_start": START,
+        "linear_end": END,
+        "num_timesteps_cond": 1,
+        "log_every_t": 200,
+        "timesteps": 1000,
+        "first_stage_key": "image",
+        "image_size": 16,
+        "channels": unet["in_channels"],
+        "monitor": "val/loss_simple_ema",
         "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
         "first_stage_config": {"target": "ldm.models.autoencoder.VQModelInterface", "params": {**AUTOENCODER, "lossconfig": {}}},
         "cond_stage_config": "__is_unconditional__",
-    }  # fmt: skip
+    }
     return {
         "model": {"base_learning_rate": 2e-6, "target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params | changed}
     }
@@ -110,11 +138,24 @@ def test_first_stage_in_a_file_of_its_own(tmp_path):
 def test_churches_kl8_scale_in_the_file_heads_by_number(tmp_path):
     unet = small_unet(channels=4, out=4, attends=(0, 1), heads=lambda c: 4, scale_shift=True, resampling=True)
     first = small_vq(codes=None, z=4, embed=4, mult=(1, 1, 2, 2))
-    unconditional = {"in_channels": 4, "out_channels": 4, "attention_resolutions": [1, 2], "num_heads": 4, "num_head_channels": -1,
-                     "use_scale_shift_norm": True, "resblock_updown": True, "image_size": 8}  # fmt: skip
+    unconditional = {
+        "in_channels": 4,
+        "out_channels": 4,
+        "attention_resolutions": [1, 2],
+        "num_heads": 4,
+        "num_head_channels": -1,
+        "use_scale_shift_norm": True,
+        "resblock_updown": True,
+        "image_size": 8,
+    }
     stage = {"embed_dim": 4, "ddconfig": {**AUTOENCODER["ddconfig"], "double_z": True, "z_channels": 4, "ch_mult": [1, 1, 2, 2]}}
-    description = model_yaml(unet=unconditional, linear_end=0.0155, scale_by_std=True, image_size=8,
-                             first_stage_config={"target": "ldm.models.autoencoder.AutoencoderKL", "params": stage})  # fmt: skip
+    description = model_yaml(
+        unet=unconditional,
+        linear_end=0.0155,
+        scale_by_std=True,
+        image_size=8,
+        first_stage_config={"target": "ldm.models.autoencoder.AutoencoderKL", "params": stage},
+    )
     content = lightning(unet, first, end=0.0155)
     content["state_dict"]["scale_factor"] = torch.tensor(0.25)
     prior = checkpoints.load(write(tmp_path, content, description))
@@ -126,8 +167,13 @@ def test_class_conditional_cin256(tmp_path):
     unet, table = small_unet(heads=lambda c: 1, context=24), randomise(nn.Embedding(11, 24), seed=4)
     first = small_vq()
     across = {"num_heads": 1, "use_spatial_transformer": True, "transformer_depth": 1, "context_dim": 24, "num_head_channels": -1}
-    description = model_yaml(unet=across, cond_stage_config={"target": "ldm.modules.encoders.modules.ClassEmbedder",
-                                                             "params": {"n_classes": 11, "embed_dim": 24, "key": "class_label"}})  # fmt: skip
+    description = model_yaml(
+        unet=across,
+        cond_stage_config={
+            "target": "ldm.modules.encoders.modules.ClassEmbedder",
+            "params": {"n_classes": 11, "embed_dim": 24, "key": "class_label"},
+        },
+    )
     content = lightning(unet, first)
     content["state_dict"]["cond_stage_model.embedding.weight"] = table.weight.detach()
     path = write(tmp_path, content, description)
@@ -139,12 +185,24 @@ def test_class_conditional_cin256(tmp_path):
         checkpoints.load(path, description | {"label": 11})
 
 
-@pytest.mark.parametrize("codes,embed,mult,attends,middle", [(32, 3, (1, 2, 2), (), True), (32, 3, (1, 2, 2), (), False),
-                                                            (64, 4, (1, 2, 2, 2), (1, 3), True), (None, 16, (1, 1, 2, 2, 2), (4,), True)])  # fmt: skip
+@pytest.mark.parametrize(
+    "codes,embed,mult,attends,middle",
+    [
+        (32, 3, (1, 2, 2), (), True),
+        (32, 3, (1, 2, 2), (), False),
+        (64, 4, (1, 2, 2, 2), (1, 3), True),
+        (None, 16, (1, 1, 2, 2, 2), (4,), True),
+    ],
+)
 def test_autoencoders_alone(tmp_path, codes, embed, mult, attends, middle):
     first = small_vq(codes=codes, z=embed, embed=embed, mult=mult, attends=attends, middle=middle)
-    net = {**AUTOENCODER["ddconfig"], "z_channels": embed, "ch_mult": list(mult), "attn_resolutions": [64 >> i for i in attends],
-           "attn_type": "vanilla" if middle else "none"}  # fmt: skip
+    net = {
+        **AUTOENCODER["ddconfig"],
+        "z_channels": embed,
+        "ch_mult": list(mult),
+        "attn_resolutions": [64 >> i for i in attends],
+        "attn_type": "vanilla" if middle else "none",
+    }
     params = {"embed_dim": embed, "ddconfig": net, "monitor": "val/rec_loss"} | ({"n_embed": codes} if codes else {})
     path = write(
         tmp_path, {"state_dict": first.state_dict()}, {"model": {"target": "ldm.models.autoencoder.X", "params": params}}
@@ -191,9 +249,12 @@ def test_what_disagrees_is_one_line(tmp_path):
         (lambda s: s.pop("model.diffusion_model.out.2.bias"), "missing: .*conv_out.bias"),
         (lambda s: s.update({"model.diffusion_model.extra.weight": torch.ones(2)}), "averaged weights are missing"),
         (lambda s: s.update({"surprise": torch.ones(2)}), "unexpected tensors: surprise"),
-        (lambda s: s.update({"alphas_cumprod": s["alphas_cumprod"] * 1.01}), "the noise table in the file is not the one described"),
+        (
+            lambda s: s.update({"alphas_cumprod": s["alphas_cumprod"] * 1.01}),
+            "the noise table in the file is not the one described",
+        ),
         (lambda s: s.pop("model_ema.diffusion_modelout2bias"), "averaged weights are missing"),
-    ]:  # fmt: skip
+    ]:
         broken = {**content, "state_dict": dict(content["state_dict"])}
         change(broken["state_dict"])
         with pytest.raises(ValueError, match=message) as caught:

@@ -9,15 +9,42 @@ from ldm import checkpoints, config
 from ldm.checkpoints import guided_diffusion
 from ldm.checkpoints.options import Options
 
-FLAGS = {"image_size": 32, "num_channels": 32, "num_res_blocks": 1, "channel_mult": "1,2,2", "learn_sigma": True, "class_cond": False,
-         "use_checkpoint": False, "attention_resolutions": "16,8", "num_heads": 4, "num_head_channels": 16, "num_heads_upsample": -1,
-         "use_scale_shift_norm": True, "dropout": 0.0, "resblock_updown": True, "use_fp16": False, "use_new_attention_order": False,
-         "model_path": "models/ffhq_10m.pt"}  # fmt: skip  # the keys of DPS's ffhq_model_config.yaml
+FLAGS = {
+    "image_size": 32,
+    "num_channels": 32,
+    "num_res_blocks": 1,
+    "channel_mult": "1,2,2",
+    "learn_sigma": True,
+    "class_cond": False,
+    "use_checkpoint": False,
+    "attention_resolutions": "16,8",
+    "num_heads": 4,
+    "num_head_channels": 16,
+    "num_heads_upsample": -1,
+    "use_scale_shift_norm": True,
+    "dropout": 0.0,
+    "resblock_updown": True,
+    "use_fp16": False,
+    "use_new_attention_order": False,
+    "model_path": "models/ffhq_10m.pt",
+}  # the keys of DPS's ffhq_model_config.yaml
 
 
 def net(**changed):
-    given = dict(channels=3, out=6, width=32, mult=(1, 2, 2), blocks=1, attends=(1, 2), heads=lambda c: c // 16,
-                 scale_shift=True, resampling=True) | changed  # fmt: skip
+    given = (
+        dict(
+            channels=3,
+            out=6,
+            width=32,
+            mult=(1, 2, 2),
+            blocks=1,
+            attends=(1, 2),
+            heads=lambda c: c // 16,
+            scale_shift=True,
+            resampling=True,
+        )
+        | changed
+    )
     return randomise(UNet(**given))
 
 
@@ -54,6 +81,16 @@ def test_convolution_resampling_heads_by_number_and_4000_steps(tmp_path):
     network = net(out=3, resampling=False, scale_shift=False, heads=lambda c: 4)
     flags = dict(learn_sigma=False, resblock_updown=False, use_scale_shift_norm=False, num_head_channels=-1, diffusion_steps=4000)
     agrees(load(tmp_path, network, **flags), network, linear(0.25e-4, 0.005, 4000), times=(0, 3999))
+
+
+def test_first_width_that_is_not_the_time_width(tmp_path):
+    network = net(width=64, mult=(0.5, 1, 1), attends=(2,))
+    agrees(
+        load(tmp_path, network, num_channels=64, channel_mult="0.5,1,1", attention_resolutions="8"),
+        network,
+        linear(1e-4, 0.02),
+        (100,),
+    )
 
 
 def test_class_conditional(tmp_path):

@@ -7,10 +7,28 @@ from published_monai import AutoencoderKL, DiffusionModelUNet
 
 from ldm import checkpoints
 
-STAGE = {"spatial_dims": 2, "in_channels": 1, "out_channels": 1, "latent_channels": 3, "channels": [16, 32], "num_res_blocks": 2,
-         "attention_levels": [False, True], "norm_num_groups": 16, "use_flash_attention": True}  # fmt: skip
-UNET = {"spatial_dims": 2, "in_channels": 3, "out_channels": 3, "channels": [16, 32, 48], "num_res_blocks": 1, "norm_num_groups": 16,
-        "attention_levels": [False, True, True], "num_head_channels": [0, 16, 16], "num_class_embeds": None}  # fmt: skip
+STAGE = {
+    "spatial_dims": 2,
+    "in_channels": 1,
+    "out_channels": 1,
+    "latent_channels": 3,
+    "channels": [16, 32],
+    "num_res_blocks": 2,
+    "attention_levels": [False, True],
+    "norm_num_groups": 16,
+    "use_flash_attention": True,
+}
+UNET = {
+    "spatial_dims": 2,
+    "in_channels": 3,
+    "out_channels": 3,
+    "channels": [16, 32, 48],
+    "num_res_blocks": 1,
+    "norm_num_groups": 16,
+    "attention_levels": [False, True, True],
+    "num_head_channels": [0, 16, 16],
+    "num_class_embeds": None,
+}
 SCHEDULER = {"schedule": "scaled_linear_beta", "beta_start": 0.0015, "beta_end": 0.0195, "num_train_timesteps": 1000}
 
 
@@ -40,12 +58,15 @@ def test_what_has_no_exact_counterpart_is_refused(tmp_path):
     torch.save(unet.state_dict(), tmp_path / "diffusion.pt")
     for settings, message in [
         (None, "give `diffusion:`"),
-        ({"diffusion": UNET | {"num_head_channels": [0, 8, 16]}, "size": 16}, "num_head_channels that differ by level: not supported"),
+        (
+            {"diffusion": UNET | {"num_head_channels": [0, 8, 16]}, "size": 16},
+            "num_head_channels that differ by level: not supported",
+        ),
         ({"diffusion": UNET | {"resblock_updown": True}, "size": 16}, "this kind of DiffusionModelUNet: not supported"),
         ({"diffusion": UNET | {"spatial_dims": 3}, "size": 16}, "only two-dimensional"),
         ({"diffusion": UNET | {"channels": [16, 32]}, "size": 16}, "same number of `block_out_channels`"),
         ({"diffusion": UNET | {"layers": 3}, "size": 16}, "unknown setting 'layers'"),
-    ]:  # fmt: skip
+    ]:
         with pytest.raises(ValueError, match=message) as caught:
             checkpoints.load(tmp_path / "diffusion.pt", settings)
         assert "\n" not in str(caught.value)

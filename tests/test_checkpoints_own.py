@@ -23,12 +23,20 @@ ROOT = Path(__file__).parent.parent
 
 def described(channels=1, latent=3, codes=32):
     network = {"target": "ldm.networks.UNet", "params": {"channels": latent, "widths": [32, 64], "blocks": 1, "attention": [1]}}
-    stage = {"target": "ldm.networks.VQModel", "params": {"channels": channels, "widths": [32, 32, 64], "blocks": 1, "codes": codes}}
+    stage = {
+        "target": "ldm.networks.VQModel",
+        "params": {"channels": channels, "widths": [32, 32, 64], "blocks": 1, "codes": codes},
+    }
     vp = {"network": network, "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}}}
     params = {
-        "denoiser": {"target": "ldm.denoiser.VP", "params": vp}, "shape": [latent, 8, 8], "image_channels": channels, "scale": 0.7,
-        "first_stage": {"target": "ldm.latent.VQ", "params": {"model": stage}}, "error_variance": 0.01, "shift": 0.1,
-    }  # fmt: skip
+        "denoiser": {"target": "ldm.denoiser.VP", "params": vp},
+        "shape": [latent, 8, 8],
+        "image_channels": channels,
+        "scale": 0.7,
+        "first_stage": {"target": "ldm.latent.VQ", "params": {"model": stage}},
+        "error_variance": 0.01,
+        "shift": 0.1,
+    }
     return {"target": "ldm.latent.LatentPrior", "params": params}
 
 
@@ -39,8 +47,11 @@ def trained(path, node):
     content = {
         "state_dict": {**{f"prior.{k}": v for k, v in raw.state_dict().items()}, "discriminator.weight": torch.ones(1)},
         "ema": {f"prior.{k}": v for k, v in average.state_dict().items()},
-        "ema_images": 3, "config": {"prior": node, "data": {"x": 1}}, "optimizer_states": [], "epoch": 0,
-    }  # fmt: skip
+        "ema_images": 3,
+        "config": {"prior": node, "data": {"x": 1}},
+        "optimizer_states": [],
+        "epoch": 0,
+    }
     torch.save(content, path)
     return raw, average
 
@@ -71,7 +82,9 @@ def test_training_checkpoint_and_export(tmp_path):
 
 
 def run(*arguments):
-    return subprocess.run([sys.executable, "scripts/convert_checkpoint.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "scripts/convert_checkpoint.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
+    )
 
 
 def test_convert_script(tmp_path):
@@ -131,7 +144,9 @@ def test_adapted_guided_diffusion_net_keeps_variance_channels_apart():
     x, t = normal(1, 1, 8, 8), torch.tensor([5.0])
     with torch.no_grad():
         expected = colour(x.expand(-1, 3, -1, -1), t)
-        assert close(gray.eval()(x, t), torch.cat([expected[:, :3].mean(1, keepdim=True), expected[:, 3:].mean(1, keepdim=True)], 1))
+        assert close(
+            gray.eval()(x, t), torch.cat([expected[:, :3].mean(1, keepdim=True), expected[:, 3:].mean(1, keepdim=True)], 1)
+        )
 
 
 def test_fine_tuning_from_a_published_layout_lowers_the_loss(tmp_path):
@@ -139,7 +154,12 @@ def test_fine_tuning_from_a_published_layout_lowers_the_loss(tmp_path):
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(model_yaml()))
     prior = config.build(checkpoints.describe(tmp_path / "model.ckpt").node)
     assert checkpoints.initialise(prior, tmp_path / "model.ckpt") == []
-    optimiser, x, n, losses = torch.optim.Adam(prior.denoiser.parameters(), 1e-3), normal(4, 3, 16, 16), normal(4, 3, 16, 16, seed=2), []
+    optimiser, x, n, losses = (
+        torch.optim.Adam(prior.denoiser.parameters(), 1e-3),
+        normal(4, 3, 16, 16),
+        normal(4, 3, 16, 16, seed=2),
+        [],
+    )
     for _ in range(8):
         loss = (prior.denoiser(x + 2 * n, torch.full((4,), 2.0)) - x).square().mean()
         optimiser.zero_grad(), loss.backward(), optimiser.step()
@@ -167,8 +187,21 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
     from published_taming import Autoencoder
 
     unet, first = UNet(3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), lambda c: c // 32), Autoencoder()
-    description = model_yaml(image_size=64, unet={"image_size": 64, "model_channels": 224, "attention_resolutions": [8, 4, 2], "channel_mult": [1, 2, 3, 4], "num_head_channels": 32})  # fmt: skip
-    full = {"embed_dim": 3, "n_embed": 8192, "ddconfig": {"z_channels": 3, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4], "num_res_blocks": 2}}
+    description = model_yaml(
+        image_size=64,
+        unet={
+            "image_size": 64,
+            "model_channels": 224,
+            "attention_resolutions": [8, 4, 2],
+            "channel_mult": [1, 2, 3, 4],
+            "num_head_channels": 32,
+        },
+    )
+    full = {
+        "embed_dim": 3,
+        "n_embed": 8192,
+        "ddconfig": {"z_channels": 3, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4], "num_res_blocks": 2},
+    }
     description["model"]["params"]["first_stage_config"]["params"] = full
     torch.save(lightning(unet, first), tmp_path / "model.ckpt")
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(description))
@@ -185,7 +218,13 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
     """
     best = {}
     for who in ("torch", "ours") * 3:  # the best of three: other programs share this machine
-        done = subprocess.run([sys.executable, "-c", textwrap.dedent(program), tmp_path / "model.ckpt", who], cwd=ROOT, capture_output=True, text=True, check=True)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(program), tmp_path / "model.ckpt", who],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
         seconds, grown = json.loads(done.stdout)
         best[who] = min(best.get(who, (seconds, grown)), (seconds, grown))
         time.sleep(0.5)

@@ -137,13 +137,26 @@ def pipeline(folder, kind, scheduler, **models):
     return folder
 
 
-UNET = dict(sample_size=8, block_out_channels=(32, 64), layers_per_block=1, down_block_types=("DownBlock2D", "AttnDownBlock2D"),
-            up_block_types=("AttnUpBlock2D", "UpBlock2D"))  # fmt: skip
-STAGE = dict(block_out_channels=(32, 32, 64), layers_per_block=1, down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3)
+UNET = dict(
+    sample_size=8,
+    block_out_channels=(32, 64),
+    layers_per_block=1,
+    down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+    up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+)
+STAGE = dict(
+    block_out_channels=(32, 32, 64),
+    layers_per_block=1,
+    down_block_types=("DownEncoderBlock2D",) * 3,
+    up_block_types=("UpDecoderBlock2D",) * 3,
+)
 
 
 def test_diffusers_ldm_pipeline(tmp_path):
-    unet, vq = diffusers.UNet2DModel(**UNET), diffusers.VQModel(**STAGE, latent_channels=3, num_vq_embeddings=16, scaling_factor=0.5)
+    unet, vq = (
+        diffusers.UNet2DModel(**UNET),
+        diffusers.VQModel(**STAGE, latent_channels=3, num_vq_embeddings=16, scaling_factor=0.5),
+    )
     scheduler = diffusers.DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")
     prior = checkpoints.load(pipeline(tmp_path, "LDMPipeline", scheduler, unet=unet, vqvae=vq))
     x, image = normal(2, 3, 8, 8), normal(1, 3, 32, 32)
@@ -156,7 +169,12 @@ def test_diffusers_ldm_pipeline(tmp_path):
 
 def test_diffusers_pixel_pipeline_with_names_of_before_2023(tmp_path):
     unet = diffusers.UNet2DModel(**UNET, in_channels=1, out_channels=1)
-    pipeline(tmp_path, "DDPMPipeline", diffusers.DDPMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"), unet=unet)
+    pipeline(
+        tmp_path,
+        "DDPMPipeline",
+        diffusers.DDPMScheduler(prediction_type="v_prediction", beta_schedule="squaredcos_cap_v2"),
+        unet=unet,
+    )
     old = {}
     for key, tensor in unet.state_dict().items():
         for new, name in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
@@ -166,15 +184,24 @@ def test_diffusers_pixel_pipeline_with_names_of_before_2023(tmp_path):
     torch.save(old, tmp_path / "unet" / "diffusion_pytorch_model.bin")
     prior = checkpoints.load(tmp_path)
     x, table = normal(2, 1, 8, 8), prior.alpha_bar
-    assert torch.allclose(table.float(), diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod, rtol=1e-3, atol=1e-7)
+    assert torch.allclose(
+        table.float(), diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod, rtol=1e-3, atol=1e-7
+    )
     sigma, expected = vp(lambda y, t: unet(y, t).sample, x, 500, table, "v")
     with torch.no_grad():
         assert close(prior.denoise(x, sigma), expected)
 
 
 def test_diffusers_stable_diffusion_folder(tmp_path):
-    unet = diffusers.UNet2DConditionModel(sample_size=8, block_out_channels=(32, 64), layers_per_block=1, cross_attention_dim=768, attention_head_dim=4,
-                                          down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"))  # fmt: skip
+    unet = diffusers.UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(32, 64),
+        layers_per_block=1,
+        cross_attention_dim=768,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
     kl = {**STAGE, "block_out_channels": (32, 32, 32, 64)} | {k: (v[0],) * 4 for k, v in STAGE.items() if k.endswith("types")}
     vae = diffusers.AutoencoderKL(**kl, latent_channels=4)
     scheduler = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")

@@ -27,10 +27,17 @@ NODE = {
     "target": "ldm.denoiser.Prior",
     "params": {
         "shape": [1, 8, 8],
-        "denoiser": {"target": "ldm.denoiser.EDM", "params": {"network": {
-            "target": "ldm.edm_networks.SongUNet", "params": {"channels": 1, "width": 16, "multipliers": [1, 2], "blocks": 1}}}},
+        "denoiser": {
+            "target": "ldm.denoiser.EDM",
+            "params": {
+                "network": {
+                    "target": "ldm.edm_networks.SongUNet",
+                    "params": {"channels": 1, "width": 16, "multipliers": [1, 2], "blocks": 1},
+                }
+            },
+        },
     },
-}  # fmt: skip
+}
 
 
 class Runs:
@@ -89,14 +96,26 @@ def corpus(place, trap):
 
     evil = {"state_dict": {"a": torch.ones(2)}, "extra": touch(trap)}
     case("reduce_zip", ".ckpt", "has no place in a weight file", lambda p: torch.save(evil, p))
-    case("reduce_legacy", ".pt", "has no place in a weight file", lambda p: torch.save(evil, p, _use_new_zipfile_serialization=False))
+    case(
+        "reduce_legacy",
+        ".pt",
+        "has no place in a weight file",
+        lambda p: torch.save(evil, p, _use_new_zipfile_serialization=False),
+    )
     case("reduce_pickle", ".pkl", "has no place in a weight file", lambda p: p.write_bytes(pickle.dumps(evil)))
     for name, function in {"eval": eval, "exec": exec, "getattr": getattr, "hub": torch.hub.load}.items():
-        case(f"call_{name}", ".pkl", "has no place", lambda p, f=function: p.write_bytes(pickle.dumps({"ema": Runs(f, f"open('{trap}', 'w')")})))
+        case(
+            f"call_{name}",
+            ".pkl",
+            "has no place",
+            lambda p, f=function: p.write_bytes(pickle.dumps({"ema": Runs(f, f"open('{trap}', 'w')")})),
+        )
 
     record = {"type": "class", "version": 6, "module_src": f"open({str(trap)!r}, 'w')", "class_name": "EDMPrecond", "state": {}}
     persistent = ("torch_utils.persistence", "_reconstruct_persistent_obj")
-    case("module_src", ".pkl", "holds a EDMPrecond that is not one of", lambda p: p.write_bytes(pickled_as(*persistent, (record,))))
+    case(
+        "module_src", ".pkl", "holds a EDMPrecond that is not one of", lambda p: p.write_bytes(pickled_as(*persistent, (record,)))
+    )
 
     inner = io.BytesIO()
     torch.save(touch(trap), inner, _use_new_zipfile_serialization=False)
@@ -108,12 +127,22 @@ def corpus(place, trap):
     build = b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x0c__defaults__Nsb."
     case("state_of_a_function", ".pkl", "cannot be read safely", lambda p: p.write_bytes(build))
     case("memo", ".pkl", "cannot be read safely|not a dictionary", lambda p: p.write_bytes(b"\x80\x02}r\xff\xff\xff\x7f0."))
-    case("long_string", ".pkl", "cannot be read safely", lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 44) + b"x."))
+    case(
+        "long_string",
+        ".pkl",
+        "cannot be read safely",
+        lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 44) + b"x."),
+    )
 
     whole = io.BytesIO()
     torch.save({"state_dict": {"a": torch.ones(50_000)}}, whole)
     case("truncated_zip", ".ckpt", "cannot be read safely", lambda p: p.write_bytes(whole.getvalue()[:-5000]))
-    case("bomb", ".ckpt", "compressed archive", lambda p: zip_with(p, {"archive/data.pkl": b"\x80\x02}.", "archive/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED))
+    case(
+        "bomb",
+        ".ckpt",
+        "compressed archive",
+        lambda p: zip_with(p, {"archive/data.pkl": b"\x80\x02}.", "archive/data/0": bytes(1 << 28)}, zipfile.ZIP_DEFLATED),
+    )
 
     def overlapping(path):
         zip_with(path, {"archive/data.pkl": b"\x80\x02}.", "archive/data/0": bytes(1 << 16)})
@@ -126,13 +155,28 @@ def corpus(place, trap):
 
     case("bomb_of_overlaps", ".ckpt", "claim more bytes than the file has", overlapping)
     case("web_page", ".ckpt", "not a weight file", lambda p: p.write_bytes(b"<!DOCTYPE html><html>Sign in to download</html>"))
-    case("git_lfs_pointer", ".safetensors", "not a weight file", lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"))
+    case(
+        "git_lfs_pointer",
+        ".safetensors",
+        "not a weight file",
+        lambda p: p.write_bytes(b"version https://git-lfs.github.com/spec/v1\n"),
+    )
     case("empty", ".ckpt", "is empty", lambda p: p.write_bytes(b""))
 
     view = {"dtype": "F32", "shape": [8], "data_offsets": [0, 32]}
-    case("overlapping_offsets", ".safetensors", "cannot be read safely|not a sound", lambda p: safetensors(p, {"a": view, "b": {**view, "data_offsets": [16, 48]}}))
+    case(
+        "overlapping_offsets",
+        ".safetensors",
+        "cannot be read safely|not a sound",
+        lambda p: safetensors(p, {"a": view, "b": {**view, "data_offsets": [16, 48]}}),
+    )
     case("header_of_exabytes", ".safetensors", "not a weight file", lambda p: safetensors(p, {"a": view}, length=1 << 60))
-    case("beyond_the_end", ".safetensors", "cannot be read safely|not a sound", lambda p: safetensors(p, {"a": {**view, "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}))
+    case(
+        "beyond_the_end",
+        ".safetensors",
+        "cannot be read safely|not a sound",
+        lambda p: safetensors(p, {"a": {**view, "shape": [1 << 40], "data_offsets": [0, 1 << 42]}}),
+    )
 
     def claims(tensor):
         state = good_state()
@@ -140,8 +184,18 @@ def corpus(place, trap):
         return {"config": {"prior": NODE}, "state_dict": {f"prior.{k}": v for k, v in state.items()}, "ema": {}}
 
     shape = good_state()[next(iter(good_state()))].shape
-    case("terabyte_view", ".ckpt", "claims .* entries of a storage", lambda p: torch.save(claims(torch.zeros(1).expand(1 << 20, 1 << 20)), p))
-    case("sparse_terabyte", ".ckpt", "not a plain tensor|cannot be read", lambda p: torch.save(claims(torch.sparse_coo_tensor([[0]], [1.0], (1 << 40,))), p))
+    case(
+        "terabyte_view",
+        ".ckpt",
+        "claims .* entries of a storage",
+        lambda p: torch.save(claims(torch.zeros(1).expand(1 << 20, 1 << 20)), p),
+    )
+    case(
+        "sparse_terabyte",
+        ".ckpt",
+        "not a plain tensor|cannot be read",
+        lambda p: torch.save(claims(torch.sparse_coo_tensor([[0]], [1.0], (1 << 40,))), p),
+    )
     case("nan", ".ckpt", "not finite", lambda p: torch.save(claims(torch.full(shape, float("nan"))), p))
     case("infinite", ".ckpt", "not finite", lambda p: torch.save(claims(torch.full(shape, float("inf"))), p))
     case("mis_shaped", ".ckpt", "of another shape", lambda p: torch.save(claims(torch.zeros(3)), p))
@@ -150,24 +204,68 @@ def corpus(place, trap):
     laughs: list = ["ha"]
     for _ in range(40):
         laughs = [laughs, laughs]
-    case("billion_laughs", ".ckpt", "more than 10000 values", lambda p: torch.save({"config": {"prior": {"target": "ldm.denoiser.Prior", "params": {"x": laughs}}}, "state_dict": {}, "ema": {}}, p))
+    case(
+        "billion_laughs",
+        ".ckpt",
+        "more than 10000 values",
+        lambda p: torch.save(
+            {"config": {"prior": {"target": "ldm.denoiser.Prior", "params": {"x": laughs}}}, "state_dict": {}, "ema": {}}, p
+        ),
+    )
 
     state = good_state()
     first = next(iter(state))
     case("missing_key", "", "1 missing", lambda p: folder(p, {k: v for k, v in state.items() if k != first}))
     case("extra_key", "", "1 unexpected", lambda p: folder(p, {**state, "trojan.weight": torch.ones(2)}))
-    case("hub_target", "", "has no place in a model description", lambda p: folder(p, state, {"target": "torch.hub.load", "params": {"repo_or_dir": "x/y", "model": "z"}}))
-    case("function_target", "", "is not a class", lambda p: folder(p, state, {"target": "ldm.config.admit", "params": {"module": "antigravity"}}))
-    case("module_target", "", "cannot be imported|is not a class|has no", lambda p: folder(p, state, {"target": "ldm.config.importlib.import_module", "params": {"name": "antigravity"}}))
-    case("trainer_target", "", "has no place", lambda p: folder(p, state, {"target": "pytorch_lightning.loggers.TensorBoardLogger", "params": {"save_dir": str(trap)}}))
-    case("yaml_python", "", "cannot be read safely", lambda p: folder(p, state, text=f"prior: !!python/object/apply:os.system ['touch {trap}']\n"))
-    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{c}: &{c} [{','.join(['*' + b] * 9)}]\n" for b, c in zip("abcdefgh", "bcdefghi"))
+    case(
+        "hub_target",
+        "",
+        "has no place in a model description",
+        lambda p: folder(p, state, {"target": "torch.hub.load", "params": {"repo_or_dir": "x/y", "model": "z"}}),
+    )
+    case(
+        "function_target",
+        "",
+        "is not a class",
+        lambda p: folder(p, state, {"target": "ldm.config.admit", "params": {"module": "antigravity"}}),
+    )
+    case(
+        "module_target",
+        "",
+        "cannot be imported|is not a class|has no",
+        lambda p: folder(p, state, {"target": "ldm.config.importlib.import_module", "params": {"name": "antigravity"}}),
+    )
+    case(
+        "trainer_target",
+        "",
+        "has no place",
+        lambda p: folder(p, state, {"target": "pytorch_lightning.loggers.TensorBoardLogger", "params": {"save_dir": str(trap)}}),
+    )
+    case(
+        "yaml_python",
+        "",
+        "cannot be read safely",
+        lambda p: folder(p, state, text=f"prior: !!python/object/apply:os.system ['touch {trap}']\n"),
+    )
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{c}: &{c} [{','.join(['*' + b] * 9)}]\n" for b, c in zip("abcdefgh", "bcdefghi")
+    )
     case("yaml_aliases", "", "aliases are not allowed", lambda p: folder(p, state, text=bomb))
     endless = json.loads(json.dumps(NODE).replace('"blocks": 1', '"blocks": 1000000000'))
     case("endless_layers", "", "describes more layers than the file has tensors", lambda p: folder(p, state, endless))
-    table = {"target": "ldm.denoiser.VP", "params": {"network": NODE["params"]["denoiser"]["params"]["network"],
-                                                     "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "linear", "n": 1 << 31}}}}  # fmt: skip
-    case("endless_table", "", "n must lie in", lambda p: folder(p, state, {"target": "ldm.denoiser.Prior", "params": {"shape": [1, 8, 8], "denoiser": table}}))
+    table = {
+        "target": "ldm.denoiser.VP",
+        "params": {
+            "network": NODE["params"]["denoiser"]["params"]["network"],
+            "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "linear", "n": 1 << 31}},
+        },
+    }
+    case(
+        "endless_table",
+        "",
+        "n must lie in",
+        lambda p: folder(p, state, {"target": "ldm.denoiser.Prior", "params": {"shape": [1, 8, 8], "denoiser": table}}),
+    )
 
     def device(path):
         folder(path, None)
@@ -210,8 +308,17 @@ def read(tmp_path_factory):
     trap = place / "sprung"
     files = corpus(place, trap)
     sound = folder(place / "sound", good_state())  # read first, so that imports do not count
-    lines = "".join(json.dumps([name, str(path)]) + "\n" for name, path in [("sound", sound), *((n, p) for n, (p, _) in files.items())])
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", textwrap.dedent(READER)], input=lines, capture_output=True, text=True, cwd=ROOT, timeout=300)  # fmt: skip
+    lines = "".join(
+        json.dumps([name, str(path)]) + "\n" for name, path in [("sound", sound), *((n, p) for n, (p, _) in files.items())]
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(READER)],
+        input=lines,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     answers = {row[0]: row[1:] for row in map(json.loads, done.stdout.splitlines())}
     return {n: (p, says, *answers[n]) for n, (p, says) in files.items()}, trap, answers["sound"]

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
-from ldm.checkpoints.described import Described
+from ldm.checkpoints.described import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
@@ -51,7 +51,10 @@ def initialise(module: nn.Module, path: str | Path, config: Settings = None, *, 
     Returns the names of the layers adapted from 3 image channels to 1. Trainability of the parameters is left as it was.
     """
     source = describe(path, config, ema=ema)
-    state, changed = adapt_channels(source.state, module.state_dict())
+    state = source.state
+    if source.part == "prior" and not isinstance(module, Prior):
+        state = within("first_stage.", state)
+    state, changed = adapt_channels(state, module.state_dict())
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     training = module.training
     fill(module, {key: tensor.clone() for key, tensor in state.items()}, path)

@@ -84,7 +84,7 @@ def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: i
     params.known |= {"cond_stage_config", "scale_factor"}
     params.finish()
     inner, state = unet.node(), unet.weights(averaged(tensors, path) if ema else within(UNET, tensors))
-    known = (UNET, AVERAGE, FIRST, *TABLES)
+    known: tuple[str, ...] = (UNET, AVERAGE, FIRST, *TABLES)
     if isinstance(condition, Mapping):
         inner, state, label = _classes(condition, inner, state, tensors, label, path)
         known += (CONDITION,)

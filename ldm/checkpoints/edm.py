@@ -96,7 +96,8 @@ def record(value: Any) -> tuple[str, Mapping[str, Any]] | None:
     meta = value.args[0] if value.args else None
     meta = meta.items if isinstance(meta, Inert) else meta
     if isinstance(meta, Mapping) and "class_name" in meta:
-        return str(meta["class_name"]), meta.get("state") if isinstance(meta.get("state"), Mapping) else {}
+        state = meta.get("state")
+        return str(meta["class_name"]), state if isinstance(state, Mapping) else {}
     return (type(value).__name__, value.state) if isinstance(value.state, Mapping) else None
 
 

@@ -109,7 +109,7 @@ def adapt_channels(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
 
 def _line(name: str, tensor: Tensor) -> str:
     content = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.numpy()).hexdigest()}"
+    return f"{name} {tensor.dtype} {list(tensor.shape)} {hashlib.sha256(content.numpy().data).hexdigest()}"
 
 
 def _targets(description: Any) -> list[Any]:

@@ -39,7 +39,8 @@ def describe(settings: Mapping[str, Any], source: Mapping[str, Tensor], path: Pa
         scaling_factor=1.0,  # the scale lives in LatentPrior
     )
     embedded = params.take("embed_dim", int)
-    params.finish(), net.finish()
+    params.finish()
+    net.finish()
     if codes is None and embedded != latent:
         raise ValueError(f"{path}: a KL autoencoder with embed_dim {embedded} unlike z_channels {latent} is not supported")
     inner = (

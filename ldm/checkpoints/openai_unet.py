@@ -69,9 +69,11 @@ class OpenAIUNet:
             upsample_type="resnet" if self.resampling else "conv",
             num_class_embeds=self.classes,
         )
-        if self.heads:
-            return node("ldm.published.HeadsUNet", heads=self.heads, **common)
-        return node("diffusers.UNet2DModel", **common, attention_head_dim=self._head)
+        common["attention_head_dim"] = None if self.heads else self._head
+        time_width = self.width if self.widths[0] != self.width else None
+        if self.heads or time_width:
+            return node("ldm.published.GuidedUNet", heads=self.heads, time_width=time_width, **common)
+        return node("diffusers.UNet2DModel", **common)
 
     def weights(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published keys (without their prefix) -> diffusers' keys."""

@@ -216,7 +216,10 @@ ALLOWED: dict[tuple[str, str], Any] = {
 }
 
 
-class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: its memo cannot be made to allocate gigabytes
+PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]  # the one in C can be made to allocate gigabytes of memo
+
+
+class Unpickler(PurePython):
     """Builds tensors, containers and placeholders. Other names become Inert classes of that name, or are refused."""
 
     def __init__(self, file: BinaryIO, **options: Any):
@@ -237,7 +240,7 @@ class Unpickler(pickle._Unpickler):  # type: ignore[name-defined]  # in Python: 
             raise pickle.UnpicklingError("call of something that is not a constructor")
         super().load_reduce()
 
-    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build, pickle.REDUCE[0]: load_reduce}  # type: ignore[attr-defined]
+    dispatch = {**PurePython.dispatch, pickle.BUILD[0]: load_build, pickle.REDUCE[0]: load_reduce}
 
 
 def _load(file: BinaryIO, **options: Any) -> Any:

@@ -76,12 +76,15 @@ def assemble(
     guidance, embedding = o.take("guidance", float, 1.0), o.take("embedding", str, None)
     o.finish()
     width = network["params"]["cross_attention_dim"]
+    if embedding is None and guidance != 1:
+        raise ValueError(f"{path}: guidance needs a prompt to guide to: give `embedding`, a file with the encoded prompt")
     if not encoder and (embedding is None or guidance != 1):
         raise ValueError(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
-    nothing = text.empty(encoder, path) if embedding is None or guidance != 1 else None
-    prompt = {"text": nothing if embedding is None else text.given(embedding, width)}
-    if guidance != 1:
-        prompt["empty"] = nothing
+    prompt = {}
+    if embedding is not None:
+        prompt["text"] = text.given(embedding, width)
+    if embedding is None or guidance != 1:
+        prompt["text" if embedding is None else "empty"] = text.empty(encoder, path)
     tokens = len(prompt["text"])
     inner = node("ldm.published.TextConditioned", network=network, tokens=tokens, width=width, guidance=float(guidance))
     table = table or node("ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
