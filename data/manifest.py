@@ -121,24 +121,12 @@ def _row(cells: Cells, folder: str, line: int, plain: bool) -> Row:
     try:
         if not path or len(path) > PATH_LIMIT:
             raise Bad(f"the path is {'longer than any file system allows' if path else 'empty'}")
-        number = None if index is None or index == "" else _whole(index)
+        number, bounds, kind = (_numbers if plain else _numbers.__wrapped__)(index, window, label)
         image_id = image_id or identify(path.removeprefix(folder) if path[0] == "/" else path, number)
         if len(image_id) > 50 or "/" in image_id or image_id[0] == ".":
             _safe(image_id)
-        return _new(
-            Row,
-            (
-                path if path[0] == "/" else folder + path,
-                image_id,
-                subject or "",
-                split or "",
-                number,
-                None if window is None or window == "" else _window(window),
-                -1 if label is None or label == "" or label == -1 or label == "-1" else _whole(label),
-                sha256 or "",
-                line,
-            ),
-        )
+        place = path if path[0] == "/" else folder + path
+        return _new(Row, (place, image_id, subject or "", split or "", number, bounds, kind, sha256 or "", line))
     except (TypeError, AttributeError):  # only JSON has cells that are no text
         raise Bad(f"a cell of {cells!r:.80} has the wrong type") from None
 
@@ -164,21 +152,25 @@ def _safe(image_id: str) -> None:
         raise Bad(f"image_id {image_id[:80]!r} is no safe file name (no slash, no leading dot, at most {ID_LIMIT} bytes)")
 
 
-def _whole(cell: str | int) -> int:
-    if type(cell) is str:
-        return _parsed(cell)
-    if type(cell) is not int or not 0 <= cell < LARGEST:
-        raise Bad(f"slice or label {cell!r:.80} is not a whole number from 0")
-    return cell
+@lru_cache(16384)  # a million rows share a few
+def _numbers(index: Any, window: Any, label: Any) -> tuple[int | None, tuple[float, float] | None, int]:
+    """slice, window, label."""
+    return (
+        None if index is None or index == "" else _whole(index, "slice"),
+        None if window is None or window == "" else _window(window),
+        -1 if label is None or label == "" or label in ("-1", -1) else _whole(label, "label"),
+    )
 
 
-@lru_cache(4096)  # a million rows share a few
-def _parsed(cell: str) -> int:
-    number = int(cell) if cell.isascii() and cell.strip().isdigit() and len(cell) < 19 else -1
-    return _whole(number)
+def _whole(cell: str | int, name: str) -> int:
+    number = cell if type(cell) is int else -1
+    if type(cell) is str and cell.isascii() and cell.strip().isdigit() and len(cell) < 19:
+        number = int(cell)
+    if not 0 <= number < LARGEST:
+        raise Bad(f"{name} {cell!r:.80} is not a whole number from 0")
+    return number
 
 
-@lru_cache(4096)
 def _window(value: str) -> tuple[float, float]:
     """'low:high' in stored units."""
     try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
-TEXTS = ("path", "image_id", "subject", "split", "sha256")
+KINDS = {name: {type(None), int if name in ("slice", "label") else str} for name in COLUMNS}  # in JSON
 LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
 _BLOCK = 1 << 18
 
@@ -23,15 +23,17 @@ class Bad(Exception):
 
 
 Cells = Sequence[Any]  # of a row, in the order of COLUMNS, None or "" where there is nothing; empty for a blank line
-Rows = Iterator[tuple[int, bool, Iterable[Cells]]]  # number of the first line, whether all is plain, one entry a line
+Rows = Iterator[
+    tuple[int, bool, Iterable[Cells]]
+]  # number of the first line; whether all is plain and without spaces; an entry a line
 
 
 class Block(NamedTuple):
-    """Some lines of the file. plain: nothing in them needs a second look (spaces, escapes, '..', control characters)."""
+    """Some lines of the file. plain: nothing in them needs a second look ('..', escapes, control characters)."""
 
     first: int
     plain: bool
-    lines: list[str]
+    text: str
 
 
 def blocks(path: Path) -> Iterator[Block]:
@@ -43,8 +45,8 @@ def blocks(path: Path) -> Iterator[Block]:
             if len(rest) > LINE_LIMIT:
                 raise Bad(f"longer than {LINE_LIMIT} bytes; is this a manifest?", line + whole.count(b"\n") + len(newline))
             if newline:
-                yield (lines := _block(whole, line))
-                line += len(lines.lines)
+                yield _block(whole, line)
+                line += whole.count(b"\n") + 1
         if rest:
             yield _block(rest, line)
 
@@ -56,42 +58,56 @@ def _block(content: bytes, line: int) -> Block:
         raise Bad("is not UTF-8; save the manifest as UTF-8", line + content[: error.start].count(b"\n")) from None
     if "\r" in text:
         text = text.replace("\r\n", "\n").removesuffix("\r")
-    plain = not any(mark in text for mark in (" ", "..", "\\")) and text.replace("\n", "").isprintable()
-    return Block(line, plain, text.split("\n"))
+    plain = not any(mark in text for mark in ("..", "\\")) and text.replace("\n", "").isprintable()
+    return Block(line, plain, text)
 
 
 def text_rows(lines_of: Iterable[Block]) -> Rows:
     """One path a line."""
     nothing = (None,) * (len(COLUMNS) - 1)
-    for first, plain, lines in lines_of:
-        yield first, plain, ((text, *nothing) if text and not text.isspace() else () for text in lines)
+    for first, plain, text in lines_of:
+        yield (
+            first,
+            plain and " " not in text,
+            ((line, *nothing) if line and not line.isspace() else () for line in text.split("\n")),
+        )
 
 
 def csv_rows(lines_of: Iterable[Block]) -> Rows:
     """A header, then one row a line."""
     pick: Callable[[list[str]], Cells] | None = None
-    for first, plain, lines in lines_of:
-        reader = csv.reader(lines, strict=True)
-        try:
-            rows = list(reader)
-            if len(rows) != len(lines):
-                raise csv.Error("a quoted cell runs over the end of the line")
-        except csv.Error as error:
-            odd = (i for i, text in enumerate(lines) if text.count('"') % 2)
-            raise Bad(str(error), first + next(odd, reader.line_num - 1)) from None
+    for first, plain, text in lines_of:
+        rows = _unquoted(text.split("\n"), first) if '"' in text else [line.split(",") for line in text.split("\n")]
         if pick is None:
             header = [name.strip() for name in rows.pop(0)]
             pick, first = _columns(header), first + 1
-        if set(map(len, rows)) != {len(header)}:
+        if set(map(len, rows)) != {len(header)} or len(header) == 1:
             rows = [_whole(cells, len(header), line) for line, cells in enumerate(rows, first)]
-        yield first, plain, rows if header == list(COLUMNS) else (pick(cells) if cells else () for cells in rows)
+        yield (
+            first,
+            plain and " " not in text,
+            rows if header == list(COLUMNS) else (pick(cells) if cells else () for cells in rows),
+        )
     if pick is None:
         raise Bad("there is no header; it names the columns, separated by commas", 1)
 
 
+def _unquoted(lines: list[str], first: int) -> list[list[str]]:
+    """The cells of every line, where there are quotation marks."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        rows = list(reader)
+        if len(rows) != len(lines):
+            raise csv.Error("a quoted cell runs over the end of the line")
+        return rows
+    except csv.Error as error:
+        odd = (i for i, text in enumerate(lines) if text.count('"') % 2)
+        raise Bad(str(error), first + next(odd, reader.line_num - 1)) from None
+
+
 def _whole(cells: list[str], width: int, line: int) -> list[str]:
     """A row of the right width, or nothing for a blank line."""
-    if len(cells) == width:
+    if len(cells) == width and (width > 1 or cells[0].strip()):
         return cells
     if any(map(str.strip, cells)):
         raise Bad(f"has {len(cells)} cells where the header has {width}", line)
@@ -118,16 +134,17 @@ def _known(name: str, line: int) -> None:
 def jsonl_rows(lines_of: Iterable[Block]) -> Rows:
     """One object a line."""
     every = itemgetter(*COLUMNS)
-    for first, plain, lines in lines_of:
+    for first, plain, text in lines_of:
         try:  # all at once is twice as fast, and can be done where all have all the keys
-            rows = json.loads(f"[{','.join(lines)}]")
-            if len(rows) != len(lines) or any(len(record) != len(COLUMNS) for record in rows):
+            rows = json.loads(f"[{text.replace(chr(10), chr(44))}]")
+            if len(rows) != text.count("\n") + 1 or set(map(len, rows)) != {len(COLUMNS)}:
                 raise KeyError
             cells = list(map(every, rows))
-            kinds = {kind for name, column in zip(COLUMNS, zip(*cells)) if name in TEXTS for kind in set(map(type, column))}
-            yield first, plain and kinds <= {str, type(None)}, cells
+            typed = all(set(map(type, column)) <= KINDS[name] for name, column in zip(COLUMNS, zip(*cells)))
+            spaced = " " in text.replace('": ', '":').replace(', "', ',"')
+            yield first, plain and typed and not spaced, cells
         except (ValueError, KeyError, TypeError, RecursionError):
-            yield first, False, (_object(text, line) for line, text in enumerate(lines, first))
+            yield first, False, (_object(line, number) for number, line in enumerate(text.split("\n"), first))
 
 
 def _object(text: str, line: int) -> Cells:

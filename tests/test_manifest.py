@@ -298,8 +298,16 @@ def test_any_bytes_2000_times(tmp_path, drawn):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("what, seconds, mebibytes", [("read", 3, 50), ("check", 15, 200)])
-@pytest.mark.parametrize("suffix", ["csv", "jsonl", "txt"])
+@pytest.mark.parametrize(
+    "suffix, what, seconds, mebibytes",
+    [
+        ("csv", "read", 3, 50),
+        ("txt", "read", 3, 50),
+        ("jsonl", "read", 6, 50),
+        ("csv", "check", 15, 200),
+        ("jsonl", "check", 15, 200),
+    ],
+)
 def test_a_million_rows(tmp_path, suffix, what, seconds, mebibytes):
     """In processor time, because tests share the machine, and in a fresh process, because memory peaks are not given back."""
     path = tmp_path / f"m.{suffix}"
@@ -312,9 +320,6 @@ def test_a_million_rows(tmp_path, suffix, what, seconds, mebibytes):
     (tmp_path / "v").mkdir()
     for i in range(1000):
         (tmp_path / f"v/{i}.png").touch()
-    if suffix == "txt" and what == "check":
-        refused(path, 1001, "already", check)
-        return
     program = f"""
         import time
         from data import manifest
