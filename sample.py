@@ -1,6 +1,6 @@
 """Restore images: python sample.py [flags] [key=value ...]; without any flag, the demo.
 
-    python sample.py --split test --task super_resolution --solver resample --model models/demo-latent --data-root DIR --save-dir DIR
+    python sample.py --data-root DIR --split test --task super_resolution --solver resample --model models/demo-latent
     python sample.py --task ct_parallel_20 mri_x4 --solver daps codps --model models/demo-patch --num-samples 4      # a grid
     python sample.py --measurements --task super_resolution --data-root DIR             # DIR holds what was measured
     python sample.py --solver prior --seeds 0-15                                        # draws from the prior itself
@@ -10,6 +10,7 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 """
 
 import argparse
+import contextlib
 import functools
 import logging
 import platform
@@ -66,8 +67,8 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         metavar="NAME|FOLDER|FILE",
         help="the prior's weights (default: the shipped latent prior)",
     )
-    add("--model-config", "--ldm-config", metavar="FILE", help="what a foreign weight file does not say about itself")
-    add("--diffusion-config", metavar="FILE", help="published scripts: weights, or a solver's settings if it is YAML")
+    add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
+    add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
     add("--data-root", "--image-dir", type=Path, metavar="DIR")
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
@@ -89,18 +90,23 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--precision", choices=PRECISIONS, default="32-true", help="of the networks")
     add("--devices", type=whole, default=1, metavar="N")
     add("--num-nodes", type=whole, default=1, metavar="N")
-    add("--accelerator", default="auto", metavar="cpu|gpu|auto")
+    add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
     add("--print-config", action="store_true", help="show the merged configuration and stop")
-    options, rest = parser.parse_known_args([dashes(word) for word in argv if word not in overrides])
-    if rest:
-        instead = yaml.safe_load((HOME / "configs/flags.yaml").read_text())
-        flag = rest[0].split("=")[0]
+    instead = yaml.safe_load((HOME / "configs/flags.yaml").read_text())
+    for word in argv:
+        flag = dashes(word).split("=")[0]
         if flag in instead:
             raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+    options, rest = parser.parse_known_args([dashes(word) for word in argv if word not in overrides])
+    if rest:
         known = [s for action in parser._actions for s in action.option_strings]
-        raise ValueError(f"unknown argument {rest[0]!r}{configuration.nearest(flag, known)}")
+        raise ValueError(f"unknown argument {rest[0]!r}{configuration.nearest(rest[0].split('=')[0], known)}")
+    if options.diffusion_config and options.diffusion_config.endswith((".yaml", ".yml")):
+        options.solver = options.solver or [options.diffusion_config]
+    elif options.diffusion_config:
+        options.model = options.model or options.diffusion_config
     return options, overrides
 
 
@@ -169,11 +175,12 @@ def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior
     if path is None:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
         raise ValueError(f"unknown model {weights!r}{configuration.nearest(str(weights), shipped)}")
-    return checkpoints.load(path, options.model_config)
+    with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
+        return checkpoints.load(path, options.model_config)
 
 
 def read(channels: int, row: Row | int) -> Scan:
-    """A row of the manifest, or the seed of a draw from the prior, as a Scan; a file that cannot be read is told, not raised."""
+    """A row of the manifest, or the seed of a draw from the prior, as a Scan; an unreadable file is told, not raised."""
     if isinstance(row, int):
         nothing = torch.zeros(channels, 1, 1)
         return Scan(f"{row:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
@@ -199,7 +206,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, overrides = parse(argv)
         return restore(options, overrides)
-    except (ValueError, MisconfigurationException, torch.OutOfMemoryError) as error:
+    except (ValueError, OSError, MisconfigurationException, torch.OutOfMemoryError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         hint = "; lower --batch-size, or use --precision bf16-mixed" if isinstance(error, torch.OutOfMemoryError) else ""
         print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
@@ -208,8 +215,11 @@ def main(argv: Sequence[str]) -> int:
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
-    for module in options.plugin:
-        configuration.admit(module)
+    for name in options.plugin:
+        try:
+            configuration.admit(name)
+        except ImportError as error:
+            raise ValueError(f"--plugin {name}: {error}") from None
     configs = configurations(options, overrides)
     if options.print_config:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")
@@ -224,29 +234,30 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     module = Reconstruction(prior, cells, run, functools.partial(frame.fit, tile=options.tile), notes)
     module.check(first)
     trainer = pl.Trainer(
-        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes, precision=options.precision,
-        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False, inference_mode=False,
-        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
+        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
+        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     if options.compile:
         prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
     if options.dry_run:
         return estimate(trainer, module, first, len(rows))
     results = [Results(*place) for place in places(options, configs, cells, prior)]
-    main_process = rank_zero_only.rank == 0
-    if main_process:
-        for result in results:
-            result.open(options.overwrite)
-        if demo:
+    with contextlib.ExitStack() as stack:
+        if rank_zero_only.rank == 0:
+            for result in results:
+                stack.enter_context(result.opened(options.overwrite))
+        if demo and rank_zero_only.rank == 0:
             print(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}", flush=True)
-    ids = [row.image_id if isinstance(row, Row) else f"{row:06d}" for row in rows]
-    loaders = []
-    for one, result in zip(cells, results):
-        size = max(1, together // one.draws)
-        loaders.append(DataLoader(Batches(rows, load, size), None, sampler=Pending(ids, size, result.committed)))
-    trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
-    trainer.predict(module, loaders, return_predictions=False)
-    return conclude(results, cells, rows, load) if main_process else 0
+        ids = [row.image_id if isinstance(row, Row) else f"{row:06d}" for row in rows]
+        loaders = []
+        for one, result in zip(cells, results):
+            size = max(1, together // one.draws)
+            pending = Pending(ids, size, result.committed)
+            loaders.append(DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator()))
+        trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
+        trainer.predict(module, loaders, return_predictions=False)
+        return conclude(results, cells, rows, load) if rank_zero_only.rank == 0 else 0
 
 
 def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]) -> bool:
@@ -310,10 +321,11 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
 def conclude(results: Sequence[Results], cells: Sequence[Cell], rows: Sequence[Any], load: Any) -> int:
     """Volumes, summaries and the report, once every process is done; 1 if any image failed."""
     table, failures = {}, []
+    by_id = {row.image_id: row for row in rows if isinstance(row, Row)}
     for one, result in zip(cells, results):
         if one.operator:
-            result.reassemble(load(row) for row in rows)
-        table[one.name] = summary = result.summarise()
+            result.reassemble(lambda name: load(by_id[name]))
+        table[one.name] = result.summarise()
         failures += [f"{one.name}: {line}" for line in result.failures()]
         report.write(result.folder)
     top = results[0].folder if len(results) == 1 else results[0].folder.parent

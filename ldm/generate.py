@@ -27,7 +27,7 @@ class State:
 
 
 class Sampler:
-    """`sampler(prior, noise, like)` yields States; noise: one stream per image; like: any tensor of the wanted dtype and device."""
+    """`sampler(prior, noise, like)` yields States; noise: one stream per image; like: a tensor of the wanted dtype and device."""
 
     steps: int
 

@@ -22,7 +22,7 @@ def psnr(image: Tensor, truth: Tensor) -> Tensor:
 
 
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
-    """Structural similarity (Wang 2004: Gaussian window of 11 pixels and sigma 1.5), data range 1, channels averaged."""
+    """Structural similarity (Wang 2004: Gaussian window of 11 pixels and sigma 1.5, mirrored border), data range 1."""
     size = min(11, 2 * ((min(image.shape[-2:]) + 1) // 2) - 1)  # the largest odd window an image smaller than 11 admits
     settings = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
     value = structural_similarity_index_measure(to_report(image), to_report(truth), **settings)

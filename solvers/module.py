@@ -16,7 +16,7 @@ from solvers.intake import Scan
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, scores
-from solvers.problem import Likelihood, Problem, measure
+from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
 from solvers.step import check
 
@@ -42,16 +42,19 @@ class Run:
     seed: int = 0
     rows: int = 1  # images times draws in one network call
     measurements: bool = False  # the scans are y, there is no truth
-    precision: str = "32-true"  # Lightning's word
+    precision: str = "32-true"  # Lightning's words; mixed is of the networks alone (see Meter), so Lightning is not told
 
 
 class Reconstruction(pl.LightningModule):
-    """prior: what images look like. fit: adapts it to the shape of a scan, or refuses in one line. notes: said in every record."""
+    """prior: what images look like. fit: adapts it to a scan's shape, or refuses in one line. notes: for every record."""
 
     def __init__(self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = ()):
         super().__init__()
-        self.prior, self.cells, self.run, self.fit, self.notes = prior.requires_grad_(False).eval(), cells, run, fit, tuple(notes)
+        self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
+        self.cells, self.run = cells, run
         self.progress = Progress()
+        if self.working_type is torch.float64:
+            self.prior.double()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
@@ -66,9 +69,12 @@ class Reconstruction(pl.LightningModule):
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
         cell = self.cells[dataloader_idx]
-        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
-        for _, group in groupby(sorted((scan for scan in batch if not scan.error), key=shape_of), key=shape_of):
-            outcomes += self.restore(cell, list(group)) if cell.operator else self.generate(cell, list(group))
+        outcomes, readable = (
+            [failed(scan, scan.error) for scan in batch if scan.error],
+            [scan for scan in batch if not scan.error],
+        )
+        for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
+            outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
@@ -78,12 +84,14 @@ class Reconstruction(pl.LightningModule):
         try:
             problem, prior, note = self.pose(cell, scans)
             check(cell.solver, problem, prior)
+            with Meter(prior, self.autocast) as meter:
+                x0, bad = self.draw(cell, problem, prior)
         except ValueError as error:
             return [failed(scan, str(error)) for scan in scans]
-        with Meter(prior, self.autocast) as meter:
-            x0, bad = self.draw(cell, problem, prior)
         calls = {"nfe": meter.nfe, "vjps": meter.vjps}
-        notes = [n for n in (*self.notes, note) if n]
+        wanted = getattr(cell.solver, "sigma_max", 0.0)
+        low = f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
+        notes = [n for n in (*self.notes, note, low if wanted > prior.sigma_max else "") if n]
         facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed, "notes": notes}
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
@@ -108,6 +116,8 @@ class Reconstruction(pl.LightningModule):
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
             record |= {"kept_run": kept, "residuals": residuals.tolist()}
+        if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
+            record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
         image, draws = image.cpu(), draws.cpu()
         truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(image)
         if truth is not None:
@@ -118,28 +128,22 @@ class Reconstruction(pl.LightningModule):
             image=image,
             draws=draws if many else None,
             truth=truth,
-            y=(problem.y + self.constant(operator, draws.shape[1:]))[0].cpu(),
+            y=(problem.y + constant(operator, problem.y) if operator.unit_range else problem.y)[0].cpu(),
             shown=problem.y[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
         )
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
-        """The problem of scans of one shape, simulated or the user's own y, with a prior for its images and what was done to it."""
+        """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None
         shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape)) if self.run.measurements else measured
         prior, note = self.fit(self.prior, shape)
         noise = Noise(ids, "noise", self.run.seed)
-        operator = cell.operator.draw(shape, noise)
         if self.run.measurements:
-            return Problem(x - self.constant(operator, shape), operator, cell.likelihood, tuple(ids)), prior, note
-        return measure(operator, x, cell.likelihood, noise), prior, note
-
-    def constant(self, operator: Operator, shape: Shape) -> Tensor:
-        """What a measurement of u = (x + 1) / 2 has and one of x has not; 0 for operators that see x itself."""
-        zero = torch.zeros(1, *shape, device=self.device, dtype=self.working_type)
-        return operator.forward(zero + 1) if operator.unit_range else zero.new_zeros(())
+            return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
+        return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
 
     def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
         """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""
@@ -166,7 +170,7 @@ class Reconstruction(pl.LightningModule):
             image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
         facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
         record = [{"image_id": name} | facts for name in ids]
-        return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b]) for b, s in enumerate(scans)]
+        return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
 
     def follow(
         self, steps: Iterator[Any], solver: Any, ids: Sequence[str], residual: Callable[[Any], float] | None = None
@@ -220,7 +224,7 @@ def shape_of(scan: Scan) -> Shape:
 
 
 def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
-    """The shape of the images whose measurement has shape `measured`: the prior's, else a whole multiple of y's own."""
+    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number."""
     channels, *size = measured
     candidates = [prior, *((channels, *(n * f for n in size)) for f in range(1, 17))]
     for shape in candidates:

@@ -25,6 +25,7 @@ class Outcome:
     y: Tensor | None = None  # what was measured, in the units of a user's own file
     shown: Tensor | None = None  # y as a picture, for the panel
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
+    folder: str = "recon"  # "samples" for draws from the prior itself
 
     @property
     def image_id(self) -> str:

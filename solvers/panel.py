@@ -18,7 +18,7 @@ BAR, MARGIN, TITLE = 10, 8, 22
 
 
 def panel(outcome: Outcome) -> PIL.Image.Image:
-    """The panel of one restored image. Truth and reconstruction share the scale 0 to 1; error and std are 0 to their own maximum."""
+    """The panel of one image. Truth and reconstruction share the scale 0 to 1; error and std go from 0 to their own maximum."""
     assert outcome.image is not None
     tiles = []
     if outcome.truth is not None:

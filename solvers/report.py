@@ -25,13 +25,17 @@ COLUMNS = {  # key of a record -> (heading, digits)
 }
 PANELS = 48  # on a page; the folder holds them all
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff; margin: 2rem auto; max-width: 1180px; padding: 0 1rem }
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }
+body { margin: 2rem auto; max-width: 1180px; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
-th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left } tr:nth-child(even) td { background: #f4f5f7 }
-img { max-width: 100%; display: block; margin: .3rem 0 1rem; border: 1px solid #ddd } pre { background: #f4f5f7; padding: .8rem; overflow: auto }
-.note { color: #59626b } .bad { color: #a40000 } .scroll { overflow-x: auto }
+th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) td { background: #f4f5f7 } .scroll { overflow-x: auto }
+figure { margin: 0 0 1.2rem } img { max-width: 100%; display: block; margin: .3rem 0; border: 1px solid #ddd }
+pre { background: #f4f5f7; padding: .8rem; overflow: auto } .note { color: #59626b } .bad { color: #a40000 }
 """
+MEANING = """Metrics are in the range [0, 1]; intervals are 95 % of the mean. A residual of 1 means that the data are met to
+the noise level; much more is unexplained data, much less is fitted noise. Research use, not for diagnosis."""
 
 
 def write(folder: Path) -> Path:
@@ -40,10 +44,9 @@ def write(folder: Path) -> Path:
     records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
     good = [r for r in records if r["status"] == "ok"]
     bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
+    cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
-        f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {_number(summary['seconds_per_image'], 1)} s an image,"
-        f" peak memory {summary['peak_memory_mb']} MB. Metrics are in [0, 1] range; intervals are 95 % of the mean. A residual of 1 means"
-        " that the data are met to the noise level; much more is unexplained data, much less is fitted noise. Research use, not for diagnosis.</p>",
+        f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
         "<h2>Summary</h2>",
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
@@ -117,7 +120,8 @@ def _picture(folder: Path, record: Mapping[str, Any]) -> str:
         return ""
     code = base64.b64encode((folder / file).read_bytes()).decode()
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
-    return f"<figure><figcaption>{name} <span class=note>{notes}</span></figcaption><img alt='{name}' src='data:image/png;base64,{code}'></figure>"
+    caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
+    return f"<figure>{caption}<img alt='{name}' src='data:image/png;base64,{code}'></figure>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

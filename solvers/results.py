@@ -13,8 +13,8 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -55,19 +55,27 @@ class Results:
         self, folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], derivation: str = "", keep_patient: bool = False
     ):
         self.folder, self.config, self.facts = folder, config, facts
-        self.derivation, self.keep_patient = derivation, keep_patient
         self.digest = digest(config)
+        self._dicom: Any = {"config": self.digest, "derivation": derivation, "keep_patient": keep_patient}
 
-    def open(self, overwrite: bool = False) -> None:
-        """Create the folder, or take up an earlier run of the same configuration. Raises ValueError if it holds another's results."""
+    @contextmanager
+    def opened(self, overwrite: bool = False) -> Iterator[None]:
+        """Hold the folder alone, new or with an earlier run of the same configuration; another's results are a ValueError."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self._clear()
-            for name in FOLDERS[:4]:
-                (self.folder / name).mkdir(exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.folder}: another run is writing here; wait for it, or choose another --save-dir") from None
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        with lock:
+            self._take_up(overwrite)
+            yield
+
+    def _take_up(self, overwrite: bool) -> None:
+        if overwrite:
+            self._clear()
         found = self.folder / "config.yaml"
         if found.exists():
             old = (yaml.safe_load(found.read_text()) or {}).get("digest")
@@ -96,6 +104,8 @@ class Results:
         record = dict(outcome.record)
         if outcome.image is not None:
             record["files"] = self._write(outcome)
+            volume = _volume(outcome.scan)
+            record |= {"volume": volume} if volume else {}
         line = json.dumps({k: _plain(v) for k, v in record.items()}, allow_nan=False).encode() + b"\n"
         with (self.folder / "records.jsonl").open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)  # several processes commit to one file
@@ -121,32 +131,30 @@ class Results:
         """id and reason of every image that failed."""
         return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
 
-    def reassemble(self, scans: Iterable[Scan]) -> None:
+    def reassemble(self, load: Callable[[str], Scan]) -> None:
         """Put the restored slices of each volume, multi-frame file or DICOM series back into one; incomplete ones are left alone.
 
-        scans: all rows of the run, read again for what their files say about themselves.
+        load: reads a scan again, by its id, for what its file says about itself.
         """
-        done = {r["image_id"]: r["files"]["recon"] for r in self.records() if r["status"] == "ok"}
-        for series, group in groupby((scan for scan in scans if _part_of_volume(scan)), key=lambda scan: scan.source.meta.series):  # type: ignore[union-attr]
-            slices = list(group)
-            meta = slices[0].source.meta  # type: ignore[union-attr]
-            if (
-                any(scan.image_id not in done for scan in slices)
-                or (meta.count > 1 and len(slices) != meta.count)
-                or len(slices) < 2
-            ):
+        groups: dict[str, list[dict[str, Any]]] = {}
+        for record in self.records():
+            groups.setdefault(record.get("volume", ""), []).append(record)
+        groups.pop("", None)
+        for volume, slices in groups.items():
+            scans = [load(record["image_id"]) for record in slices]
+            meta = scans[0].source.meta  # type: ignore[union-attr]
+            if len(slices) < max(meta.count, 2):
                 continue
-            restored = []
-            for scan in slices:
-                pixels = formats.read(self.folder / done[scan.image_id], 0).pixels
-                own, factor = scan.source.meta, pixels.shape[-1] / scan.source.pixels.shape[-1]  # type: ignore[union-attr]
-                restored.append(formats.Image(pixels, own if factor == 1 else formats.resized(own, factor)))
-            path = self.folder / "recon" / f"volume-{series[:16]}{'' if meta.count == 1 else formats.suffix(meta)}"
-            if meta.count == 1 and path.is_dir():  # a series is a folder, and a folder is replaced whole
+            restored = [
+                formats.Image(formats.read(self.folder / record["files"]["recon"], 0).pixels, scan.source.meta)  # type: ignore[union-attr]
+                for record, scan in zip(slices, scans)
+            ]
+            factors = [image.pixels.shape[-1] / scan.source.pixels.shape[-1] for image, scan in zip(restored, scans)]  # type: ignore[union-attr]
+            restored = [i if f == 1 else formats.Image(i.pixels, formats.resized(i.meta, f)) for i, f in zip(restored, factors)]
+            path = self.folder / "recon" / f"volume-{volume}{'' if meta.count == 1 else formats.suffix(meta)}"
+            if path.is_dir():  # a series is a folder, which appears whole or not at all
                 shutil.rmtree(path)
-            ids = [scan.image_id for scan in slices]
-            settings = {"config": self.digest, "derivation": self.derivation, "keep_patient": self.keep_patient}
-            formats.reassemble(restored, path, image_ids=ids, **settings)  # type: ignore[arg-type]
+            formats.reassemble(restored, path, image_ids=[scan.image_id for scan in scans], **self._dicom)
 
     def _write(self, outcome: Outcome) -> dict[str, str]:
         """All files of one image; their names relative to the folder."""
@@ -160,7 +168,7 @@ class Results:
 
         assert outcome.scan.source is not None
         suffix = formats.suffix(outcome.scan.source.meta)
-        self._image(outcome, outcome.image, place("recon", suffix))
+        self._image(outcome, outcome.image, place(outcome.folder, suffix))
         for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
             self._image(outcome, draw, place("samples", f"-{k:03d}{suffix}"), k)
         if outcome.std is not None and outcome.scan.intensity is not None:
@@ -182,14 +190,7 @@ class Results:
         meta = meta if factor == 1 else formats.resized(meta, factor)
         identity = outcome.image_id if sample is None else f"{outcome.image_id}, draw {sample}"
         pixels = scan.intensity.to_stored(image.float())
-        formats.write(
-            formats.Image(pixels, meta),
-            path,
-            image_id=identity,
-            config=self.digest,
-            derivation=self.derivation,
-            keep_patient=self.keep_patient,
-        )
+        formats.write(formats.Image(pixels, meta), path, image_id=identity, **self._dicom)
 
     def _keep(self, records: Sequence[Mapping[str, Any]]) -> None:
         lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
@@ -202,9 +203,11 @@ class Results:
             (self.folder / name).unlink(missing_ok=True)
 
 
-def _part_of_volume(scan: Scan) -> bool:
+def _volume(scan: Scan) -> str:
+    """What slices that belong together share; "" for a picture."""
     meta = scan.source.meta if scan.source else None
-    return meta is not None and meta.series is not None and (meta.count > 1 or meta.format == "dicom")
+    together = meta is not None and meta.series and (meta.count > 1 or meta.format == "dicom")
+    return meta.series[:16] if together else ""  # type: ignore[union-attr, index]
 
 
 def peak_memory() -> int:

@@ -1,47 +1,360 @@
 """The door: tiny random priors, real files, whole runs."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
+import yaml
 
 import sample
-from data import formats
+from data import formats, sources
+from data.seeding import Noise
+
+ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
-    tiny.folder(tmp_path / "latent", tiny.latent())
-    tiny.folder(tmp_path / "pixel", tiny.pixel())
-    tiny.scans(tmp_path / "scans")
-    tiny.task(tmp_path / "sr.yaml")
-    tiny.task(tmp_path / "mask.yaml", "RandomInpainting")
-    tiny.solver(tmp_path / "codps.yaml", steps=4)
-    tiny.solver(tmp_path / "daps.yaml", "daps.DAPS", steps=3)
-    return tmp_path
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Priors, scans, tasks and solvers; nothing in it is changed by a test."""
+    where = tmp_path_factory.mktemp("world")
+    for name, node in {"latent": tiny.latent(), "pixel": tiny.pixel(), "patch": tiny.patch(), "rgb": tiny.pixel(16, 3)}.items():
+        tiny.folder(where / name, node)
+    tiny.scans(where / "scans")
+    tiny.task(where / "sr.yaml")
+    tiny.task(where / "mask.yaml", "RandomInpainting")
+    tiny.task(where / "denoising.yaml", "Denoising")
+    tiny.solver(where / "codps.yaml", steps=4)
+    tiny.solver(where / "daps.yaml", "daps.DAPS", steps=3)
+    tiny.solver(where / "resample.yaml", "resample.ReSample", steps=3, newton=1, cg=2)
+    return where
 
 
-def run(world: Path, *words: str, model: str = "pixel", task: str = "sr", solver: str = "codps", out: str = "out") -> int:
+def words(world: Path, out: Path, *more: str, model="pixel", task="sr", solver="codps", data="scans") -> list[str]:
     named = ["--task", f"{world}/{task}.yaml", "--solver", f"{world}/{solver}.yaml", "--model", f"{world}/{model}"]
-    return sample.main([*named, "--data-root", f"{world}/scans", "--save-dir", f"{world}/{out}", "--accelerator", "cpu", *words])
+    return [*named, "--data-root", f"{world}/{data}", "--save-dir", str(out), "--accelerator", "cpu", *more]
 
 
-def records(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+def run(world: Path, out: Path, *more: str, **choices: str) -> int:
+    return sample.main(words(world, out, *more, **choices))
 
 
-def test_a_folder_of_scans_is_restored(world: Path):
-    assert run(world) == 0
-    out = world / "out"
-    assert [r["image_id"] for r in records(out)] == ["scan0", "scan1", "scan2"]
-    for record in records(out):
+def records(folder: Path) -> dict[str, dict]:
+    lines = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    assert len({r["image_id"] for r in lines}) == len(lines), "one record per image"
+    return {r["image_id"]: r for r in lines}
+
+
+def restored(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((folder / "recon").iterdir())}
+
+
+def test_a_folder_of_scans_is_restored(world: Path, tmp_path: Path, capsys):
+    assert run(world, tmp_path) == 0
+    found = records(tmp_path)
+    assert list(found) == ["scan0", "scan1", "scan2"]
+    for record in found.values():
         assert record["status"] == "ok" and record["nfe"] == 4 and record["seed"] == 0
         assert {"psnr", "ssim", "nmse", "residual", "baseline_psnr", "seconds", "vjps", "files"} <= record.keys()
-        restored = formats.read(out / record["files"]["recon"])
-        assert restored.meta.dtype == "uint16" and restored.pixels.shape == (1, 16, 16)
-        assert all((out / file).is_file() for file in record["files"].values())
-    summary = json.loads((out / "summary.json").read_text())
+        image = formats.read(tmp_path / record["files"]["recon"])
+        assert image.meta.dtype == "uint16" and image.pixels.shape == (1, 16, 16)
+        assert all((tmp_path / file).is_file() for file in record["files"].values())
+    summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["images"] == 3 and summary["psnr"]["n"] == 3 and summary["failed"] == []
-    assert (out / "report.html").read_text().count("data:image/png") == 3
+    assert (tmp_path / "report.html").read_text().count("data:image/png") == 3
+    assert "PSNR" in capsys.readouterr().out
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["solver"]["params"]["steps"] == 4 and "torch" in config["versions"] and config["prior"]["sha256"]
+
+
+def test_several_tasks_and_solvers_make_a_grid_with_one_table(world: Path, tmp_path: Path, capsys):
+    tasks, solvers = [f"{world}/{n}.yaml" for n in ("sr", "mask")], [f"{world}/{n}.yaml" for n in ("codps", "daps")]
+    more = ["--task", *tasks, "--solver", *solvers, "--limit", "2"]
+    assert run(world, tmp_path, *more) == 0
+    table = json.loads((tmp_path / "summary.json").read_text())
+    assert set(table) == {"sr-codps", "sr-daps", "mask-codps", "mask-daps"}
+    assert all(len(records(tmp_path / name)) == 2 for name in table)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in table)
+
+
+def test_posterior_draws_give_mean_spread_and_interval(world: Path, tmp_path: Path):
+    assert run(world, tmp_path, "--num-samples", "3", "--limit", "1") == 0
+    record = records(tmp_path)["scan0"]
+    draws = torch.stack([formats.read(p).pixels for p in sorted((tmp_path / "samples").iterdir())])
+    assert len(draws) == 3 and {"residual_mean", "coverage", "psnr_draw"} <= record.keys()
+    mean = formats.read(tmp_path / record["files"]["recon"]).pixels
+    std = torch.from_numpy(np.load(tmp_path / record["files"]["std"]))
+    inside = (draws > 0).all(0) & (draws < 65535).all(0)  # files clip what overshoots
+    assert inside.float().mean() > 0.3
+    # Stored values are rounded to half a unit; the mean of three of them too.
+    assert float((mean - draws.mean(0))[inside].abs().max()) <= 1.01
+    assert float((std - draws.std(0))[inside].abs().max()) <= 1.5
+
+
+def test_num_runs_keeps_the_run_of_smallest_residual(world: Path, tmp_path: Path):
+    assert run(world, tmp_path / "runs", "--num-runs", "3", "--limit", "1") == 0
+    assert run(world, tmp_path / "all", "--num-samples", "3", "--limit", "1") == 0
+    record = records(tmp_path / "runs")["scan0"]
+    kept = record["kept_run"]
+    assert record["residual"] == min(record["residuals"]) == record["residuals"][kept]
+    draw = tmp_path / "all" / "samples" / f"scan0-{kept:03d}.png"
+    assert restored(tmp_path / "runs")["scan0.png"] == draw.read_bytes()
+
+
+@pytest.mark.parametrize("model, solver", [("pixel", "daps"), ("latent", "resample"), ("patch", "daps")])
+def test_batch_order_and_start_do_not_change_an_image(world: Path, tmp_path: Path, model: str, solver: str):
+    choices = {"model": model, "solver": solver, "task": "mask"}
+    precise = ["--precision", "64-true"]
+    assert run(world, tmp_path / "one", *precise, **choices) == 0
+    assert run(world, tmp_path / "batch", *precise, "--batch-size", "3", **choices) == 0
+    assert run(world, tmp_path / "last", *precise, "--start", "2", **choices) == 0
+    # float64: images agree to 1e-10 of their range, so 16-bit files differ in no more than a rounding on the edge.
+    for name, one in restored(tmp_path / "one").items():
+        a = formats.read(tmp_path / "one/recon" / name).pixels
+        assert float((formats.read(tmp_path / "batch/recon" / name).pixels - a).abs().max()) <= 1
+        if name == "scan2.png":
+            assert restored(tmp_path / "last")[name] == one
+    for name, record in records(tmp_path / "batch").items():
+        assert record["residual"] == pytest.approx(records(tmp_path / "one")[name]["residual"], rel=1e-7)
+
+
+def test_the_global_generator_is_untouched(world: Path, tmp_path: Path):
+    before = torch.get_rng_state()
+    assert run(world, tmp_path, "--limit", "1", solver="daps") == 0
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_unfinished_run_goes_on_and_a_finished_one_does_nothing(world: Path, tmp_path: Path):
+    assert run(world, tmp_path, "--batch-size", "2") == 0
+    whole, first = restored(tmp_path), (tmp_path / "records.jsonl").read_text()
+    lines = first.splitlines(keepends=True)
+    (tmp_path / "records.jsonl").write_text(lines[0] + lines[1][:40])  # killed while writing the second line
+    for name in ("scan1.png", "scan2.png"):
+        (tmp_path / "recon" / name).unlink()
+    kept = (tmp_path / "recon" / "scan0.png").stat().st_mtime_ns
+    assert run(world, tmp_path, "--batch-size", "2") == 0
+    assert restored(tmp_path) == whole and list(records(tmp_path)) == ["scan0", "scan1", "scan2"]
+    assert (tmp_path / "recon" / "scan0.png").stat().st_mtime_ns == kept
+    before = (tmp_path / "records.jsonl").read_bytes()
+    assert run(world, tmp_path, "--batch-size", "2") == 0
+    assert (tmp_path / "records.jsonl").read_bytes() == before
+
+
+def test_another_configuration_is_refused_unless_overwritten(world: Path, tmp_path: Path, capsys):
+    assert run(world, tmp_path, "--limit", "1") == 0
+    assert run(world, tmp_path, "--limit", "1", "--seed", "1") == 2
+    assert one_line(capsys) and "--overwrite" in last_error
+    assert run(world, tmp_path, "--limit", "1", "--seed", "1", "--overwrite") == 0
+    assert records(tmp_path)["scan0"]["seed"] == 1
+
+
+last_error = ""
+
+
+def one_line(capsys) -> bool:
+    global last_error
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: ")]
+    last_error = lines[-1]
+    return len(lines) == 1
+
+
+def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys):
+    from solvers.codps import CoDPSPlus
+
+    original = CoDPSPlus.pull
+
+    def poisoned(self, seen, mu, v):
+        out = original(self, seen, mu, v)
+        return torch.stack([row * torch.nan if name == "scan1" else row for name, row in zip(seen.ids, out)])
+
+    assert run(world, tmp_path / "sound", "--batch-size", "3") == 0
+    monkeypatch.setattr(CoDPSPlus, "pull", poisoned)
+    assert run(world, tmp_path / "bad", "--batch-size", "3") == 1
+    assert one_line(capsys) and "scan1: non-finite values at step 0" in last_error and "sigma" in last_error
+    assert records(tmp_path / "bad")["scan1"]["status"].startswith("failed")
+    sound = restored(tmp_path / "sound")
+    assert restored(tmp_path / "bad") == {name: sound[name] for name in ("scan0.png", "scan2.png")}
+    monkeypatch.undo()
+    assert run(world, tmp_path / "bad", "--batch-size", "3") == 0, "a restart tries failed images again"
+    assert restored(tmp_path / "bad") == sound
+
+
+def test_a_file_that_cannot_be_read_fails_alone(world: Path, tmp_path: Path, capsys):
+    tiny.scans(tmp_path / "scans")
+    (tmp_path / "scans" / "scan1.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
+    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "scans")) == 1
+    assert one_line(capsys) and "scan1" in last_error
+    assert sorted(restored(tmp_path / "out")) == ["scan0.png", "scan2.png"]
+
+
+def test_images_of_unequal_shape_are_computed_apart(world: Path, tmp_path: Path):
+    tiny.scans(tmp_path / "scans", 3)
+    tiny.scans(tmp_path / "scans" / "small", 2, (13, 15))
+    more = ["--data-root", str(tmp_path / "scans")]
+    assert run(world, tmp_path / "batch", *more, "--batch-size", "5", task="denoising", solver="daps") == 0
+    assert run(world, tmp_path / "one", *more, task="denoising", solver="daps") == 0
+    assert sorted(restored(tmp_path / "one")) == sorted(restored(tmp_path / "batch"))
+    found = records(tmp_path / "batch")
+    assert "13×15 image inside the prior's 16×16" in found["small__scan0"]["notes"][0] and found["scan0"]["notes"] == []
+    assert formats.read(tmp_path / "batch/recon/small__scan0.png").pixels.shape == (1, 13, 15)
+
+
+def test_gray_images_under_a_prior_of_three_channels(world: Path, tmp_path: Path):
+    assert run(world, tmp_path, "--limit", "1", model="rgb", solver="daps", task="denoising") == 0
+    assert "3 channels" in records(tmp_path)["scan0"]["notes"][0]
+    assert formats.read(tmp_path / "recon/scan0.png").pixels.shape == (1, 16, 16)
+
+
+def test_large_images_need_tiles(world: Path, tmp_path: Path, capsys):
+    tiny.scans(tmp_path / "large", 1, (40, 36))
+    more = ["--data-root", str(tmp_path / "large")]
+    assert run(world, tmp_path / "out", *more) == 2
+    assert one_line(capsys) and "--tile" in last_error
+    assert run(world, tmp_path / "out", *more, "--tile", model="latent", solver="resample") == 0
+    assert "overlapping tiles" in records(tmp_path / "out")["scan0"]["notes"][0]
+
+
+def test_measurements_of_our_own_runs_restore_to_the_same_images(world: Path, tmp_path: Path):
+    """Low resolution in, high resolution out: what a simulated run measured, given back as the user's own."""
+    assert run(world, tmp_path / "simulated", "--precision", "64-true") == 0
+    low = tmp_path / "low"
+    low.mkdir()
+    for i in range(3):
+        y = torch.from_numpy(np.load(tmp_path / f"simulated/measurement/scan{i}.npy"))
+        assert y.shape == (1, 4, 4)
+        pixels = ((y + 1) / 2 * 65535).float()
+        formats.write(formats.Image(pixels, formats.Meta("npy", "float32")), low / f"scan{i}.npy")
+    rows = "".join(f"scan{i}.npy,0:65535\n" for i in range(3))
+    (low / "manifest.csv").write_text("path,window\n" + rows)
+    more = ["--measurements", "--precision", "64-true", "--manifest", f"{low}/manifest.csv"]
+    assert run(world, tmp_path / "measured", *more) == 0
+    for i in range(3):
+        a = formats.read(tmp_path / f"simulated/recon/scan{i}.png").pixels
+        b = formats.read(tmp_path / f"measured/recon/scan{i}.npy").pixels
+        inside = (a > 0) & (a < 65535)
+        # 16-bit rounding of a (0.5) and float32 of y (1e-7 of the range, amplified by a well-conditioned solve)
+        assert b.shape == (1, 16, 16) and float((a - b)[inside].abs().max()) <= 2
+    assert "psnr" not in records(tmp_path / "measured")["scan0"]
+
+
+@pytest.mark.parametrize("model, solver", [("pixel", "prior"), ("latent", "prior_ddim"), ("patch", "prior_langevin")])
+def test_draws_from_the_prior_depend_on_their_seed_alone(world: Path, tmp_path: Path, model: str, solver: str):
+    base = ["--solver", solver, "--model", f"{world}/{model}", "--steps", "3", "--accelerator", "cpu", "--precision", "64-true"]
+    assert sample.main([*base, "--seeds", "0-3", "--batch-size", "4", "--save-dir", str(tmp_path / "batch")]) == 0
+    assert sample.main([*base, "--seeds", "2", "--save-dir", str(tmp_path / "one")]) == 0
+    files = sorted(p.name for p in (tmp_path / "batch/samples").iterdir())
+    assert files == [f"00000{i}.png" for i in range(4)]
+    a, b = (formats.read(tmp_path / where / "samples/000002.png").pixels for where in ("one", "batch"))
+    assert float((a - b).abs().max()) <= 1 and a.std() > 1
+
+
+BAD = {  # words -> what the line must say
+    ("--task", "super_resolutoin"): "did you mean 'super_resolution'?",
+    ("--solver", "resampel"): "did you mean 'resample'?",
+    ("--model", "no/such/model"): "unknown model",
+    ("--data-root", "no/such/folder"): "no such folder",
+    ("--split", "tset"): "split 'tset'",
+    ("--tsak", "x"): "did you mean '--task'?",
+    ("--gpu", "0"): "use --accelerator",
+    ("--steps", "0"): "not a whole number",
+    ("--precision", "8"): "invalid choice",
+    ("--accelerator", "tpu"): "invalid choice",
+    ("--devices", "many"): "not a whole number",
+    ("solver.params.stps=3",): "did you mean 'steps'?",
+    ("solver.params.steps=many",): "not of type int",
+    ("--start", "7"): "leaves none of 3",
+    ("--plugin", "no_such_module"): "no_such_module",
+    ("--save-dir", "/proc/nothing"): "cannot be written",
+}
+
+
+@pytest.mark.parametrize("more", BAD, ids=" ".join)
+def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
+    assert run(world, tmp_path, *more) == 2
+    assert one_line(capsys) and BAD[more] in last_error, last_error
+    assert not (tmp_path / "records.jsonl").exists()
+
+
+def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_runs(world: Path, tmp_path: Path, capsys):
+    tiny.solver(tmp_path / "psld.yaml", "psld.PSLD", steps=2)
+    assert run(world, tmp_path / "out", "--solver", str(tmp_path / "psld.yaml")) == 2
+    assert one_line(capsys) and not (tmp_path / "out").exists()
+
+
+def test_old_flags_work(world: Path, tmp_path: Path):
+    old = ["--task_config", "super_resolution_config.yaml", "--diffusion_config", f"{world}/pixel", "--save_dir", str(tmp_path)]
+    old += ["--solver", f"{world}/codps.yaml", "--ddim_steps", "3", "--ddim_eta", "0.5", "--data_root", f"{world}/scans"]
+    assert sample.main([*old, "--limit", "1", "--accelerator", "cpu"]) == 0
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["solver"]["params"] == {"steps": 3, "eta": 0.5}
+
+
+def test_dry_run_writes_nothing(world: Path, tmp_path: Path, capsys):
+    assert run(world, tmp_path / "out", "--dry-run") == 0
+    assert "s an image" in capsys.readouterr().out and not (tmp_path / "out").exists()
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "sample.py"), *arguments]
+
+
+def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
+    """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
+    tiny.scans(tmp_path / "scans", 8)
+    more = ["--data-root", str(tmp_path / "scans"), "--batch-size", "2"]
+    assert run(world, tmp_path / "whole", *more, solver="daps", task="mask") == 0
+    arguments = command(*words(world, tmp_path / "killed", *more, solver="daps", task="mask"))
+    began = time.monotonic()
+    timing = command(*words(world, tmp_path / "timing", *more, solver="daps", task="mask"))
+    assert subprocess.run(timing, capture_output=True).returncode == 0
+    length = time.monotonic() - began
+    for u in Noise(["kill"], "noise").uniform((1, moments))[0].tolist():
+        process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        time.sleep(length * (0.5 + 0.5 * u))  # the first half is spent on imports
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(arguments, capture_output=True).returncode == 0
+    assert restored(tmp_path / "killed") == restored(tmp_path / "whole")
+    whole, killed = records(tmp_path / "whole"), records(tmp_path / "killed")
+    for record in (*whole.values(), *killed.values()):
+        del record["seconds"]
+    assert killed == whole
+
+
+def test_killed_twice_and_restarted(world: Path, tmp_path: Path):
+    killed_and_restarted(world, tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
+    killed_and_restarted(world, tmp_path, 10)
+
+
+def test_two_processes_give_a_single_process_its_images(world: Path, tmp_path: Path):
+    more = ["--batch-size", "1"]
+    assert run(world, tmp_path / "one", *more, solver="daps") == 0
+    two = command(*words(world, tmp_path / "two", *more, "--devices", "2", solver="daps"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    done = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert restored(tmp_path / "two") == restored(tmp_path / "one")
+    assert sorted(records(tmp_path / "two")) == ["scan0", "scan1", "scan2"]
+
+
+def test_sources_know_splits(tmp_path: Path):
+    tiny.scans(tmp_path / "test", 2)
+    (tmp_path / "val_images.txt").write_text("test/scan1.png\n")
+    (tmp_path / "manifest.csv").write_text("path,split\ntest/scan0.png,train\n")
+    assert [r.image_id for r in sources.find(tmp_path, "test")] == ["scan0", "scan1"]
+    assert [r.image_id for r in sources.find(tmp_path, "val")] == ["test__scan1"]
+    assert [r.image_id for r in sources.find(tmp_path, "train")] == ["test__scan0"]
+    with pytest.raises(ValueError, match="split 'dev'"):
+        sources.find(tmp_path, "dev")

@@ -1,0 +1,185 @@
+"""Compare folders of images, matched by name, or two populations of images.
+
+    python scripts/evaluate.py data/demo/test results/demo/recon               # PSNR, SSIM, NMSE, residuals of records.jsonl
+    python scripts/evaluate.py data/demo/test results/demo/recon --lpips alex  # and LPIPS, if its weights are in the cache
+    python scripts/evaluate.py fid results/prior/samples data/demo/test --weights inception.pth  # or a reference .npz
+    python scripts/evaluate.py offline results/prior/samples data/demo/test    # no weights: spectrum, nearest neighbours
+    python scripts/evaluate.py offline A B --features a.npy b.npy              # and KID on features of your own [N,D]
+
+Values are compared in [0, 1] of the first folder's intensity contract. --output FILE.json keeps the numbers.
+Exit codes: 0 done, 1 some images have no partner (listed), 2 the user's mistake (one line).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data import dataset, formats, sources  # noqa: E402
+from data.manifest import Row  # noqa: E402
+from data.ranges import to_report  # noqa: E402
+from solvers import metrics, populations  # noqa: E402
+
+BATCH = 32  # images in one call of the feature network
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser("evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    kind = argv[0] if argv and argv[0] in ("fid", "offline") else "pairs"
+    parser.add_argument("first", type=Path, help="pairs: the truth; fid, offline: the generated images")
+    parser.add_argument("second", type=Path, help="pairs: the results; fid, offline: the reference (fid: or mu, sigma .npz)")
+    parser.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
+    parser.add_argument("--weights", type=Path, help="fid: the Inception weights of torch-fidelity, if not in its cache")
+    parser.add_argument("--features", type=Path, nargs=2, metavar=("A.npy", "B.npy"))
+    parser.add_argument("--output", type=Path, metavar="FILE.json")
+    options = parser.parse_args(argv[kind != "pairs" :])
+    try:
+        numbers, alone = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
+    except ValueError as error:
+        print(f"evaluate.py: {error}", file=sys.stderr)
+        return 2
+    for key, value in numbers.items():
+        print(f"{key:24} {value if not isinstance(value, dict) else spell(value)}")
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(numbers, indent=1) + "\n")
+    if alone:
+        print(f"evaluate.py: without a partner: {', '.join(sorted(alone))}", file=sys.stderr)
+    return 1 if alone else 0
+
+
+def spell(value: dict[str, Any]) -> str:
+    spread = "" if value["interval_95"] is None else f" ± {value['interval_95']:.4f}"
+    return f"{value['mean']:.4f}{spread}   (n = {value['n']})"
+
+
+def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
+    """Mean, 95 % interval and n of each metric over the images that both folders have."""
+    truths, results = (by_name(folder) for folder in (options.first, options.second))
+    common = sorted(truths.keys() & results.keys())
+    if not common:
+        raise ValueError(f"{options.first} and {options.second} have no image name in common")
+    columns: dict[str, list[float]] = {"psnr": [], "ssim": [], "nmse": []}
+    perceptual = lpips(options.lpips) if options.lpips else None
+    for name in common:
+        truth, image = together(truths[name], results[name])
+        for key, metric in (("psnr", metrics.psnr), ("ssim", metrics.ssim), ("nmse", metrics.nmse)):
+            columns[key].append(metric(image, truth).item())
+        if perceptual:
+            columns.setdefault(f"lpips_{options.lpips}", []).append(perceptual(image, truth))
+    columns |= residuals(options.second.parent, common)
+    return {key: metrics.describe(values) for key, values in columns.items()}, set(truths) ^ set(results)
+
+
+def residuals(folder: Path, names: Sequence[str]) -> dict[str, list[float]]:
+    """What sample.py recorded of these images, if this is a folder of its results."""
+    if not (folder / "records.jsonl").is_file():
+        return {}
+    records = {r["image_id"]: r for r in map(json.loads, (folder / "records.jsonl").read_text().splitlines())}
+    values = [records[n]["residual"] for n in names if records.get(n, {}).get("residual") is not None]
+    return {"residual": values} if values else {}
+
+
+def by_name(folder: Path) -> dict[str, Row]:
+    """Images of a folder by id, its path without suffix; reassembled volumes are their slices again, and left out."""
+    return {row.image_id: row for row in sources.find(folder) if not row.image_id.startswith("volume-")}
+
+
+def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
+    """Both images [1,C,H,W] in the model range, under the truth's intensity contract."""
+    first, second = formats.read(truth.path, truth.slice), formats.read(result.path, result.slice)
+    if first.pixels.shape != second.pixels.shape:
+        raise ValueError(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
+    intensity = dataset.contract(truth, first)
+    return intensity.to_model(first.pixels)[None], intensity.to_model(second.pixels)[None]
+
+
+def lpips(net: str):
+    """LPIPS on [0,1] images, gray ones replicated. The backbones come from torch's cache; they are not shipped."""
+    from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
+
+    try:
+        metric = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True)  # type: ignore[arg-type]
+    except (OSError, ModuleNotFoundError) as error:
+        place = Path(torch.hub.get_dir()) / "checkpoints"
+        raise ValueError(f"LPIPS needs torchvision's {net} weights in {place} ({str(error).splitlines()[0]})") from None
+    return lambda image, truth: metric(*(to_report(x).expand(-1, 3, -1, -1) for x in (image, truth))).item()
+
+
+def stack(folder: Path) -> Iterator[Tensor]:
+    """All images of a folder [B,C,H,W] in the model range, a batch at a time."""
+    rows = sources.find(folder)
+    for start in range(0, len(rows), BATCH):
+        images = [dataset.load(row, channels_of(row))[0] for row in rows[start : start + BATCH]]
+        if len({image.shape for image in images}) > 1:
+            raise ValueError(f"{folder}: images of several sizes; populations need one size")
+        yield torch.stack(images)
+
+
+def channels_of(row: Row) -> int:
+    return len(formats.read(row.path, row.slice).pixels)
+
+
+def fid(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
+    """Fréchet Inception distance with the standard (torch-fidelity) features, to a folder or to stored moments."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    if options.weights and not options.weights.is_file():
+        raise ValueError(f"{options.weights}: no such file of Inception weights")
+    path = str(options.weights) if options.weights else None
+    try:
+        network = FrechetInceptionDistance(2048, feature_extractor_weights_path=path).inception
+    except ModuleNotFoundError:
+        raise ValueError("FID needs torch-fidelity: pip install 'palimpsest[fid]'") from None
+    except (OSError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"FID needs the Inception weights of torch-fidelity; give --weights FILE ({reason})") from None
+
+    def features(folder: Path) -> np.ndarray:
+        bytes_ = ((to_report(x) * 255).round().byte().expand(-1, 3, -1, -1) for x in stack(folder))
+        with torch.no_grad():
+            return torch.cat([network(x) for x in bytes_]).double().numpy()
+
+    generated = features(options.first)
+    if options.second.suffix == ".npz":
+        stored = np.load(options.second, allow_pickle=False)
+        if not {"mu", "sigma"} <= set(stored.files):
+            raise ValueError(f"{options.second}: holds {', '.join(stored.files)}, not mu and sigma")
+        reference, count = (stored["mu"], stored["sigma"]), None
+    else:
+        others = features(options.second)
+        reference, count = populations.moments(others), len(others)
+    value = populations.frechet(*populations.moments(generated), *reference)
+    return {"fid": value, "generated": len(generated), "reference": count}, set()
+
+
+def offline(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
+    """What can be said without anybody's weights."""
+    generated, reference = (torch.cat(list(stack(folder))) for folder in (options.first, options.second))
+    if generated.shape[1:] != reference.shape[1:]:
+        sizes = f"{tuple(generated.shape[1:])} and {tuple(reference.shape[1:])}"
+        raise ValueError(f"{options.first} and {options.second} hold images of {sizes}; one size is allowed")
+    psnr, ssim = populations.nearest(generated, reference)
+    numbers: dict[str, Any] = {
+        "spectral_distance_db": populations.spectral_distance(generated, reference),
+        "psnr_to_nearest": metrics.describe(psnr.tolist()),
+        "ssim_to_nearest": metrics.describe(ssim.tolist()),
+    }
+    if options.features:
+        a, b = (np.load(path, allow_pickle=False) for path in options.features)
+        if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+            raise ValueError(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
+        numbers["kid"] = populations.kernel_distance(a, b)
+        numbers["frechet"] = populations.frechet(*populations.moments(a), *populations.moments(b))
+    return numbers, set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""Panels, the report, evaluation of folders, and the table of old flags."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import yaml
+
+import sample
+from data import formats
+from data.ranges import DEPTH_16
+from solvers import report
+from solvers.intake import Scan
+from solvers.outcome import Outcome, failed
+from solvers.panel import panel
+from solvers.results import Results
+
+ROOT = Path(__file__).parents[1]
+
+
+def outcome(name: str = "a", draws: bool = True, y: torch.Tensor | None = None) -> Outcome:
+    truth = torch.linspace(-1, 1, 24 * 20).reshape(1, 24, 20)
+    source = formats.Image(DEPTH_16.to_stored(truth), formats.Meta("png", "uint16"))
+    image = (truth * 0.9).clamp(-1, 1)
+    record = {"image_id": name, "psnr": 26.0, "residual": 1.01, "seconds": 0.5, "nfe": 3, "vjps": 0, "status": "ok"}
+    record["notes"] = ["<said>"]
+    several = torch.stack([image, image + 0.1, image - 0.1]) if draws else None
+    shown = y if y is not None else truth[:, ::4, ::4]
+    return Outcome(Scan(name, truth, source, DEPTH_16), record, image, several, truth, shown, shown)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    results = Results(tmp_path / "run", {"solver": "x"}, {"versions": {}})
+    with results.opened():
+        results.commit(outcome("a"))
+        results.commit(outcome("b"))
+        results.commit(failed(Scan("c"), "non-finite values at step 3, sigma 0.5"))
+        results.summarise()
+    return tmp_path / "run"
+
+
+def test_the_panel_holds_truth_measurement_reconstruction_error_and_spread():
+    whole, plain = panel(outcome()), panel(outcome(draws=False))
+    assert whole.height == plain.height and whole.width > plain.width > 4 * 200
+    left = whole.crop((8, 22, 8 + 213, 22 + 256)).convert("L")  # the truth: 24 x 20 enlarged to 256 x 213, black to white
+    assert left.getpixel((0, 0)) == 0 and left.getpixel((212, 255)) == 255
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 40), (4, 24, 20), (1, 100), (300,)], ids=str)
+def test_measurements_of_any_shape_are_pictured(shape: tuple[int, ...]):
+    assert panel(outcome(y=torch.linspace(0, 50, torch.Size(shape).numel()).reshape(shape))).width > 800
+
+
+class Sources(HTMLParser):
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [value for key, value in attrs if key in ("src", "href")]
+
+
+def test_the_report_needs_nothing_else(folder: Path):
+    text = report.write(folder).read_text()
+    parser = Sources()
+    parser.feed(text)
+    assert len(parser.found) == 2 and all(source.startswith("data:image/png;base64,") for source in parser.found)
+    assert "&lt;said&gt;" in text and "<said>" not in text and "non-finite values at step 3" in text
+    assert "26.00" in text and "2 images restored, 1 failed" in text
+
+
+def test_the_report_script(folder: Path, tmp_path: Path):
+    script = [sys.executable, str(ROOT / "scripts/report.py")]
+    done = subprocess.run([*script, str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and "26.00" in done.stdout
+    bad = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
+    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1
+
+
+def evaluate(*arguments: object) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts/evaluate.py"), *map(str, arguments)], capture_output=True, text=True
+    )
+
+
+def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path):
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for name in ("a", "b"):
+        formats.write(outcome(name).scan.source, truth / f"{name}.png")
+    done = evaluate(truth, folder / "recon", "--output", tmp_path / "numbers.json")
+    numbers = json.loads((tmp_path / "numbers.json").read_text())
+    # The error is a tenth of a ramp from -1 to 1, halved in the report range: mean square 0.0025 / 3 up to the ramp's ends.
+    assert done.returncode == 0 and abs(numbers["psnr"]["mean"] - 30.79) < 0.05 and numbers["residual"]["mean"] == 1.01
+    (truth / "alone.png").write_bytes((truth / "a.png").read_bytes())
+    assert (done := evaluate(truth, folder / "recon")).returncode == 1 and "alone" in done.stderr
+    assert evaluate(truth, folder / "panels").returncode == 2
+
+
+def test_populations_are_compared_without_weights(tmp_path: Path):
+    tiny.scans(tmp_path / "a", 4)
+    tiny.scans(tmp_path / "b", 6)
+    done = evaluate("offline", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "n.json")
+    assert done.returncode == 0 and json.loads((tmp_path / "n.json").read_text())["psnr_to_nearest"]["mean"] == 100.0
+    lacking = evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth")
+    assert lacking.returncode == 2 and len(lacking.stderr.splitlines()) == 1
+
+
+TABLE = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (works|refused) \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
+
+
+ROWS = [(published, here, fate) for _, several, here, fate in TABLE for published in re.findall("`([^`]+)`", several)]
+
+
+@pytest.mark.parametrize("published, here, fate", ROWS)
+def test_every_old_flag_works_or_is_refused_with_its_equivalent(published: str, here: str, fate: str):
+    words = published.split()
+    words = [word if word not in ("N", "K", "I", "E", "A-B") else "3-4" if word == "A-B" else "3" for word in words]
+    equivalent = re.findall("`([^`]+)`", here)
+    if fate == "works":
+        options, overrides = sample.parse(words)
+        value = words[-1]
+        assert value in str(vars(options)) + str(overrides)
+        if equivalent[0].startswith("--"):
+            assert sample.parse(equivalent[0].replace(" N", " 3").replace("A-B", "3-4").replace(" K", " 3").split())
+    else:
+        with pytest.raises(ValueError, match="of the published scripts") as error:
+            sample.parse(words)
+        said = str(error.value).split(": ", 1)[1]
+        key = re.split("[ =…]", equivalent[0])[0] if equivalent else "not needed"
+        assert key in said, said
+
+
+def test_every_old_task_name_in_the_table_is_known():
+    names = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
+    assert len(names) > 8
+    for old, new in names:
+        assert sample.named("tasks", old).stem == new and "operator" in yaml.safe_load(sample.named("tasks", new).read_text())
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "deploy/runai").glob("*.sh")), ids=lambda p: p.name)
+def test_job_scripts_submit_the_published_flags(script: Path, tmp_path: Path):
+    """With a stand-in for `runai` that prints its words."""
+    fake = tmp_path / "runai"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    settings = {"IMAGE": "image", "PROJECT": "team", "DATA": "/scans", "LOGS": "/logs", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([script, "job", "--extra", "two words"], env=settings, capture_output=True, text=True, check=True)
+    words = done.stdout.split("\n")
+    assert words[:4] == ["submit", "job", "--image", "image"]
+    assert {"--project", "--gpu", "--cpu", "--memory", "--volume", "--command", "two words"} <= set(words)
+    assert words[words.index("--gpu") + 1 : words.index("--volume")] == ["1", "--cpu", "8", "--memory", "64G"]
+    lacking = subprocess.run([script, "job"], env={"PATH": settings["PATH"]}, capture_output=True, text=True)
+    assert lacking.returncode != 0 and "IMAGE" in lacking.stderr

@@ -1,0 +1,158 @@
+"""Result folders on their own: formats kept, volumes put back together, nothing half done, one run at a time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from data import dataset, formats, sources
+from data.ranges import DEPTH_8, DEPTH_16
+from solvers.intake import Scan
+from solvers.outcome import Outcome
+from solvers.results import Results, digest, file_name
+
+CONFIG = {"solver": "x"}
+
+
+def results(folder: Path, config: dict | None = None) -> Results:
+    return Results(folder, CONFIG if config is None else config, {"versions": {}}, "how it was made")
+
+
+def read(row) -> Scan:
+    return Scan(row.image_id, *dataset.load(row, 1))
+
+
+def restored(scan: Scan, image: torch.Tensor | None = None) -> Outcome:
+    image = scan.pixels if image is None else image
+    return Outcome(scan, {"image_id": scan.image_id, "status": "ok", "seconds": 1.0}, image)
+
+
+def volume(path: Path, count: int = 3) -> Path:
+    import nibabel
+
+    array = (np.arange(6 * 5 * count).reshape(6, 5, count) * 7 - 300).astype(np.int16)
+    affine = np.diag([0.8, 0.9, 3.0, 1.0])
+    affine[:3, 3] = (10, -20, 30)
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+    return path
+
+
+def test_slices_of_a_volume_come_back_as_one_file(tmp_path: Path):
+    import nibabel
+
+    (tmp_path / "in").mkdir()
+    source = volume(tmp_path / "in" / "head.nii.gz")
+    rows = sources.find(tmp_path / "in")
+    assert [row.slice for row in rows] == [0, 1, 2]
+    folder = results(tmp_path / "out")
+    scans = {}
+    with folder.opened():
+        for row in rows[::-1]:
+            image, file, _ = dataset.load(row, 1)
+            wide = formats.Image(file.pixels, file.meta)
+            scan = Scan(row.image_id, image, wide, dataset.Intensity(-300, 400))
+            scan = Scan(row.image_id, scan.intensity.to_model(file.pixels), file, scan.intensity)
+            scans[row.image_id] = scan
+            folder.commit(restored(scan))
+        folder.reassemble(scans.get)
+    (whole,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
+    before, after = nibabel.load(source), nibabel.load(whole)
+    assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(before.affine, after.affine)
+
+
+def test_an_incomplete_volume_is_left_alone(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    volume(tmp_path / "in" / "head.nii.gz")
+    rows, folder = sources.find(tmp_path / "in")[:2], results(tmp_path / "out")
+    with folder.opened():
+        scans = {row.image_id: read(row) for row in rows}
+        for scan in scans.values():
+            folder.commit(restored(scan))
+        folder.reassemble(scans.get)
+    assert not list((tmp_path / "out/recon").glob("volume-*"))
+
+
+def test_a_dicom_result_is_new_derived_and_says_how(tmp_path: Path):
+    import pydicom
+
+    row = next(r for r in sources.find(Path(__file__).parents[1] / "models/demo-data") if r.path.endswith(".dcm"))
+    image, source, intensity = dataset.load(row, 1)
+    folder = results(tmp_path / "out")
+    with folder.opened():
+        folder.commit(restored(Scan(row.image_id, image, source, intensity)))
+        twice = torch.nn.functional.interpolate(image[None], scale_factor=2)[0]
+        folder.commit(restored(Scan("twice", image, source, intensity), twice))
+    old, new, large = (pydicom.dcmread(p) for p in (row.path, *sorted((tmp_path / "out/recon").iterdir())))
+    new, large = (new, large) if new.Rows == old.Rows else (large, new)
+    assert new.SOPInstanceUID != old.SOPInstanceUID and "DERIVED" in new.ImageType
+    assert "how it was made" in str(new)
+    assert np.abs(new.pixel_array.astype(float) - old.pixel_array).max() <= 2 or intensity.low > old.pixel_array.min()
+    assert [float(v) * 2 for v in large.PixelSpacing] == pytest.approx([float(v) for v in old.PixelSpacing])
+    assert large.Rows == 2 * old.Rows
+
+
+def scan(name: str) -> Scan:
+    pixels = torch.zeros(1, 4, 4)
+    return Scan(name, pixels, formats.Image(DEPTH_8.to_stored(pixels), formats.Meta("png")), DEPTH_8)
+
+
+def test_a_sixteen_bit_scan_comes_back_exactly(tmp_path: Path):
+    stored = torch.arange(0, 65536, 257, dtype=torch.float32).reshape(1, 16, 16)
+    folder = results(tmp_path / "out")
+    meta = formats.Meta("png", "uint16")
+    with folder.opened():
+        folder.commit(restored(Scan("a", DEPTH_16.to_model(stored), formats.Image(stored, meta), DEPTH_16)))
+    assert torch.equal(formats.read(tmp_path / "out/recon/a.png").pixels, stored)
+
+
+def test_a_line_cut_short_is_not_a_commit_and_failures_are_tried_again(tmp_path: Path):
+    folder = results(tmp_path / "out")
+    with folder.opened():
+        folder.commit(restored(scan("a")))
+        folder.commit(Outcome(scan("b"), {"image_id": "b", "status": "failed: no reason"}))
+        assert folder.failures() == ["b: no reason"]
+    with (folder.folder / "records.jsonl").open("ab") as file:
+        file.write(b'{"image_id": "c", "sta')
+    assert folder.committed() == {"a", "b"}
+    with folder.opened():
+        assert folder.committed() == {"a"}
+
+
+def test_numbers_that_json_cannot_say_become_null(tmp_path: Path):
+    folder = results(tmp_path / "out")
+    with folder.opened():
+        outcome = restored(scan("a"))
+        outcome.record["psnr"] = float("inf")
+        folder.commit(outcome)
+    assert json.loads((folder.folder / "records.jsonl").read_text())["psnr"] is None
+
+
+def test_a_folder_serves_one_configuration_and_one_run(tmp_path: Path):
+    with results(tmp_path / "out").opened(), pytest.raises(ValueError, match="another run is writing here"):
+        with results(tmp_path / "out").opened():
+            pass
+    with pytest.raises(ValueError, match="another configuration"):
+        with results(tmp_path / "out", {"solver": "y"}).opened():
+            pass
+    with results(tmp_path / "out", {"solver": "y"}).opened(overwrite=True):
+        pass
+    assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
+
+
+def test_overwriting_leaves_other_people_s_files_alone(tmp_path: Path):
+    folder = results(tmp_path / "out")
+    with folder.opened():
+        folder.commit(restored(scan("a")))
+    (tmp_path / "out" / "notes.txt").write_text("mine")
+    with folder.opened(overwrite=True):
+        assert not folder.committed() and not list((tmp_path / "out").glob("recon/*"))
+    assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["../../etc/passwd", "a/b", ".hidden", "x" * 200, "ü"])
+def test_ids_become_safe_and_different_file_names(name: str):
+    made = file_name(name)
+    assert made != name and "/" not in made and not made.startswith(".") and len(made) < 200
+    assert file_name(name + "x") != made and file_name("scan-1_a.b") == "scan-1_a.b"
