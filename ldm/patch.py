@@ -4,6 +4,8 @@ An N x N image is padded with black (-1) by M on every side; a partition of k+1 
 an offset in 0..M, covers it exactly once. k = floor(N/P), M = (k+1) P - N.
 """
 
+from typing import Any, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -159,5 +161,38 @@ class PatchPrior(Prior):
             )
             for i in range(0, len(patches), chunk)
         ]
-        total, count = paste(torch.cat(pieces), rows, columns, x)
+        return self.combine(torch.cat(pieces), rows, columns, x)
+
+    def combine(self, patches: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+        """Patches put back where they were cut: their mean where they overlap, black where there is none."""
+        total, count = paste(patches, rows, columns, like)
         return torch.where(count > 0, total / count.clamp_min(1), torch.full_like(total, BLACK))
+
+
+class FixedPatchPrior(PatchPrior):
+    """PaDIS's baselines: the same overlapping patches at every evaluation, averaged or stitched (later ones win).
+
+    overlap: pixels that neighbours share. At N = 256, P = 56, M = 24 the corners are 4, 52, ..., 244.
+    """
+
+    def __init__(self, *arguments: Any, overlap: int = 8, blend: Literal["average", "stitch"] = "average", **settings: Any):
+        super().__init__(*arguments, **settings)
+        step, width = self.patch - overlap, self.shape[-1]
+        count = -(-(self.size - overlap) // max(step, 1))
+        first = (width - count * step - overlap) // 2
+        if not 0 <= overlap < self.patch or first < 0:
+            raise ValueError(f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}")
+        self.blend, self.starts = blend, first + step * torch.arange(count)
+
+    def layouts(self, batch: int, noise: Noise | None) -> list[tuple[Tensor, Tensor]]:
+        corners = torch.cartesian_prod(self.starts, self.starts).expand(batch, -1, -1)
+        return [(corners[..., 0], corners[..., 1])] * self.partitions
+
+    def combine(self, patches: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> Tensor:
+        if self.blend == "average":
+            return super().combine(patches, rows, columns, like)
+        whole = torch.full_like(like, BLACK)
+        tiles = patches.reshape(len(like), -1, *patches.shape[1:]).unbind(1)
+        for tile, r, c in zip(tiles, rows[0].tolist(), columns[0].tolist()):
+            whole[..., r : r + self.patch, c : c + self.patch] = tile
+        return whole

@@ -17,20 +17,21 @@ class Covariance(LinearOperator):
 
     def __init__(self, prior: Prior, x: Tensor, sigma: float, offset: Noise):
         with torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
-            mean, self.pull = torch.func.vjp(lambda state: prior.denoise(state, full(sigma, state), offset), x)
+            mean, self.pull = torch.func.vjp(lambda state: prior.denoise(state, full(sigma, state), offset), x)  # type: ignore[misc]
         self.mean, self.sigma = mean.detach(), sigma
 
     def forward(self, x: Tensor) -> Tensor:
         return self.sigma**2 * self.pull(x)[0].detach()
 
-    adjoint = forward
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
 
     def trace(self, probe: Tensor) -> Tensor:
         """Hutchinson's estimate of the mean variance per entry, [B]; probe: random signs, 0 where nothing is asked."""
         per_entry = dot(probe, self.forward(probe)) / dot(probe, probe)
         return per_entry.clamp(1e-6 * self.sigma**2, self.sigma**2)  # a network's Jacobian may leave what variances can be
 
-    def draw(self, z: Tensor, rank: int) -> Tensor:
+    def sample(self, z: Tensor, rank: int) -> Tensor:
         """mean + V^(1/2) z by `rank` Lanczos steps (Chow & Saad 2014), exact when rank reaches the dimension."""
         return self.mean + lanczos_root(self, z, rank)
 
@@ -56,4 +57,4 @@ def lanczos_root(V: LinearOperator, z: Tensor, rank: int) -> Tensor:
     values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], T, 0))
     weights = torch.einsum("bij,bj,bj->bi", vectors, values.clamp_min(0).sqrt(), vectors[:, 0])
     weights = torch.where(finite[:, None], weights, torch.nan) * length[:, None].double()
-    return sum(per_image(weights[:, k].to(z), z) * q for k, q in enumerate(basis))
+    return torch.einsum("bk,kb...->b...", weights.to(z), torch.stack(basis))

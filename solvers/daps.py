@@ -15,9 +15,9 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import LinearOperator, Operator
+from solvers.operators.base import LinearOperator, Operator, Scalar
 from solvers.problem import Problem
-from solvers.state import belief, result, shown, tidy
+from solvers.state import BLACK, belief, inside, result, shown
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, pf_ode, start, ve_levels
 
@@ -67,7 +67,7 @@ class DAPS:
         x = levels[0] * start(prior, noise, problem.y)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
             if self.inner == "exact":
-                x0 = tidy(prior, self.draw(x, sigma, seen, prior, noise, offset))
+                x0 = inside(prior, self.draw(x, sigma, seen, prior, noise, offset), BLACK)
             else:
                 x0_hat = pf_ode(prior, x, self.ode_levels(sigma), offset, self.ode == "heun")
                 x0 = self.chain(x0_hat, sigma, t / (self.steps + 1), seen, noise)
@@ -81,16 +81,16 @@ class DAPS:
     def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
         """An exact draw of x0 | x, y under the belief N(D(x), V)."""
         if self.covariance == "heuristic":
-            m, V = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
+            m: Tensor = prior.denoise(x, full(sigma, x), offset)
+            v: Scalar = belief(prior, sigma, self.s0)
         else:
-            full_V = Covariance(prior, x, sigma, offset)
+            V = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":
-                return conditioned(full_V.draw(noise.like(x), self.rank), full_V, seen, noise, tolerance=0.01).x
-            probe = noise.like(x).sign()
-            m, V = full_V.mean, full_V.trace(prior.pad(prior.crop(probe), 0.0) if prior.patched else probe)
+                return conditioned(V.sample(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
+            m, v = V.mean, V.trace(inside(prior, noise.like(x).sign(), 0.0))
         if isinstance(seen.operator, LinearOperator):
-            return condition(m, V, seen, noise)
-        return conditioned(m, V, seen, noise, cap=self.cg, steps=self.newton).x
+            return condition(m, v, seen, noise)
+        return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
 
     def ode_levels(self, sigma: float) -> list[float]:
         """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""

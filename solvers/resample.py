@@ -15,9 +15,11 @@ from solvers.condition import conditioned
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import belief, image_belief, result, settle, shown, tidy
+from solvers.state import BLACK, belief, image_belief, inside, result, settle, shown
 from solvers.step import Step, positive
 from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
+
+Stage = Literal["pixel", "latent"]
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,16 @@ class ReSample:
                 z = z - self.dps * sqrt(a) * gradient / per_image(norm(r), gradient)
             if t < last and (last - t) % skip == 0 and sigma_at(a) <= self.sigma_pixel:
                 x0 = self.look(z, x0, levels[t + 1 : t + 2 + self.look_ahead], prior, offset)
-                if sigma_at(a) > self.sigma_latent:
-                    image = self.meet(prior.to_image(x0), image_belief(prior, sigma_at(a)), problem, moments, "pixel")
+                stage: Stage = "pixel" if sigma_at(a) > self.sigma_latent else "latent"
+                if stage == "pixel" and prior.kind == "latent":
+                    image = self.meet(prior.to_image(x0), image_belief(prior, sigma_at(a)), problem, moments, stage)
                     x0 = prior.to_state(image)
                 else:
-                    x0 = self.meet(x0, belief(prior, sigma_at(a)), seen, moments, "latent")
-                z = self.resample(tidy(prior, x0), z, a, a_next, noise)
+                    x0 = self.meet(x0, belief(prior, sigma_at(a)), seen, moments, stage)
+                z = self.resample(inside(prior, x0, BLACK), z, a, a_next, noise)
             if t < last:
                 yield Step(t, sigma_at(a), z, shown(prior, x0))
-        if self.sigma_latent > 0:  # final consistency
+        if self.sigma_latent > 0 or prior.kind == "pixel":  # final consistency
             z = self.meet(z, belief(prior, prior.sigma_max), seen, moments, "latent")
             image = result(prior, z, problem, self.polish)
         else:
@@ -97,7 +100,7 @@ class ReSample:
             z, x0 = ddim_step(z, clean, a, a_next), self.estimate(z, clean, a)
         return x0
 
-    def meet(self, x: Tensor, v: float, problem: Problem, moments: Moments, stage: Literal["pixel", "latent"]) -> Tensor:
+    def meet(self, x: Tensor, v: float, problem: Problem, moments: Moments, stage: Stage) -> Tensor:
         """x moved until it explains y to the noise level, or as far as a belief of variance v lets it."""
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)

@@ -10,6 +10,7 @@ from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
 LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
+BLACK = -1.0  # what patch priors have around their images
 
 
 def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
@@ -19,15 +20,13 @@ def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
 
 
 def image_belief(prior: Prior, sigma: float) -> float:
-    """The same of the decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
-    if prior.kind == "pixel":
-        return belief(prior, sigma)
-    return IMAGE_DEVIATION**2 * sigma**2 / (LATENT_DEVIATION**2 + sigma**2) + prior.error_variance
+    """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
+    return IMAGE_DEVIATION**2 * sigma**2 / (LATENT_DEVIATION**2 + sigma**2) + autoencoder_error(prior)
 
 
-def tidy(prior: Prior, state: Tensor) -> Tensor:
-    """A patch state whose border is black again, a gray state whose channels agree; other states as they are."""
-    return prior.to_state(prior.to_image(state)) if prior.kind == "pixel" else state
+def inside(prior: Prior, state: Tensor, border: float) -> Tensor:
+    """A patch state with its border, which belongs to no image, set to one value; other states as they are."""
+    return prior.pad(prior.crop(state), border) if prior.patched and prior.kind == "pixel" else state  # type: ignore[operator]
 
 
 def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
@@ -47,4 +46,10 @@ def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -
     if prior.kind == "pixel":
         return prior.to_image(state)
     image = prior.decode(state, quantize=True)
-    return condition(image, prior.error_variance, problem) if polish and prior.error_variance > 0 else image
+    error = autoencoder_error(prior)
+    return condition(image, error, problem) if polish and error > 0 else image
+
+
+def autoencoder_error(prior: Prior) -> float:
+    """Variance of decode(encode(image)) - image, stored with a latent prior."""
+    return float(prior.error_variance)  # type: ignore[arg-type]
