@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from data import dataset
-from data.datamodule import ManifestData
+from data.datamodule import EpochSampler, ManifestData
 from data.dataset import LUMINANCE, ManifestDataset, fit, load, pad, unpad
 from data.manifest import read
 
@@ -175,6 +175,20 @@ def test_order_and_variation_are_the_same_for_any_workers_and_history(manifest, 
     )
     assert [i for i, _ in first[0]] != [i for i, _ in first[1]]
     assert all(len({j for i, _ in epoch for j in i}) == 9 for epoch in first)  # three whole batches without repetition
+
+
+def test_ranks_share_an_epoch(manifest):
+    data = ManifestDataset(manifest)
+    for epoch in range(3):
+        shares = []
+        for rank in range(2):
+            sampler = EpochSampler(data, 2, rank, shuffle=True, seed=0)
+            sampler.set_epoch(epoch)
+            shares.append(list(sampler))
+        assert sorted(index for share in shares for index, _ in share) == list(range(10))
+        assert {seen for share in shares for _, seen in share} == {epoch}
+        sampler.skip = 2
+        assert list(sampler) == shares[1][2:]
 
 
 class Recorder(pl.LightningModule):
