@@ -146,7 +146,7 @@ class Results:
             if len(slices) < max(meta.count, 2):
                 continue
             restored = [
-                formats.Image(formats.read(self.folder / record["files"]["recon"], 0).pixels, scan.source.meta)  # type: ignore[union-attr]
+                formats.Image(self._recon(record, scan.source.meta), scan.source.meta)  # type: ignore[union-attr]
                 for record, scan in zip(slices, scans)
             ]
             factors = [image.pixels.shape[-1] / scan.source.pixels.shape[-1] for image, scan in zip(restored, scans)]  # type: ignore[union-attr]
@@ -155,6 +155,10 @@ class Results:
             if path.is_dir():  # a series is a folder, which appears whole or not at all
                 shutil.rmtree(path)
             formats.reassemble(restored, path, image_ids=[scan.image_id for scan in scans], **self._dicom)
+
+    def _recon(self, record: dict[str, Any], meta: formats.Meta) -> Tensor:
+        """The pixels of one written slice, turned as its source was."""
+        return formats.upright(formats.read(self.folder / record["files"]["recon"], 0, meta.axis)).pixels
 
     def _write(self, outcome: Outcome) -> dict[str, str]:
         """All files of one image; their names relative to the folder."""
@@ -215,6 +219,11 @@ def peak_memory() -> int:
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _upright(path: Path) -> Tensor:
+    """The pixels of a restored slice, turned as scans are when they are read for restoration."""
+    return formats.upright(formats.read(path, 0)).pixels
 
 
 def _array(path: Path, values: Tensor) -> None:
