@@ -22,12 +22,13 @@ def open_volume(path: Path) -> Volume:
     zipped = path.name.lower().endswith(".gz")
     with decoding(path, "NIfTI"), gzip.open(path) if zipped else path.open("rb") as file:
         header = _header(file.read(544))
-    dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
+        offset = int(header["vox_offset"])  # a float, so it may be infinite
+        dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
         raise ValueError(f"{path}: has dimensions {shape}; two to four, each at least 1, are allowed")
     if dtype.kind not in "iufc" and dtype.names != ("R", "G", "B"):
         raise ValueError(f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed")
-    array = four_dimensional(_array(path, zipped, int(header["vox_offset"]), dtype, shape))
+    array = four_dimensional(_array(path, zipped, offset, dtype, shape))
     if dtype.names:
         array = np.stack([array[name] for name in dtype.names], -1)
     return Volume(array, _meta(path, header, shape))
