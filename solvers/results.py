@@ -221,11 +221,6 @@ def peak_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def _upright(path: Path) -> Tensor:
-    """The pixels of a restored slice, turned as scans are when they are read for restoration."""
-    return formats.upright(formats.read(path, 0)).pixels
-
-
 def _array(path: Path, values: Tensor) -> None:
     out = io.BytesIO()
     np.save(out, values.numpy())

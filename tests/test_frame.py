@@ -1,0 +1,146 @@
+"""Priors on images of another size: the window is exact, tiles blend without seams, derivatives cost one tile's memory."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from data.seeding import Noise
+from ldm import frame
+from ldm.denoiser import Prior
+from ldm.latent import LatentPrior
+from ldm.patch import PatchPrior
+from solvers.condition import condition
+from solvers.meter import Meter
+from solvers.operators.pointwise import Denoising
+from solvers.problem import measure
+
+
+class Pointwise(nn.Module):
+    """A Gaussian prior's denoiser, pixel by pixel: tiles of it must give the whole exactly."""
+
+    def forward(self, x, sigma, label=None, position=None):
+        return x / (1 + sigma.reshape(-1, 1, 1, 1) ** 2)
+
+
+class Stage(nn.Module):
+    """Nearest upsampling by 2 and its left inverse: local, so tiles of it are exact too."""
+
+    factor = 2
+
+    def encode(self, image):
+        return functional.avg_pool2d(image, 2)
+
+    def decode(self, z, quantize=True):
+        return functional.interpolate(z, scale_factor=2).tanh()
+
+
+def pixel(size: int = 8) -> Prior:
+    return Prior(Pointwise(), (1, size, size), 0.01, 10.0)
+
+
+def latent(size: int = 8) -> LatentPrior:
+    return LatentPrior(Pointwise(), (1, size // 2, size // 2), Stage(), sigma_min=0.01, sigma_max=10.0)
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return Noise([str(i) for i in range(shape[0])], "noise").normal(shape, torch.float64)
+
+
+def test_a_prior_of_the_right_size_is_left_alone():
+    prior = pixel()
+    assert frame.fit(prior, (1, 8, 8)) == (prior, "")
+
+
+@pytest.mark.parametrize("prior", [pixel(), latent(), PatchPrior(Pointwise(), 1, 8, 4)], ids=["pixel", "latent", "patch"])
+@pytest.mark.parametrize("shape", [(1, 5, 6), (1, 8, 3)])
+def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int, int, int]):
+    framed, note = frame.fit(prior, shape)
+    assert framed.image_shape == shape and "cropped back" in note and framed.kind == prior.kind
+    image = noise(2, *shape) / 3
+    state = framed.to_state(image)
+    assert state.shape == (2, *framed.shape)
+    assert torch.equal(framed.denoise(state, torch.ones(2)), prior.denoise(state, torch.ones(2)))
+    if prior.kind == "pixel":
+        assert torch.equal(framed.to_image(state), image)
+        x, y = noise(2, *framed.shape), noise(2, *shape)
+        # <window x, y> = <x, lift y>: exact up to the order of the sum
+        assert torch.allclose((framed.to_image(x) * y).sum(), (x * framed.lift(y)).sum(), atol=1e-12)
+
+
+def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
+    framed, _ = frame.fit(pixel(), (1, 5, 6))
+    truth = noise(2, 1, 5, 6) / 3
+    problem = measure(Denoising(), truth, 0.1, Noise(["a", "b"], "noise"))
+    m = torch.zeros(2, *framed.shape, dtype=torch.float64)
+    x = condition(m, 0.25, problem.seen_by(framed))
+    inside = framed.to_image(x)
+    assert torch.allclose(inside, problem.y * 0.25 / (0.25 + 0.01), atol=1e-12)  # the scalar Gaussian update
+    assert float((x - framed.lift(inside)).abs().max()) == 0
+
+
+@pytest.mark.parametrize(
+    "prior, shape", [(pixel(), (1, 19, 13)), (latent(), (1, 20, 30)), (latent(), (1, 19, 9)), (pixel(), (1, 6, 20))]
+)
+def test_tiles_of_local_networks_give_the_whole(prior: Prior, shape: tuple[int, int, int]):
+    with pytest.raises(ValueError, match="--tile"):
+        frame.fit(prior, shape)
+    tiled, note = frame.fit(prior, shape, tile=True)
+    assert tiled.image_shape == shape and "overlapping tiles" in note
+    x = noise(2, *tiled.shape)
+    sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
+    assert torch.allclose(tiled.denoise(x, sigma), Pointwise()(x, sigma), atol=1e-12)
+    if prior.kind == "latent":
+        whole = functional.interpolate(x, scale_factor=2).tanh()
+        assert torch.allclose(tiled.decode(x), tiled.window(whole) if shape[1] % 2 else whole, atol=1e-12)
+
+
+def test_tiles_overlap_by_a_quarter_and_cover_everything():
+    for size in range(8, 60):
+        starts = frame._starts(size, 8)
+        assert starts[0] == 0 and starts[-1] == size - 8
+        assert all(b - a <= 6 for a, b in zip(starts, starts[1:]))
+
+
+def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
+    tiled, _ = frame.fit(latent(), (1, 20, 14), tile=True)
+    z, dz, g = noise(1, *tiled.shape), noise(1, *tiled.shape) * 0.3, noise(1, 1, 20, 14)
+    whole = lambda z: functional.interpolate(z, scale_factor=2).tanh()  # noqa: E731
+    for f, expected in ((torch.func.vjp(tiled.decode, z)[1](g)[0], torch.func.vjp(whole, z)[1](g)[0]),):
+        assert torch.allclose(f, expected, atol=1e-12)
+    assert torch.allclose(torch.func.jvp(tiled.decode, (z,), (dz,))[1], torch.func.jvp(whole, (z,), (dz,))[1], atol=1e-12)
+    z.requires_grad_()
+    (tiled.decode(z) * g).sum().backward()
+    assert torch.allclose(z.grad, torch.func.vjp(whole, z.detach())[1](g)[0], atol=1e-12)
+
+
+def test_patch_priors_are_not_tiled_and_channels_must_agree():
+    with pytest.raises(ValueError, match="cannot be tiled"):
+        frame.fit(PatchPrior(Pointwise(), 1, 8, 4), (1, 20, 20), tile=True)
+    with pytest.raises(ValueError, match="channels"):
+        frame.fit(pixel(), (3, 8, 8))
+
+
+def test_the_meter_counts_calls_and_backward_passes_and_lowers_networks_only():
+    seen = []
+
+    class Watched(Pointwise):
+        def forward(self, x, sigma, label=None, position=None):
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return super().forward(x, sigma)
+
+    prior = latent()
+    prior.denoiser = Watched()
+    z = noise(1, *prior.shape).float().requires_grad_()
+    with Meter(prior, torch.bfloat16) as meter:
+        x0 = prior.denoise(z, torch.ones(1))
+        image = prior.to_image(x0)
+        image.sum().backward()
+        pull = torch.func.vjp(prior.to_image, z.detach())[1]
+        pull(torch.ones_like(image))
+        pull(torch.ones_like(image))
+        torch.func.jvp(prior.to_image, (z.detach(),), (z.detach(),))
+        assert not torch.is_autocast_enabled("cpu") and x0.dtype == torch.float32
+    assert (meter.nfe, meter.vjps) == (1, 4) and seen == [True]
+    prior.denoise(z, torch.ones(1))
+    assert meter.nfe == 1 and seen == [True, False]
