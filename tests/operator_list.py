@@ -110,6 +110,7 @@ LINEAR = [
     Case("mri, a mask of every kind of point", lambda: MRI(holes()[:4, :6]), (1, 4, 6)),
     Case("mri, several coils", lambda: CartesianMRI("random", 2.0, 0.2, coils=3), (1, 4, 5)),
     Case("mri, several coils, complex images", lambda: CartesianMRI("equispaced", 2.0, 0.2, 2, True), (2, 4, 5)),
+    Case("mri, several coils, points", lambda: CartesianMRI("poisson_disc", 2.0, 0.2, coils=2), (1, 5, 4)),
     Case("mri radial", lambda: RadialMRI(3), (1, 7, 6)),
     Case("compressed_sensing", lambda: CompressedSensing(0.4), (2, 4, 8)),
     Case("compressed_sensing cosine", lambda: CompressedSensing(0.5, "cosine"), (1, 5, 6)),

@@ -12,6 +12,7 @@ from data.seeding import Noise
 from solvers.operators import kspace
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image
 from solvers.operators.inpainting import checked
+from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
 
 PATTERNS = {"equispaced": kspace.equispaced, "random": kspace.random_columns, "poisson_disc": kspace.poisson_disc}
@@ -90,13 +91,26 @@ class MRI(LinearOperator):
 
     @property
     def exact(self) -> bool:
-        return self.sensitivities is None
+        return self.sensitivities is None or bool((self.m == self.m[..., :1, :]).all())
+
+    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
+        """Several coils and a mask of whole columns: row by row in the image."""
+        S = self.coils(r)
+        if S is None or not self.exact:
+            return super().correct(r, s2, v)
+        s2, v = (torch.as_tensor(a, dtype=r.dtype, device=r.device).expand(len(r)) for a in (s2, v))
+        back = self.adjoint(r)
+        b = to_complex(back) if self.complex_image else back
+        solved = solve_rows(b, self.m[:, 0, 0].to(r), S, s2, v * self.gain**2)
+        return to_real(solved) if self.complex_image else solved
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """One coil: diagonal for complex images. For real ones A A^T couples k and -k: it halves what only one of them
         measures, and of two measured keeps the part that a real image can have."""
         if not self.exact:
             return super().solve(r, s2, v)
+        if self.sensitivities is not None:
+            return (r - per_image(v, r) * self.forward(self.correct(r, s2, v))) / per_image(s2, r)
         s2, power, m = per_image(s2, r), per_image(v, r) * self.gain**2, self.m.to(r)
         if self.complex_image:
             return divide(r, s2 + power * m)
@@ -107,10 +121,13 @@ class MRI(LinearOperator):
         return torch.where(both > 0, paired, divide(r, s2 + power / 2 * m))
 
     def norm(self) -> float:
+        S = self.coils(torch.zeros((), dtype=torch.float64))
         if not self.exact:
             return super().norm()
-        largest = 1.0 if self.complex_image else float((self.m + mirrored(self.m)).max()) / 2
-        return self.gain * largest**0.5
+        if S is not None:
+            return self.gain * largest(self.m[:, 0, 0].double(), S, not self.complex_image) ** 0.5
+        power = 1.0 if self.complex_image else float((self.m + mirrored(self.m)).max()) / 2
+        return self.gain * power**0.5
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Zero-filled: the coils' images combined by their sensitivities, the magnitude if the image is real."""
