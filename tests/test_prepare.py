@@ -7,7 +7,6 @@ import os
 import random
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +68,14 @@ def test_published_behaviour(source, tmp_path):
         # once; it also clips between them, so the noise stays away from black and white
         assert np.abs(made(tmp_path / "out" / "train" / f"{name}.png").astype(int) - expected).max() <= 2
     assert check(tmp_path / "out" / "train.csv", checksums=True) == 2
+
+
+@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp", ".BMP", ".tif", ".TIFF"])
+def test_published_suffixes_and_their_capitals(source, tmp_path, suffix):
+    pixels = picture(source / f"a{suffix}", (16, 16))
+    assert call(source, tmp_path / "out", "--image-size", 16) == 0
+    (row,) = rows(tmp_path / "out")
+    assert row.image_id == "a" and ("j" in suffix.lower() or (made(row.path) == pixels).all())
 
 
 def test_deep_input_is_never_clipped(source, tmp_path):
@@ -341,28 +348,29 @@ def test_thousand_images_use_both_cores_in_constant_memory(source, tmp_path):
     for i in range(1000):
         wave = np.sin(x / generator.uniform(5, 50)) * np.cos(y / generator.uniform(5, 50)) * 30000 + 32768
         Image.fromarray(wave.astype(np.uint16)).save(source / f"{i:04d}.png", compress_level=1)
-    took, peaks = {}, {}
-    for workers in (1, 2):
-        for n in (100, 1000):
-            folder = tmp_path / f"in{n}"
-            if not folder.exists():
-                folder.mkdir()
-                for path in sorted(source.iterdir())[:n]:
-                    (folder / path.name).symlink_to(path)
-            command = [sys.executable, SCRIPT, "--train-dir", folder, "--output-root", tmp_path / f"out{workers}-{n}"]
-            watch = "import resource,subprocess,sys; c=subprocess.run(sys.argv[1:]).returncode; "
-            watch += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024); sys.exit(c)"
-            begun = time.monotonic()
-            done = subprocess.run(
-                [sys.executable, "-c", watch, *command, "--workers", str(workers)],
-                capture_output=True,
-                text=True,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-            took[workers, n] = time.monotonic() - begun
-            assert done.returncode == 0, done.stderr
-            peaks[workers, n] = int(done.stdout.split()[-1])
-    print({key: round(value, 1) for key, value in took.items()}, peaks)
-    for workers in (1, 2):
-        assert peaks[workers, 1000] <= peaks[workers, 100] + 20  # MiB; the list of a thousand files and the allocator's whims
-    assert took[1, 1000] / took[2, 1000] >= 1.6
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(source.iterdir())[:100]:
+        (few / path.name).symlink_to(path)
+    watch = """
+import resource, subprocess, sys, time
+begun = time.monotonic()
+code = subprocess.run(sys.argv[1:]).returncode
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(time.monotonic() - begun, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+sys.exit(code)
+"""
+    wall, memory = {}, {}
+    for folder, workers in ((few, 1), (source, 1), (source, 2)):
+        out = tmp_path / f"out{workers}-{folder.name}"
+        command = [sys.executable, SCRIPT, "--train-dir", folder, "--output-root", out, "--workers", str(workers)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run([sys.executable, "-c", watch, *command], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        n = len(rows(out))
+        wall[n, workers], processor, memory[n, workers] = map(float, done.stdout.split()[-3:])
+        print(
+            f"{n} images, {workers} workers: {wall[n, workers]:.1f} s, processor {processor:.1f} s, {memory[n, workers]:.0f} MiB"
+        )
+    assert memory[1000, 1] <= memory[100, 1] + 20  # MiB: the list of a thousand files, and the allocator's whims
+    assert wall[1000, 1] / wall[1000, 2] >= 1.6

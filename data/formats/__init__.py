@@ -19,16 +19,16 @@ from data.formats.volume import resized, upright
 __all__ = ["Image", "Meta", "SUFFIXES", "commit", "count", "read", "reassemble", "resized", "suffix", "upright", "write"]
 
 SUFFIXES = {
-    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff", ".dcm": "dicom", ".dicom": "dicom",
-    ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy", ".npz": "npz", ".zip": "zip",
+    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
+    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy", ".npz": "npz", ".zip": "zip",
     ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat",
 }  # fmt: skip
 STARTS = {
-    b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
+    b"BM": "bmp", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
     b"\x93NUMPY": "npy", b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"MATLAB": "mat",
 }  # fmt: skip
 MAY_START_AS = {"npz": ("zip",), "mat": ("hdf5", "mat"), "nifti": ("gzip",)}  # formats that dress in another's clothes
-RASTER, VOLUME, ARRAY = ("png", "jpeg", "tiff"), ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
+RASTER, VOLUME, ARRAY = ("png", "jpeg", "bmp", "tiff"), ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
 
 
 def read(path: str | Path, index: int | None = None, axis: int = 2) -> Image:
