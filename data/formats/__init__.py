@@ -20,8 +20,8 @@ __all__ = ["Image", "Meta", "SUFFIXES", "commit", "count", "read", "reassemble",
 
 SUFFIXES = {
     ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
-    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy", ".npz": "npz",
-    ".zip": "zip", ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat",
+    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy",
+    ".npz": "npz", ".zip": "zip", ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat",
 }  # fmt: skip
 STARTS = {
     b"BM": "bmp", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
