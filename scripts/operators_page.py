@@ -1,0 +1,211 @@
+"""Write docs/operators.md: every operator's formula, how it is inverted, and a picture of its measurement of one real scan.
+
+    python scripts/operators_page.py                     # the shipped scan; some seconds
+    python scripts/operators_page.py --scan my-slice.dcm --output /tmp/page
+
+Exit codes: 0 done, 2 a mistake (one line).
+"""
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from data import formats
+from data.ranges import percentiles, to_report, to_unit
+from data.seeding import Noise
+from ldm.config import build, load
+from solvers.operators import Inpainting
+from solvers.operators.base import LinearOperator, Operator
+from solvers.problem import Problem, constant, measure
+
+HOME = Path(__file__).resolve().parents[1]
+SIDE, TITLE = 144, 18  # pixels of a picture, and of the line above it
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One section of the page. task: the file in configs/tasks that it shows."""
+
+    task: str
+    title: str
+    formula: str
+    inverse: str
+
+
+ENTRIES = (
+    Entry(
+        "super_resolution",
+        "Super-resolution, bicubic",
+        "y = R x Cᵀ, R and C a strided cubic kernel stretched by the factor (16 taps at ×4), edge pixel mirrored",
+        "exact: singular value decompositions of R and C",
+    ),
+    Entry("super_resolution_average", "Super-resolution, block average", "y = mean of each d × d block", "exact, as above"),
+    Entry(
+        "super_resolution_gaussian",
+        "Super-resolution, Gaussian and decimation",
+        "y = (k ⊛ x)[::d, ::d], circular; `KernelSuperResolution` takes your own kernel",
+        "exact: A Aᵀ is circulant with eigenvalues Γ = mean of |K|² over the d² aliases",
+    ),
+    Entry(
+        "gaussian_deblur",
+        "Gaussian blur",
+        "y = k * x, border reflect, symmetric, circular, zero or valid; `KernelBlur` takes your own kernel",
+        "exact: Fourier for circular borders, decompositions of the two factors for all others",
+    ),
+    Entry("uniform_deblur", "Uniform blur", "y = moving average over n × n pixels", "exact, as above"),
+    Entry(
+        "motion_deblur",
+        "Motion blur",
+        "y = k_i * x_i, a camera-shake path k_i for each image, saved with the result",
+        "Fourier for circular borders, else conjugate gradients with the circular inverse as preconditioner",
+    ),
+    Entry("inpainting_random", "Random inpainting", "y = m_i ∘ x_i, a share of the pixels removed", "exact: diagonal"),
+    Entry("inpainting_box", "Box inpainting", "y = m_i ∘ x_i, a box removed", "exact: diagonal"),
+    Entry("inpainting_mask", "Inpainting with your own mask", "y = m ∘ x, m from a file (1 or 255: measured)", "exact: diagonal"),
+    Entry("outpainting", "Outpainting", "y = m_i ∘ x_i, all but a box removed", "exact: diagonal"),
+    Entry("destriping", "Destriping", "y = m_i ∘ x_i, columns or rows removed", "exact: diagonal"),
+    Entry("denoising", "Denoising", "y = x", "exact: one number"),
+    Entry(
+        "center_tile",
+        "Tile centres",
+        "y = the centre pixel of each s × s tile (even s: the mean of its four)",
+        "exact: one number, A Aᵀ = I or I / 4",
+    ),
+    Entry("hdr", "High dynamic range", "y = clip(g x, −1, 1)", "nonlinear: Gauss-Newton"),
+    Entry("phase_retrieval", "Phase retrieval", "y = |F pad(u)|, u = (x + 1) / 2", "nonlinear: Gauss-Newton"),
+    Entry(
+        "nonlinear_deblur",
+        "Nonlinear blur",
+        "y = 2 r(clip(g k * u^γ)) − 1, r the camera's response l^(1/γ); `NetworkBlur` is the learned blur, with your weights",
+        "nonlinear: Gauss-Newton",
+    ),
+    Entry(
+        "ct_parallel_20",
+        "CT, parallel beam",
+        "y = line integrals of u μ_max, by Joseph's method, A and Aᵀ the same sparse matrix",
+        "exact up to about 3,000 rays that meet the image (cached eigenvectors), else conjugate gradients",
+    ),
+    Entry("ct_fan_180", "CT, fan beam", "as above, flat detector", "as above"),
+    Entry("ct_limited_angle", "CT, limited angle", "as above, over less than half a turn", "as above"),
+    Entry(
+        "mri_x4",
+        "MRI, Cartesian",
+        "y = M F S u, real and imaginary parts; masks equispaced, random or Poisson-disc; `RadialMRI` for spokes",
+        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: conjugate gradients",
+    ),
+    Entry("compressed_sensing", "Compressed sensing", "y = P H D x, signs D, fast transform H, random rows P", "exact: A Aᵀ = I"),
+)
+
+HEAD = """# Operators
+
+Written by `scripts/operators_page.py`; do not edit by hand.
+
+Images x are in [−1, 1]. Noise is added to y where something is measured: `Gaussian(sigma_y)`, `Poisson(rate)` or `Clean`.
+`Gaussian(null)` estimates sigma_y for each image from its measurement. CT, MRI and photon counts see u = (x + 1) / 2; their
+constant part is moved into y, so that A stays linear in x.
+
+Every linear operator has `forward`, `adjoint` (exact), `solve(r, s2, v)` = (s2 I + v A Aᵀ)⁻¹ r, `norm`; all have `linearize`.
+`tests/operator_list.py` is the list that the battery in `tests/test_operators.py` runs over.
+
+Each picture: scan, measurement with the task's noise, and the cheap classical answer that results are compared with (bicubic
+interpolation, the blurred image itself, Laplace filling, filtered backprojection, zero filling) where there is one. Images
+share one grey scale; sinograms have their own, and spectra a logarithmic one.
+"""
+
+
+def main() -> int:
+    """Measure one scan with every task and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scan", type=Path, default=HOME / "models/demo-data/brain2-ax-008.png")
+    parser.add_argument("--output", type=Path, default=HOME / "docs", help="folder of operators.md and operators/*.png")
+    arguments = parser.parse_args()
+    try:
+        pixels = formats.read(arguments.scan).pixels
+        x = percentiles(pixels, 0, 99.9).to_model(pixels)[None].float()
+        (arguments.output / "operators").mkdir(parents=True, exist_ok=True)
+        sections = [section(entry, x, arguments.output / "operators") for entry in ENTRIES]
+    except (ValueError, OSError) as error:
+        print(f"operators_page: {error}", file=sys.stderr)
+        return 2
+    (arguments.output / "operators.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+    return 0
+
+
+def section(entry: Entry, x: Tensor, folder: Path) -> str:
+    """The text of one operator; its picture is written into the folder."""
+    problem = posed(entry, x)
+    baseline = problem.operator.baseline(problem.y, tuple(x.shape[1:]))
+    tiles = [tile("scan", to_report(x[0])), tile("measurement", visible(problem))]
+    tiles += [] if baseline is None else [tile("classical answer", to_report(baseline[0]))]
+    sheet = Image.new("L", (sum(t.width for t in tiles) + 6 * (len(tiles) - 1), tiles[0].height), 255)
+    for i, picture in enumerate(tiles):
+        sheet.paste(picture, (i * (SIDE + 6), 0))
+    sheet.quantize(24).save(folder / f"{entry.task}.png", optimize=True)
+    node = load([HOME / "configs" / "tasks" / f"{entry.task}.yaml"])["operator"]
+    settings = ", ".join(f"{key}={value}" for key, value in (node.get("params") or {}).items())
+    name = node["target"].rpartition(".")[2]
+    shape = "×".join(map(str, problem.y.shape[1:]))
+    return f"""## {entry.title}
+
+{entry.formula}
+
+* `{name}({settings})`, task `{entry.task}`; y of a {"×".join(map(str, x.shape[1:]))} image: {shape}
+* solve: {entry.inverse}
+
+![{entry.title}](operators/{entry.task}.png)
+"""
+
+
+def posed(entry: Entry, x: Tensor) -> Problem:
+    """The scan as the task measures it."""
+    config = load([HOME / "configs" / "tasks" / f"{entry.task}.yaml"])
+    operator: Operator = Inpainting(scratches(x)) if entry.task == "inpainting_mask" else build(config["operator"])
+    noise = Noise(["operators page"], "noise")
+    return measure(operator.draw(tuple(x.shape[1:]), noise), x, build(config["likelihood"]), noise)
+
+
+def scratches(x: Tensor) -> Tensor:
+    """An example of a free-form mask [H,W]: a few thick strokes are not measured."""
+    h, w = x.shape[-2:]
+    picture = Image.new("L", (w, h), 1)
+    for stroke in (((0.2, 0.3), (0.5, 0.45), (0.8, 0.2)), ((0.3, 0.8), (0.4, 0.5), (0.7, 0.75)), ((0.1, 0.6), (0.35, 0.65))):
+        ImageDraw.Draw(picture).line([(a * w, b * h) for a, b in stroke], fill=0, width=w // 20, joint="curve")
+    return torch.tensor(list(picture.tobytes())).reshape(h, w)
+
+
+def visible(problem: Problem) -> Tensor:
+    """One channel in [0, 1] of y: image-like as it is, sinograms stretched, spectra (pairs, amplitudes) on a log scale."""
+    y = problem.y
+    if problem.operator.unit_range and isinstance(problem.operator, LinearOperator):
+        y = y + constant(problem.operator, y)  # what the scanner records
+    if y.ndim == 3:  # projections without an order: as many as fill a square
+        side = int(y.shape[-1] ** 0.5)
+        y = y[..., : side**2].reshape(1, 1, side, side)
+    elif y.shape[1] == problem.y.shape[1] == 1 and float(y.abs().max()) < 2.5:
+        return to_unit(y[0, :1]).clamp(0, 1)
+    y = y[0].square().sum(0, keepdim=True).sqrt() if y.shape[1] == 2 else y[0, :1]
+    if float(y.max()) > 30 * float(y.abs().mean()):  # a spectrum: its centre would be all one sees
+        y = (1 + y.abs() / y.abs().mean()).log()
+    return (y - y.min()) / (y.max() - y.min())
+
+
+def tile(title: str, unit: Tensor) -> Image.Image:
+    """[1,H,W] in [0, 1] as a titled square; small ones enlarged by whole pixels."""
+    mode = "nearest" if max(unit.shape[-2:]) < SIDE else "area"
+    pixels = functional.interpolate(unit[None], (SIDE, SIDE), mode=mode)[0, 0]
+    out = Image.new("L", (SIDE, SIDE + TITLE), 255)
+    out.paste(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()), (0, TITLE))
+    ImageDraw.Draw(out).text((0, 2), title, fill=0, font=ImageFont.load_default(12))
+    return out
+
+
+if __name__ == "__main__":
+    sys.exit(main())
