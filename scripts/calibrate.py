@@ -41,19 +41,19 @@ SOLVERS = {
     "DAPS, exact draw, scalar r2": DAPS(steps=100, **RANGE),
     "DAPS, exact draw, trace": DAPS(steps=100, covariance="trace", **RANGE),
     "DAPS, exact draw, whole covariance": DAPS(steps=100, covariance="operator", **RANGE),
-    "DAPS, published (ODE, Langevin)": DAPS(steps=100, inner="langevin", M=50, lr=1e-4, tau=SIGMA_Y, **RANGE),
-    "ReSample, exact update": ReSample(steps=100),
-    "ReSample, code's variance": ReSample(steps=100, resampling="code"),
-    "ReSample, re-encoding": ReSample(steps=100, resampling="encode"),
-    "PSLD (latent)": PSLD(steps=200),
-    "CoDPS+, free of tuning": CoDPSPlus(steps=400, clip=False),
+    "DAPS, published (ODE, Langevin)": DAPS(steps=100, inner="langevin", M=30, lr=1e-4, tau=SIGMA_Y, **RANGE),
+    "ReSample, exact update": ReSample(steps=50),
+    "ReSample, code's variance": ReSample(steps=50, resampling="code"),
+    "ReSample, re-encoding": ReSample(steps=50, resampling="encode"),
+    "PSLD (latent)": PSLD(steps=100),
+    "CoDPS+, free of tuning": CoDPSPlus(steps=200, clip=False),
     "CoDPS+, published c = 0.05": CoDPSPlus(steps=100, scale=0.05, t_div=15, div_ratio=5.0, inv_var=2.0, clip=False),
-    "CoDPS, free of tuning": CoDPS(steps=400, clip=False),
-    "DPS, likelihood": DPS(steps=400, guidance="likelihood", clip=False),
-    "DPS, published zeta = 0.3": DPS(steps=400, clip=False),
-    "PaDIS, DDNM": PaDIS(steps=100, inner=4, sigma_min=0.01, sigma_max=TOP, final="state"),
-    "PaDIS, DPS": PaDIS(steps=100, inner=4, sigma_min=0.01, sigma_max=TOP, data="dps", final="state"),
-    "PaDIS, Langevin": PaDIS(steps=100, inner=4, sigma_min=0.01, sigma_max=TOP, data="langevin", final="state"),
+    "CoDPS, free of tuning": CoDPS(steps=200, clip=False),
+    "DPS, likelihood": DPS(steps=200, guidance="likelihood", clip=False),
+    "DPS, published zeta = 0.3": DPS(steps=200, clip=False),
+    "PaDIS, DDNM": PaDIS(steps=100, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
+    "PaDIS, DPS": PaDIS(steps=100, inner=2, sigma_min=0.01, sigma_max=TOP, data="dps", final="state"),
+    "PaDIS, Langevin": PaDIS(steps=100, inner=2, sigma_min=0.01, sigma_max=TOP, data="langevin", final="state"),
     "PaDIS, predictor-corrector": PaDISPC(steps=100, sigma_min=0.01, sigma_max=TOP, final="state"),
 }
 
@@ -125,7 +125,7 @@ class Card:
         return 0.97 <= self.variance_ratio <= 1.03 and 0.88 <= self.coverage <= 0.92 and self.mean_error <= 0.1
 
 
-def calibrate(solver, truth: Mixture, pairs: int = 128, draws: int = 32, seed: int = 0) -> Card:
+def calibrate(solver, truth: Mixture, pairs: int = 64, draws: int = 24, seed: int = 0) -> Card:
     """Run `pairs` x `draws` chains at once and compare with the exact posterior."""
     ids = tuple(f"{i}" for i in range(pairs))
     noise = Stream(ids, "noise", seed)
@@ -180,8 +180,8 @@ def table(only: str, pairs: int, draws: int) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="solvers whose name contains this")
-    parser.add_argument("--pairs", type=int, default=128, help="measurements per solver and prior")
-    parser.add_argument("--draws", type=int, default=32, help="runs per measurement (at least 4)")
+    parser.add_argument("--pairs", type=int, default=64, help="measurements per solver and prior")
+    parser.add_argument("--draws", type=int, default=24, help="runs per measurement (at least 4)")
     parser.add_argument("--out", type=Path, default=Path("docs/calibration.md"))
     options = parser.parse_args()
     if options.pairs < 1 or options.draws < 4:
