@@ -44,6 +44,7 @@ from solvers.writer import Writer
 HOME = Path(__file__).resolve().parent
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
@@ -150,15 +151,18 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
     """One merged configuration per cell of the grid, by name."""
     extra = [f"solver.params.steps={options.steps}"] if options.steps else []
     extra += [f"solver.params.eta={options.ddim_eta}"] if options.ddim_eta is not None else []
-    solvers = options.solver or ([] if options.base else ["resample"])
-    unconditional = solvers and all(name.startswith("prior") for name in solvers)
-    tasks = options.task or ([] if options.base or unconditional else ["super_resolution"])
     cells = {}
-    for task in tasks or [None]:
-        for solver in solvers or [None]:
-            files = [*options.base, *([named("tasks", task)] if task else []), *([named("solvers", solver)] if solver else [])]
-            name = "-".join(Path(part).stem for part in (task, solver) if part) or Path(files[-1]).stem
-            cells[name] = configuration.load(files, [*extra, *overrides])
+    for task in options.task or [None]:
+        for solver in options.solver or [None]:
+            chosen = [named(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            known = configuration.load([*options.base, *chosen])
+            if "solver" not in known:
+                chosen.append(named("solvers", "resample"))
+                known = configuration.load([*options.base, *chosen])
+            if "operator" not in known and not str(known["solver"].get("target")).startswith(SAMPLERS):
+                chosen.insert(0, named("tasks", "super_resolution"))
+            name = "-".join(path.stem for path in chosen) or Path(options.base[0]).stem
+            cells[name] = configuration.load([*options.base, *chosen], [*extra, *overrides])
     return cells
 
 
@@ -203,6 +207,7 @@ def main(argv: Sequence[str]) -> int:
     for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
     try:
         options, overrides = parse(argv)
         return restore(options, overrides)

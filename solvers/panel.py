@@ -66,13 +66,13 @@ def tile(title: str, values: Tensor, low: float, high: float) -> PIL.Image.Image
 def _measurement(y: Tensor, image: Tensor) -> PIL.Image.Image:
     """Image-like measurements keep the images' scale; a sinogram, k-space or amplitude gets its own."""
     if y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
-        return tile(f"measurement {y.shape[-2]}×{y.shape[-1]}", to_unit(y), 0, 1)
+        return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
     y = _visible(y)
     if float(y.min()) >= 0 and float(y.max()) > 100 * float(y.mean()):  # a spectrum: its centre would be all one sees
         y = (1 + y / y.mean()).log()
     low, high = float(y.min()), float(y.max())
-    return tile(f"measurement {y.shape[-2]}×{y.shape[-1]}", y, low, high if high > low else low + 1)
+    return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", y, low, high if high > low else low + 1)
 
 
 def _visible(x: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def test_num_runs_keeps_the_run_of_smallest_residual(world: Path, tmp_path: Path
     assert restored(tmp_path / "runs")["scan0.png"] == draw.read_bytes()
 
 
-@pytest.mark.parametrize("model, solver", [("pixel", "daps"), ("latent", "resample"), ("patch", "daps")])
+@pytest.mark.parametrize("model, solver", [("pixel", "codps"), ("latent", "resample"), ("patch", "codps")])
 def test_batch_order_and_start_do_not_change_an_image(world: Path, tmp_path: Path, model: str, solver: str):
     choices = {"model": model, "solver": solver, "task": "mask"}
     precise = ["--precision", "64-true"]
