@@ -5,13 +5,14 @@ stores how many batches were used; the resumed run begins with the next.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
-from data.dataset import ManifestDataset
+from data.dataset import ManifestDataset, Sample
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
 
@@ -50,6 +51,16 @@ class TrainingLoader(DataLoader):
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next iteration there, if it is of that epoch."""
         self.resumed = dict(state)
+
+
+def together(samples: list[Sample]) -> dict[str, Any]:
+    """Samples -> batch: image [B, C, H, W], image_id list of B, label and index [B]."""
+    first = samples[0]
+    for sample in samples:
+        if sample["image"].shape != first["image"].shape:
+            shapes = " and ".join(f"{s['image_id']} is {'x'.join(map(str, s['image'].shape))}" for s in (first, sample))
+            raise ValueError(f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training")
+    return default_collate(samples)
 
 
 class ManifestData(pl.LightningDataModule):
@@ -116,6 +127,7 @@ class ManifestData(pl.LightningDataModule):
     def _loading(self) -> dict:
         return {
             "num_workers": self.num_workers,
+            "collate_fn": together,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
             "generator": torch.Generator().manual_seed(self.seed),  # else the loader draws from the global one

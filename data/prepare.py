@@ -22,6 +22,7 @@ import torch
 from PIL import Image, ImageOps
 
 from data import formats
+from data.dataset import LUMINANCE
 from data.formats import raster
 from data.prepare_journal import Journal
 from data.prepare_plan import Plan, Source
@@ -92,7 +93,7 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
     """[C, size, size] in [0, 1]: scaled by Lanczos to cover the square, centre kept (as the published script does)."""
     pixels = image.pixels
     if recipe.grayscale and len(pixels) == 3:
-        pixels = torch.einsum("c,chw->hw", pixels.new_tensor((0.299, 0.587, 0.114)), pixels)[None]
+        pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
     if len(pixels) not in (1, 3):
         raise ValueError(f"has {len(pixels)} channels; only gray and RGB can become PNG")
     stored = ((pixels - intensity.low) / (intensity.high - intensity.low)).numpy()
@@ -174,6 +175,10 @@ def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -
     """
     for split in planned.splits:
         (root / split).mkdir(parents=True, exist_ok=True)
+    for folder, reason in planned.unreadable:
+        if strict:
+            raise ValueError(f"{folder}: {reason}")
+        yield Done(folder, "", [0, 0], [], 0, reason)
     with Journal(root / ".progress.jsonl", {"recipe": asdict(recipe), "folders": planned.folders}) as journal:
         for outcome, fresh in _ordered(planned.sources, recipe, root, workers, journal):
             if outcome.reason and strict:

@@ -41,6 +41,7 @@ class Plan:
     splits: list[str]
     folders: dict[str, str]  # what was asked: split -> folder, and how it is divided
     ignored: int  # files that are no images by their name
+    unreadable: list[tuple[str, str]]  # folders that may not be looked into, and why
 
 
 def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subject: str | None = None, seed: int = 0) -> Plan:
@@ -54,11 +55,12 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     asked = {split: str(folder.resolve()) for split, folder in folders.items()}
     asked |= {"shares": str(shares), "subject": str(subject), "seed": str(seed)}
     ignored = 0
+    unreadable: list[tuple[str, str]] = []
     found: list[tuple[str, Path, str, str]] = []  # split, path, name, subject
     for split, folder in folders.items():
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-        for path in _walk(folder):
+        for path in _walk(folder, unreadable):
             name = path.relative_to(folder).as_posix()
             if not _is_image(path):
                 ignored += 1
@@ -72,7 +74,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     _check_subjects(found)
     sources = _named(found)
     present = {source.split for source in sources}
-    return Plan(sources, [split for split in SPLITS if split in present], asked, ignored)
+    return Plan(sources, [split for split in SPLITS if split in present], asked, ignored, unreadable)
 
 
 def _compiled(subject: str | None) -> re.Pattern | None:
@@ -92,14 +94,14 @@ def _check_shares(shares: tuple[float, ...] | None, folders: dict[str, Path]) ->
             raise ValueError(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
 
 
-def _walk(folder: Path) -> list[Path]:
+def _walk(folder: Path, unreadable: list[tuple[str, str]]) -> list[Path]:
     """Every file below, sorted; hidden ones are passed over, links to folders are not followed (they may go in circles)."""
 
-    def unreadable(error: OSError) -> None:
-        raise ValueError(f"{error.filename}: {error.strerror}")
+    def refused(error: OSError) -> None:
+        unreadable.append((str(error.filename), error.strerror or "cannot be listed"))
 
     paths = []
-    for top, below, names in os.walk(folder, onerror=unreadable):
+    for top, below, names in os.walk(folder, onerror=refused):
         below[:] = sorted(name for name in below if not name.startswith("."))
         paths += [Path(top, name) for name in names if not name.startswith(".")]
     return sorted(paths)

@@ -44,7 +44,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--grayscale", action="store_true", help="colour to luminance, one channel")
     add("--window", type=pair, metavar="LOW:HIGH", help="stored values (CT: HU) that become black and white")
     add("--percentiles", type=pair, metavar="LOW:HIGH", help="the same by percentiles of each file (NIfTI: of the volume)")
-    add("--slice-axis", type=int, default=2, metavar="N", help="of NIfTI and NRRD volumes: 0, 1 or 2")
+    add("--slice-axis", type=int, default=2, metavar="N", help="of NIfTI and NRRD volumes: 0, 1 or 2; pixels count as square")
     add(
         "--min-foreground",
         type=float,

@@ -148,6 +148,15 @@ def test_crop_larger_than_the_picture_is_an_error(manifest):
         ManifestDataset(manifest, crop=21)[0]
 
 
+def test_images_of_unequal_shape_are_never_batched(tmp_path):
+    for i, shape in enumerate([(8, 8), (8, 12)]):
+        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "m.txt").write_text("0.png\n1.png\n")
+    with pytest.raises(ValueError, match="0 is 1x8x8 and 1 is 1x8x12"):
+        next(iter(ManifestData(validation=str(tmp_path / "m.txt")).val_dataloader()))
+    assert len(next(iter(ManifestData(validation=str(tmp_path / "m.txt"), size=8).val_dataloader()))["image"]) == 2
+
+
 def test_empty_manifest_and_missing_split(tmp_path):
     (tmp_path / "m.txt").write_text("\n\n")
     with pytest.raises(ValueError, match="no rows"):

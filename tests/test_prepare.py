@@ -210,6 +210,23 @@ def test_bad_files_are_skipped_counted_and_told(damaged, tmp_path, capsys):
     assert sorted(p.name for p in (tmp_path / "out" / "train").iterdir()) == ["good.png"]
 
 
+def test_unreadable_folders_are_told(source, tmp_path, capsys, monkeypatch):
+    picture(source / "a.png")
+    picture(source / "secret" / "b.png")
+    real = os.scandir  # permissions do not stop the superuser, who may run the tests
+
+    def guarded(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    assert call(source, tmp_path / "out") == 1
+    assert "secret: Permission denied" in capsys.readouterr().out
+    assert [row.image_id for row in rows(tmp_path / "out")] == ["a"]
+    assert call(source, tmp_path / "out", "--strict") == 2
+
+
 def test_strict(damaged, tmp_path, capsys):
     assert call(damaged, tmp_path / "out", "--strict") == 2
     assert "cut.png: " in capsys.readouterr().err
