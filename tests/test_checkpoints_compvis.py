@@ -238,7 +238,7 @@ def test_full_size_layouts_and_counts():
         stage = config.build(node)
     golden("ldm-vq-4-unet", source), golden("vq-f4", first), golden("kl-f8", kl)
     assert count(source) == count(target) == 274_056_163 and len(source.state_dict()) == 368
-    assert count(first) == count(stage) == 55_322_782
+    assert count(first) == count(stage) == 55_322_782 and count(kl) == 83_653_863
     fits(FULL.weights(source.state_dict()), target), fits(state, stage)
 
 

@@ -2,10 +2,13 @@
 
 import pytest
 import torch
-from foreign import close, normal, randomise
+from foreign import close, fits, golden, normal, randomise
 from published_edm import DhariwalUNet, EDMPrecond, SongUNet, VEPrecond, VPPrecond, dump
 
 from ldm import checkpoints
+from ldm.checkpoints.edm import UNUSED, ours
+from ldm.edm_networks import DhariwalUNet as OurDhariwal
+from ldm.edm_networks import SongUNet as OurSong
 from ldm.patch import PatchPrior, positions
 
 SMALL = dict(model_channels=16, channel_mult=(1, 2, 2), num_blocks=2, attn_resolutions=(8,))
@@ -88,12 +91,31 @@ def test_patch_diffusion_on_whole_images(tmp_path):
 
 
 def test_names_of_resolutions_that_are_no_powers_of_two():
-    from ldm.checkpoints.edm import ours
-
     assert ours("enc.304x304_conv.weight", 304) == "encoder.0_conv.weight"
     assert ours("dec.38x38_in0.qkv.bias", 304) == "decoder.3_in0.qkv.bias"
     assert ours("dec.304x304_aux_conv.weight", 304) == "out_conv.weight"
     assert ours("enc.152x152_aux_residual.weight", 304) == "encoder.1_residual.weight"
+
+
+FULL = {
+    "edm-ffhq-64": (lambda: SongUNet(64, 3, 3), lambda: OurSong(3, attention=(2,))),
+    "edm-ffhq-64-ncsnpp": (
+        lambda: SongUNet(64, 3, 3, embedding_type="fourier", encoder_type="residual"),
+        lambda: OurSong(3, kind="ncsn++", attention=(2,)),
+    ),
+    "edm-imagenet-64-adm": (lambda: DhariwalUNet(64, 3, 3, label_dim=1000), lambda: OurDhariwal(3, classes=1000)),
+    "padis-256": (lambda: SongUNet(304, 3, 1), lambda: OurSong(3, 1)),
+}
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_layouts(name):
+    theirs, own = FULL[name]
+    with torch.device("meta"):
+        source, target = theirs(), own()
+    golden(name, source)
+    resolution = source._init_kwargs["img_resolution"]
+    fits({ours(key, resolution): tensor for key, tensor in source.state_dict().items() if not UNUSED.search(key)}, target)
 
 
 def test_other_classes_are_refused(tmp_path):

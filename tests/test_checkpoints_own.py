@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +76,8 @@ def test_training_checkpoint_and_export(tmp_path):
     assert again.origin != checkpoints.load(tmp_path / "last.ckpt", ema=False).origin
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"prior": described()}
+    with pytest.raises(ValueError, match="takes no settings"):
+        checkpoints.load(folder, {"label": 1})
     with pytest.raises(ValueError, match="exists; an export needs a new folder"):
         checkpoints.export(checkpoints.describe(tmp_path / "last.ckpt"), folder)
 
@@ -183,10 +184,15 @@ def test_files_that_are_not_whole_models(tmp_path):
 
 @pytest.mark.slow
 def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_path):
-    """FFHQ ldm-vq-4 at full size, 329 M parameters, 1.3 GB."""
+    """FFHQ ldm-vq-4 at full size, 329 M parameters, 1.3 GB. Seconds of processor time: other programs share this machine."""
     from published_taming import Autoencoder
 
-    unet, first = UNet(3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), lambda c: c // 32), Autoencoder()
+    with torch.device("meta"):
+        unet, first = UNet(3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), lambda c: c // 32), Autoencoder()
+    for module in (unet, first):
+        module.to_empty(device="cpu")
+        for parameter in module.parameters():
+            torch.nn.init.constant_(parameter, 0.01)
     description = model_yaml(
         image_size=64,
         unet={
@@ -212,12 +218,12 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
         from ldm import checkpoints
         path, ours = sys.argv[1], sys.argv[2] == "ours"
         import diffusers; diffusers.UNet2DModel, diffusers.VQModel
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
         prior = checkpoints.load(path) if ours else torch.load(path, weights_only=True)
-        print(json.dumps([time.time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
+        print(json.dumps([time.process_time() - start, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024]))
     """
     best = {}
-    for who in ("torch", "ours") * 3:  # the best of three: other programs share this machine
+    for who in ("torch", "ours") * 2:
         done = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(program), tmp_path / "model.ckpt", who],
             cwd=ROOT,
@@ -227,6 +233,5 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
         )
         seconds, grown = json.loads(done.stdout)
         best[who] = min(best.get(who, (seconds, grown)), (seconds, grown))
-        time.sleep(0.5)
     print(f"size {size / 1e9:.2f} GB; seconds and peak {best}")
     assert best["ours"][1] <= 1.3 * size and best["ours"][0] <= 1.5 * best["torch"][0]

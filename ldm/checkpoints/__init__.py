@@ -72,6 +72,7 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
         return _folder(path, settings)
     content = weights(path)
     if "config" in content and "state_dict" in content:
+        _unneeded(path, settings)
         return own.describe_checkpoint(path, content, ema)
     if edm.recognises(content):
         return edm.describe(path, content, settings)
@@ -89,7 +90,13 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
 
 def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
     if (path / "config.yaml").is_file() and (path / "model.safetensors").is_file():
+        _unneeded(path, settings)
         return own.describe_folder(path)
     if diffusers_folder.recognises(path):
         return diffusers_folder.describe(path, settings)
     raise ValueError(f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json")
+
+
+def _unneeded(path: Path, settings: Mapping[str, Any] | None) -> None:
+    if settings is not None:
+        raise ValueError(f"{path}: describes itself and takes no settings beside it")
