@@ -42,9 +42,11 @@ class Physics(Operator):
         return self.physics.A(x)
 
     def shape_out(self, shape: Shape) -> Shape:
-        like = next((b for b in self.physics.buffers() if b.is_floating_point()), torch.zeros(()))
+        buffers = [b for b in self.physics.buffers() if b.is_floating_point()]
+        dtype = max((b.dtype for b in buffers), key=lambda dtype: dtype.itemsize, default=torch.float32)
+        device = buffers[0].device if buffers else "cpu"
         try:
-            y = self.physics.A(torch.zeros(1, *shape, dtype=like.dtype, device=like.device))
+            y = self.physics.A(torch.zeros(1, *shape, dtype=dtype, device=device))
         except (RuntimeError, ValueError, IndexError) as error:
             name, reason = type(self.physics).__name__, str(error).splitlines()[0]
             raise ValueError(f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}") from None
