@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from data.seeding import Noise
+from ldm.denoiser import Prior
 from solvers.operators import Denoising, GaussianBlur, HighDynamicRange, Inpainting, MotionBlur, RandomInpainting, SuperResolution
 from solvers.operators.base import LinearOperator
 from solvers.problem import Clean, Gaussian, Poisson, estimated_sigma_y, from_measurement, measure
@@ -152,3 +153,19 @@ def test_flat_measurements_have_no_noise_to_estimate():
     problem = measure(Denoising(), torch.zeros(3, 1, 32, 32), Clean(), Noise(IDS, "noise"))
     with pytest.raises(ValueError, match="a: sigma_y cannot be estimated"):
         type(problem)(problem.y, problem.operator, Gaussian(None), IDS).whitened()
+
+
+def test_a_prior_sees_counts_as_gaussian():
+    """Behind the channel average of a gray prior the whitened problem stays linear, and its residual is the image's own."""
+    x = scene((3, 1, 16, 12)) / 2 + 0.4
+    problem = measure(draw(GaussianBlur(5, 1.0), x), x, Poisson(500.0), Noise(IDS, "noise"))
+    prior = Prior(torch.nn.Identity(), (3, 16, 12))
+    prior.gray = True
+    seen = problem.seen_by(prior)
+    assert isinstance(seen.operator, LinearOperator) and seen.sigma_y == problem.whitened().sigma_y
+    state = prior.to_state(x) + torch.randn(3, 3, 16, 12, generator=torch.Generator().manual_seed(0)) / 10
+    torch.testing.assert_close(seen.residual(state), problem.residual(prior.to_image(state)))
+    r = torch.ones_like(problem.y)
+    back = seen.operator.adjoint(seen.operator.solve(r, 0.1, 0.6))
+    torch.testing.assert_close(seen.operator.correct(r, 0.1, 0.6), back, rtol=0, atol=1e-9)
+    assert seen.operator.norm() == pytest.approx(problem.whitened().operator.norm() / math.sqrt(3), rel=1e-3)

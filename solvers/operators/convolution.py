@@ -17,7 +17,7 @@ from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divi
 from solvers.operators.separable import Axis, Border, Separable, source
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)  # kernels of a batch differ, and so do their transforms: few are kept
 def transfer(
     kernel: Tensor, h: int, w: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device, whole: bool = False
 ) -> Tensor:
@@ -98,7 +98,7 @@ class Circulant(LinearOperator):
         return float(self.eigenvalues(m1, m2, torch.zeros(1, dtype=torch.float64)).max().sqrt())
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=8)  # kernels of a batch differ, and so do their transforms: few are kept
 def power(kernel: Tensor, m1: int, m2: int, d: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """Gamma = (1/d^2) sum over the d^2 aliases of |K|^2, on the half spectrum of the decimated grid."""
     K = transfer(kernel, m1 * d, m2 * d, before, torch.float64, torch.device("cpu"), True)
