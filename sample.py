@@ -168,30 +168,39 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
 
 def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:
     """The weights that --model names, else the configuration's `prior:`, else the shipped latent prior."""
-    weights = options.model
-    if weights is None and isinstance(config.get("prior"), dict):
-        prior = configuration.build(config["prior"])
+    given = config.get("prior", {})
+    if isinstance(given, dict) and "target" in given and not options.model:
+        prior = configuration.build(given)
         if any(True for _ in prior.parameters()) and not prior.origin:
             raise ValueError(f"{config.locate('prior')}: describes a network without weights; name them with --model")
         return prior
-    weights = weights or config.get("prior") or "demo-latent"
+    if isinstance(given, dict) and given.keys() - {"label"}:
+        raise ValueError(f"{config.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
+    weights = options.model or (given if isinstance(given, str) else "demo-latent")
     path = next((p for p in (Path(weights), HOME / "models" / weights, HOME / weights) if p.exists()), None)
     if path is None:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
         raise ValueError(f"unknown model {weights!r}{configuration.nearest(str(weights), shipped)}")
+    trained = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]  # if it is a training's log folder
+    path = next((checkpoint for checkpoint in trained if checkpoint.is_file()), path)
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
-        return checkpoints.load(path, options.model_config)
+        prior = checkpoints.load(path, options.model_config)
+    prior.label = given.get("label", prior.label) if isinstance(given, dict) else prior.label
+    return prior
 
 
-def read(channels: int, row: Row | int) -> Scan:
-    """A row of the manifest, or the seed of a draw from the prior, as a Scan; an unreadable file is told, not raised."""
-    if isinstance(row, int):
-        nothing = torch.zeros(channels, 1, 1)
-        return Scan(f"{row:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
+def read(load: Any, row: Row) -> Scan:
+    """A row of the manifest as a Scan; a file that cannot be read is told, not raised."""
     try:
-        return Scan(row.image_id, *dataset.load(row, channels))
+        return Scan(row.image_id, *load(row))
     except ValueError as error:
         return Scan(row.image_id, error=str(error))
+
+
+def seeded(channels: int, seed: int) -> Scan:
+    """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
+    nothing = torch.zeros(channels, 1, 1)
+    return Scan(f"{seed:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
 
 
 def images(options: argparse.Namespace) -> Sequence[Any]:
@@ -233,8 +242,9 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     prior = load_prior(options, next(iter(configs.values())))
     cells = [cell(name, config, options) for name, config in configs.items()]
     rows = images(options) if cells[0].operator else options.seeds or range(options.num_samples)
-    load, notes, first = reader(prior, rows)
-    together = options.batch_size or min(max(c.draws for c in cells), TOGETHER)
+    load, notes, first = reader(prior, cells, rows, options.measurements)
+    draws = max(one.draws for one in cells) if cells[0].operator else TOGETHER
+    together = options.batch_size or min(draws, TOGETHER)
     run = Run(options.seed, together, options.measurements, options.precision)
     module = Reconstruction(prior, cells, run, functools.partial(frame.fit, tile=options.tile), notes)
     module.check(first)
@@ -294,16 +304,24 @@ def cell(name: str, config: configuration.Node, options: argparse.Namespace) -> 
     return Cell(name, operator, likelihood, solver, runs or options.num_samples, runs is not None)
 
 
-def reader(prior: Prior, rows: Sequence[Any]) -> tuple[Any, list[str], Scan]:
-    """How a row is read for this prior, what the records must say about it, and the first scan that can be read."""
-    first = next((scan for row in rows if not (scan := read(prior.image_shape[0], row)).error), None)
+def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Any], measurements: bool) -> tuple[Any, list[str], Scan]:
+    """How a row is read, what the records must say about it, and the first scan that can be read."""
+    channels, physical = prior.image_shape[0], any(one.operator and one.operator.unit_range for one in cells)
+    if cells[0].operator is None:
+        load = functools.partial(seeded, channels)
+    elif measurements:
+        load = functools.partial(read, functools.partial(sources.measurement, physical=physical))
+    else:
+        load = functools.partial(read, functools.partial(dataset.load, channels=channels))
+    first = next((scan for row in rows if not (scan := load(row)).error), None)
     if first is None:
-        raise ValueError(read(prior.image_shape[0], rows[0]).error)
+        raise ValueError(load(rows[0]).error)
     assert first.source is not None
-    prior.gray = len(first.source.pixels) == 1 and prior.image_shape[0] == 3
-    notes = ["gray images replicated to the prior's 3 channels, which are averaged on the way out"] if prior.gray else []
-    load = functools.partial(read, prior.image_shape[0])
-    return load, notes, load(rows[0]) if prior.gray else first
+    if cells[0].operator is None or len(first.source.pixels) != 1 or channels != 3:
+        return load, [], first
+    prior.gray = True
+    load = load if measurements else functools.partial(read, functools.partial(dataset.load, channels=1))
+    return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], load(rows[0])
 
 
 def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence[Cell], prior: Prior):
@@ -325,19 +343,11 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
 
 def conclude(results: Sequence[Results], cells: Sequence[Cell], rows: Sequence[Any], load: Any) -> int:
     """Volumes, summaries and the report, once every process is done; 1 if any image failed."""
-    table, failures = {}, []
     by_id = {row.image_id: row for row in rows if isinstance(row, Row)}
-    for one, result in zip(cells, results):
-        if one.operator:
-            result.reassemble(lambda name: load(by_id[name]))
-        table[one.name] = result.summarise()
-        failures += [f"{one.name}: {line}" for line in result.failures()]
-        report.write(result.folder)
-    top = results[0].folder if len(results) == 1 else results[0].folder.parent
-    if len(results) > 1:
-        report.grid(top, table)
-    print(report.text(table))
-    print(f"results in {top}")
+    for result in results:
+        result.reassemble(lambda name: load(by_id[name]))
+    print(report.conclude({one.name: result for one, result in zip(cells, results)}))
+    failures = [f"{one.name}: {line}" for one, result in zip(cells, results) for line in result.failures()]
     for line in failures:
         print(f"sample.py: failed: {line}", file=sys.stderr)
     return 1 if failures else 0

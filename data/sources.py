@@ -4,9 +4,13 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from pathlib import Path
 
-from data import formats, manifest
-from data.manifest import Row
+from torch import Tensor
 
+from data import dataset, formats, manifest
+from data.manifest import Row
+from data.ranges import Intensity
+
+ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
@@ -32,6 +36,19 @@ def find(root: str | Path | None = None, split: str | None = None, listing: str 
             raise ValueError(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
         seen.add(row.image_id)
     return found
+
+
+def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image, Intensity]:
+    """What was measured, as `dataset.load` gives an image: y [C,H,W], the file, and the contract that results are written by.
+
+    Arrays without a window hold y itself, and their results are written in the model range, or if physical in [0, 1] (what
+    CT and MRI see). Other files are taken into the model range, not clamped: noise may leave the window.
+    """
+    source = formats.upright(formats.read(row.path, row.slice))
+    if row.window is None and source.meta.format in ARRAYS:
+        return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
+    intensity = dataset.contract(row, source)
+    return (source.pixels - intensity.low) / intensity.per_unit - 1, source, intensity
 
 
 def _in_root(root: Path, split: str | None) -> Iterable[Row]:

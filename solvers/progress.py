@@ -6,15 +6,16 @@ from collections.abc import Callable, Sequence
 
 
 class Progress:
-    """total: images to do (0: unknown). Silent until `start`; only the first process of a group shows anything."""
+    """Silent until `start`; only the first process of a group shows anything. done: images finished, counted by the writer."""
 
     def __init__(self) -> None:
         self.total = self.done = 0
         self.visible = False
         self._next = 0.0
 
-    def start(self, total: int, done: int = 0, visible: bool = True) -> None:
-        self.total, self.done, self.visible = total, done, visible
+    def start(self, total: int, visible: bool = True) -> None:
+        """total: images to do, at most."""
+        self.total, self.done, self.visible = total, 0, visible
         self._next = self._began = time.monotonic()
 
     def step(self, ids: Sequence[str], t: int, steps: int | None, residual: Callable[[], float] | None) -> None:
@@ -29,9 +30,6 @@ class Progress:
         cost = time.monotonic() - self._began - seconds
         self._show(f"[{bar:20}] {self.done}/{self.total}  {name}  {at}{fit}  {seconds:.0f} s")
         self._next = time.monotonic() + max(0.2 if sys.stderr.isatty() else 5, 50 * cost)
-
-    def image(self, count: int = 1) -> None:
-        self.done += count
 
     def finish(self) -> None:
         if self.visible and sys.stderr.isatty():

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from data import formats
+from solvers.results import Results
 
 COLUMNS = {  # key of a record -> (heading, digits)
     "psnr": ("PSNR dB", 2),
@@ -26,7 +27,7 @@ COLUMNS = {  # key of a record -> (heading, digits)
 PANELS = 48  # on a page; the folder holds them all
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }
-body { margin: 2rem auto; max-width: 1180px; padding: 0 1rem }
+body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
 th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left }
@@ -59,6 +60,19 @@ def write(folder: Path) -> Path:
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
     return _page(folder / "report.html", folder.name, parts)
+
+
+def conclude(results: Mapping[str, Results]) -> str:
+    """Summaries and reports of finished folders, by task and solver; returns the table as text."""
+    table = {}
+    for name, result in results.items():
+        table[name] = result.summarise()
+        write(result.folder)
+    top = next(iter(results.values())).folder
+    if len(results) > 1:
+        top = top.parent
+        grid(top, table)
+    return f"{text(table)}\nresults in {top}"
 
 
 def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:

@@ -178,7 +178,8 @@ class Results:
         if outcome.std is not None and outcome.scan.intensity is not None:
             _array(place("std", ".npy"), outcome.std * outcome.scan.intensity.per_unit)
         if outcome.y is not None:
-            _array(place("measurement", ".npy"), outcome.y)
+            unclear = outcome.y.ndim == 3 and len(outcome.y) not in (1, 3)  # would be read as a stack of slices
+            _array(place("measurement", ".npy"), outcome.y[None] if unclear else outcome.y)
         for key, tensor in outcome.operator.items():
             _array(place("operator", f"-{key}.npy"), tensor)
         if outcome.truth is not None or outcome.y is not None:

@@ -21,7 +21,8 @@ class Writer(BasePredictionWriter):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
         self.done = [results.committed() for results in self.results]
-        pl_module.progress.start(sum(len(loader) for loader in trainer.predict_dataloaders), visible=trainer.is_global_zero)
+        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)
+        pl_module.progress.start(total, trainer.is_global_zero)
         trainer.strategy.barrier("every process has seen what is committed; none has added to it")
 
     def write_on_batch_end(
@@ -37,7 +38,7 @@ class Writer(BasePredictionWriter):
         for outcome in prediction:
             if outcome.image_id not in self.done[dataloader_idx]:
                 self.results[dataloader_idx].commit(outcome)
-        pl_module.progress.image()
+        pl_module.progress.done += len(prediction)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
         pl_module.progress.finish()
