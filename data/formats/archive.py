@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from data.formats import raster
-from data.formats.image import Image, check_index, decoding, digest
+from data.formats.image import Image, check_index, decoding
 from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -26,7 +26,10 @@ def count(path: Path) -> int:
 
 
 def read(path: Path, index: int | None = None) -> Image:
-    """The index-th picture; its meta has the picture's own format, its name as `key`, and its label."""
+    """The index-th picture; its meta has the picture's own format, its name as `key`, and its label.
+
+    Pictures of an archive are not slices of one thing: they have no `series`.
+    """
     with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
         names = _pictures(archive)
         if not names:
@@ -38,13 +41,12 @@ def read(path: Path, index: int | None = None) -> Image:
             raise ValueError(f"{name} unpacks to more than {LARGEST_MEMBER} bytes")
         data, label = archive.read(name), _labels(archive).get(name)
     image = raster.decode(data, f"{path}:{name}", SUFFIXES[Path(name).suffix.lower()])
-    series = digest("archive", str(path.absolute()))
-    return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label, series=series))
+    return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label))
 
 
 def encode(images: Sequence[Image]) -> bytes:
     """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys, else img00000000.png and so on."""
-    if images[0].meta.series:  # they come from one archive, and all of them go back
+    if images[0].meta.key and images[0].meta.count > 1:  # they come from one archive, and all of them go back
         check_complete([image.meta for image in images])
         images = sorted(images, key=lambda image: image.meta.index)
     out, labels = io.BytesIO(), []
