@@ -5,6 +5,7 @@ Also the mean, spread and interval of posterior draws, and the mean and interval
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from scipy import stats
@@ -24,7 +25,7 @@ def psnr(image: Tensor, truth: Tensor) -> Tensor:
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity (Wang 2004: Gaussian window of 11 pixels and sigma 1.5, mirrored border), data range 1."""
     size = min(11, 2 * ((min(image.shape[-2:]) + 1) // 2) - 1)  # the largest odd window an image smaller than 11 admits
-    settings = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
+    settings: Any = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
     value = structural_similarity_index_measure(to_report(image), to_report(truth), **settings)
     return value.reshape(len(image))  # type: ignore[union-attr]
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -18,7 +19,7 @@ from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, scores
 from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
-from solvers.step import check
+from solvers.step import Step, check
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
@@ -30,7 +31,7 @@ class Cell:
     name: str
     operator: Operator | None
     likelihood: Likelihood | None
-    solver: Callable[..., Iterator[Any]]
+    solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.generate)
     draws: int = 1  # posterior draws an image
     keep: bool = False  # keep the draw of the smallest residual instead of their mean
 
@@ -148,13 +149,13 @@ class Reconstruction(pl.LightningModule):
     def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
         """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""
         k, count = cell.draws, len(problem.ids)
-        everything, bad, pieces = problem.repeat(k), {}, []
+        everything, pieces = problem.repeat(k), []
+        bad: dict[int, str] = {}
         for start in range(0, count * k, self.run.rows):
             chosen = range(start, min(start + self.run.rows, count * k))
             piece = everything.select(chosen)
             noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
-            steps = cell.solver(piece, prior, noise)
-            last, reasons = self.follow(steps, cell.solver, piece.ids, lambda step, y=piece: float(y.residual(step.x0).nanmean()))
+            last, reasons = self.follow(cell.solver(piece, prior, noise), cell.solver.steps, piece.ids, piece)
             pieces.append(last.x0.detach())
             for row, reason in reasons.items():
                 bad.setdefault((start + row) // k, reason)
@@ -165,7 +166,7 @@ class Reconstruction(pl.LightningModule):
         start, ids = time.perf_counter(), [scan.image_id for scan in scans]
         noise, like = Noise(ids, "solver", self.run.seed), torch.zeros((), device=self.device, dtype=self.working_type)
         with Meter(self.prior, self.autocast) as meter:
-            last, bad = self.follow(cell.solver(self.prior, noise, like), cell.solver, ids)
+            last, bad = self.follow(cell.solver(self.prior, noise, like), cell.solver.steps, ids)
             latent = self.prior.kind == "latent"
             image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
         facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
@@ -173,7 +174,7 @@ class Reconstruction(pl.LightningModule):
         return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
 
     def follow(
-        self, steps: Iterator[Any], solver: Any, ids: Sequence[str], residual: Callable[[Any], float] | None = None
+        self, steps: Iterator[Any], total: int, ids: Sequence[str], problem: Problem | None = None
     ) -> tuple[Any, dict[int, str]]:
         """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
         reasons: dict[int, str] = {}
@@ -183,7 +184,7 @@ class Reconstruction(pl.LightningModule):
                 reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
             if len(reasons) == len(ids):
                 break
-            self.progress.step(ids, step.t, solver.steps, residual and (lambda step=step: residual(step)))
+            self.progress.step(ids, step.t, total, partial(mean_residual, problem, step) if problem else None)
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
         return step, reasons
@@ -202,7 +203,7 @@ class Reconstruction(pl.LightningModule):
             for _, _ in zip(range(trials + 1), steps):
                 times.append(self.since(0))
         each = (times[-1] - times[min(1, len(times) - 2)]) / max(len(times) - 2, 1)
-        return each * cell.solver.steps * cell.draws / count  # type: ignore[attr-defined]
+        return each * cell.solver.steps * cell.draws / count
 
     def since(self, start: float) -> float:
         if self.device.type == "cuda":
@@ -217,6 +218,10 @@ class Reconstruction(pl.LightningModule):
     @property
     def autocast(self) -> torch.dtype | None:
         return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
+
+
+def mean_residual(problem: Problem, step: Step) -> float:
+    return float(problem.residual(step.x0).nanmean())
 
 
 def shape_of(scan: Scan) -> Shape:

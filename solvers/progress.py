@@ -18,17 +18,16 @@ class Progress:
         self.total, self.done, self.visible = total, 0, visible
         self._next = self._began = time.monotonic()
 
-    def step(self, ids: Sequence[str], t: int, steps: int | None, residual: Callable[[], float] | None) -> None:
+    def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
         """residual is computed only when the line is shown: a few times a second, less often where it is slow (a decoder)."""
         if not self.visible or time.monotonic() < self._next:
             return
         bar = "#" * round(20 * self.done / max(self.total, 1))
         name = ids[0] if len(set(ids)) == 1 else f"{ids[0]} and {len(set(ids)) - 1} more"
-        at = f"step {t + 1}" + (f"/{steps}" if steps else "")
         seconds = time.monotonic() - self._began
         fit = f"  residual {residual():.3f}" if residual else ""
         cost = time.monotonic() - self._began - seconds
-        self._show(f"[{bar:20}] {self.done}/{self.total}  {name}  {at}{fit}  {seconds:.0f} s")
+        self._show(f"[{bar:20}] {self.done}/{self.total}  {name}  step {t + 1}/{steps}{fit}  {seconds:.0f} s")
         self._next = time.monotonic() + max(0.2 if sys.stderr.isatty() else 5, 50 * cost)
 
     def finish(self) -> None:

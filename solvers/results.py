@@ -163,7 +163,8 @@ class Results:
     def _write(self, outcome: Outcome) -> dict[str, str]:
         """All files of one image; their names relative to the folder."""
         assert outcome.image is not None
-        name, files = file_name(outcome.image_id), {}
+        name = file_name(outcome.image_id)
+        files: dict[str, str] = {}
 
         def place(kind: str, suffix: str) -> Path:
             files.setdefault(kind, f"{kind}/{name}{suffix}")

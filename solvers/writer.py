@@ -21,7 +21,7 @@ class Writer(BasePredictionWriter):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
         self.done = [results.committed() for results in self.results]
-        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)
+        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)  # type: ignore[union-attr]
         pl_module.progress.start(total, trainer.is_global_zero)
         trainer.strategy.barrier("every process has seen what is committed; none has added to it")
 
