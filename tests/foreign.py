@@ -8,6 +8,13 @@ GOLDEN = Path(__file__).parent / "golden"
 TOLERANCE = 1e-4  # relative; float32 networks of these depths differ by 1e-6..1e-5 when sums are taken in another order
 
 
+MOST = r"""
+import re
+def most():  # kB this process ever held; ru_maxrss would start at what the parent held when it forked
+    return int(re.search(r"VmHWM:\s+(\d+)", open("/proc/self/status").read())[1])
+"""
+
+
 def randomise(module, seed=0):
     """Weights of the size of usual initialisations, norms near one: signals neither die nor explode on their way."""
     generator = torch.Generator().manual_seed(seed)

@@ -20,6 +20,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from foreign import MOST
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parent.parent
@@ -286,17 +287,17 @@ def corpus(place, trap):
 
 
 READER = """
-    import json, resource, sys, time
+    import json, sys, time
     from ldm import checkpoints
     for line in sys.stdin:
         name, path = json.loads(line)
-        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.time()
+        before, start = most(), time.time()
         try:
             checkpoints.load(path)
             said = None
         except ValueError as error:
             said = str(error)
-        grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+        grown = most() - before
         print(json.dumps([name, said, time.time() - start, grown]), flush=True)
 """
 
@@ -312,7 +313,7 @@ def read(tmp_path_factory):
         json.dumps([name, str(path)]) + "\n" for name, path in [("sound", sound), *((n, p) for n, (p, _) in files.items())]
     )
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(READER)],
+        [sys.executable, "-W", "ignore", "-c", MOST + textwrap.dedent(READER)],
         input=lines,
         capture_output=True,
         text=True,
