@@ -25,10 +25,10 @@ def solve_rows(b: Tensor, columns: Tensor, S: Tensor, s2: Tensor, v: Tensor) -> 
         alike[i % len(columns), i % len(S), a, c].append(i)  # images that share one decomposition
     for (mask, maps, a, c), images in alike.items():
         precision = s2.dtype if c <= SAFE * a else torch.float64
-        shift = a * torch.eye(b.shape[-1], dtype=precision, device=b.device)
         for rows, H in row_grams(columns[mask].to(precision), S[maps], not b.is_complex()):
             right = b[images, 0, rows].permute(1, 2, 0).to(H.dtype)
-            solved = torch.cholesky_solve(right, torch.linalg.cholesky(c * H + shift))
+            H.mul_(c).diagonal(dim1=1, dim2=2).add_(a)
+            solved = torch.cholesky_solve(right, torch.linalg.cholesky(H))
             result[images, 0, rows] = solved.permute(2, 0, 1).to(b.dtype)
     return result
 
@@ -48,5 +48,5 @@ def row_grams(columns: Tensor, S: Tensor, real: bool) -> Iterator[tuple[slice, T
     Q, S = (F.conj().T @ (columns[:, None] * F)).to(complex_type), S.to(complex_type)
     for start in range(0, S.shape[1], ROWS):
         rows = slice(start, start + ROWS)
-        H = Q * torch.einsum("crx,crz->rxz", S[:, rows].conj(), S[:, rows])
-        yield rows, H.real if real else H
+        G = torch.einsum("crx,crz->rxz", S[:, rows].conj(), S[:, rows])
+        yield rows, (Q.real * G.real).addcmul_(Q.imag, G.imag, value=-1) if real else Q * G
