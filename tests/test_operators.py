@@ -124,3 +124,16 @@ def test_baseline_is_an_image(case):
     operator = case.drawn()
     answer = operator.baseline(operator.forward(field((3, *case.shape))), case.shape)
     assert answer is None or answer.shape == (3, *case.shape)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+@every
+def test_the_device_follows_the_input(case):
+    """The same numbers on the accelerator; float64, so that only the order of sums differs."""
+    operator, x = case.drawn(), field((3, *case.shape), 8)
+    y = operator.forward(x)
+    torch.testing.assert_close(operator.forward(x.cuda()).cpu(), y, rtol=0, atol=1e-11)
+    if isinstance(operator, LinearOperator):
+        torch.testing.assert_close(operator.adjoint(y.cuda()).cpu(), operator.adjoint(y), rtol=0, atol=1e-11)
+        torch.testing.assert_close(operator.solve(y.cuda(), 0.1, 1.0).cpu(), operator.solve(y, 0.1, 1.0), rtol=0, atol=1e-8)

@@ -187,10 +187,7 @@ def outer_factors(kernel: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]
     U, s, V = torch.linalg.svd(kernel[0, 0].double())
     if len(s) > 1 and s[1] > 1e-6 * s[0]:
         return None
-    total = kernel.double().sum()
-    column, row = U[:, 0] * s[0], V[0]
-    scale = row.sum() if total != 0 else torch.ones(())  # each sums to what it should, signs included
-    return tuple((column * scale).tolist()), tuple((row / scale).tolist())
+    return tuple((U[:, 0] * s[0]).tolist()), tuple(V[0].tolist())
 
 
 class Convolution(LinearOperator):
