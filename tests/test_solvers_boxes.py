@@ -111,8 +111,10 @@ CASES = {
     ),
     "daps mh": (
         EDM,
-        DAPS(steps=8, inner="mh", ode_steps=3, **EDGES, **CHAIN),
-        partial(daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="mh", momentum=0, **BOX_CHAIN),
+        DAPS(steps=8, inner="mh", ode_steps=3, M=12, lr=4e-3, lr_min_ratio=0.1, tau=0.3, **EDGES),
+        partial(
+            daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="mh", M=12, lr=4e-3, lmr=0.1, tau=0.3, momentum=0
+        ),
     ),
     "daps latent, clamped": (
         LATENT,
