@@ -25,7 +25,7 @@ from ldm.denoiser import Prior  # noqa: E402
 from ldm.latent import LatentPrior  # noqa: E402
 
 TOLERANCE = 1e-5  # the same numbers at other addresses are added in another order by vectorised kernels (5e-7 was seen)
-HALF_TOLERANCE = 2e-2  # float16 weights carry 2^-11; through a deep network about ten times that was seen
+HALF_TOLERANCE = 1e-2  # float16 weights carry 2^-11; 1e-3 was seen on a network of random weights
 
 
 def outputs(prior: Prior) -> dict[str, Tensor]:
