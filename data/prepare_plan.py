@@ -40,6 +40,7 @@ class Plan:
     sources: list[Source]
     splits: list[str]
     folders: dict[str, str]  # what was asked: split -> folder, and how it is divided
+    divided: bool  # by shares
     ignored: int  # files that are no images by their name
     unreadable: list[tuple[str, str]]  # folders that may not be looked into, and why
 
@@ -74,7 +75,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     _check_subjects(found)
     sources = _named(found)
     present = {source.split for source in sources}
-    return Plan(sources, [split for split in SPLITS if split in present], asked, ignored, unreadable)
+    return Plan(sources, [split for split in SPLITS if split in present], asked, bool(shares), ignored, unreadable)
 
 
 def _compiled(subject: str | None) -> re.Pattern | None:

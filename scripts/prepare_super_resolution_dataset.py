@@ -14,13 +14,15 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.prepare import Done, Recipe, run
-from data.prepare_plan import plan
+from data.prepare_plan import Plan, plan
 from data.prepare_report import collect
 
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read
 
 
@@ -85,6 +87,9 @@ def prepare(options: argparse.Namespace) -> int:
         shares = tuple(map(float, options.split.split("/"))) if options.split else None
     except ValueError:
         raise ValueError(f"--split {options.split!r} is not of the form 0.8/0.1/0.1") from None
+    for folder in filter(None, folders.values()):
+        if options.output_root.resolve().is_relative_to(folder.resolve()):
+            raise ValueError(f"--output-root {options.output_root} lies in {folder}, whose images it would take in the next time")
     if options.workers < 1:
         raise ValueError(f"--workers {options.workers} must be at least 1")
     recipe = Recipe(
@@ -100,18 +105,30 @@ def prepare(options: argparse.Namespace) -> int:
     planned = plan({split: folder for split, folder in folders.items() if folder}, shares, options.subject, options.seed)
     outcomes = run(planned, recipe, options.output_root, options.workers, options.strict)
     report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
+    tell(planned, recipe, report)
+    if report["skipped"]:
+        print(f"  all in {options.output_root / 'report.json'}")
+    return 1 if report["skipped"] else 0
+
+
+def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
+    """What was made, what was decided without being asked, and what could not be read."""
     for split in planned.splits:
         part = report[split]
         print(f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects", end="")
         print("".join(f", {part[what]} {what.replace('_', ' ')}" for what in ("passed_over", "enlarged", "strays") if part[what]))
-    skipped = report["skipped"]
+    unknown = sum(not source.subject for source in planned.sources)
+    if planned.divided and unknown:
+        print(f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are")
+    scans = any(not source.name.lower().endswith(PICTURES) for source in planned.sources)
+    if scans and not (recipe.window or recipe.percentiles):
+        print("scans went from the least to the greatest value of each file; CT wants --window -1000:400, MR --percentiles")
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
+    skipped = report["skipped"]
     if skipped:
         print(f"{len(skipped)} files could not be read:")
         print("\n".join(f"  {entry['file']}: {entry['reason']}" for entry in skipped[:LISTED]))
-        print(f"  all in {options.output_root / 'report.json'}")
-    return 1 if skipped else 0
 
 
 def main(argv: list[str]) -> int:

@@ -255,6 +255,19 @@ def test_mistakes_are_one_line(source, tmp_path, capsys, options, reason):
     assert reason in message and message.count("\n") == 1
 
 
+def test_output_inside_input_is_refused(source, capsys):
+    picture(source / "a.png")
+    assert call(source, source / "out") == 2 and "next time" in capsys.readouterr().err
+
+
+def test_what_was_decided_for_the_user_is_said(source, tmp_path, capsys):
+    picture(source / "a.png")
+    np.save(source / "b.npy", np.eye(8, dtype=np.float32))
+    assert call(source, tmp_path / "out", "--split", "0.5/0.5") == 0
+    said = capsys.readouterr().out
+    assert "of 2 files the subject is not known" in said and "least to the greatest" in said
+
+
 def test_no_images(source, tmp_path, capsys):
     (source / "a.txt").touch()
     assert call(source, tmp_path / "out") == 2 and "no image in it" in capsys.readouterr().err
