@@ -135,7 +135,7 @@ def test_dicom(tmp_path):
     table = pydicom.Dataset()
     table.LUTDescriptor, table.LUTData = [4, 0, 16], bytes(8)
     refuse(changed("lut.dcm", ModalityLUTSequence=[table]), "Modality LUT", "allowed")
-    refuse(changed("syntax.dcm", PhotometricInterpretation="SMITH^JOHN"), "allowed")
+    refuse(changed("colour.dcm", PhotometricInterpretation="YBR_ODD"), "allowed")
     raw = source.read_bytes()
     (tmp_path / "nopreamble.dcm").write_bytes(raw[132:])
     refuse(tmp_path / "nopreamble.dcm", "no DICM mark", "allowed")

@@ -107,7 +107,9 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
         if not absent:
             raise
         reason = " ".join(str(error.__cause__).split())[:200]
-        raise ValueError(f"{path}: {syntax.name} pixels need a pydicom plug-in: {absent} ({reason})") from error
+        raise ValueError(
+            f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})"
+        ) from error
 
 
 def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
@@ -122,7 +124,7 @@ def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
 
 def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
     with decoding(path, "DICOM", private=True):
-        slope, intercept = (float(of_frame(ds, index, key, default)) for key, default in _RESCALE)
+        slope, intercept = float(of_frame(ds, index, "RescaleSlope", 1)), float(of_frame(ds, index, "RescaleIntercept", 0))
         colour = len(stored) == 3
         palette = ds.PhotometricInterpretation == "PALETTE COLOR"
         bits = stored.dtype.itemsize * 8 if palette else int(ds.get("BitsStored") or ds.BitsAllocated)
@@ -149,6 +151,12 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             position=position_of(affine, ds),
             header=buffer.getvalue(),
         )
+    return _checked(meta, ds, stored, path)
+
+
+def _checked(meta: Meta, ds: pydicom.Dataset, stored: np.ndarray, path: Path) -> Meta:
+    """Refuse what cannot be undone on the way out; correct the depth that a header gives too small; turn the window round."""
+    slope, intercept = meta.slope, meta.intercept
     if "ModalityLUTSequence" in ds:
         raise ValueError(f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed")
     if slope == 0 or not np.isfinite([slope, intercept]).all():
@@ -159,9 +167,6 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
         a, b = (slope * v + intercept for v in limits(meta))
         meta = replace(meta, window=(a + b - meta.window[1], a + b - meta.window[0]))
     return meta
-
-
-_RESCALE = (("RescaleSlope", 1.0), ("RescaleIntercept", 0.0))
 
 
 def _window(ds: pydicom.Dataset, index: int, bits: int, colour: bool) -> tuple[float, float] | None:

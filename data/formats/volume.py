@@ -33,7 +33,7 @@ def slice_of(volume: Volume, index: int | None, axis: int, path: str | Path) -> 
         raise ValueError(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
     index = check_index(index, total := count(volume, axis), path, "slices")
     t, k = divmod(index, volume.array.shape[axis])
-    stored = np.take(volume.array[:, :, :, t], k, axis)
+    stored = volume.array[:, :, :, t][(slice(None),) * axis + (k,)]  # a view: np.take would copy the whole volume first
     stored = stored.transpose(2, 0, 1) if stored.ndim == 3 else stored[None]
     rows, columns = _in_plane(axis)
     sides = _steps(volume.meta.affine)
