@@ -75,12 +75,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     add("--manifest", type=Path, metavar="FILE")
     add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
-    add("--num-samples", type=whole, default=1, metavar="K", help="posterior draws per image: mean, std and interval")
+    add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
     add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
     add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
     add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
     add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
-    add("--start", type=int, default=0, metavar="I")
+    add("--start", type=index, default=0, metavar="I")
     add("--limit", type=whole, metavar="N")
     add("--seed", type=int, default=0, metavar="N")
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
@@ -104,10 +104,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     if rest:
         known = [s for action in parser._actions for s in action.option_strings]
         raise ValueError(f"unknown argument {rest[0]!r}{configuration.nearest(rest[0].split('=')[0], known)}")
-    if options.diffusion_config and options.diffusion_config.endswith((".yaml", ".yml")):
-        options.solver = options.solver or [options.diffusion_config]
-    elif options.diffusion_config:
-        options.model = options.model or options.diffusion_config
+    word = options.diffusion_config
+    if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
+        raise ValueError("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
+    if word and word.endswith((".yaml", ".yml")):
+        options.solver = [word]
+    elif word:
+        options.model = word
     return options, overrides
 
 
@@ -121,6 +124,10 @@ def whole(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
+
+
+def index(word: str) -> int:
+    return 0 if word == "0" else whole(word)
 
 
 def seeds(word: str) -> list[int]:
@@ -203,9 +210,12 @@ def seeded(channels: int, seed: int) -> Scan:
     return Scan(f"{seed:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
 
 
-def images(options: argparse.Namespace) -> Sequence[Any]:
-    """The rows to restore."""
-    rows = sources.find(options.data_root, options.split, options.manifest)
+def chosen_rows(options: argparse.Namespace, unconditional: bool) -> Sequence[Any]:
+    """The rows to restore, or the seeds to draw."""
+    if unconditional:
+        rows = options.seeds or range(options.num_samples)
+    else:
+        rows = sources.find(options.data_root, options.split, options.manifest)
     stop = None if options.limit is None else options.start + options.limit
     if not rows[options.start : stop]:
         raise ValueError(f"--start {options.start} leaves none of {len(rows)} images")
@@ -241,7 +251,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     demo = defaults(options, configs)
     prior = load_prior(options, next(iter(configs.values())))
     cells = [cell(name, config, options) for name, config in configs.items()]
-    rows = images(options) if cells[0].operator else options.seeds or range(options.num_samples)
+    rows = chosen_rows(options, cells[0].operator is None)
     load, notes, first = reader(prior, cells, rows, options.measurements)
     draws = max(one.draws for one in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(draws, TOGETHER)
@@ -253,6 +263,8 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
         inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
+    if options.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise ValueError("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
     if options.compile:
         prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
     if options.dry_run:
@@ -278,6 +290,18 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]) -> bool:
     """Fill in what was not said; without any data it is the demo."""
     unconditional = all("operator" not in config for config in configs.values())
+    if not unconditional and any("operator" not in config for config in configs.values()):
+        raise ValueError("samplers of the prior and solvers of a task do not share a grid; run them apart")
+    needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    for flag in needless:
+        if getattr(options, flag):
+            raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+    for one, other in (("data_root", "manifest"), ("num_runs", "num_samples")):
+        if getattr(options, one) and getattr(options, other):
+            raise ValueError(
+                f"--{one.replace('_', '-')} and --{other.replace('_', '-')} say the same thing twice; give one of them"
+            )
+    options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
     if demo:
         options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
@@ -334,7 +358,7 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
         config["run"] = {
             "seed": options.seed, "draws": one.draws, "keep": one.keep, "batch_size": options.batch_size, "tile": options.tile,
             "measurements": options.measurements, "precision": options.precision, "split": options.split,
-            "images": str(options.manifest or options.data_root or "seeds"),
+            "keep_patient": options.keep_patient, "images": str(options.manifest or options.data_root or "seeds"),
         }  # fmt: skip
         made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
         folder = root / one.name if len(cells) > 1 else root
