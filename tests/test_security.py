@@ -86,6 +86,24 @@ def pickled_as(module, name, arguments):
     return b"\x80\x04}\x8c\x03ema" + called + pickle.dumps(arguments, 3)[2:-1] + b"Rs."
 
 
+def _reconstruct_persistent_obj(meta):
+    raise AssertionError
+
+
+class Persisted:
+    def __init__(self, meta):
+        self.meta = meta
+
+    def __reduce__(self):
+        return _reconstruct_persistent_obj, (self.meta,)
+
+
+def persisted(content):
+    """Pickled as EDM's persistent objects are: the module's name is exchanged in the bytes (protocol 0: names are lines)."""
+    ours = f"c{__name__}\n_reconstruct_persistent_obj\n".encode()
+    return b"\x80\x02" + pickle.dumps(content, 0).replace(ours, b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n")
+
+
 def corpus(place, trap):
     """name -> (path, what the line must say)."""
     files = {}
@@ -117,6 +135,25 @@ def corpus(place, trap):
     case(
         "module_src", ".pkl", "holds a EDMPrecond that is not one of", lambda p: p.write_bytes(pickled_as(*persistent, (record,)))
     )
+
+    def network(modules):
+        inside = {
+            **record,
+            "class_name": "SongUNet",
+            "state": {"_init_kwargs": {"img_resolution": 8, "in_channels": 1, "out_channels": 1}, "_modules": modules},
+        }
+        outer = {**record, "state": {"_modules": {"model": Persisted(inside)}}}
+        return {"ema": Persisted(outer)}
+
+    def fan(path):
+        child = Persisted({**record, "state": {"_modules": {}}})
+        for _ in range(12):
+            child = Persisted({**record, "state": {"_modules": {str(i): child for i in range(12)}}})
+        path.write_bytes(persisted(network({"enc": child})))
+
+    case("modules_without_end", ".pkl", "occurs twice", fan)
+    case("modules_are_a_list", ".pkl", "not of the kind its layout has", lambda p: p.write_bytes(persisted(network([1, 2]))))
+    case("state_dict_is_a_tensor", ".ckpt", "not of the kind|not known", lambda p: torch.save({"state_dict": torch.ones(3)}, p))
 
     inner = io.BytesIO()
     torch.save(touch(trap), inner, _use_new_zipfile_serialization=False)

@@ -68,8 +68,13 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
     """Tell the family and read it: a model description and its state dict, before anything is built."""
     path = Path(path)
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
-    if path.is_dir():
-        return _folder(path, settings)
+    try:
+        return _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
+    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
+        raise ValueError(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
+
+
+def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Described:
     content = weights(path)
     if "config" in content and "state_dict" in content:
         _unneeded(path, settings)
@@ -77,14 +82,12 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
     if edm.recognises(content):
         return edm.describe(path, content, settings)
     state = content.get("state_dict", content)
-    if guided_diffusion.recognises(state):
-        return guided_diffusion.describe(path, state, settings)
-    if stable_diffusion.recognises(state):
-        return stable_diffusion.describe(path, state, settings, ema)
-    if monai.recognises(state):
-        return monai.describe(path, state, settings)
-    if compvis.recognises(state):
-        return compvis.describe(path, state, settings, ema)
+    for family in (guided_diffusion, monai):
+        if family.recognises(state):
+            return family.describe(path, state, settings)
+    for family in (stable_diffusion, compvis):
+        if family.recognises(state):
+            return family.describe(path, state, settings, ema)
     raise ValueError(f"{path}: the layout of these weights is not known")
 
 
@@ -100,3 +103,7 @@ def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
 def _unneeded(path: Path, settings: Mapping[str, Any] | None) -> None:
     if settings is not None:
         raise ValueError(f"{path}: describes itself and takes no settings beside it")
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

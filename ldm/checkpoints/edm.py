@@ -33,6 +33,9 @@ MOVES = [  # module paths of EDM -> ours, after resolutions were replaced by lev
     (r"^map_noise\.freqs$", "frequencies"),
     (r"^map_layer([01])\.", r"map_time\1."),
 ]
+IMPLIED = (  # by the kind of network, by the shapes of its weights, or of training only
+    *("augment_dim", "implicit_mlp", "dropout", "label_dropout", "channel_mult_emb", "channel_mult_noise", "resample_filter"),
+)
 UNUSED = re.compile(r"(^map_augment\.|resample_filter$)")  # augmentation labels are zero at sampling; filters are constants
 KINDS = {("positional", "standard"): "ddpm++", ("fourier", "residual"): "ncsn++"}
 
@@ -101,10 +104,12 @@ def record(value: Any) -> tuple[str, Mapping[str, Any]] | None:
     return (type(value).__name__, value.state) if isinstance(value.state, Mapping) else None
 
 
-def tensors(state: Mapping[str, Any], prefix: str = "", seen: frozenset[int] = frozenset()) -> Iterator[tuple[str, Tensor]]:
-    """(dotted name, tensor) of every parameter and buffer below a module's state."""
-    if id(state) in seen or len(seen) > 8:
-        raise ValueError("modules are nested too deeply")
+def tensors(state: Mapping[str, Any], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(dotted name, tensor) of every parameter and buffer below a module's state; modules are a tree, or could be endless."""
+    seen = set() if seen is None else seen
+    if id(state) in seen:
+        raise ValueError(f"module {prefix.rstrip('.')!r} occurs twice")
+    seen.add(id(state))
     for group in ("_parameters", "_buffers"):
         for name, tensor in (state.get(group) or {}).items():
             if isinstance(tensor, torch.Tensor):
@@ -112,7 +117,7 @@ def tensors(state: Mapping[str, Any], prefix: str = "", seen: frozenset[int] = f
     for name, child in (state.get("_modules") or {}).items():
         found = record(child)
         if found is not None:
-            yield from tensors(found[1], f"{prefix}{name}.", seen | {id(state)})
+            yield from tensors(found[1], f"{prefix}{name}.", seen)
 
 
 def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,19 +127,7 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
     if name not in ("SongUNet", "DhariwalUNet"):
         raise ValueError(f"{path}: network {name!r} is neither SongUNet nor DhariwalUNet")
     song = name == "SongUNet"
-    o = Options(
-        arguments,
-        path,
-        ignored=(
-            "augment_dim",
-            "implicit_mlp",
-            "dropout",
-            "label_dropout",
-            "channel_mult_emb",
-            "channel_mult_noise",
-            "resample_filter",
-        ),
-    )
+    o = Options(arguments, path, ignored=IMPLIED)
     resolution, multipliers = o.take("img_resolution", int), o.take("channel_mult", list, [1, 2, 2, 2] if song else [1, 2, 3, 4])
     attended = o.take("attn_resolutions", list, [16] if song else [32, 16, 8])
     common = dict(
