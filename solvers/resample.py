@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import conditioned
+from solvers.condition import conditioned, discrepancy
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
@@ -106,7 +106,8 @@ class ReSample:
             return self.adamw(x, problem, moments, stage)
         if isinstance(problem.operator, LinearOperator):
             return settle(x, v, problem)
-        return conditioned(x, v, problem, cap=self.cg, steps=self.newton).x
+        needed = discrepancy(x, v, problem, cap=self.cg)
+        return conditioned(x, needed, problem, cap=self.cg, steps=self.newton).x if bool((needed > 0).any()) else x
 
     def resample(self, z0: Tensor, z: Tensor, a: float, a_next: float, noise: Noise) -> Tensor:
         """Eq. (13): the product of N(sqrt(a_next) z0, 1 - a_next), DDPM's view of z0, and N(z, s2), where the chain was."""

@@ -35,19 +35,19 @@ def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
 
 
 def settle(x: Tensor, v_max: float, problem: Problem) -> Tensor:
-    """x moved just as far as it takes to explain y to the noise level, with a variance up to v_max (linear operators)."""
+    """x moved just as far as it takes to explain y to the noise level, with a variance up to v_max."""
     return condition(x, discrepancy(x, v_max, problem), problem)
 
 
 def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
     """The image a run ends with. A latent is decoded with its codebook and then, with polish, conditioned once in pixel
-    space with the autoencoder's error variance, so that the data are met to the noise level.
+    space with a variance up to the autoencoder's error, so that the data are met to the noise level.
     """
     if prior.kind == "pixel":
         return prior.to_image(state)
     image = prior.decode(state, quantize=True)
     error = autoencoder_error(prior)
-    return condition(image, error, problem) if polish and error > 0 else image
+    return settle(image, error, problem) if polish and error > 0 else image
 
 
 def autoencoder_error(prior: Prior) -> float:

@@ -129,8 +129,9 @@ def write(path: Path) -> None:
         "# Prior × operator × solver",
         "",
         "Written by `python tests/test_matrix.py`: tiny priors with exact denoisers, 8×8 images, few steps. A number is the",
-        "larger residual |A x − y| / (sigma_y √m) of two images: 1 is the noise level. Solvers whose data step is a gradient need",
-        "more steps than these, and published step lengths know nothing of |A|. A letter is a refusal, made before any network runs.",
+        "larger residual |A x − y| / (sigma_y √m) of two images: 1 is the noise level. Solvers whose data step is a gradient",
+        "need more steps than these, and published step lengths know nothing of |A|. A letter is a refusal, made before any",
+        "network runs.",
     ]
     reasons: dict[str, str] = {}
     for prior in PRIORS:
@@ -139,6 +140,7 @@ def write(path: Path) -> None:
             row = []
             for solver in SOLVERS:
                 residual, reason = cell(solver, operator, prior)
+                reason = reason.replace(type(OPERATORS[operator]).__name__, "this one")
                 if reason:
                     reasons.setdefault(reason, chr(ord("a") + len(reasons)))
                 row.append(reasons[reason] if reason else f"{residual:.2g}")
