@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm import checkpoints as weights
 from ldm import config as configuration
-from ldm.callbacks import AtomicSave, Averaging, Pictures, Recorded, StopOnNaN
+from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, StopOnNaN
 from ldm.checkpoints.fitting import fill
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
 
@@ -127,14 +127,13 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
 def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str]) -> pl.Trainer:
     """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has."""
     place = folder / "checkpoints"
-    often = {"every_n_train_steps": config.get("save_every", SAVE_EVERY), "save_on_train_epoch_end": False}
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
         Recorded(configuration.plain(config), manifests),
         StopOnNaN(),
         Pictures(),
         LearningRateMonitor("step"),
-        ModelCheckpoint(place, "last", enable_version_counter=False, **often),
+        Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY)),
         ModelCheckpoint(place, "best", monitor="val/loss", enable_version_counter=False),
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")

@@ -10,7 +10,7 @@ from torch.func import functional_call
 from torch.nn import functional
 
 from ldm.bottleneck import Codebook, Gaussian
-from ldm.draws import Draws
+from ldm.draws import Draws, Parts
 from ldm.losses import adaptive_weight, hinge
 from ldm.optimisation import AdamW
 from ldm.patch import cut
@@ -46,7 +46,7 @@ class Autoencoder(pl.LightningModule):
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.discriminator = None if discriminator is None else discriminator.apply(weights_init)
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
-        self.seed = seed
+        self.seed, self.parts = seed, Parts()
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -58,7 +58,8 @@ class Autoencoder(pl.LightningModule):
         self.first_stage.model.decoder.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
-        draws = Draws(self.seed, self.global_rank, self.current_epoch, index, self.device)
+        draws = Draws(self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device)
+        draws.pin_dropout()
         image = self.crop(batch["image"], draws)
         z, loss, logs = self.bottleneck(self.first_stage.model, image, self.global_step, draws)
         output = self.reconstruct(z)

@@ -14,8 +14,7 @@ class Codebook(nn.Module):
     """Nearest code with a straight-through gradient; dead codes are revived from the current latents.
 
     codes: size of the codebook. weight: of the codebook loss. beta: commitment. from_data: step at which the codebook is
-    set to latents of the batch and quantisation begins; 0: from the start, with the codes as they are. (An encoder that
-    is quantised by random codes from its first step on was seen to settle on latents whose channels copy each other.)
+    whitened latents of the batch and quantisation begins; 0: from the start, with the codes as they are.
     revive: steps over which a code may go unused before it is moved onto a latent; 0: for ever.
     """
 
@@ -31,11 +30,14 @@ class Codebook(nn.Module):
         z = model.encode(image).latents.float()
         if step < self.from_data:
             return z, 0 * model.quantize.embedding.weight.sum(), {}
+        codes: Tensor = model.quantize.embedding.weight
         with torch.autocast(image.device.type, enabled=False):  # distances between nearby codes need float32
-            points = z.permute(0, 2, 3, 1).flatten(0, 2)
-            codes: Tensor = model.quantize.embedding.weight
-            self.renew(codes, points.detach(), step, draws)
-            index = torch.cdist(points.detach(), codes.detach()).argmin(1)
+            if step == self.from_data > 0:
+                whiten(model, z.detach())
+                z = model.encode(image).latents.float()
+            points = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
+            self.renew(codes, points, step, draws)
+            index = torch.cdist(points, codes.detach()).argmin(1)
             z_q = codes[index].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
             loss = self.weight * commitment(z, z_q, self.beta)
         counts = shared(torch.bincount(index, minlength=len(codes)))
@@ -60,6 +62,28 @@ class Codebook(nn.Module):
         if dist.is_initialized():
             dist.broadcast(codes, 0)
         self.uses.zero_()
+
+
+@torch.no_grad()
+def whiten(model: nn.Module, z: Tensor) -> None:
+    """Change coordinates of the latent space so that z [B,C,h,w] has mean 0 and covariance 1, without changing decoded images.
+
+    A young encoder puts brightness into every channel (correlations of 0.9998 were seen), and a codebook made of such
+    latents has no room for anything else. The change is folded into the 1x1 convolutions on both sides of the codebook.
+    """
+    points = z.permute(1, 0, 2, 3).flatten(1).double()
+    mean = points.mean(1)
+    variances, axes = torch.linalg.eigh(torch.cov(points))
+    root = variances.clamp_min(1e-8 * variances[-1]).sqrt()
+    enter, leave = (axes / root).T, axes * root  # leave @ enter = 1
+    into, out = model.quant_conv, model.post_quant_conv
+    into.weight.copy_((enter @ into.weight.double().flatten(1))[..., None, None])
+    into.bias.copy_(enter @ (into.bias.double() - mean))
+    out.bias.add_(out.weight.double().flatten(1) @ mean)
+    out.weight.copy_((out.weight.double().flatten(1) @ leave)[..., None, None])
+    if dist.is_initialized():
+        for parameter in (*into.parameters(), *out.parameters()):
+            dist.broadcast(parameter, 0)
 
 
 class Gaussian(nn.Module):

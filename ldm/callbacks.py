@@ -2,6 +2,8 @@
 
 import math
 import os
+import signal
+import threading
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -83,6 +85,38 @@ class Recorded(pl.Callback):
         if hasattr(module, "measured"):
             config["prior"]["params"] |= module.measured()
         checkpoint["config"], checkpoint["manifests"] = config, self.manifests
+
+
+class Last(pl.Callback):
+    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
+
+    Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
+    after the run would count an unfinished epoch as done. The signal handler only sets a flag, which ranks share.
+    """
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every = path, every
+        self.saved, self.asked = -1, False
+
+    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        step = trainer.global_step
+        if step == self.saved:
+            return  # inside an accumulation
+        asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
+        ends = step == trainer.max_steps or trainer.should_stop
+        ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
+        if asked or ends or step % self.every == 0:
+            trainer.save_checkpoint(self.path)
+            self.saved = step
+        if asked:
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 class StopOnNaN(pl.Callback):

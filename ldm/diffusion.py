@@ -15,7 +15,7 @@ from data.seeding import Noise
 from ldm import schedule
 from ldm.crops import Crops
 from ldm.denoiser import Prior, column
-from ldm.draws import Draws
+from ldm.draws import Draws, Parts
 from ldm.generate import Heun
 from ldm.latent import LatentPrior
 from ldm.latents import Latents
@@ -57,7 +57,7 @@ class PixelDiffusion(pl.LightningModule):
         super().__init__()
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else prior.denoiser.predicts)
-        self.labels, self.flip, self.seed = labels, flip, seed
+        self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -68,7 +68,8 @@ class PixelDiffusion(pl.LightningModule):
         self.prior.denoiser.network.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
-        draws = Draws(self.seed, self.global_rank, self.current_epoch, index, self.device)
+        draws = Draws(self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device)
+        draws.pin_dropout()
         states = self.states(batch, draws)
         n, prior = len(states.x0), self.prior
         sigma = self.levels.draw(n, prior.sigma_min, prior.sigma_max, prior.alpha_bar, draws)
@@ -287,7 +288,7 @@ def patches(module: PatchDiffusion | LatentPatchDiffusion, batch: Mapping, draws
     whole, crops = module.whole(batch, draws), module.crops
     size = crops.largest
     if module.training:
-        size = crops.size(Draws(module.seed, -1, module.current_epoch, module.global_step))
+        size = crops.size(Draws(module.seed, -1, module.global_step))
     margin = module.prior.margin if isinstance(module.prior, PatchPrior) else 0
     x0, position = crops.take(whole, size, margin, draws)
     label = module.label(batch)

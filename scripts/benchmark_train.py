@@ -1,0 +1,104 @@
+"""Training steps beside their networks: `python scripts/benchmark.py train`. Random weights and images; ratios of one run.
+
+A step here is training_step + backward + optimiser; the bare network is forward + backward + optimiser on the same batch.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from benchmark_rows import Row, seconds
+from torch import nn
+
+from data.seeding import Noise
+from ldm import config
+from ldm.autoencoder import Autoencoder
+from ldm.bottleneck import Codebook
+from ldm.diffusion import LatentDiffusion, PatchDiffusion
+from ldm.draws import Draws
+from ldm.latent import VQ, LatentPrior
+from ldm.networks import VQModel
+from ldm.optimisation import AdamW
+
+warnings.filterwarnings("ignore", message=".*self.log.*")
+BATCH = 4
+
+
+def step(parameters, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """One optimiser step on whatever `loss` computes."""
+    parameters = [p for p in parameters if p.requires_grad]
+    optimiser = AdamW(lr=1e-4).configure(parameters, 1000)["optimizer"]
+
+    def call() -> None:
+        optimiser.zero_grad()
+        loss().backward()
+        optimiser.step()
+
+    return call
+
+
+def batch(size: int, n: int = BATCH) -> dict:
+    ids = [f"image {i}" for i in range(n)]
+    return {"image": Noise(ids, "noise").normal((n, 1, size, size)).clamp(-1, 1), "image_id": ids}
+
+
+def latent(cache: bool) -> LatentDiffusion:
+    torch.manual_seed(0)
+    node = config.load(["configs/latent-diffusion/demo.yaml"])["prior"]
+    prior: LatentPrior = config.build(node)
+    return LatentDiffusion(prior, AdamW(lr=1e-4), cache=cache).train()
+
+
+def diffusion_step() -> list[Row]:
+    """Cached latents: the step against its U-Net alone."""
+    module, images = latent(True), batch(256)
+    network: nn.Module = module.prior.denoiser.network  # type: ignore[assignment]
+    x, time = Draws(0, 0, 0).normal((BATCH, 3, 64, 64)), torch.rand(BATCH) * 999
+    whole = step(module.parameters(), lambda: module.training_step(images, 0))
+    bare = step(network.parameters(), lambda: network(x, time).square().mean())
+    a, b = seconds(whole, bare, repeat=5)
+    return [Row("latent diffusion step, cached / bare U-Net", a / b, 1.15, "x")]
+
+
+def cached_latents() -> list[Row]:
+    """The steps per second of `medical-vq-4`'s encoder in front of the demo's U-Net, with and without the cache."""
+    modules, images = [latent(True), latent(False)], batch(256)
+    for module in modules:
+        module.prior.first_stage = VQ(VQModel(1, (64, 128, 256), 2, codes=8192, attention=False)).eval().requires_grad_(False)
+        module.latents.first_stage = module.prior.first_stage
+    calls = [step(m.parameters(), lambda m=m: m.training_step(images, 0)) for m in modules]
+    cached, encoded = seconds(*calls, repeat=3)
+    return [Row("latent diffusion, cached against encoded on the fly", encoded / cached, 3, "x", at_least=True)]
+
+
+def patch_step() -> list[Row]:
+    """Patches cut, placed and denoised, against the network on patches alone."""
+    torch.manual_seed(0)
+    read = config.load(["configs/patch-diffusion/demo.yaml"])
+    module: PatchDiffusion = config.build(read["model"], prior=config.build(read["prior"])).train()
+    images, network = batch(256), module.prior.denoiser.network
+    module.crops = type(module.crops)({56: 1.0}, module.crops.per_image)
+    n = BATCH * module.crops.per_image
+    x, time = Draws(0, 0, 0).normal((n, 3, 56, 56)), torch.rand(n)
+    whole = step(module.parameters(), lambda: module.training_step(images, 0))
+    bare = step(network.parameters(), lambda: network(x, time).square().mean())
+    a, b = seconds(whole, bare, repeat=5)
+    return [Row("patch diffusion step / bare network on the same patches", a / b, 1.15, "x")]
+
+
+def autoencoder_step() -> list[Row]:
+    """VQ-f4 without a discriminator; printed, no limit set."""
+    torch.manual_seed(0)
+    model = VQModel(1, (32, 64, 128), 1, codes=4096, attention=False)
+    module = Autoencoder(VQ(model), Codebook(4096), AdamW(lr=1e-4)).train()
+    images = batch(64, 8)
+    whole = step(module.parameters(), lambda: module.training_step(images, 0))
+    bare = step(
+        [*model.encoder.parameters(), *model.decoder.parameters()],
+        lambda: model.decode(model.encode(images["image"]).latents, force_not_quantize=True).sample.square().mean(),
+    )
+    a, b = seconds(whole, bare, repeat=5)
+    return [Row("autoencoder step / bare encoder and decoder", a / b, float("inf"), "x")]
+
+
+ROWS = (diffusion_step, cached_latents, patch_step, autoencoder_step)

@@ -1,0 +1,179 @@
+"""Export a trained prior as a model folder with its card: what it was trained on, how long, and what it does on held-out people.
+
+    python scripts/publish_prior.py logs/demo/latent/checkpoints/last.ckpt models/demo-latent
+        --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --test data/demo/test.csv --note "Half an hour on a CPU."
+
+Writes config.yaml, model.safetensors (float16), README.md, samples.png, reconstructions.png and losses.png into a new folder.
+Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
+"""
+
+import argparse
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+from torchvision.utils import make_grid
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from data import manifest  # noqa: E402
+from data.dataset import ManifestDataset  # noqa: E402
+from data.ranges import to_report  # noqa: E402
+from data.seeding import Noise  # noqa: E402
+from ldm import checkpoints  # noqa: E402
+from ldm.denoiser import Prior  # noqa: E402
+from ldm.generate import Heun  # noqa: E402
+from ldm.latent import LatentPrior  # noqa: E402
+
+LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
+PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
+
+
+def held_out(path: Path) -> tuple[list[str], Tensor]:
+    """Subjects and images of evenly spread slices."""
+    data, rows = ManifestDataset(path), defaultdict(list)
+    for index, row in enumerate(data.rows):
+        rows[row.subject].append(index)
+    chosen = [i for group in rows.values() for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]]
+    return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
+
+
+def psnr(estimate: Tensor, image: Tensor) -> Tensor:
+    """Per image [B], of images in [0, 1]."""
+    return -10 * (to_report(estimate) - to_report(image)).square().mean([1, 2, 3]).log10()
+
+
+def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    """PSNR per image of whatever can be measured, and reconstructions by the autoencoder if there is one."""
+    found, decoded = {}, None
+    if isinstance(prior, LatentPrior):
+        decoded = torch.cat([prior.decode(prior.encode(x[None])) for x in images])
+        found["autoencoder"] = psnr(decoded, images)
+        found["autoencoder, unquantised"] = psnr(torch.cat([prior.decode(prior.encode(x[None]), False) for x in images]), images)
+    for sigma in LEVELS:
+        state = torch.cat([prior.to_state(x[None]) for x in images])
+        noisy = state + sigma * Noise([str(i) for i in range(len(images))], "noise").like(state)
+        clean = torch.cat([prior.to_image(prior.denoise(x[None], torch.tensor([sigma]))) for x in noisy])
+        where = "of the latent" if isinstance(prior, LatentPrior) else ""
+        found[f"denoised, sigma {sigma} {where}".strip()] = psnr(clean, images)
+    return found, decoded
+
+
+def save(images: Tensor, path: Path, columns: int) -> None:
+    grid = (make_grid(to_report(images), nrow=columns)[0] * 255).round().byte()
+    Image.fromarray(grid.numpy()).save(path, optimize=True)
+
+
+def curves(runs: Sequence[Path], path: Path) -> list[str]:
+    """Draw each run's training loss (log scale, running mean of ten) and say how long it took."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    picture, lines = Image.new("L", (480 * len(runs), 240), 255), []
+    draw = ImageDraw.Draw(picture)
+    for column, run in enumerate(runs):
+        events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        name = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
+        scalars = {e.step: e for e in events.Scalars(name)}  # a resumed run overwrites what it repeats
+        steps, values = sorted(scalars), torch.tensor([scalars[s].value for s in sorted(scalars)]).log10()
+        values = torch.nn.functional.avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[0, : len(steps)]
+        low, high = float(values.min()), float(values.max())
+        points = [
+            (480 * column + 40 + 420 * s / steps[-1], 210 - 180 * (float(v) - low) / max(high - low, 1e-9))
+            for s, v in zip(steps, values)
+        ]
+        draw.line(points, fill=0)
+        draw.text((480 * column + 44, 6), f"{run.name}: {name}, {10**high:.3g} to {10**low:.3g}, {steps[-1] + 1} steps", fill=0)
+        times = torch.tensor([scalars[s].wall_time for s in steps], dtype=torch.float64).diff() / torch.tensor(steps).diff()
+        lines.append(f"`{run.name}`: {steps[-1] + 1:,} steps of {float(times.median()):.2f} s (median)")
+    picture.save(path, optimize=True)
+    return lines
+
+
+def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[str, list[str]]) -> str:
+    subjects = Counter(row.subject for row in manifest.read(options.train))
+    size = (folder / "model.safetensors").stat().st_size / 1e6
+    text = [
+        f"# {folder.name}",
+        "",
+        options.note,
+        "",
+        f"* {prior.kind} prior{' of patches' * prior.patched}; images {list(prior.image_shape)}, state {list(prior.shape)}",
+        f"* {sum(p.numel() for p in prior.parameters()):,} parameters, float16, {size:.1f} MB",
+        "* trained on: " + ", ".join(f"{name} ({n} slices)" for name, n in sorted(subjects.items())) + "; nobody else",
+        *(f"* {line}" for line in lines["runs"]),
+        "",
+        "## Held-out subjects",
+        "",
+        "PSNR in dB on images in [0, 1], mean over slices; never used in training. `n` slices of each, evenly spread.",
+        "",
+        *lines["table"],
+        "",
+        "## Samples" + (" and reconstructions" if isinstance(prior, LatentPrior) else ""),
+        "",
+        "![unconditional samples, not chosen](samples.png)",
+        *(
+            ["", "![held-out slices above, the autoencoder's below](reconstructions.png)"]
+            if isinstance(prior, LatentPrior)
+            else []
+        ),
+        "",
+        "![training loss](losses.png)",
+        "",
+        "## Limits",
+        "",
+        "A handful of people, no patients beyond them: this shows that the program works, not what a prior can be. Research use, "
+        "not for diagnosis. Go on training with `main.py ... --resume DIR` or start from it with `--init " + folder.name + "`.",
+    ]
+    return "\n".join(text) + "\n"
+
+
+def publish(options: argparse.Namespace) -> None:
+    described = checkpoints.describe(options.checkpoint)
+    checkpoints.export(described, options.folder, half=True)
+    prior = checkpoints.load(options.folder)
+    subjects, images = held_out(options.test)
+    with torch.no_grad():
+        found, decoded = figures(prior, images)
+        noise = Noise([f"sample {i}" for i in range(options.samples)], "noise")
+        *_, last = Heun(options.steps)(prior, noise, torch.zeros(1))
+        save(prior.to_image(last.x0), options.folder / "samples.png", options.samples)
+    if decoded is not None:
+        show = [subjects.index(s) for s in dict.fromkeys(subjects)]
+        save(torch.cat([images[show], decoded[show]]), options.folder / "reconstructions.png", len(show))
+    names = list(dict.fromkeys(subjects))
+    table = ["| | " + " | ".join([*names, "all"]) + " |", "|---" * (len(names) + 2) + "|"]
+    table.append("| n | " + " | ".join(str(subjects.count(s)) for s in names) + f" | {len(subjects)} |")
+    for what, values in found.items():
+        means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
+        table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
+    runs = curves(options.runs, options.folder / "losses.png")
+    (options.folder / "README.md").write_text(card(options.folder, options, prior, {"runs": runs, "table": table}), "utf-8")
+    print("\n".join(table))
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
+    parser.add_argument("folder", type=Path, help="new model folder")
+    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
+    parser.add_argument("--train", type=Path, required=True, help="manifest it was trained on")
+    parser.add_argument("--test", type=Path, required=True, help="manifest of subjects it has never seen")
+    parser.add_argument("--note", default="", help="first paragraph of the card")
+    parser.add_argument("--samples", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
+    try:
+        publish(parser.parse_args(argv))
+    except ValueError as error:
+        print(f"publish_prior.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,178 @@
+"""The training door: its arguments, and one clear line for every mistake."""
+
+import errno
+import fcntl
+
+import pytest
+import torch
+
+import main
+from tests.test_training import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
+
+DEMO = "configs/pixel-diffusion/small-64.yaml"
+
+
+def refusal(capsys, *argv: str) -> str:
+    """The one line of a refused command."""
+    assert main.main(argv) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len([line for line in lines if line.startswith("main.py: ")]) == 1 and "Traceback" not in "".join(lines)
+    return lines[-1]
+
+
+def test_prints_the_merged_configuration_without_train(capsys):
+    assert main.main(["--base", DEMO, "--max-steps", "7", "--precision=32", "model.params.optimiser.params.lr=0.25"]) == 0
+    printed = capsys.readouterr().out
+    assert "max_steps: 7" in printed and "lr: 0.25" in printed and "precision: 32" in printed
+
+
+def test_dashes_and_underscores_are_the_same():
+    for spelt in ("--limit-val-batches", "--limit_val_batches"):
+        options, _ = main.parse(["--base", DEMO, spelt, "0.1", "--print-config", "--train", "True"])
+        assert options.limit_val_batches == 0.1 and options.print_config and options.train is True
+    assert main.parse(["--base", DEMO, "--train", "false"])[0].train is False
+    assert main.parse(["--base", DEMO, "a.b=1"])[1] == ["a.b=1"]
+
+
+@pytest.mark.parametrize(
+    "argv, says",
+    [
+        (["--base", DEMO, "--trian"], "did you mean '--train'"),
+        (["--base", DEMO, "--max_step", "3"], "did you mean '--max_steps'"),
+        (["--train"], "--base"),
+        (["--base", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
+        (["--base", DEMO, "model.params.wieghting=edm"], "did you mean 'weighting'"),
+        (["--base", DEMO, "--train", "perhaps"], "neither True nor False"),
+        (["--base", "configs/projects/medical_super_resolution.yaml"], "training needs `model:`"),
+        (
+            ["--base", DEMO, "--train", "--max_steps", "many", "data.params.train=README.md", "data.params.validation=null"],
+            "trainer: ",
+        ),
+        (["--base", DEMO, "--train", "--resume", "nowhere"], "no such checkpoint"),
+        (["--base", DEMO, "--train", "data.params.train=nowhere.csv"], "nowhere.csv: no such manifest"),
+    ],
+)
+def test_mistakes_are_one_line(argv, says, capsys, tmp_path):
+    assert says in refusal(capsys, *argv, "--logdir", str(tmp_path))
+
+
+def test_no_images(data, tmp_path, capsys):  # noqa: F811
+    (tmp_path / "empty.csv").write_text("path\n")
+    assert "no rows" in refusal(capsys, *arguments(data, tmp_path, "pixel", f"data.params.train={tmp_path}/empty.csv"))
+
+
+def test_one_image_trains(data, tmp_path):  # noqa: F811
+    (data / "one.csv").write_text("path\ns0.png\n")
+    assert main.main(arguments(data, tmp_path, "patch", "--max_steps", "2", f"data.params.train={data}/one.csv")) == 0
+    assert last(tmp_path, "patch")["global_step"] == 2
+
+
+@pytest.mark.parametrize("kind", ["pixel", "patch", "latent"])
+def test_images_of_another_size(kind, data, tmp_path, capsys):  # noqa: F811
+    line = refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", "data.params.size=8"))
+    assert "images of [1, 8, 8] do not fit this prior, made for [1, 16, 16]" in line
+
+
+def test_images_smaller_than_the_crops(data, tmp_path, capsys):  # noqa: F811
+    line = refusal(capsys, *arguments(data, tmp_path, "autoencoder", "--max_steps", "1", "model.params.crops={0: 32}"))
+    assert "crops of 32 pixels do not fit into images of 16x16" in line
+
+
+def test_crops_of_another_patch_size(data, tmp_path, capsys):  # noqa: F811
+    assert "largest size must be the prior's 12" in refusal(capsys, *arguments(data, tmp_path, "patch", "prior.params.patch=12"))
+
+
+def test_labels_are_needed_for_classes(data, tmp_path, capsys):  # noqa: F811
+    (data / "unlabelled.csv").write_text("path\ns0.png\ns1.png\n")
+    more = ["model.params.labels=true", "prior.params.denoiser.params.network.params.classes=2", "--max_steps", "2"]
+    assert main.main(arguments(data, tmp_path / "labelled", "pixel", *more)) == 0
+    line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/unlabelled.csv"))
+    assert "needs a label" in line
+
+
+def test_cached_latents_refuse_augmentation(data, tmp_path, capsys):  # noqa: F811
+    assert "cached latents" in refusal(capsys, *arguments(data, tmp_path, "latent", "data.params.augment=true"))
+
+
+def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):  # noqa: F811
+    run = arguments(data, tmp_path, "patch", "--max_steps", "1")
+    assert main.main(run) == 0
+    line = refusal(capsys, *run, "prior.params.pad=12")
+    assert "trained with prior.params.pad = None, the configuration says 12" in line
+    manifest = data / "train.csv"
+    text = manifest.read_text()
+    manifest.write_text(text + "s0.png,1\n")
+    try:
+        assert "manifest has changed" in refusal(capsys, *run)
+    finally:
+        manifest.write_text(text)
+    without = [word for word in run if word not in ("--resume", "auto")]
+    assert "holds an earlier run" in refusal(capsys, *without)
+
+
+def test_two_runs_in_one_folder(data, tmp_path, capsys):  # noqa: F811
+    folder = tmp_path / "p" / "pixel"
+    folder.mkdir(parents=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "another run is writing here" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(data, tmp_path, capsys):  # noqa: F811
+    steps = ["--max_steps", "3"]
+    assert main.main(arguments(data, tmp_path, "pixel", *steps)) == 0
+    before = last(tmp_path, "pixel")
+    more = [
+        "--max_steps",
+        "9",
+        "model.params.optimiser.params.lr=1.0e30",
+        "model.params.optimiser.params.floor=1.0",
+        "save_every=1",
+    ]
+    assert "loss is nan" in refusal(capsys, *arguments(data, tmp_path, "pixel", *more)).replace("inf", "nan")
+    after = last(tmp_path, "pixel")
+    assert all(torch.isfinite(v).all() for v in after["state_dict"].values()) and after["global_step"] >= before["global_step"]
+
+
+def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypatch):  # noqa: F811
+    assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "1")) == 0
+    before = last(tmp_path, "pixel")
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("ldm.callbacks.os.fsync", full)
+    line = refusal(capsys, *arguments(data, tmp_path, "pixel", "--max_steps", "2"))
+    assert "No space left on device" in line and "previous checkpoint is intact" in line
+    assert last(tmp_path, "pixel")["global_step"] == before["global_step"] == 1
+    assert not list((tmp_path / "p" / "pixel" / "checkpoints").glob(".*"))
+
+
+def test_out_of_memory_says_what_to_lower(data, tmp_path, capsys, monkeypatch):  # noqa: F811
+    def exhausted(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("ldm.diffusion.PixelDiffusion.loss", exhausted)
+    assert "lower data.params.batch_size" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
+
+
+def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys):  # noqa: F811
+    colour = ["data.params.channels=3", "prior.params.shape=[3,16,16]"]
+    colour += [f"prior.params.denoiser.params.network.params.{k}=3" for k in ("channels", "out")]
+    assert main.main(arguments(data, tmp_path / "colour", "pixel", "--max_steps", "2", *colour)) == 0
+    path = tmp_path / "colour" / "p" / "pixel" / "checkpoints" / "last.ckpt"
+    assert main.main(arguments(data, tmp_path / "gray", "pixel", "--max_steps", "1", "--init", str(path))) == 0
+    assert "adapted from 3 image channels to 1: denoiser.network.conv_in.weight" in capsys.readouterr().out
+    assert "none" not in KINDS
+
+
+def test_writes_what_the_page_promises(data, tmp_path):  # noqa: F811
+    assert (
+        main.main(arguments(data, tmp_path, "pixel", "--max_steps", "2", "--val_check_interval", "2", "--limit_val_batches", "1"))
+        == 0
+    )
+    folder = tmp_path / "p" / "pixel"
+    assert (folder / "config.yaml").is_file() and list((folder / "tensorboard").glob("events*"))
+    assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+    saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
+    assert saved["config"]["prior"]["target"] == "ldm.denoiser.Prior" and saved["ema"] and saved["manifests"]

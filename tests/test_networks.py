@@ -1,0 +1,74 @@
+"""Networks: published sizes, what short specs mean, gradients through everything."""
+
+import pytest
+import torch
+
+from ldm import config
+from ldm.denoiser import EDM
+from ldm.networks import KLModel, UNet, VQModel
+
+PUBLISHED = {  # facts of the published checkpoints
+    "configs/latent-diffusion/ffhq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),
+    "configs/latent-diffusion/celebahq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),
+    "configs/autoencoder/vq-f4.yaml": ("first_stage", "model", 55_322_782),
+    "configs/autoencoder/kl-f8.yaml": ("first_stage", "model", 83_653_863),
+    "configs/patch-diffusion/ct-256.yaml": ("prior", "denoiser", 60_483_713),  # "around 60 M"; 60.48 M by the formulas
+}
+
+
+@pytest.mark.parametrize("file", PUBLISHED)
+def test_published_sizes(file):
+    part, inner, count = PUBLISHED[file]
+    with torch.device("meta"):
+        built = config.build(config.load([file])[part])
+    assert sum(p.numel() for p in getattr(built, inner).parameters()) == count
+
+
+def test_latents_of_f4_and_f8():
+    with torch.device("meta"):
+        image = torch.empty(1, 3, 64, 64)
+        assert VQModel().encode(image).latents.shape == (1, 3, 16, 16)
+        assert KLModel().encode(image).latent_dist.mode().shape == (1, 4, 8, 8)
+
+
+@pytest.mark.parametrize("size", [16, 32, 56])
+def test_patch_network_takes_every_multiple_of_eight(size):
+    network = UNet(3, (32, 32, 32, 32), 1, out=1)
+    assert network(torch.zeros(2, 3, size, size), torch.zeros(2)).shape == (2, 1, size, size)
+
+
+def test_attention_levels():
+    with torch.device("meta"):
+        plain, attending = UNet(1, (32, 32), 1), UNet(1, (32, 32), 1, attention=(1,))
+    assert not any("attentions" in name for name, _ in plain.named_parameters())
+    assert {n.split(".attentions")[0] for n, _ in attending.named_parameters() if "attentions" in n} == {
+        "down_blocks.1",
+        "mid_block",
+        "up_blocks.0",
+    }
+    with pytest.raises(ValueError, match="attention levels"):
+        UNet(1, (32, 32), attention=(2,))
+
+
+def test_time_embedding_tells_noise_levels_apart():
+    """c_noise = ln(sigma)/4 spans 2.6; neighbouring solver levels (5 % apart) must not look alike to the network."""
+    torch.manual_seed(0)
+    network = UNet(1, (32, 32), 1, time_scale=100)
+    levels = torch.tensor([0.002, 0.0021, 0.5, 0.525, 80.0])
+    e = network.time_proj(EDM(network).time(levels) * network.time_scale)
+    distance = torch.cdist(e, e)
+    # |e|^2 = width/2; 5 % in sigma turns the fastest sinusoid by 100 ln(1.05)/4 = 1.2 rad
+    assert distance[0, 1] > 0.5 and distance[2, 3] > 0.5
+    plain = UNet(1, (32, 32), 1)
+    f = plain.time_proj(EDM(plain).time(levels))
+    assert torch.cdist(f, f)[0, 1] < 0.02  # what the scale is for
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradients_reach_input_and_every_weight(checkpointing):
+    torch.manual_seed(0)
+    network = UNet(1, (32, 32), 1, attention=(1,), classes=2, checkpointing=checkpointing).train()
+    x = torch.zeros(2, 1, 8, 8).normal_().requires_grad_()
+    network(x, torch.rand(2), torch.tensor([0, 1])).square().sum().backward()
+    assert x.grad.abs().sum() > 0
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
