@@ -48,7 +48,7 @@ SOLVERS = {
     "ReSample, re-encoding": ReSample(steps=30, resampling="encode"),
     "PSLD (latent)": PSLD(steps=50),
     "CoDPS+, free of tuning": CoDPSPlus(steps=100, clip=False),
-    "CoDPS+, published c = 0.05": CoDPSPlus(steps=100, scale=0.05, t_div=15, div_ratio=5.0, inv_var=2.0, clip=False),
+    "CoDPS+, published c = 0.05": CoDPSPlus(steps=100, scale=0.05, t_div=15, div_ratio=5.0, inv_var=2.0),
     "CoDPS, free of tuning": CoDPS(steps=100, clip=False),
     "DPS, likelihood": DPS(steps=100, guidance="likelihood", clip=False),
     "DPS, published zeta = 0.3": DPS(steps=100, clip=False),
