@@ -10,9 +10,20 @@ from torch.nn import functional
 
 from data.seeding import Noise
 from solvers.condition import condition, conditioned
-from solvers.operators import GaussianBlur, GaussianSuperResolution, KernelBlur, MotionBlur, RandomInpainting, SuperResolution
+from solvers.operators import (
+    CT,
+    CartesianMRI,
+    CompressedSensing,
+    GaussianBlur,
+    GaussianSuperResolution,
+    KernelBlur,
+    MotionBlur,
+    RandomInpainting,
+    SuperResolution,
+)
 from solvers.operators.base import LinearOperator, Operator
 from solvers.operators.kernels import gaussian_taps, product
+from solvers.operators.projection import joseph
 from solvers.problem import Problem, measure
 
 SIZE = 256
@@ -78,6 +89,48 @@ def dense_convolution() -> list[Row]:
     return [Row(f"61x61 Gaussian blur against dense conv2d, {SIZE}^2", theirs / ours, 20, "times faster", at_least=True)]
 
 
+def ct() -> list[Row]:
+    """torch.sparse in row order; the limits are for one core, so the processor's time is counted."""
+    x = images(16)
+    operator = CT(60).bind((1, SIZE, SIZE))
+    joseph.cache_clear()
+    start = process_time()
+    y = operator.forward(x)
+    build = process_time() - start
+    forward, adjoint = seconds(lambda: operator.forward(x), lambda: operator.adjoint(y), repeat=5, clock=process_time)
+    many, one = problem(CT(20), x), problem(CT(20), x[:1])
+    t16, t1 = seconds(lambda: condition(x, 0.1, many), lambda: condition(x[:1], 0.1, one), repeat=3, clock=process_time)
+    return [
+        Row(f"CT, 60 views, {SIZE}^2: matrices", build, 2, "s"),
+        Row(f"CT, 60 views, {SIZE}^2: forward, 16 images, each", 1e3 * forward / 16, 10, "ms"),
+        Row(f"CT, 60 views, {SIZE}^2: adjoint, 16 images, each", 1e3 * adjoint / 16, 10, "ms"),
+        Row("condition, CT, 20 views: 16 images against one", t16 / t1, 4, "times"),
+    ]
+
+
+def ct_update() -> list[Row]:
+    """A x and A^T r to begin with, then one of each for every step of conjugate gradients."""
+    x = images(1)
+    p = problem(CT(20), x)
+    assert isinstance(p.operator, LinearOperator)
+    v = 500 * p.sigma_y**2 / p.operator.norm() ** 2
+    belief = x.flip(-1) / 2 + v**0.5 * Noise(["0"], "solver").like(x)
+    count = 2 + 2 * int(conditioned(belief, v, p).iterations)
+    return [Row(f"condition, CT, 20 views, v |A|^2 = 500 sigma_y^2, {SIZE}^2", count, 40, "applications")]
+
+
+def mri() -> list[Row]:
+    return in_applications("MRI x4, one coil", CartesianMRI(), 3)
+
+
+def mri_coils() -> list[Row]:
+    return in_applications("MRI x4, 8 coils", CartesianMRI(coils=8), 30)
+
+
+def compressed_sensing() -> list[Row]:
+    return in_applications("compressed sensing", CompressedSensing(), 3)
+
+
 def batches() -> list[Row]:
     rows = []
     for name, operator, size in (
@@ -102,5 +155,10 @@ ROWS = [
     reflected_blur,
     motion_blur,
     dense_convolution,
+    ct,
+    ct_update,
+    mri,
+    mri_coils,
+    compressed_sensing,
     batches,
 ]

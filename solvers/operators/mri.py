@@ -94,10 +94,15 @@ class MRI(LinearOperator):
         return self.sensitivities is None or bool((self.m == self.m[..., :1, :]).all())
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        """Several coils and a mask of whole columns: row by row in the image."""
+        """One coil: a weight for each frequency, as A^T drops what no real image can have. Several and a mask of whole
+        columns: row by row in the image."""
         S = self.coils(r)
-        if S is None or not self.exact:
+        if not self.exact:
             return super().correct(r, s2, v)
+        if S is None:
+            m = self.m.to(r)
+            power = m if self.complex_image else (m + mirrored(m)) / 2
+            return self.adjoint(divide(r, per_image(s2, r) + per_image(v, r) * self.gain**2 * power))
         s2, v = (torch.as_tensor(a, dtype=r.dtype, device=r.device).expand(len(r)) for a in (s2, v))
         back = self.adjoint(r)
         b = to_complex(back) if self.complex_image else back
