@@ -1,0 +1,107 @@
+"""Arithmetic of batches in which no image ever influences another, and the iterations built on it."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Scalar = float | Tensor  # a number, or one per image [B]
+
+
+def per_image(value: Scalar, like: Tensor) -> Tensor:
+    """A number or [B] as a tensor that broadcasts against like [B,...]; what has like's axes already is left alone."""
+    value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+    return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
+
+
+def divide(r: Tensor, by: Tensor) -> Tensor:
+    """r / by, and 0 where by is 0: the pseudo-inverse as s2 -> 0."""
+    return r * torch.where(by > 0, by.reciprocal(), 0)
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    """Inner product per image: [B,...] x [B,...] -> [B]"""
+    return (a * b).flatten(1).sum(1)
+
+
+def norm(a: Tensor) -> Tensor:
+    """Euclidean norm per image: [B,...] -> [B]"""
+    return a.flatten(1).norm(dim=1)
+
+
+class Solution:
+    """What conjugate gradients return: x, the iterations each image took [B], and what error they left [B]."""
+
+    def __init__(self, x: Tensor, iterations: Tensor, residual: Tensor):
+        self.x, self.iterations, self.residual = x, iterations, residual
+
+
+def conjugate_gradients(
+    apply: Callable[[Tensor], Tensor],
+    b: Tensor,
+    *,
+    x: Tensor | None = None,
+    tolerance: Scalar | None = None,
+    cap: int = 60,
+    precondition: Callable[[Tensor], Tensor] | None = None,
+    look_back: int = 0,
+) -> Solution:
+    """Solve apply(x) = b for a symmetric positive apply, each image on its own.
+
+    tolerance: residual norm per image at which that image stops, a number or [B] (default: 1e-6 of |b| in float32,
+    1e-12 in float64). An image that has stopped no longer changes, so batches equal single images.
+    look_back: if not 0, tolerance is on the error of x in the norm of `apply` instead, that of the iterate so many steps
+    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on.
+    """
+    if tolerance is None:
+        tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
+    stop = torch.as_tensor(tolerance, dtype=b.dtype, device=b.device).expand(len(b))
+    x = torch.zeros_like(b) if x is None else x.clone()
+    r = b - apply(x) if bool(x.any()) else b.clone()
+    z = precondition(r) if precondition else r
+    p, rz = z.clone(), dot(r, z)
+    iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
+    error = norm(r) if not look_back else torch.where(rz > 0, torch.inf, 0)
+    gains: list[Tensor] = []
+    for _ in range(cap):
+        active = error > stop
+        if not bool(active.any()):
+            break
+        q = apply(p)
+        curvature = dot(p, q)
+        alpha = torch.where(active & (curvature > 0), rz / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        gains.append(alpha * rz)
+        x = x + per_image(alpha, b) * p
+        r = r - per_image(alpha, b) * q
+        z = precondition(r) if precondition else r
+        rz_next = dot(r, z)
+        beta = torch.where(active, rz_next / rz.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        p = torch.where(per_image(active, b).bool(), z + per_image(beta, b) * p, p)
+        rz = rz_next
+        iterations = iterations + active
+        if not look_back:
+            error = norm(r)
+        elif len(gains) >= look_back:
+            error = torch.where(active, torch.stack(gains[-look_back:]).sum(0).sqrt(), error)
+    return Solution(x, iterations, error)
+
+
+class Pair(Protocol):
+    """A linear map and its transpose."""
+
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def adjoint(self, y: Tensor) -> Tensor: ...
+
+
+def power_iteration(operator: Pair, like: Tensor, iterations: int = 50) -> float:
+    """The largest singular value of A on images shaped like `like` [B,C,H,W], from a fixed start; of B operators the largest."""
+    count = like[0].numel()
+    start = torch.linspace(0.5, 1.5, count, dtype=like.dtype, device=like.device).mul(count).sin().reshape(1, *like.shape[1:])
+    x = (0.1 * start + 1).expand(like.shape)  # mostly flat: blurs, masks and averages are largest there
+    value = x.new_zeros(len(x))
+    for _ in range(iterations):
+        x = operator.adjoint(operator.forward(x / per_image(norm(x).clamp_min(torch.finfo(x.dtype).tiny), x)))
+        value = norm(x)
+    return float(value.max()) ** 0.5
