@@ -18,6 +18,7 @@ import sample
 from data import formats, sources
 from data.ranges import DEPTH_16
 from data.seeding import Noise
+from solvers import codps
 
 ROOT = Path(__file__).parents[1]
 
@@ -169,16 +170,14 @@ def one_line(capsys) -> bool:
 
 
 def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys):
-    from solvers.codps import CoDPSPlus
+    original = codps.tweedie
 
-    original = CoDPSPlus.pull
-
-    def poisoned(self, seen, mu, v):
-        out = original(self, seen, mu, v)
-        return torch.stack([row * torch.nan if name == "scan1" else row for name, row in zip(seen.ids, out)])
+    def poisoned(prior, x_t, a, offset):
+        x0 = original(prior, x_t, a, offset)
+        return torch.stack([row * torch.nan if name == "scan1" else row for name, row in zip(offset.ids, x0)])
 
     assert run(world, tmp_path / "sound", "--batch-size", "3") == 0
-    monkeypatch.setattr(CoDPSPlus, "pull", poisoned)
+    monkeypatch.setattr(codps, "tweedie", poisoned)
     assert run(world, tmp_path / "bad", "--batch-size", "3") == 1
     assert one_line(capsys) and "scan1: non-finite values at step 0" in last_error and "sigma" in last_error
     assert records(tmp_path / "bad")["scan1"]["status"].startswith("failed")
