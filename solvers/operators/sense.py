@@ -42,10 +42,9 @@ def largest(columns: Tensor, S: Tensor, real: bool) -> float:
 
 def row_grams(columns: Tensor, S: Tensor, real: bool) -> Iterator[tuple[slice, Tensor]]:
     """A^T A on a few rows of one image at a time, [rows,W,W], in the precision of columns [W]; S [coils,H,W]."""
-    unit = torch.eye(len(columns), dtype=torch.complex128, device=columns.device)
-    F = torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(unit, dim=0), dim=0, norm="ortho"), dim=0)
-    complex_type = torch.complex128 if columns.dtype == torch.float64 else torch.complex64
-    Q, S = (F.conj().T @ (columns[:, None] * F)).to(complex_type), S.to(complex_type)
+    x = torch.arange(len(columns), device=columns.device)
+    q = torch.fft.ifft(torch.fft.ifftshift(columns))  # Q is circulant
+    Q, S = q[(x[:, None] - x) % len(columns)], S.to(q.dtype)
     for start in range(0, S.shape[1], ROWS):
         rows = slice(start, start + ROWS)
         part = S[:, rows].transpose(0, 1)  # [rows,coils,W]
