@@ -1,5 +1,6 @@
 """Our own files: training checkpoints, exported folders, fine-tuning from either or from a published layout."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -82,25 +83,22 @@ def test_training_checkpoint_and_export(tmp_path):
         checkpoints.export(checkpoints.describe(tmp_path / "last.ckpt"), folder)
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "scripts/convert_checkpoint.py", *map(str, arguments)], cwd=ROOT, capture_output=True, text=True
-    )
+def test_convert_script(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    from convert_checkpoint import main
 
-
-def test_convert_script(tmp_path):
-    unet, first = small_unet(), small_vq()
-    torch.save(lightning(unet, first), tmp_path / "model.ckpt")
+    torch.save(lightning(small_unet(), small_vq()), tmp_path / "model.ckpt")
     (tmp_path / "model.yaml").write_text(yaml.safe_dump(model_yaml()))
-    done = run(tmp_path / "model.ckpt", tmp_path / "out", "--verify")
-    assert done.returncode == 0 and done.stdout.count("relative difference") == 6, done.stderr
-    digest = subprocess.run(["sha256sum", tmp_path / "model.ckpt"], capture_output=True, text=True).stdout.split()[0]
-    assert digest in (tmp_path / "out" / "README.md").read_text()
-    done = run(tmp_path / "out", tmp_path / "half", "--half", "--verify")
-    assert done.returncode == 0, done.stderr
+    source, out, half = (str(tmp_path / name) for name in ("model.ckpt", "out", "half"))
+    assert main([source, out, "--verify"]) == 0
+    assert capsys.readouterr().out.count("relative difference") == 6
+    assert hashlib.sha256(Path(source).read_bytes()).hexdigest() in (tmp_path / "out" / "README.md").read_text()
+    assert main([out, half, "--half", "--verify"]) == 0
     assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
-    failed = run(tmp_path / "nothing.ckpt", tmp_path / "x")
-    assert failed.returncode == 2 and failed.stderr.count("\n") == 1 and "no such file" in failed.stderr
+    capsys.readouterr()
+    assert main([str(tmp_path / "nothing.ckpt"), str(tmp_path / "x")]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "no such file" in said
 
 
 def test_first_stage_of_a_prior_and_of_an_autoencoder_run(tmp_path):

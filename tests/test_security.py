@@ -305,6 +305,10 @@ def corpus(place, trap):
         lambda p: folder(p, state, {"target": "ldm.denoiser.Prior", "params": {"shape": [1, 8, 8], "denoiser": table}}),
     )
 
+    bare = NODE["params"]["denoiser"]["params"]["network"]
+    own_net = {key.removeprefix("denoiser.network."): tensor for key, tensor in state.items()}
+    case("not_a_prior", "", "describes a SongUNet, which is not a prior", lambda p: folder(p, own_net, bare))
+
     def device(path):
         folder(path, None)
         (path / "model.safetensors").symlink_to("/dev/zero")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from ldm.checkpoints.fitting import digest, fill, skeleton
+from ldm.denoiser import Prior
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,9 @@ class Described:
         module = skeleton(self.node, len(self.state), self.path)
         fill(module, self.state, self.path)
         if self.part == "prior":
-            module.origin = digest(module)  # type: ignore[assignment]
+            if not isinstance(module, Prior):
+                raise ValueError(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
+            module.origin = digest(module)
         return module
 
 

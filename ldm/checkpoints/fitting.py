@@ -25,8 +25,9 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     tensors: how many the file holds; a description of more is stopped while it is being built, so that a few hostile
     bytes cannot ask for a billion layers. Raises ValueError naming the file.
     """
+    rooms = (*ROOMS, *(f"{module}." for module in config._plugins))
     for target in guarded(Path(path), lambda _: _targets(node)):
-        if not str(target).startswith(ROOMS):
+        if not str(target).startswith(rooms):
             raise ValueError(
                 f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers"
             )
