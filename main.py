@@ -62,13 +62,11 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(
             f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=yaml.safe_load, help=argparse.SUPPRESS
         )
-    options, rest = parser.parse_known_args([underscored(word) for word in argv])
-    overrides = [word for word in (*options.base, *rest) if "=" in word and not word.startswith("-")]
-    options.base = [word for word in options.base if word not in overrides]
+    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
+    options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in overrides])
     for word in rest:
-        if word not in overrides:
-            near = configuration.nearest(word, parser._option_string_actions) if word.startswith("-") else ""
-            raise ValueError(f"unknown argument {word!r}{near}")
+        near = configuration.nearest(word, parser._option_string_actions) if word.startswith("-") else ""
+        raise ValueError(f"unknown argument {word!r}{near}")
     return options, overrides
 
 

@@ -22,7 +22,8 @@ class Autoencoder(pl.LightningModule):
     crops: crop size by the step from which it is used (`{0: 64, 12000: 128}`; empty: whole images); as many crops are
     cut from each image as make up the pixels of the largest size. perceptual: called as perceptual(a, b), or None.
     discriminator: real and reconstructed images -> logits; trained from step `adversarial_start` on. Its loss and the
-    autoencoder's share one backward pass and one optimiser: each sees the other's weights as constants.
+    autoencoder's share one backward pass and one optimiser: each sees the other's weights as constants. decoder_only:
+    encoder and codebook stay as they are, so that diffusion priors of their latents stay valid.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Autoencoder(pl.LightningModule):
         discriminator: nn.Module | None = None,
         adversarial_weight: float = 0.8,
         adversarial_start: int = 0,
+        decoder_only: bool = False,
         seed: int = 0,
     ):
         super().__init__()
@@ -47,6 +49,10 @@ class Autoencoder(pl.LightningModule):
         self.discriminator = None if discriminator is None else discriminator.apply(weights_init)
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
         self.seed, self.parts = seed, Parts()
+        if decoder_only:
+            first_stage.requires_grad_(False)
+            first_stage.model.decoder.requires_grad_(True)
+            first_stage.model.post_quant_conv.requires_grad_(True)
 
     def configure_optimizers(self):
         return self.optimiser.configure(

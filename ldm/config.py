@@ -181,7 +181,7 @@ def _node(value: Any, where: str, origin: Mapping[str, str]) -> Any:
 def plain(value: Any) -> Any:
     """Nested plain dicts and lists, as checkpoints and YAML take them."""
     if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
+        return {key if isinstance(key, int) else str(key): plain(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value

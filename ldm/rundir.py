@@ -10,6 +10,7 @@ from typing import Any
 from ldm.checkpoints.reading import weights
 
 PARTS = ("prior", "first_stage")
+FIXED = (*PARTS, *(f"model.params.optimiser.params.{name}" for name in ("lr", "beta1", "beta2", "weight_decay")))  # by resuming
 MEASURED = ("scale", "shift", "error_variance")  # parameters of a latent prior that training finds out
 
 
@@ -53,15 +54,14 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
-    """Raise ValueError, naming the first difference, unless the checkpoint is of this model (geometry included) and data."""
+    """Raise ValueError, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
     saved = weights(path)
     if "config" not in saved or "manifests" not in saved:
         raise ValueError(f"{path}: not a checkpoint of main.py; start from its weights with --init")
-    for part in PARTS:
-        old, new = (flat(c.get(part, {}), part) for c in (saved["config"], config))
-        for key in sorted(old.keys() | new.keys()):
-            if old.get(key) != new.get(key) and key.rsplit(".", 1)[-1] not in MEASURED:
-                raise ValueError(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
+    old, new = flat(saved["config"], ""), flat(config, "")
+    for key in sorted(old.keys() | new.keys()):
+        if old.get(key) != new.get(key) and key.startswith(FIXED) and key.rsplit(".", 1)[-1] not in MEASURED:
+            raise ValueError(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
     for split, digest in saved["manifests"].items():
         if manifests.get(split) != digest:
             raise ValueError(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
@@ -70,5 +70,5 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
 def flat(node: Any, where: str) -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     if isinstance(node, Mapping):
-        return {k: v for key, value in node.items() for k, v in flat(value, f"{where}.{key}").items()}
+        return {k: v for key, value in node.items() for k, v in flat(value, f"{where}.{key}" if where else str(key)).items()}
     return {where: list(node) if isinstance(node, (list, tuple)) else node}

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,8 @@ from data.dataset import ManifestDataset  # noqa: E402
 from data.ranges import to_report  # noqa: E402
 from data.seeding import Noise  # noqa: E402
 from ldm import checkpoints  # noqa: E402
+from ldm import config as configuration  # noqa: E402
+from ldm.checkpoints.described import Described  # noqa: E402
 from ldm.denoiser import Prior  # noqa: E402
 from ldm.generate import Heun  # noqa: E402
 from ldm.latent import LatentPrior  # noqa: E402
@@ -62,6 +65,19 @@ def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | N
         where = "of the latent" if isinstance(prior, LatentPrior) else ""
         found[f"denoised, sigma {sigma} {where}".strip()] = psnr(clean, images)
     return found, decoded
+
+
+def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
+    """The same latent prior with another decoder (trained with `decoder_only`), and its error variance on validation slices."""
+    state, node = dict(described.state), configuration.plain(described.node)
+    if source is not None:
+        state |= {f"first_stage.{key}": tensor for key, tensor in checkpoints.first_stage(source).state_dict().items()}
+    replaced = replace(described, state=state, node=node)
+    prior, data = replaced.build(), ManifestDataset(validation)
+    with torch.no_grad():
+        errors = [prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"] for i in range(len(data))]
+    node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
+    return replaced
 
 
 def save(images: Tensor, path: Path, columns: int) -> None:
@@ -135,6 +151,8 @@ def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[st
 
 def publish(options: argparse.Namespace) -> None:
     described = checkpoints.describe(options.checkpoint)
+    if described.node["target"].endswith("LatentPrior"):
+        described = with_first_stage(described, options.first_stage, options.validation)
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
     subjects, images = held_out(options.test)
@@ -164,6 +182,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
     parser.add_argument("--train", type=Path, required=True, help="manifest it was trained on")
     parser.add_argument("--test", type=Path, required=True, help="manifest of subjects it has never seen")
+    parser.add_argument("--validation", type=Path, help="manifest on which a latent prior's error variance is measured")
+    parser.add_argument("--first-stage", type=Path, help="checkpoint whose decoder replaces the one trained with (same latents)")
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")

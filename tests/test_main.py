@@ -5,9 +5,9 @@ import fcntl
 
 import pytest
 import torch
+from test_training import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
 
 import main
-from tests.test_training import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
 
 DEMO = "configs/pixel-diffusion/small-64.yaml"
 
@@ -99,6 +99,7 @@ def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):  # noqa:
     assert main.main(run) == 0
     line = refusal(capsys, *run, "prior.params.pad=12")
     assert "trained with prior.params.pad = None, the configuration says 12" in line
+    assert "params.lr = 0.001" in refusal(capsys, *run, "model.params.optimiser.params.lr=0.5")
     manifest = data / "train.csv"
     text = manifest.read_text()
     manifest.write_text(text + "s0.png,1\n")
@@ -119,19 +120,10 @@ def test_two_runs_in_one_folder(data, tmp_path, capsys):  # noqa: F811
 
 
 def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(data, tmp_path, capsys):  # noqa: F811
-    steps = ["--max_steps", "3"]
-    assert main.main(arguments(data, tmp_path, "pixel", *steps)) == 0
-    before = last(tmp_path, "pixel")
-    more = [
-        "--max_steps",
-        "9",
-        "model.params.optimiser.params.lr=1.0e30",
-        "model.params.optimiser.params.floor=1.0",
-        "save_every=1",
-    ]
-    assert "loss is nan" in refusal(capsys, *arguments(data, tmp_path, "pixel", *more)).replace("inf", "nan")
-    after = last(tmp_path, "pixel")
-    assert all(torch.isfinite(v).all() for v in after["state_dict"].values()) and after["global_step"] >= before["global_step"]
+    more = ["--max_steps", "9", "model.params.optimiser.params.lr=1.0e30", "save_every=1"]
+    line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more))
+    assert "loss is nan" in line or "loss is inf" in line
+    assert all(torch.isfinite(v).all() for v in last(tmp_path, "pixel")["state_dict"].values())
 
 
 def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypatch):  # noqa: F811
