@@ -144,11 +144,11 @@ def named(kind: str, name: str) -> Path:
     folder = HOME / "configs" / kind
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    word = Path(name).stem.replace("-", "_").removesuffix("_config")
+    word = Path(name).stem.replace("-", "_")
     listing = folder / "aliases.yaml"
     aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
-    word = aliases.get(word, word)
+    word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
         raise ValueError(f"unknown {kind.rstrip('s')} {name!r}{configuration.nearest(name, [*names, *aliases])}")
     return names[word]
