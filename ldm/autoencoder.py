@@ -1,6 +1,7 @@
 """Training autoencoders: VQ-f4 and KL-f8 style, with L1, perceptual and adversarial losses."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -25,6 +26,8 @@ class Autoencoder(pl.LightningModule):
     autoencoder's share one backward pass and one optimiser: each sees the other's weights as constants. decoder_only:
     encoder and codebook stay as they are, so that diffusion priors of their latents stay valid.
     """
+
+    first_stage: Any  # nn.Module in fact; diffusers' classes carry no types
 
     def __init__(
         self,
@@ -51,8 +54,8 @@ class Autoencoder(pl.LightningModule):
         self.seed, self.parts = seed, Parts()
         if decoder_only:
             first_stage.requires_grad_(False)
-            first_stage.model.decoder.requires_grad_(True)
-            first_stage.model.post_quant_conv.requires_grad_(True)
+            self.first_stage.model.decoder.requires_grad_(True)
+            self.first_stage.model.post_quant_conv.requires_grad_(True)
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -100,7 +103,7 @@ class Autoencoder(pl.LightningModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss through a frozen copy of the discriminator, plus the discriminator's own."""
         if self.global_step < self.adversarial_start:
-            return 0.0 * sum(p.sum() for p in discriminator.parameters()), {}  # every rank has every gradient
+            return 0.0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum(), {}  # every rank has every gradient
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
         generator = -functional_call(discriminator, frozen, (output,)).mean()
         weight = adaptive_weight(difference, generator, self.first_stage.model.decoder.conv_out.weight)

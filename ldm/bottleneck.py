@@ -1,5 +1,7 @@
 """What an autoencoder's latent goes through while it is trained: a codebook (VQ) or a Gaussian (KL)."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
@@ -8,6 +10,7 @@ from ldm.draws import Draws
 from ldm.losses import commitment, kl_to_normal
 
 Logs = dict[str, Tensor]
+Model = Any  # ldm.networks.VQModel or KLModel: diffusers' classes carry no types
 
 
 class Codebook(nn.Module):
@@ -25,7 +28,7 @@ class Codebook(nn.Module):
         self.weight, self.beta, self.from_data, self.revive = weight, beta, from_data, revive
         self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
 
-    def forward(self, model: nn.Module, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+    def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         z = model.encode(image).latents.float()
         if step < self.from_data:
@@ -65,7 +68,7 @@ class Codebook(nn.Module):
 
 
 @torch.no_grad()
-def whiten(model: nn.Module, z: Tensor) -> None:
+def whiten(model: Model, z: Tensor) -> None:
     """Change coordinates of the latent space so that z [B,C,h,w] has mean 0 and covariance 1, without changing decoded images.
 
     A young encoder puts brightness into every channel (correlations of 0.9998 were seen), and a codebook made of such
@@ -93,7 +96,7 @@ class Gaussian(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, model: nn.Module, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+    def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         belief = model.encode(image).latent_dist
         mean, logvar = belief.mean.float(), belief.logvar.float()

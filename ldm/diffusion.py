@@ -5,7 +5,7 @@ sampling share every scaling. Each kind only says what its states are.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -56,7 +56,7 @@ class PixelDiffusion(pl.LightningModule):
     ):
         super().__init__()
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
-        self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else prior.denoiser.predicts)
+        self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
         self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
 
     def configure_optimizers(self):
@@ -65,7 +65,7 @@ class PixelDiffusion(pl.LightningModule):
         )
 
     def compile_networks(self) -> None:
-        self.prior.denoiser.network.compile()
+        self.denoiser.network.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
         draws = Draws(self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device)
@@ -78,7 +78,8 @@ class PixelDiffusion(pl.LightningModule):
         return loss
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
+        """Called as denoiser(x, sigma, label), with a position too if it sees patches."""
         return self.prior.denoiser
 
     def loss(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ class LatentDiffusion(PixelDiffusion):
         return self
 
     def on_fit_start(self) -> None:
-        if self.cache and getattr(self.trainer.datamodule, "augment", False):
+        if self.cache and getattr(getattr(self.trainer, "datamodule", None), "augment", False):
             raise ValueError("cached latents cannot follow data.params.augment: turn it off, or model.params.cache")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
@@ -233,7 +234,7 @@ class PatchDiffusion(PixelDiffusion):
         self.crops = fitting_crops(prior, crops)
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         return patch_denoiser(self.prior)
 
     def states(self, batch: Mapping, draws: Draws) -> States:
@@ -260,7 +261,7 @@ class LatentPatchDiffusion(LatentDiffusion):
         self.crops = fitting_crops(prior, crops)
 
     @property
-    def denoiser(self) -> nn.Module:
+    def denoiser(self) -> Any:
         return patch_denoiser(self.prior)
 
     def states(self, batch: Mapping, draws: Draws) -> States:

@@ -52,10 +52,10 @@ class UNet(diffusers.UNet2DModel):
         )
         self.time_scale = time_scale
         if checkpointing:
-            self.enable_gradient_checkpointing()
+            self.enable_gradient_checkpointing()  # type: ignore[attr-defined]
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        return super().forward(x, time * self.time_scale, label).sample
+        return super().forward(x, time * self.time_scale, label).sample  # type: ignore[misc]
 
 
 class VQModel(diffusers.VQModel):
