@@ -22,8 +22,8 @@ class GuidedUNet(diffusers.UNet2DModel):
         if time_width:
             self.time_proj = Timesteps(time_width, flip_sin_to_cos=True, downscale_freq_shift=0)
             self.time_embedding = TimestepEmbedding(time_width, 4 * time_width)
-        for module in self.modules() if heads else ():  # type: ignore[attr-defined]
-            if isinstance(module, Attention):
+        for module in self.modules():  # type: ignore[attr-defined]
+            if heads is not None and isinstance(module, Attention):
                 module.heads = heads
 
 
