@@ -15,7 +15,7 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import LinearOperator, Operator, Scalar
+from solvers.operators.base import Operator, Scalar
 from solvers.problem import Problem
 from solvers.state import BLACK, belief, inside, result, shown
 from solvers.step import Step, need_linear, positive
@@ -36,7 +36,7 @@ class DAPS:
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
     covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: s0^2 sigma^2/(s0^2+sigma^2), tr/n, or whole
     s0: float | None = None  # prior deviation of the heuristic; default 0.5 for images, 1 for latents
-    newton: int = 2  # Gauss-Newton steps of a draw where A, or A after the decoder, is not linear ...
+    newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
     ode: Literal["euler", "heun"] = "euler"
@@ -88,7 +88,7 @@ class DAPS:
             if self.covariance == "operator":
                 return conditioned(V.sample(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
             m, v = V.mean, V.trace(inside(prior, noise.like(x).sign(), 0.0))
-        if isinstance(seen.operator, LinearOperator):
+        if prior.kind == "pixel":
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
 

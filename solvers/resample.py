@@ -39,7 +39,7 @@ class ReSample:
     sigma_pixel: float = 6.6  # consistency is on from this noise level down: in pixels ...
     sigma_latent: float = 1.39  # ... and from this one in the latent; 0 stays in pixels, the fast mode
     inner: Literal["exact", "adamw"] = "exact"
-    newton: int = 2  # Gauss-Newton steps of an exact consistency ...
+    newton: int = 2  # Gauss-Newton steps of an exact consistency in the latent ...
     cg: int = 5  # ... and conjugate gradients in each
     adamw: AdamW = AdamW()  # the published descents
     resampling: Literal["paper", "code", "encode"] = "paper"  # denominator a_t; 1 - a_t; plain re-encoding of x0
@@ -104,7 +104,7 @@ class ReSample:
         """x moved until it explains y to the noise level, or as far as a belief of variance v lets it."""
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)
-        if isinstance(problem.operator, LinearOperator):
+        if stage == "pixel" or isinstance(problem.operator, LinearOperator):
             return settle(x, v, problem)
         needed = discrepancy(x, v, problem, cap=self.cg)
         return conditioned(x, needed, problem, cap=self.cg, steps=self.newton).x if bool((needed > 0).any()) else x

@@ -29,6 +29,7 @@ from ldm.losses import adaptive_weight, commitment, hinge, kl_to_normal
 from ldm.networks import VQModel
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior, cut, cut_padded, positions
+from ldm.perceptual import LPIPS
 from ldm.schedule import Table
 
 
@@ -250,7 +251,48 @@ def test_straight_through_gradient_and_code_gradient():
     assert model.quantize.embedding.weight.grad.abs().sum() > 0
 
 
+def test_lpips_equals_torchmetrics_with_the_same_weights(tmp_path):
+    from torchmetrics.functional.image.lpips import _LPIPS
+
+    torch.manual_seed(0)
+    oracle = _LPIPS(pretrained=True, net="vgg", pnet_rand=True, eval_mode=True)
+    slices = [getattr(oracle.net, f"slice{i}") for i in range(1, 6)]
+    layers = {name: layer for part in slices for name, layer in part.named_children()}
+    torch.save({f"features.{n}.{k}": v for n, l in layers.items() for k, v in l.state_dict().items()}, tmp_path / "vgg.pth")
+    mine = LPIPS(str(tmp_path / "vgg.pth"))
+    a, b = (Noise(["a", "b"], purpose).normal((2, 3, 64, 64)).clamp(-1, 1) for purpose in ("noise", "mask"))
+    with torch.no_grad():
+        torch.testing.assert_close(mine(a, b), oracle(a, b).flatten(), rtol=1e-4, atol=0)  # float32 through 13 layers
+        assert mine(a[:, :1], a[:, :1]).abs().max() == 0
+    with pytest.raises(ValueError, match="not torchvision's VGG16"):
+        torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
+        LPIPS(str(tmp_path / "other.pth"))
+
+
 # ---------------------------------------------------------------------------------------------- whole runs
+
+
+def test_discriminator_starts_late_and_each_side_sees_the_other_as_constant(data, tmp_path):
+    adversary = "model.params.discriminator={target: taming.modules.discriminator.model.NLayerDiscriminator, params: "
+    more = [adversary + "{input_nc: 1, ndf: 8, n_layers: 1}}", "model.params.adversarial_start=2", "model.params.crops=null"]
+    states = {}
+    for steps in ("1", "2", "4"):
+        assert main.main(arguments(data, tmp_path / steps, "autoencoder", "--max_steps", steps, *more)) == 0
+        states[steps] = last(tmp_path / steps, "autoencoder")["state_dict"]
+    key, other = "discriminator.main.0.weight", "first_stage.model.decoder.conv_out.weight"
+    assert torch.equal(states["1"][key], states["2"][key]) and not torch.equal(states["2"][key], states["4"][key])
+    assert not torch.equal(states["1"][other], states["2"][other])
+    assert states["4"]["discriminator.main.3.running_mean"].abs().sum() > 0
+
+
+def test_decoder_only_leaves_the_latents(data, tmp_path):
+    for steps in ("1", "3"):
+        more = ["model.params.decoder_only=true", "model.params.bottleneck.params.from_data=0"]
+        more.append("model.params.bottleneck.params.revive=0")
+        assert main.main(arguments(data, tmp_path / steps, "autoencoder", "--max_steps", steps, *more)) == 0
+    a, b = (last(tmp_path / steps, "autoencoder")["state_dict"] for steps in ("1", "3"))
+    changed = {key.split(".")[2] for key in a if key.startswith("first_stage.") and not torch.equal(a[key], b[key])}
+    assert changed == {"decoder", "post_quant_conv"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
