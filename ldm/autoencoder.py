@@ -5,6 +5,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from taming.modules.discriminator.model import weights_init
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -61,6 +62,10 @@ class Autoencoder(pl.LightningModule):
         return self.optimiser.configure(
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
+
+    def on_fit_start(self) -> None:
+        if self.perceptual is None:
+            rank_zero_info("perceptual loss: off, since no weights are given (model.params.perceptual, ldm.perceptual.LPIPS)")
 
     def compile_networks(self) -> None:
         self.first_stage.model.encoder.compile()

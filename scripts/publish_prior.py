@@ -29,6 +29,7 @@ from data.seeding import Noise  # noqa: E402
 from ldm import checkpoints  # noqa: E402
 from ldm import config as configuration  # noqa: E402
 from ldm.checkpoints.described import Described  # noqa: E402
+from ldm.checkpoints.reading import weights  # noqa: E402
 from ldm.denoiser import Prior  # noqa: E402
 from ldm.generate import Heun  # noqa: E402
 from ldm.latent import LatentPrior  # noqa: E402
@@ -85,8 +86,8 @@ def save(images: Tensor, path: Path, columns: int) -> None:
     Image.fromarray(grid.numpy()).save(path, optimize=True)
 
 
-def curves(runs: Sequence[Path], path: Path) -> list[str]:
-    """Draw each run's training loss (log scale, running mean of ten) and say how long it took."""
+def curves(runs: Sequence[Path], last: int, path: Path) -> list[str]:
+    """Draw each run's training loss (log scale, running mean of ten) and say how long it took; of the last run `last` steps."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     picture, lines = Image.new("L", (480 * len(runs), 240), 255), []
@@ -95,7 +96,7 @@ def curves(runs: Sequence[Path], path: Path) -> list[str]:
         events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
         events.Reload()
         name = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
-        scalars = {e.step: e for e in events.Scalars(name)}  # a resumed run overwrites what it repeats
+        scalars = {e.step: e for e in events.Scalars(name) if e.step < last or run != runs[-1]}  # resumed runs overwrite
         steps, values = sorted(scalars), torch.tensor([scalars[s].value for s in sorted(scalars)]).log10()
         values = torch.nn.functional.avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[0, : len(steps)]
         low, high = float(values.min()), float(values.max())
@@ -170,7 +171,7 @@ def publish(options: argparse.Namespace) -> None:
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
         table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
-    runs = curves(options.runs, options.folder / "losses.png")
+    runs = curves(options.runs, weights(options.checkpoint)["global_step"], options.folder / "losses.png")
     (options.folder / "README.md").write_text(card(options.folder, options, prior, {"runs": runs, "table": table}), "utf-8")
     print("\n".join(table))
 
