@@ -17,6 +17,7 @@ import inspect
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -24,6 +25,7 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm import checkpoints as weights
@@ -116,8 +118,10 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
         module.to(memory_format=torch.channels_last)
     if options.compile:
         module.compile_networks()
-    with claimed(folder, resume):
-        (folder / "config.yaml").write_text(configuration.dump(config))
+    first = rank_zero_only.rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
+    with claimed(folder, resume) if first else nullcontext():
+        if first:
+            (folder / "config.yaml").write_text(configuration.dump(config))
         trainer = make_trainer(config, folder, manifests)
         trainer.fit(module, data, ckpt_path=resume, weights_only=True)
 

@@ -145,7 +145,9 @@ def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[st
         "## Limits",
         "",
         "A handful of people, no patients beyond them: this shows that the program works, not what a prior can be. Research use, "
-        "not for diagnosis. Go on training with `main.py ... --resume DIR` or start from it with `--init " + folder.name + "`.",
+        "not for diagnosis. Go on from the run folder with `main.py ... --resume DIR`, or start from these weights with `--init "
+        + folder.name
+        + "`.",
     ]
     return "\n".join(text) + "\n"
 

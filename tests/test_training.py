@@ -251,6 +251,7 @@ def test_straight_through_gradient_and_code_gradient():
     assert model.quantize.embedding.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_lpips_equals_torchmetrics_with_the_same_weights(tmp_path):
     from torchmetrics.functional.image.lpips import _LPIPS
 
