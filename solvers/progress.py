@@ -28,7 +28,7 @@ class Progress:
         fit = f"  residual {residual():.3f}" if residual else ""
         cost = time.monotonic() - self._began - seconds
         self._show(f"[{bar:20}] {self.done}/{self.total}  {name}  step {t + 1}/{steps}{fit}  {seconds:.0f} s")
-        self._next = time.monotonic() + max(0.2 if sys.stderr.isatty() else 5, 50 * cost)
+        self._next = time.monotonic() + max(0.2 if sys.stderr.isatty() else 5, min(20 * cost, 30))
 
     def finish(self) -> None:
         if self.visible and sys.stderr.isatty():
