@@ -196,7 +196,7 @@ def _check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], pa
     ]
     locate = params.locate if isinstance(params, Node) else (lambda key: f"configuration: {key}")
     try:
-        hints = typing.get_type_hints(cls.__init__)
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
     except (NameError, TypeError):
         hints = {}
     for name, value in arguments.items():

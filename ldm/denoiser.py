@@ -33,9 +33,7 @@ class VP(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(
-        self, network: nn.Module, alpha_bar: Tensor | schedule.Table, predicts: Literal["eps", "v", "x0"] = "eps"
-    ):
+    def __init__(self, network: nn.Module, alpha_bar: Tensor | schedule.Table, predicts: Literal["eps", "v", "x0"] = "eps"):
         super().__init__()
         alpha_bar = alpha_bar.alpha_bar() if isinstance(alpha_bar, schedule.Table) else alpha_bar
         if predicts not in ("eps", "v", "x0"):
@@ -113,7 +111,8 @@ class Prior(nn.Module):
         label: int | None = None,
     ):
         super().__init__()
-        self.denoiser, self.shape, self.label = denoiser, tuple(shape), label
+        self.denoiser, self.label = denoiser, label
+        self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
         self.sigma_min = low if sigma_min is None else sigma_min
@@ -126,7 +125,7 @@ class Prior(nn.Module):
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """[C,H,W] of the images this prior speaks of."""
-        return (1, *self.shape[1:]) if self.gray else self.shape
+        return (1, self.shape[1], self.shape[2]) if self.gray else self.shape
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""

@@ -1,6 +1,6 @@
 """Latent priors: a denoiser on the latents of a frozen autoencoder. Scale and shift live here and nowhere else."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,12 @@ class FirstStage(Protocol):
 class VQ(nn.Module):
     """diffusers' VQModel: latents before quantisation; decode snaps them to the codebook when asked (straight-through)."""
 
+    model: Any
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        self.factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latents
@@ -37,10 +39,12 @@ class VQ(nn.Module):
 class KL(nn.Module):
     """diffusers' AutoencoderKL: the latent is the posterior's mean; there is nothing to quantise."""
 
+    model: Any
+
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.factor = 2 ** (len(model.config["block_out_channels"]) - 1)
+        self.factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latent_dist.mode()

@@ -6,6 +6,8 @@
 The draw is exact for linear operators. Images of a batch never influence each other.
 """
 
+from typing import TypeGuard
+
 import torch
 from torch import Tensor
 
@@ -117,7 +119,7 @@ def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) ->
     return t * s2
 
 
-def is_number(v: Variance) -> bool:
+def is_number(v: Variance) -> TypeGuard[Scalar]:
     """Whether the variance is one number, or one for each image."""
     return isinstance(v, (int, float)) or (isinstance(v, Tensor) and v.ndim <= 1)
 
