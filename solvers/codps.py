@@ -1,4 +1,4 @@
-"""CoDPS and CoDPS+, covariance-corrected diffusion posterior sampling (Hamidi & Yang 2024): no gradient, one inverse."""
+"""CoDPS and CoDPS+, covariance-corrected diffusion posterior sampling (Yismaw et al. 2024): no gradient, one inverse."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

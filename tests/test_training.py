@@ -365,6 +365,7 @@ def test_checkpoints_load_by_path(kind, data, tmp_path):
     assert torch.equal(prior.state_dict()[key], saved["ema"][f"prior.{key}"])
     assert not torch.equal(saved["state_dict"][f"prior.{key}"], saved["ema"][f"prior.{key}"])
     assert prior.scale != 1
+    assert checkpoints.load(tmp_path / "p" / kind).origin == prior.origin  # the run's folder means its last checkpoint
 
 
 def test_losses_fall(data, tmp_path):

@@ -65,8 +65,13 @@ def initialise(module: nn.Module, path: str | Path, config: Settings = None, *, 
 
 
 def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
-    """Tell the family and read it: a model description and its state dict, before anything is built."""
+    """Tell the family and read it: a model description and its state dict, before anything is built.
+
+    The folder of a training run (logs/<project>/<name>) means its last checkpoint.
+    """
     path = Path(path)
+    if (path / "checkpoints/last.ckpt").is_file():
+        path = path / "checkpoints/last.ckpt"
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
     try:
         return _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
