@@ -7,8 +7,9 @@ PY := .venv/bin/python
 demo: .venv/.app
 	$(PY) sample.py
 
+# One thread: the tests are many and small.
 test: .venv/.dev
-	$(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest
 
 # The long ones too: minutes each; their figures belong in the commit that changes them.
 test-all: .venv/.dev

@@ -14,6 +14,7 @@ import contextlib
 import functools
 import logging
 import platform
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -388,4 +389,6 @@ def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int
 
 
 if __name__ == "__main__":
+    # Lightning's own handler only takes note of SIGTERM; it calls this one too. What is committed stays, the rest is done by a restart.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
