@@ -389,6 +389,6 @@ def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int
 
 
 if __name__ == "__main__":
-    # Lightning's own handler only takes note of SIGTERM; it calls this one too. What is committed stays, the rest is done by a restart.
+    # Lightning's own handler only takes note of SIGTERM, and calls this one too; a restart goes on with what is committed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))
