@@ -4,11 +4,13 @@ Which image comes when, and how it is varied, depends on (seed, epoch) alone. A 
 stores how many batches were used; the resumed run begins with the next.
 """
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
@@ -18,13 +20,30 @@ MEMORY = 2**31  # bytes; a training set that fits is read once
 
 
 class EpochSampler(DistributedSampler):
-    """(row, epoch) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out."""
+    """(row, epoch) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out.
+
+    weights: how often each row is drawn, with replacement; None: every row once.
+    """
 
     skip = 0
+    weights: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        for index in list(super().__iter__())[self.skip :]:
+        for index in self.order()[self.skip :]:
             yield index, self.epoch
+
+    def order(self) -> list[int]:
+        if self.weights is None:
+            return list(super().__iter__())
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator)
+        return drawn[self.rank :: self.num_replicas].tolist()
+
+
+def fair(subjects: Sequence[str], balance: float) -> Tensor:
+    """[n] weights of rows with which a subject's share grows as (its rows)^(1 - balance)."""
+    rows = Counter(subjects)
+    return torch.tensor([float(rows[subject]) ** -balance for subject in subjects])
 
 
 class TrainingLoader(DataLoader):
@@ -68,7 +87,8 @@ class ManifestData(pl.LightningDataModule):
 
     train, validation, test: manifest files; a loader is asked for only where there is one.
     channels, size, augment, crop, seed: of `data.dataset.ManifestDataset`; augment and crop are for training only.
-    batch_size: per process.
+    batch_size: per process. balance: 0 trains on every row equally often, 1 on every subject, 0.5 is between; so that one
+    patient with many slices does not drown the others.
     """
 
     def __init__(
@@ -82,14 +102,17 @@ class ManifestData(pl.LightningDataModule):
         num_workers: int = 0,
         augment: bool = False,
         crop: int | None = None,
+        balance: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
             raise ValueError(f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0")
+        if not 0 <= balance <= 1:
+            raise ValueError(f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)")
         self.manifests = {"train": train, "validation": validation, "test": test}
         self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size, self.num_workers, self.balance = batch_size, num_workers, balance
         self.datasets: dict[str, ManifestDataset] = {}
 
     def dataset(self, split: str) -> ManifestDataset:
@@ -111,6 +134,8 @@ class ManifestData(pl.LightningDataModule):
         ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
         whole = len(data) >= self.batch_size * ranks
         sampler = EpochSampler(data, ranks, rank, shuffle=True, seed=self.seed, drop_last=whole)
+        if self.balance:
+            sampler.weights = fair([row.subject or row.image_id for row in data.rows], self.balance)
         return TrainingLoader(data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading())
 
     def val_dataloader(self) -> DataLoader | list:

@@ -21,8 +21,9 @@ from ldm.patch import cut
 class Autoencoder(pl.LightningModule):
     """first_stage: ldm.latent.VQ or KL. bottleneck: its Codebook or Gaussian.
 
-    crops: crop size by the step from which it is used (`{0: 64, 12000: 128}`; empty: whole images); as many crops are
-    cut from each image as make up the pixels of the largest size. perceptual: called as perceptual(a, b), or None.
+    crops: crop size by the step from which it is used (`{0: 64, 12000: 128}`; empty: whole images). per_image: crops of
+    the first size that are cut from each image; of larger ones as many as make up their pixels, at least one.
+    perceptual: called as perceptual(a, b), or None.
     discriminator: real and reconstructed images -> logits; trained from step `adversarial_start` on. Its loss and the
     autoencoder's share one backward pass and one optimiser: each sees the other's weights as constants. decoder_only:
     encoder and codebook stay as they are, so that diffusion priors of their latents stay valid.
@@ -36,6 +37,7 @@ class Autoencoder(pl.LightningModule):
         bottleneck: Codebook | Gaussian,
         optimiser: AdamW,
         crops: Mapping[int, int] | None = None,
+        per_image: int = 4,
         perceptual: nn.Module | None = None,
         perceptual_weight: float = 1.0,
         discriminator: nn.Module | None = None,
@@ -46,7 +48,7 @@ class Autoencoder(pl.LightningModule):
     ):
         super().__init__()
         self.first_stage, self.bottleneck, self.optimiser = first_stage, bottleneck, optimiser
-        self.crops = dict(sorted((crops or {}).items()))
+        self.crops, self.per_image = dict(sorted((crops or {}).items())), per_image
         if self.crops and 0 not in self.crops:
             raise ValueError(f"crops {self.crops} must name a size from step 0 on")
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
@@ -99,7 +101,7 @@ class Autoencoder(pl.LightningModule):
         size = [crop for step, crop in self.crops.items() if step <= self.global_step][-1]
         if size > min(image.shape[2:]):
             raise ValueError(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
-        shape = (len(image), int((max(self.crops.values()) / size) ** 2))
+        shape = (len(image), max(1, int(self.per_image * (self.crops[0] / size) ** 2)))
         rows, columns = (draws.below(side - size + 1, shape) for side in image.shape[2:])
         return cut(image, rows, columns, size)
 

@@ -62,7 +62,8 @@ class VQModel(diffusers.VQModel):
     """The VQ autoencoder of latent diffusion: images [B,channels,H,W] <-> latents [B,latent,H/f,W/f], f = 2^(levels-1).
 
     attention=False leaves out the middle attention, so that tiled decoding is exact and forward derivatives exist under
-    every kernel; the published VQ-f4 has it.
+    every kernel; the published VQ-f4 has it. groups: of the group norms; they must divide every width, and a narrow
+    network wants few: with one channel in a group, what a crop is normalised by is not what its whole image is.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class VQModel(diffusers.VQModel):
         latent: int = 3,
         codes: int = 8192,
         attention: bool = True,
+        groups: int = 32,
     ):
         super().__init__(
             in_channels=channels,
@@ -83,6 +85,7 @@ class VQModel(diffusers.VQModel):
             layers_per_block=blocks,
             latent_channels=latent,
             num_vq_embeddings=codes,
+            norm_num_groups=groups,
             mid_block_add_attention=attention,
             scaling_factor=1.0,  # diffusers' default is Stable Diffusion's; the scale lives in LatentPrior
         )
@@ -98,6 +101,7 @@ class KLModel(diffusers.AutoencoderKL):
         blocks: int = 2,
         latent: int = 4,
         attention: bool = True,
+        groups: int = 32,
     ):
         super().__init__(
             in_channels=channels,
@@ -107,6 +111,7 @@ class KLModel(diffusers.AutoencoderKL):
             up_block_types=("UpDecoderBlock2D",) * len(widths),
             layers_per_block=blocks,
             latent_channels=latent,
+            norm_num_groups=groups,
             mid_block_add_attention=attention,
             scaling_factor=1.0,
         )
