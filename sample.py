@@ -32,127 +32,27 @@ from torch.utils.data import DataLoader
 from data import dataset, formats, sources
 from data.manifest import Row
 from data.ranges import DEPTH_8
-from ldm import checkpoints, frame
+from ldm import checkpoints, frame, names
 from ldm import config as configuration
 from ldm.denoiser import Prior
 from ldm.generate import Sampler
-from solvers import report
+from solvers import flags, report
 from solvers.intake import Batches, Pending, Scan
 from solvers.module import Cell, Reconstruction, Run
 from solvers.results import Results, peak_memory
 from solvers.writer import Writer
 
-HOME = Path(__file__).resolve().parent
-DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
-PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
 SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(message)
-
-
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and the key=value overrides. Old names of a flag stand behind its own."""
-    overrides = [word for word in argv if "=" in word and not word.startswith(("-", "+"))]
-    parser = Parser("sample.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    add = parser.add_argument
-    add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
-    add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
-    add("--solver", nargs="+", metavar="NAME|FILE", help="how it is solved; several make a grid; prior: no measurement at all")
-    add(
-        "--model",
-        "--ckpt",
-        "--network",
-        metavar="NAME|FOLDER|FILE",
-        help="the prior's weights (default: the shipped latent prior)",
-    )
-    add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
-    add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
-    add("--data-root", "--image-dir", type=Path, metavar="DIR")
-    add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
-    add("--manifest", type=Path, metavar="FILE")
-    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
-    add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
-    add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
-    add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
-    add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
-    add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
-    add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
-    add("--start", type=index, default=0, metavar="I")
-    add("--limit", type=whole, metavar="N")
-    add("--seed", type=int, default=0, metavar="N")
-    add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
-    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
-    add("--overwrite", action="store_true", help="replace results of another configuration")
-    add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
-    add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
-    add("--precision", choices=PRECISIONS, default="32-true", help="of the networks")
-    add("--devices", type=whole, default=1, metavar="N")
-    add("--num-nodes", type=whole, default=1, metavar="N")
-    add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
-    add("--compile", action="store_true", help="torch.compile the network")
-    add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
-    add("--print-config", action="store_true", help="show the merged configuration and stop")
-    instead = yaml.safe_load((HOME / "configs/flags.yaml").read_text())
-    for word in argv:
-        flag = dashes(word).split("=")[0]
-        if flag in instead:
-            raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
-    options, rest = parser.parse_known_args([dashes(word) for word in argv if word not in overrides])
-    if rest:
-        known = [s for action in parser._actions for s in action.option_strings]
-        raise ValueError(f"unknown argument {rest[0]!r}{configuration.nearest(rest[0].split('=')[0], known)}")
-    word = options.diffusion_config
-    if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
-        raise ValueError("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
-    if word and word.endswith((".yaml", ".yml")):
-        options.solver = [word]
-    elif word:
-        options.model = word
+    """Flags, and the key=value overrides."""
+    options, overrides, unknown = flags.parse(argv, __doc__)
+    if unknown:
+        raise ValueError(f"unknown argument {unknown!r}{configuration.nearest(unknown.split('=')[0], flags.names())}")
     return options, overrides
-
-
-def dashes(word: str) -> str:
-    """--Save_dir=A_b -> --save-dir=A_b"""
-    name, sign, value = word.partition("=")
-    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
-
-
-def whole(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
-    return int(word)
-
-
-def index(word: str) -> int:
-    return 0 if word == "0" else whole(word)
-
-
-def seeds(word: str) -> list[int]:
-    """0-3,7 -> [0, 1, 2, 3, 7]"""
-    try:
-        ends = [part.split("-") for part in word.split(",")]
-        return [seed for part in ends for seed in range(int(part[0]), int(part[-1]) + 1)]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12") from None
-
-
-def named(kind: str, name: str) -> Path:
-    """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too."""
-    folder = HOME / "configs" / kind
-    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
-        return Path(name)
-    word = Path(name).stem.replace("-", "_")
-    listing = folder / "aliases.yaml"
-    aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
-    names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
-    word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
-    if word not in names:
-        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}{configuration.nearest(name, [*names, *aliases])}")
-    return names[word]
 
 
 def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
@@ -162,13 +62,13 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
     cells = {}
     for task in options.task or [None]:
         for solver in options.solver or [None]:
-            chosen = [named(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            chosen = [names.settings(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
             known = configuration.load([*options.base, *chosen])
             if "solver" not in known:
-                chosen.append(named("solvers", "resample"))
+                chosen.append(names.settings("solvers", "resample"))
                 known = configuration.load([*options.base, *chosen])
             if "operator" not in known and not str(known["solver"].get("target")).startswith(SAMPLERS):
-                chosen.insert(0, named("tasks", "super_resolution"))
+                chosen.insert(0, names.settings("tasks", "super_resolution"))
             name = "-".join(path.stem for path in chosen) or Path(options.base[0]).stem
             cells[name] = configuration.load([*options.base, *chosen], [*extra, *overrides])
     return cells
@@ -184,13 +84,7 @@ def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior
         return prior
     if isinstance(given, dict) and given.keys() - {"label"}:
         raise ValueError(f"{config.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
-    weights = options.model or (given if isinstance(given, str) else "demo-latent")
-    path = next((p for p in (Path(weights), HOME / "models" / weights, HOME / weights) if p.exists()), None)
-    if path is None:
-        shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
-        raise ValueError(f"unknown model {weights!r}{configuration.nearest(str(weights), shipped)}")
-    trained = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]  # if it is a training's log folder
-    path = next((checkpoint for checkpoint in trained if checkpoint.is_file()), path)
+    path = names.weights(options.model or (given if isinstance(given, str) else "demo-latent"))
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
         prior = checkpoints.load(path, options.model_config)
     prior.label = given.get("label", prior.label) if isinstance(given, dict) else prior.label
@@ -297,11 +191,6 @@ def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]
     for flag in needless:
         if getattr(options, flag):
             raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
-    for one, other in (("data_root", "manifest"), ("num_runs", "num_samples")):
-        if getattr(options, one) and getattr(options, other):
-            raise ValueError(
-                f"--{one.replace('_', '-')} and --{other.replace('_', '-')} say the same thing twice; give one of them"
-            )
     options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
     if demo:

@@ -231,7 +231,7 @@ def _array(path: Path, values: Tensor) -> None:
 
 def _png(picture: PIL.Image.Image) -> bytes:
     out = io.BytesIO()
-    picture.save(out, "PNG", optimize=True)
+    picture.save(out, "PNG")
     return out.getvalue()
 
 

@@ -15,6 +15,7 @@ import yaml
 import sample
 from data import formats
 from data.ranges import DEPTH_16
+from ldm import names
 from solvers import report
 from solvers.intake import Scan
 from solvers.outcome import Outcome, failed
@@ -139,10 +140,10 @@ def test_every_old_flag_works_or_is_refused_with_its_equivalent(published: str, 
 
 
 def test_every_old_task_name_in_the_table_is_known():
-    names = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
-    assert len(names) > 8
-    for old, new in names:
-        assert sample.named("tasks", old).stem == new and "operator" in yaml.safe_load(sample.named("tasks", new).read_text())
+    listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
+    assert len(listed) > 8
+    for old, new in listed:
+        assert names.settings("tasks", old).stem == new and "operator" in yaml.safe_load(names.settings("tasks", new).read_text())
 
 
 @pytest.mark.parametrize("script", sorted((ROOT / "deploy/runai").glob("*.sh")), ids=lambda p: p.name)

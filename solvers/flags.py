@@ -1,0 +1,115 @@
+"""The flags of sample.py. Old names of a flag stand behind its own; those that are refused are in configs/flags.yaml."""
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+REFUSED = Path(__file__).resolve().parents[1] / "configs/flags.yaml"
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+OVERRIDE = re.compile(r"[\w.]+=")
+TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
+
+
+def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
+    """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
+
+    Raises ValueError for wrong values, for pairs that say the same twice, and for flags of the published scripts that
+    have another name here, which it tells.
+    """
+    overrides = [word for word in argv if OVERRIDE.match(word) and not Path(word).exists()]  # epoch=3.ckpt is a file
+    instead = yaml.safe_load(REFUSED.read_text())
+    for word in argv:
+        flag = dashes(word).split("=")[0]
+        if flag in instead:
+            raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+    options, rest = parser(about).parse_known_args([dashes(word) for word in argv if word not in overrides])
+    for one, other in TWICE:
+        if getattr(options, one) and getattr(options, other):
+            one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
+            raise ValueError(f"{one} and {other} say the same thing twice; give one of them")
+    word = options.diffusion_config
+    if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
+        raise ValueError("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
+    if word and word.endswith((".yaml", ".yml")):
+        options.solver = [word]
+    elif word:
+        options.model = word
+    return options, overrides, rest[0] if rest else ""
+
+
+def parser(about: str) -> Parser:
+    made = Parser("sample.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = made.add_argument
+    add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
+    add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
+    add("--solver", nargs="+", metavar="NAME|FILE", help="how it is solved; several make a grid; prior: no measurement at all")
+    add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help="the prior (default: the shipped latent prior)")
+    add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
+    add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
+    add("--data-root", "--image-dir", type=Path, metavar="DIR")
+    add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
+    add("--manifest", type=Path, metavar="FILE")
+    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
+    add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
+    add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
+    add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
+    add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
+    add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
+    add("--start", type=index, default=0, metavar="I")
+    add("--limit", type=whole, metavar="N")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
+    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
+    add("--overwrite", action="store_true", help="replace results of another configuration")
+    add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the networks")
+    add("--devices", type=whole, default=1, metavar="N")
+    add("--num-nodes", type=whole, default=1, metavar="N")
+    add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
+    add("--compile", action="store_true", help="torch.compile the network")
+    add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--print-config", action="store_true", help="show the merged configuration and stop")
+    return made
+
+
+def names() -> list[str]:
+    """Every flag that is understood."""
+    return [flag for action in parser("")._actions for flag in action.option_strings]
+
+
+def dashes(word: str) -> str:
+    """--Save_dir=A_b -> --save-dir=A_b"""
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
+
+
+def whole(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)
+
+
+def index(word: str) -> int:
+    return 0 if word == "0" else whole(word)
+
+
+def seeds(word: str) -> list[int]:
+    """0-3,7 -> [0, 1, 2, 3, 7]"""
+    try:
+        ends = [part.split("-") for part in word.split(",")]
+        found = [seed for part in ends for seed in range(int(part[0]), int(part[-1]) + 1)]
+    except ValueError:
+        found = []
+    if not found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once")
+    return found
