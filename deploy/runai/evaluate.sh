@@ -5,12 +5,6 @@
 #       /data/test /logs/team/sr-test/test/recon
 #
 # The table is in the job's output and in <LOGS>/<PROJECT>/<name>.json.
-set -eu
-: "${IMAGE:?the container image}" "${PROJECT:?the Run:AI project}" "${DATA:?folder of the scans}" "${LOGS:?folder for the logs}"
-name=${1:?the name of the run}
-shift
-
-exec runai submit "$name" --image "$IMAGE" --project "$PROJECT" \
-    --gpu "${GPU:-1}" --cpu "${CPU:-8}" --memory "${MEMORY:-64G}" \
-    --volume "$DATA:/data" --volume "$LOGS:/logs" \
-    --command -- python scripts/evaluate.py "$@" --output "/logs/$PROJECT/$name.json"
+data=/data logs=/logs
+. "$(dirname "$0")/submit.sh"
+submit scripts/evaluate.py "$@" --output "/logs/$PROJECT/$name.json"

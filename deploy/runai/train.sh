@@ -7,12 +7,6 @@
 #
 # The first word is the job's name and the run's: results are in <LOGS>/<project>/<name>. A preempted job is started again
 # by Run:AI with the same command; --resume auto makes it go on where it stopped. Monitoring: docs/jobs.md.
-set -eu
-: "${IMAGE:?the container image}" "${PROJECT:?the Run:AI project}" "${DATA:?folder of the scans}" "${LOGS:?folder for the logs}"
-name=${1:?the name of the run}
-shift
-
-exec runai submit "$name" --image "$IMAGE" --project "$PROJECT" \
-    --gpu "${GPU:-1}" --cpu "${CPU:-8}" --memory "${MEMORY:-64G}" \
-    --volume "$DATA:/app/data/super_resolution" --volume "$LOGS:/app/logs" \
-    --command -- python main.py --train True --name "$name" --logdir /app/logs --resume auto "$@"
+data=/app/data/super_resolution logs=/app/logs
+. "$(dirname "$0")/submit.sh"
+submit main.py --train True --name "$name" --logdir /app/logs --resume auto "$@"
