@@ -61,6 +61,7 @@ def conditioned(
     if not isinstance(operator, LinearOperator):
         if isinstance(v, LinearOperator):
             raise ValueError("a covariance that is an operator needs a linear measurement; give a number, [B] or a diagonal")
+        operator = operator.given(problem.y.to(m), problem.sigma_y)
         target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
         return gauss_newton(u, spread(v, m).sqrt(), operator, y, s2, accuracy, target, cap=cap, steps=steps)
     found = correction(operator, m, v, r, s2, accuracy, cap)
@@ -102,7 +103,8 @@ def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) ->
     """
     problem = problem.whitened()
     y = problem.y.to(m)
-    operator, r = problem.operator.linearize(m), y - problem.operator.forward(m)
+    known = problem.operator.given(y, problem.sigma_y)
+    operator, r = known.linearize(m), y - known.forward(m)
     v_max = torch.as_tensor(v_max, dtype=r.dtype, device=r.device).expand(len(r))
     s2, target = problem.sigma_y**2, problem.sigma_y * problem.operator.measured(y).sqrt()
     if s2 == 0:

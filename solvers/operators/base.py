@@ -89,6 +89,14 @@ class Operator:
         """The operator's derivative at x as a LinearOperator, by jvp and vjp."""
         return Linearization(self.forward, x)
 
+    def given(self, y: Tensor, sigma: float | Tensor) -> "Operator":
+        """The same measurement, knowing that y came out with noise of deviation sigma (a number, or shaped like y).
+
+        Operators with flat parts give the continuation of the part that y lies on, which still has a slope where the
+        operator itself has none; descents need it, the likelihood is the same to exp(-9/2).
+        """
+        return self
+
 
 class LinearOperator(Operator):
     """y = A x. Adds `adjoint` (exact), `solve`, `norm`; `pinv` only where it exists."""
@@ -221,6 +229,9 @@ class Composed(Operator):
 
     def restrict(self, y: Tensor) -> Tensor:
         return self.outer.restrict(y)
+
+    def given(self, y: Tensor, sigma: float | Tensor) -> "Composed":
+        return Composed(self.outer.given(y, sigma), self.inner)
 
     def select(self, indices: Sequence[int]) -> "Composed":
         return Composed(self.outer.select(indices), self.inner)

@@ -51,6 +51,11 @@ class Composition(Operator):
     def measured(self, y: Tensor) -> Tensor:
         return self.operators[-1].measured(y)
 
+    def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
+        *before, last = self.operators
+        known = type(self)([*before, last.given(y, sigma)])
+        return known if self.shape is None else known.bind(self.shape)
+
     def files(self) -> dict[str, Tensor]:
         return {name: tensor for operator in self.operators for name, tensor in operator.files().items()}
 

@@ -107,5 +107,25 @@ class HighDynamicRange(Operator):
     def forward(self, x: Tensor) -> Tensor:
         return torch.clamp(self.gain * x, -1, 1)
 
+    def given(self, y: Tensor, sigma: float | Tensor) -> "Clipped":
+        """Clipped only at the ends that y has reached: an image beyond an end that y is 3 sigma inside of is pulled back."""
+        low = torch.where(y <= -1 + 3 * sigma, -1.0, -torch.inf)
+        return Clipped(self.gain, low.to(y), torch.where(y >= 1 - 3 * sigma, 1.0, torch.inf).to(y))
+
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         return y / self.gain
+
+
+@dataclass(frozen=True, eq=False)
+class Clipped(Operator):
+    """y = clip(gain * x) with each entry's own ends [B,C,H,W], infinite where it has none."""
+
+    gain: float
+    low: Tensor
+    high: Tensor
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.clamp(self.gain * x, self.low.to(x), self.high.to(x))

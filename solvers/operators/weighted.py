@@ -32,6 +32,10 @@ class Weighted(Operator):
     def restrict(self, y: Tensor) -> Tensor:
         return self.operator.restrict(y)
 
+    def given(self, y: Tensor, sigma: float | Tensor) -> "Weighted":
+        weights = self.weights.to(y)
+        return type(self)(self.operator.given(y / weights, sigma / weights), self.weights)
+
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         return self.operator.baseline(y / self.weights.to(y), shape)
 
