@@ -11,6 +11,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
+from solvers.recompute import recomputing
 from solvers.state import result, shown
 from solvers.step import Step, positive
 from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
@@ -30,6 +31,7 @@ class DPS:
     guidance: Literal["norm", "likelihood"] = "norm"
     eta: float = 1.0  # 1: DDPM's ancestral step, 0: deterministic DDIM
     clip: bool = True  # clamp x0_hat of a pixel prior to [-1, 1]
+    checkpoint: bool = False  # recompute the network's activations in the backward pass instead of keeping them
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
@@ -46,7 +48,7 @@ class DPS:
             raise ValueError("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
         x = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
-            with torch.enable_grad():
+            with torch.enable_grad(), recomputing(prior, self.checkpoint):
                 x_t = x.detach().requires_grad_()
                 x0 = tweedie(prior, x_t, a, offset)
                 if self.clip and prior.kind == "pixel":

@@ -7,12 +7,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, Operator, norm
 from solvers.problem import Problem
+from solvers.recompute import recomputing
 from solvers.state import IMAGE_DEVIATION, result, shown
 from solvers.step import Step, need_linear, positive
 from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
@@ -50,15 +50,15 @@ class PSLD:
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         problem = problem.whitened()
         operator: LinearOperator = problem.operator  # type: ignore[assignment]
-        offset, keep = noise.of("offset"), self.recompute if self.checkpoint else call
+        offset = noise.of("offset")
         z = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
-            with torch.enable_grad():
+            with torch.enable_grad(), recomputing(prior, self.checkpoint):
                 z_t = z.detach().requires_grad_()
-                z0 = keep(tweedie, prior, z_t, a, offset)
-                x = keep(prior.to_image, z0)
+                z0 = tweedie(prior, z_t, a, offset)
+                x = prior.to_image(z0)
                 glued = Glue.apply(x, problem.y, operator, self.weight(problem))
-                glue, measurement = norm(keep(prior.to_state, glued) - z0), norm(problem.y - operator.forward(x))
+                glue, measurement = norm(prior.to_state(glued) - z0), norm(problem.y - operator.forward(x))
                 (gradient,) = torch.autograd.grad((self.gamma * glue + self.omega * measurement).sum(), z_t)
             z0 = z0.detach()
             z = ddim_step(z, z0, a, a_next, self.eta, noise) - gradient
@@ -73,16 +73,8 @@ class PSLD:
             return None
         return PASTE if self.back == "pinv" else max((problem.sigma_y / IMAGE_DEVIATION) ** 2, PASTE)
 
-    @staticmethod
-    def recompute(function: Any, *arguments: Any) -> Tensor:
-        return checkpoint(function, *arguments, use_reentrant=False, preserve_rng_state=False)
-
 
 PASTE = 1e-6  # s2 of a pseudo-inverse: singular values below a thousandth are left out
-
-
-def call(function: Any, *arguments: Any) -> Tensor:
-    return function(*arguments)
 
 
 class Glue(torch.autograd.Function):
