@@ -39,14 +39,15 @@ class AdamW:
     lr_latent: float = 5e-3
     iterations_latent: int = 500
     patience: int = 200
-    stop: float | None = None  # mean squared residual; default sigma_y^2, published 1e-6 whatever the noise
+    stop: float | None = None  # mean squared residual; default the noise of what is measured, published 1e-6 whatever it is
     weight_decay: float = 0.0  # published 0.01, which pulls what y does not see to mid-grey
     warm: bool = False  # start with the moments of the descent before
 
     def __call__(self, x: Tensor, problem: Problem, moments: Moments, stage: str) -> Tensor:
         pixel = stage == "pixel"
         lr, iterations = (self.lr_pixel, self.iterations_pixel) if pixel else (self.lr_latent, self.iterations_latent)
-        stop = problem.sigma_y**2 if self.stop is None else self.stop
+        share = problem.operator.measured(problem.y) / problem.y[0].numel()  # of the entries of y
+        stop = problem.sigma_y**2 * share if self.stop is None else self.stop
         fresh = (0, torch.zeros_like(x), torch.zeros_like(x))
         count, first, second = moments.get(stage, fresh) if self.warm else fresh
         active, history = torch.ones(len(x), dtype=torch.bool, device=x.device), []

@@ -23,8 +23,9 @@ from transcriptions import tv as tv_box
 from data.seeding import Noise
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.descent import AdamW
+from solvers.descent import AdamW, Moments
 from solvers.dps import DPS
+from solvers.operators import Inpainting
 from solvers.padis import PaDIS
 from solvers.padis_pc import PaDISPC
 from solvers.problem import Gaussian, Problem
@@ -266,3 +267,34 @@ def test_tv_is_admm():
     for row, image_id in zip(found, IDS):
         w = world(VP, image_id)
         np.testing.assert_allclose(row, tv_box(w.A, w.y, 4, 4, 15, 0.02, 0.2), atol=1e-8)
+
+
+def test_a_warm_descent_goes_on():
+    """Two warm descents of ten steps are one of twenty."""
+    posed, x = problem(), torch.zeros(3, *SHAPE, dtype=torch.float64)
+    half, moments = AdamW(iterations_pixel=10, stop=0.0, warm=True), Moments()
+    twice = half(half(x, posed, moments, "pixel"), posed, moments, "pixel")
+    once = AdamW(iterations_pixel=20, stop=0.0)(x, posed, Moments(), "pixel")
+    torch.testing.assert_close(twice, once, rtol=0, atol=1e-12)
+
+
+def test_a_descent_stops_at_the_noise_of_what_is_measured():
+    """y misses x by 1.2 sigma_y in a quarter of the entries: to be mended, although the mean over all entries is 0.36 of it."""
+    mask = torch.zeros(4, 4)
+    mask[0] = 1
+    operator = Inpainting(mask).draw(SHAPE, Noise(IDS, "noise"))
+    y = 1.2 * SIGMA_Y * operator.restrict(torch.ones(3, *SHAPE, dtype=torch.float64))
+    posed = Problem(y, operator, Gaussian(SIGMA_Y), IDS)
+    x = AdamW(lr_pixel=1e-3)(torch.zeros_like(y), posed, Moments(), "pixel")
+    assert ((posed.residual(x) < 1) & (posed.residual(x) > 0.95)).all()
+
+
+def test_pasting_ends_with_y_itself():
+    """The entries that A sees are y's, the rest is left alone: what it adds is of A's row space."""
+    image = run(PSLD(steps=4, paste=True), LATENT).x0
+    plain = run(PSLD(steps=4, polish=False), LATENT).x0
+    posed = problem()
+    torch.testing.assert_close(posed.operator.forward(image), posed.y, rtol=0, atol=1e-4)  # s2 = 1e-6 of |A|^2 below 1
+    added = (image - plain).flatten(1)
+    inside = added @ torch.linalg.pinv(A) @ A
+    torch.testing.assert_close(inside, added, rtol=0, atol=1e-10)
