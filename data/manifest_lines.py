@@ -1,17 +1,22 @@
 """The lines of a manifest as cells: text, CSV and JSONL, a block of lines at a time, so that a million rows take seconds."""
 
+import codecs
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from difflib import get_close_matches
-from operator import itemgetter
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
-KINDS = {name: {type(None), int if name in ("slice", "label") else str} for name in COLUMNS}  # in JSON
+SPACINGS = ((", ", ": "), (",", ":"))  # of JSON objects, as programs write them
+WHOLE = ("slice", "label")  # numbers in JSON; the other columns are strings
+_ESCAPES = re.compile(r"\\u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*")  # several: a pair may be one character
 LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
 _BLOCK = 1 << 16  # bytes; what becomes of it stays in the cache of a core
+_ORDINARY = bytes(range(32, 127)).replace(b"\\", b"") + b"\n"  # that nothing about a row can hide in
 
 
 class Bad(Exception):
@@ -52,14 +57,27 @@ def blocks(path: Path) -> Iterator[Block]:
 
 
 def _block(content: bytes, line: int) -> Block:
+    content = content.removeprefix(codecs.BOM_UTF8) if line == 1 else content
+    if b"\r" in content:
+        content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
     try:
-        text = content.decode("utf-8-sig" if line == 1 else "utf-8")
+        text = content.decode()
     except UnicodeDecodeError as error:
         raise Bad("is not UTF-8; save the manifest as UTF-8", line + content[: error.start].count(b"\n")) from None
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").removesuffix("\r")
-    plain = not any(mark in text for mark in ("..", "\\")) and text.replace("\n", "").isprintable()
-    return Block(line, plain, text)
+    return Block(line, _plain(content), text)
+
+
+def _plain(content: bytes) -> bool:
+    """Whether nothing in these lines of UTF-8 needs a second look."""
+    unusual = content.translate(None, _ORDINARY)  # little, so that asking whether it can be printed takes no time
+    return b".." not in content and (not unusual or (b"\\" not in unusual and unusual.decode().isprintable()))
+
+
+def _trimmed(text: str, *edges: str) -> bool:
+    """Whether no cell begins or ends with a space. edges: what cells lie between."""
+    return " " not in text or not (
+        text[0] == " " or text[-1] == " " or any(f" {edge}" in text or f"{edge} " in text for edge in edges)
+    )
 
 
 def text_rows(lines_of: Iterable[Block]) -> Rows:
@@ -68,7 +86,7 @@ def text_rows(lines_of: Iterable[Block]) -> Rows:
     for first, plain, text in lines_of:
         yield (
             first,
-            plain and " " not in text,
+            plain and _trimmed(text, "\n"),
             ((line, *nothing) if line and not line.isspace() else () for line in text.split("\n")),
         )
 
@@ -85,7 +103,7 @@ def csv_rows(lines_of: Iterable[Block]) -> Rows:
             rows = [_whole(cells, len(header), line) for line, cells in enumerate(rows, first)]
         yield (
             first,
-            plain and " " not in text,
+            plain and _trimmed(text, "\n", ",", '"'),
             rows if header == list(COLUMNS) else (pick(cells) if cells else () for cells in rows),
         )
     if pick is None:
@@ -133,18 +151,44 @@ def _known(name: str, line: int) -> None:
 
 def jsonl_rows(lines_of: Iterable[Block]) -> Rows:
     """One object a line."""
-    every = itemgetter(*COLUMNS)
     for first, plain, text in lines_of:
-        try:  # all at once is twice as fast, and can be done where all have all the keys
-            rows = json.loads(f"[{text.replace(chr(10), chr(44))}]")
-            if len(rows) != text.count("\n") + 1 or set(map(len, rows)) != {len(COLUMNS)}:
-                raise KeyError
-            cells = list(map(every, rows))
-            typed = all(set(map(type, column)) <= KINDS[name] for name, column in zip(COLUMNS, zip(*cells)))
-            spaced = " " in text.replace('": ', '":').replace(', "', ',"')
-            yield first, plain and typed and not spaced, cells
-        except (ValueError, KeyError, TypeError, RecursionError):
+        easy = text if plain else _ESCAPES.sub(lambda escapes: _meant(escapes[0]), text)
+        rows = _alike(easy) if plain or _plain(easy.encode()) else []
+        if len(rows) == text.count("\n") + 1:
+            yield first, True, rows
+        else:
             yield first, False, (_object(line, number) for number, line in enumerate(text.split("\n"), first))
+
+
+@lru_cache(4096)
+def _meant(escapes: str) -> str:
+    """The characters, if none is ASCII: an escaped brace or digit means itself in a string and is an error elsewhere."""
+    meant = json.loads(f'"{escapes}"')
+    return meant if meant.isprintable() and min(meant) > "\x7f" else escapes
+
+
+def _alike(text: str) -> Sequence[Cells]:
+    """The rows of the lines that have the keys and the spacing of the first one, and nothing to unescape or to trim.
+
+    Written by one program all lines are so, and a pattern that admits nothing else is faster than a parser.
+    """
+    line = text.partition("\n")[0]
+    try:
+        keys = tuple(record := json.loads(line))
+        comma, colon = next(s for s in SPACINGS if json.dumps(record, ensure_ascii=False, separators=s) == line)
+        pick = _columns(list(keys))
+    except (ValueError, TypeError, RecursionError, StopIteration, Bad):
+        return []
+    found = _pattern(keys, comma, colon).findall(text)
+    return found if keys == COLUMNS else list(map(pick, found))
+
+
+@lru_cache(16)
+def _pattern(keys: tuple[str, ...], comma: str, colon: str) -> re.Pattern[str]:
+    """A whole line that is an object of these keys; a group for each value, empty for null; for part of them one empty more."""
+    string, whole = '(?:"((?! )[^"\\n]*+(?<! ))"|null)', "(?:(0|-?[1-9][0-9]{0,17})|null)"
+    members = comma.join(f'"{key}"{colon}{whole if key in WHOLE else string}' for key in keys)
+    return re.compile(rf"^\{{{members}\}}{'' if keys == COLUMNS else '()'}$", re.MULTILINE)
 
 
 def _object(text: str, line: int) -> Cells:
