@@ -76,6 +76,7 @@ def test_training_checkpoint_and_export(tmp_path):
     assert again.origin == prior.origin and len(prior.origin) == 64
     assert again.origin != checkpoints.load(tmp_path / "last.ckpt", ema=False).origin
     assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
+    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1  # whoever may read the card may read the weights
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"prior": described()}
     with pytest.raises(ValueError, match="takes no settings"):
         checkpoints.load(folder, {"label": 1})

@@ -1,6 +1,7 @@
 """Pictures and arrays in and out: what is written is what is read, in the depth of the file."""
 
 import json
+import os
 import time
 import zipfile
 
@@ -58,6 +59,17 @@ def test_same_input_same_bytes(tmp_path, suffix, dtype, channels):
         formats.write(Image(drawn(dtype, channels), meta), tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
     assert time.strftime("%Y-%m-%d").encode() not in (tmp_path / f"a{suffix}").read_bytes()
+
+
+def test_files_are_for_whom_the_umask_says(tmp_path):
+    before = os.umask(0o027)
+    try:
+        formats.write(Image(drawn("uint8", 1), Meta("png")), tmp_path / "a.png")
+        formats.reassemble([Image(drawn("int16", 1), Meta("dicom", "int16"))], tmp_path / "series")
+    finally:
+        os.umask(before)
+    modes = {p.name: oct(p.stat().st_mode & 0o777) for p in tmp_path.rglob("*")}
+    assert modes == {"a.png": "0o640", "series": "0o750", "0001.dcm": "0o640"}
 
 
 def test_values_are_clipped_only_at_the_ends_of_the_depth(tmp_path):

@@ -54,6 +54,7 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
     save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
     (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
     (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
+    shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
     os.replace(part, folder)
     return folder
 
