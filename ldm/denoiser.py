@@ -4,8 +4,11 @@ eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is 
 the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
 """
 
+from collections.abc import Sequence
+from math import exp, log
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -95,6 +98,7 @@ class Prior(nn.Module):
 
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class index fed at every call, or None.
+    variances: pairs of a noise level and Var[x0 | x] per state entry there, by rising level, as training measured them.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
@@ -109,9 +113,10 @@ class Prior(nn.Module):
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         label: int | None = None,
+        variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.label = denoiser, label
+        self.denoiser, self.label, self.variances = denoiser, label, variances
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
@@ -131,6 +136,14 @@ class Prior(nn.Module):
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
         label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
         return self.denoiser(x, sigma, label)
+
+    def variance(self, sigma: float) -> float | None:
+        """Var[x0 | x] per state entry: log-log between the measured levels, as sigma^2 below, constant above; None: unknown."""
+        if not self.variances:
+            return None
+        levels, found = np.log(np.asarray(self.variances, dtype=float)).T
+        below = min(0.0, log(sigma) - levels[0])
+        return min(sigma**2, exp(np.interp(log(sigma), levels, found) + 2 * below))
 
     def to_image(self, state: Tensor) -> Tensor:
         """State -> image, differentiable and without quantisation; linear for pixel and patch priors."""

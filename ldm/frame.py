@@ -47,7 +47,7 @@ class Adapted(Prior):
     """A prior that speaks through another one; what it does not change, it passes on."""
 
     def __init__(self, inner: Prior, shape: Shape):
-        super().__init__(inner.denoiser, shape, inner.sigma_min, inner.sigma_max, inner.label)  # type: ignore[arg-type]
+        super().__init__(inner.denoiser, shape, inner.sigma_min, inner.sigma_max, inner.label, inner.variances)  # type: ignore[arg-type]
         self.inner = inner
         self.kind, self.patched, self.gray, self.origin = inner.kind, inner.patched, inner.gray, inner.origin
 

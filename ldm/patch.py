@@ -4,6 +4,7 @@ An N x N image is padded with black (-1) by M on every side; a partition of k+1 
 an offset in 0..M, covers it exactly once. k = floor(N/P), M = (k+1) P - N.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -83,13 +84,14 @@ class PatchPrior(Prior):
         partitions: int = 1,
         patch_batch: int | None = None,
         label: int | None = None,
+        variances: Sequence[Sequence[float]] = (),
     ):
         self.size, self.patch = size, patch
         self.margin = padding(size, patch) if pad is None else pad
         if self.margin < padding(size, patch):
             raise ValueError(f"pad {self.margin} is too small for N={size}, P={patch}: needs at least {padding(size, patch)}")
         padded = size + 2 * self.margin
-        super().__init__(denoiser, (channels, padded, padded), sigma_min, sigma_max, label)
+        super().__init__(denoiser, (channels, padded, padded), sigma_min, sigma_max, label, variances)
         self.partitions, self.patch_batch = partitions, patch_batch
 
     @property

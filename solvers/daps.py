@@ -34,8 +34,10 @@ class DAPS:
     sigma_max: float = 100.0
     sigma_min: float = 0.1
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
-    covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: s0^2 sigma^2/(s0^2+sigma^2), tr/n, or whole
-    s0: float | None = None  # prior deviation of the heuristic; default 0.5 for images, 1 for latents
+    covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: one number for each sigma, tr/n, or whole
+    s0: float | None = (
+        None  # of s0^2 sigma^2/(s0^2+sigma^2); default: what the prior measured, else 0.5 (latents: 1)
+    )
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from ldm.denoiser import Prior
 from solvers.condition import condition, discrepancy
+from solvers.operators.base import per_image
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
@@ -14,14 +16,19 @@ BLACK = -1.0  # what patch priors have around their images
 
 
 def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
-    """Var[x0 | x_t] of an isotropic Gaussian prior of deviation s0: s0^2 sigma^2 / (s0^2 + sigma^2), in state units."""
+    """Var[x0 | x_t] per state entry: what the prior measured of itself, if it did and s0 is not given; else that of an
+    isotropic Gaussian prior of deviation s0, s0^2 sigma^2 / (s0^2 + sigma^2).
+    """
+    known = prior.variance(sigma) if s0 is None else None
+    if known is not None:
+        return known
     s0 = s0 if s0 is not None else LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
 def image_belief(prior: Prior, sigma: float) -> float:
     """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
-    return IMAGE_DEVIATION**2 * sigma**2 / (LATENT_DEVIATION**2 + sigma**2) + autoencoder_error(prior)
+    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * belief(prior, sigma) + autoencoder_error(prior)
 
 
 def inside(prior: Prior, state: Tensor, border: float) -> Tensor:
@@ -40,12 +47,15 @@ def settle(x: Tensor, v_max: float, problem: Problem) -> Tensor:
 
 
 def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
-    """The image a run ends with. A latent is decoded with its codebook and then, with polish, conditioned once in pixel
-    space with a variance up to the autoencoder's error, so that the data are met to the noise level.
+    """The image a run ends with. A latent is decoded with its codebook, unless that loses data which the latent itself
+    explains, and then, with polish, conditioned once in pixel space with a variance up to the autoencoder's error, so
+    that the data are met to the noise level.
     """
     if prior.kind == "pixel":
         return prior.to_image(state)
-    image = prior.decode(state, quantize=True)
+    image, free = prior.decode(state, quantize=True), prior.decode(state, quantize=False)
+    enough = problem.residual(free).clamp_min(1.0 if problem.sigma_y > 0 else 0.0)
+    image = torch.where(per_image(problem.residual(image) <= enough, image).bool(), image, free)
     error = autoencoder_error(prior)
     return settle(image, error, problem) if polish and error > 0 else image
 
