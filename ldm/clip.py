@@ -1,5 +1,6 @@
 """The text encoder of CLIP (Radford et al. 2021), enough of it to encode a prompt's tokens once, when a model is loaded."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -9,9 +10,9 @@ from torch.nn import functional
 START, END, LENGTH = 49406, 49407, 77  # CLIP's vocabulary and context
 
 
-def empty_prompt(padding: int = END) -> Tensor:
-    """[1, 77] tokens of "". Stable Diffusion 1 pads with the end token, 2 with token 0."""
-    return torch.tensor([[START, END] + [padding] * (LENGTH - 2)])
+def context(words: Sequence[int], padding: int = END) -> Tensor:
+    """[1, 77] tokens of a prompt of at most 75 words' tokens. Stable Diffusion 1 pads with the end token, 2 with token 0."""
+    return torch.tensor([[START, *words, END] + [padding] * (LENGTH - 2 - len(words))])
 
 
 class Layer(nn.Module):

@@ -1,7 +1,8 @@
 """Stable Diffusion 1.x and 2.x in CompVis's layout (.ckpt or .safetensors), eps or v prediction, one fixed prompt.
 
 config (all optional for 1.x): `predicts` eps | v, which no file says and 2.x files need; `image_size` in pixels;
-`embedding`, a file with the encoded prompt (tensor `text`), otherwise the empty prompt is encoded by the file's own CLIP;
+`prompt`, encoded by the file's own CLIP (a tokenizer is needed, in `tokenizer/` beside the file or where `tokenizer` says), or
+`embedding`, a file with the encoded prompt (tensor `text`), otherwise it is the empty prompt, which needs no tokenizer;
 `guidance` s of classifier-free guidance, 1 by default (the empty prompt needs none).
 """
 
@@ -73,20 +74,10 @@ def assemble(
 ) -> Described:
     """U-Net, autoencoder and prompt as one prior; o: the user's settings."""
     size = o.take("image_size", int, 768 if predicts == "v" else 512)
-    guidance, embedding = o.take("guidance", float, 1.0), o.take("embedding", str, None)
-    o.finish()
     width = network["params"]["cross_attention_dim"]
-    if embedding is None and guidance != 1:
-        raise ValueError(f"{path}: guidance needs a prompt to guide to: give `embedding`, a file with the encoded prompt")
-    if not encoder and (embedding is None or guidance != 1):
-        raise ValueError(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
-    prompt = {}
-    if embedding is not None:
-        prompt["text"] = text.given(embedding, width)
-    if embedding is None or guidance != 1:
-        prompt["text" if embedding is None else "empty"] = text.empty(encoder, path)
-    tokens = len(prompt["text"])
-    inner = node("ldm.published.TextConditioned", network=network, tokens=tokens, width=width, guidance=float(guidance))
+    prompt, guidance, notes = text.prompted(o, encoder, width)
+    o.finish()
+    inner = node("ldm.published.TextConditioned", network=network, tokens=len(prompt["text"]), width=width, guidance=guidance)
     table = table or node("ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
     prior = node(
         "ldm.latent.LatentPrior",
@@ -97,4 +88,4 @@ def assemble(
         image_channels=3,
     )
     state = {**under("network.", network_state), **prompt}
-    return Described("prior", prior, {**under("denoiser.network.", state), **under("first_stage.", first_state)}, path)
+    return Described("prior", prior, {**under("denoiser.network.", state), **under("first_stage.", first_state)}, path, notes)

@@ -1,4 +1,8 @@
-"""The encoded prompt of a text-conditioned model: from a file the user gives, or the empty prompt by the model's own encoder."""
+"""The encoded prompt of a text-conditioned model, by the model's own encoder or from a file the user gives.
+
+The empty prompt needs no tokenizer; any other is cut into tokens by transformers (the `[text]` extra) with the vocabulary in a
+`tokenizer/` folder, which is read as data from the disk.
+"""
 
 import re
 from collections.abc import Mapping
@@ -8,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ldm.checkpoints.fitting import fill, skeleton
-from ldm.checkpoints.reading import sound, weights
-from ldm.clip import END, empty_prompt
+from ldm.checkpoints.options import Options
+from ldm.checkpoints.reading import guarded, regular, sound, weights
+from ldm.clip import END, LENGTH, START, context
 
 HUGGING_FACE = [  # regular expressions, key by key; a leading "text_model." is dropped before
     (r"^embeddings\.token_embedding\.", "token."),
@@ -34,6 +39,35 @@ UNUSED = ("embeddings.position_ids", "text_projection", "logit_scale", "attn_mas
 HEAD = 64  # channels per attention head in every CLIP text encoder
 
 
+VOCABULARY = ("vocab.json", "merges.txt", "tokenizer.json")  # the first two, or the last alone
+TOKENIZER = (*VOCABULARY, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")  # all that is read of a folder
+TOKENIZER_LIMIT = 16 << 20  # bytes of each; CLIP's largest has 2 MB
+
+
+def prompted(o: Options, encoder: Mapping[str, Tensor], width: int) -> tuple[dict[str, Tensor], float, tuple[str, ...]]:
+    """What a text-conditioned network attends to, by the user's settings: its buffers, its guidance, and what to note of it.
+
+    o: takes `prompt`, `tokenizer`, `embedding` and `guidance`. encoder: weights of the text encoder, empty where there is none.
+    """
+    path = Path(o.path)
+    said, file = o.take("prompt", str, "").strip(), o.take("embedding", str, None)
+    folder, guidance = o.take("tokenizer", str, None), float(o.take("guidance", float, 1.0))
+    if said and file is not None:
+        raise ValueError(f"{path}: prompt and embedding say the same thing twice; give one of them")
+    if guidance != 1 and not said and file is None:
+        raise ValueError(f"{path}: guidance needs a prompt to guide to: give `prompt`, or `embedding`, a file with one encoded")
+    wanted = ({} if file is not None else {"text": said}) | ({} if guidance == 1 else {"empty": ""})
+    if wanted and not encoder:
+        raise ValueError(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
+    place = Path(folder) if folder is not None else (path if path.is_dir() else path.parent) / "tokenizer"
+    words = {name: tokens(prompt, place) for name, prompt in wanted.items()}
+    buffers = encoded(encoder, words, path) if wanted else {}
+    if file is not None:
+        buffers["text"] = given(file, width)
+    notes = [f"prompt {said!r}"] if said else [f"prompt encoded in {Path(file).name}"] if file is not None else []
+    return buffers, guidance, (*notes, f"guidance {guidance:g}") if guidance != 1 else tuple(notes)
+
+
 def given(path: str | Path, width: int) -> Tensor:
     """[77, width]: the tensor `text` of a file."""
     found = weights(path)
@@ -44,8 +78,31 @@ def given(path: str | Path, width: int) -> Tensor:
     return text.float()
 
 
-def empty(state: Mapping[str, Tensor], path: str | Path) -> Tensor:
-    """[77, width]: the empty prompt by the text encoder whose weights these are (Hugging Face's or OpenCLIP's names)."""
+def tokens(prompt: str, folder: Path) -> list[int]:
+    """CLIP's numbers of a prompt, without start and end; at most 75 (a longer prompt is refused, not cut)."""
+    if not prompt:
+        return []
+    if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file() or (folder / "tokenizer.json").is_file()):
+        raise ValueError(f"{folder}: a prompt needs CLIP's tokenizer here ({', '.join(VOCABULARY)}); `tokenizer: DIR` names it")
+    for file in (folder / name for name in TOKENIZER):
+        if file.exists() and regular(file).stat().st_size > TOKENIZER_LIMIT:
+            raise ValueError(f"{file}: {file.stat().st_size} bytes is too large for a tokenizer")
+    try:
+        from transformers import CLIPTokenizerFast
+    except ImportError:
+        raise ValueError("a prompt other than the empty one needs transformers: pip install palimpsest[text]") from None
+    tokenizer = guarded(folder, lambda place: CLIPTokenizerFast.from_pretrained(str(place), local_files_only=True))
+    cut = guarded(folder, lambda _: tokenizer(["", prompt])["input_ids"])
+    found = cut[1][1:-1]
+    if cut[0] != [START, END] or cut[1][:1] + cut[1][-1:] != [START, END] or not all(0 <= word < START for word in found):
+        raise ValueError(f"{folder}: is not CLIP's tokenizer (start {START}, end {END})")
+    if len(found) > LENGTH - 2:
+        raise ValueError(f"{folder}: the prompt has {len(found)} tokens; at most {LENGTH - 2} fit")
+    return found
+
+
+def encoded(state: Mapping[str, Tensor], words: Mapping[str, list[int]], path: str | Path) -> dict[str, Tensor]:
+    """Prompts' tokens -> [77, width] each, by the text encoder whose weights these are (Hugging Face's or OpenCLIP's names)."""
     state = {key.removeprefix("text_model."): tensor for key, tensor in state.items()}
     open_clip = "positional_embedding" in state
     state = {key: tensor for key, tensor in state.items() if key not in UNUSED}
@@ -59,7 +116,7 @@ def empty(state: Mapping[str, Tensor], path: str | Path) -> Tensor:
     encoder = skeleton({"target": "ldm.clip.TextEncoder", "params": params}, len(renamed), path)
     fill(encoder, renamed, path)
     with torch.no_grad():
-        return encoder(empty_prompt(0 if second else END))[0]
+        return {name: encoder(context(numbers, 0 if second else END))[0] for name, numbers in words.items()}
 
 
 def _apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
