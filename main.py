@@ -160,15 +160,20 @@ def main(argv: Sequence[str]) -> int:
         else:
             assemble(config)
             print(configuration.dump(config), end="")
-    except torch.OutOfMemoryError as error:
-        return refuse(f"out of memory: lower data.params.batch_size or model.params.crops, or set `checkpointing` ({error})")
     except (ValueError, MisconfigurationException) as error:
-        return refuse(error)
+        return refuse(str(error))
+    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
+            raise
+        return refuse(f"out of memory: lower data.params.batch_size or model.params.crops, or set `checkpointing` ({error})")
     return 0
 
 
-def refuse(reason: object) -> int:
-    print(f"main.py: {str(reason).splitlines()[0]}", file=sys.stderr)
+def refuse(reason: str) -> int:
+    """One line. What a worker process of the loader raised comes with its traceback, and ends with the reason."""
+    lines = reason.splitlines()
+    line = lines[-1].removeprefix("ValueError: ") if lines[0].startswith("Caught ") else lines[0]
+    print(f"main.py: {line}", file=sys.stderr)
     return 2
 
 

@@ -46,9 +46,11 @@ class Codebook(nn.Module):
         counts = shared(torch.bincount(index, minlength=len(codes)))
         self.uses += counts
         share = counts / counts.sum()
+        used = (self.uses > 0).sum().float()
         logs = {
             "perplexity": torch.exp(-(share * share.clamp_min(1e-10).log()).sum()),
-            "codes used": (self.uses > 0).sum().float(),
+            "codes used": used,
+            "codes dead": len(codes) - used,
         }
         return z + (z_q - z).detach(), loss, logs
 

@@ -4,10 +4,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ldm.denoiser import Prior
 from ldm.draws import Draws
-from ldm.patch import cut, cut_padded, positions
+from ldm.latent_patch import LatentPatchPrior
+from ldm.patch import PatchPrior, cut, cut_padded, positions
+from ldm.preconditioning import Whole
 
 
 @dataclass(frozen=True)
@@ -45,3 +48,31 @@ class Crops:
         rows, columns = (draws.below(padded - size + 1, (len(state), self.count(size))) for _ in range(2))
         place = positions(padded, state.dtype, state.device).expand(len(state), -1, -1, -1)
         return cut_padded(state, rows, columns, size, margin), cut(place, rows, columns, size)
+
+
+def patches_of(prior: Prior) -> PatchPrior | None:
+    """The PaDIS prior that this one is, or that works on its latents."""
+    found = prior.denoiser if isinstance(prior, LatentPatchPrior) else prior
+    return found if isinstance(found, PatchPrior) else None
+
+
+def geometry(prior: Prior, crops: Crops) -> int:
+    """Margin M about the states that `crops` are cut from. Raises ValueError if their largest size is not the prior's."""
+    patches = patches_of(prior)
+    largest, margin = (patches.patch, patches.margin) if patches else (prior.shape[-1], 0)
+    if crops.largest != largest:
+        raise ValueError(f"crops: the largest size must be the prior's {largest}, not {crops.largest}")
+    denoiser_of(prior)
+    return margin
+
+
+def denoiser_of(prior: Prior) -> nn.Module:
+    """The network that takes positions."""
+    if patches := patches_of(prior):
+        return patches.denoiser
+    if isinstance(prior.denoiser, Whole):
+        return prior.denoiser.denoiser
+    raise ValueError(
+        "patch training needs an ldm.patch.PatchPrior or ldm.latent_patch.LatentPatchPrior, or ldm.preconditioning.Whole "
+        "around the prior's denoiser"
+    )

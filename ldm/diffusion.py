@@ -9,11 +9,11 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from data.seeding import Noise
 from ldm import schedule
-from ldm.crops import Crops
+from ldm.crops import Crops, denoiser_of, geometry
 from ldm.denoiser import Prior, column
 from ldm.draws import Draws, Parts
 from ldm.generate import Heun
@@ -21,10 +21,8 @@ from ldm.latent import LatentPrior
 from ldm.latents import Latents
 from ldm.levels import Mixture, UniformTime, Weighting, weight
 from ldm.optimisation import AdamW
-from ldm.patch import PatchPrior
-from ldm.preconditioning import Whole
 
-LEVELS = 6  # noise levels at which the validation loss is reported
+LEVELS = 12  # noise levels at which the validation loss is reported and the error measured
 STEPS = 18  # of the sampler behind the pictures
 
 
@@ -39,10 +37,11 @@ class States(NamedTuple):
 class PixelDiffusion(pl.LightningModule):
     """prior: what is trained and, later, used. labels: feed the manifest's label column to a class-conditional network.
 
-    flip: mirror half of the images left to right (where left and right mean nothing).
+    flip: mirror half of the images left to right (where left and right mean nothing). crops: of patch training, below.
     """
 
     prior: Prior
+    patched = False  # trained on patches, so that `crops` are needed
 
     def __init__(
         self,
@@ -52,12 +51,17 @@ class PixelDiffusion(pl.LightningModule):
         weighting: Weighting | None = None,
         labels: bool = False,
         flip: bool = False,
+        crops: Crops | None = None,
         seed: int = 0,
     ):
         super().__init__()
+        if self.patched != (crops is not None):
+            raise ValueError(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
+        self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
         self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
+        self.found: list[Tensor] = []  # of this validation: entries inside images, sum of squared errors at each level
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -80,19 +84,40 @@ class PixelDiffusion(pl.LightningModule):
     @property
     def denoiser(self) -> Any:
         """Called as denoiser(x, sigma, label), with a position too if it sees patches."""
-        return self.prior.denoiser
+        return denoiser_of(self.prior) if self.patched else self.prior.denoiser
 
     def loss(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
         """Per state [B], mean over its entries."""
+        return self.weight(sigma) * self.squares(states, sigma, n).mean([1, 2, 3])
+
+    def weight(self, sigma: Tensor) -> Tensor:
+        return weight(self.weighting, sigma, getattr(self.denoiser, "sigma_data", 0.5))
+
+    def squares(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
+        """(D(x0 + sigma n, sigma) - x0)^2, shaped like x0."""
         x0 = states.x0
         place = {} if states.position is None else {"position": states.position}
-        d = self.denoiser(x0 + column(sigma) * n, sigma, states.label, **place)
-        scale = weight(self.weighting, sigma, getattr(self.denoiser, "sigma_data", 0.5))
-        return scale * (d.float() - x0).square().mean([1, 2, 3])
+        return (self.denoiser(x0 + column(sigma) * n, sigma, states.label, **place).float() - x0).square()
+
+    def inside(self, states: States) -> Tensor:
+        """Which pixels of the states [B,1,H,W] belong to an image, 1 or 0: patches reach into its padding."""
+        if states.position is None:
+            return torch.ones_like(states.x0[:, :1])
+        edge = 1 - (2 * self.margin - 1) / (self.prior.shape[-1] - 1)  # half a pixel outside the image
+        return (states.position.abs() <= edge).all(1, keepdim=True).to(states.x0)
 
     def states(self, batch: Mapping, draws: Draws) -> States:
-        """What the denoiser is trained on; fresh random choices come from `draws`."""
-        return States(self.whole(batch, draws), self.label(batch))
+        """What the denoiser is trained on; fresh random choices come from `draws`.
+
+        Of patches one size per step, the same on every rank; the largest at validation. Images are mirrored whole, so
+        that positions stay true.
+        """
+        whole, label, crops = self.whole(batch, draws), self.label(batch), self.crops
+        if crops is None:
+            return States(whole, label)
+        size = crops.size(Draws(self.seed, -1, self.global_step)) if self.training else crops.largest
+        x0, position = crops.take(whole, size, self.margin, draws)
+        return States(x0, None if label is None else label.repeat_interleave(crops.count(size)), position)
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         """The clean states of whole images."""
@@ -119,12 +144,34 @@ class PixelDiffusion(pl.LightningModule):
         draws = Draws(self.seed, self.global_rank, -1, index, self.device)  # the same at every validation
         states = self.states(batch, draws)
         n = draws.normal(states.x0.shape)
+        inside, found = self.inside(states), []
         total = torch.zeros((), device=self.device)
         for sigma in schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist():
-            loss = self.loss(states, torch.full((len(n),), sigma, device=self.device), n).mean()
+            level = torch.full((len(n),), sigma, device=self.device)
+            squares = self.squares(states, level, n)
+            loss = (self.weight(level) * squares.mean([1, 2, 3])).mean()
             total = total + loss / LEVELS
+            found.append((squares * inside).sum() / squares.shape[1])
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
         self.log("val/loss", total, batch_size=len(n), sync_dist=True)
+        self.found.append(torch.stack([inside.sum(), *found]))
+
+    def on_validation_epoch_end(self) -> None:
+        """The prior learns how wrong it is at each level, which solvers take as Var[x0 | x]."""
+        if self.found:
+            levels = schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist()
+            count, *squares = (
+                torch.as_tensor(self.all_gather(torch.stack(self.found).sum(0))).reshape(-1, LEVELS + 1).sum(0).tolist()
+            )
+            self.prior.variances = [[sigma, square / count] for sigma, square in zip(levels, squares)]
+            self.found.clear()
+
+    def measured(self) -> dict[str, Any]:
+        """Numbers that training found out; every checkpoint's configuration holds them as parameters of the prior."""
+        return {"variances": self.prior.variances}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.prior.variances = checkpoint["config"]["prior"]["params"].get("variances", ())
 
     @torch.no_grad()
     def pictures(self, image: Tensor) -> dict[str, Tensor]:
@@ -142,10 +189,10 @@ class PixelDiffusion(pl.LightningModule):
 
 
 class LatentDiffusion(PixelDiffusion):
-    """On the latents of a frozen first stage.
+    """On the latents of a frozen first stage; those of a KL autoencoder are drawn anew at every step.
 
-    cache: keep latents in memory. flip: both mirror images are cached. estimate_scale: set the prior's shift and scale
-    from the first batch, so that its latents have mean 0 and variance 1.
+    cache: keep their means and variances in memory. flip: both mirror images are cached. estimate_scale: set the prior's
+    shift and scale from the first batch, so that its latents have mean 0 and variance 1.
     """
 
     prior: LatentPrior
@@ -160,9 +207,10 @@ class LatentDiffusion(PixelDiffusion):
         flip: bool = False,
         cache: bool = True,
         estimate_scale: bool = False,
+        crops: Crops | None = None,
         seed: int = 0,
     ):
-        super().__init__(prior, optimiser, levels, weighting, labels, flip, seed)
+        super().__init__(prior, optimiser, levels, weighting, labels, flip, crops, seed)
         prior.first_stage.requires_grad_(False).eval()
         self.latents, self.cache, self.estimate_scale = Latents(prior.first_stage, cache), cache, estimate_scale
         self.errors: list[Tensor] = []
@@ -177,18 +225,21 @@ class LatentDiffusion(PixelDiffusion):
             raise ValueError("cached latents cannot follow data.params.augment: turn it off, or model.params.cache")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
+        super().on_load_checkpoint(checkpoint)
         found = checkpoint["config"]["prior"]["params"]
         self.prior.scale, self.prior.shift = found["scale"], found["shift"]
         self.prior.error_variance = found["error_variance"]
         self.estimate_scale = False
 
-    def measured(self) -> dict[str, float]:
-        """Numbers that training found out; every checkpoint's configuration holds them as parameters of the prior."""
-        return {"scale": self.prior.scale, "shift": self.prior.shift, "error_variance": self.prior.error_variance}
+    def measured(self) -> dict[str, Any]:
+        found = {"scale": self.prior.scale, "shift": self.prior.shift, "error_variance": self.prior.error_variance}
+        return super().measured() | found
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         image = self.fitting(batch["image"])
-        z = self.latents.encode(image, batch["image_id"], self.mirror(len(image), draws).tolist())
+        z, logvar = self.latents.posterior(image, batch["image_id"], self.mirror(len(image), draws).tolist())
+        if logvar is not None and self.training:
+            z = z + (0.5 * logvar).exp() * draws.normal(z.shape)
         if self.estimate_scale and self.training:
             self.standardise(z)
         return (z - self.prior.shift) * self.prior.scale
@@ -207,6 +258,7 @@ class LatentDiffusion(PixelDiffusion):
             self.errors.append((self.prior.decode(self.prior.encode(image)) - image).square().mean())
 
     def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
         if self.errors:
             self.prior.error_variance = float(torch.as_tensor(self.all_gather(torch.stack(self.errors).mean())).mean())
             self.errors.clear()
@@ -219,78 +271,12 @@ class PatchDiffusion(PixelDiffusion):
     is `ldm.preconditioning.Whole` (Patch-Diffusion).
     """
 
-    def __init__(
-        self,
-        prior: Prior,
-        optimiser: AdamW,
-        crops: Crops,
-        levels: Mixture | UniformTime | None = None,
-        weighting: Weighting | None = None,
-        labels: bool = False,
-        flip: bool = False,
-        seed: int = 0,
-    ):
-        super().__init__(prior, optimiser, levels, weighting, labels, flip, seed)
-        self.crops = fitting_crops(prior, crops)
-
-    @property
-    def denoiser(self) -> Any:
-        return patch_denoiser(self.prior)
-
-    def states(self, batch: Mapping, draws: Draws) -> States:
-        return patches(self, batch, draws)
+    patched = True
 
 
 class LatentPatchDiffusion(LatentDiffusion):
-    """Patch-Diffusion on latents: `ldm.preconditioning.Whole` under a LatentPrior."""
+    """On patches of latents: an `ldm.latent_patch.LatentPatchPrior` (PaDIS), or `ldm.preconditioning.Whole` under a
+    LatentPrior (Patch-Diffusion).
+    """
 
-    def __init__(
-        self,
-        prior: LatentPrior,
-        optimiser: AdamW,
-        crops: Crops,
-        levels: Mixture | UniformTime | None = None,
-        weighting: Weighting | None = None,
-        labels: bool = False,
-        flip: bool = False,
-        cache: bool = True,
-        estimate_scale: bool = False,
-        seed: int = 0,
-    ):
-        super().__init__(prior, optimiser, levels, weighting, labels, flip, cache, estimate_scale, seed)
-        self.crops = fitting_crops(prior, crops)
-
-    @property
-    def denoiser(self) -> Any:
-        return patch_denoiser(self.prior)
-
-    def states(self, batch: Mapping, draws: Draws) -> States:
-        return patches(self, batch, draws)
-
-
-def fitting_crops(prior: Prior, crops: Crops) -> Crops:
-    largest = prior.patch if isinstance(prior, PatchPrior) else prior.shape[-1]
-    if crops.largest != largest:
-        raise ValueError(f"crops: the largest size must be the prior's {largest}, not {crops.largest}")
-    return crops
-
-
-def patch_denoiser(prior: Prior) -> nn.Module:
-    """The network that takes positions."""
-    if isinstance(prior, PatchPrior):
-        return prior.denoiser
-    if isinstance(prior.denoiser, Whole):
-        return prior.denoiser.denoiser
-    raise ValueError("patch training needs an ldm.patch.PatchPrior, or ldm.preconditioning.Whole around the prior's denoiser")
-
-
-def patches(module: PatchDiffusion | LatentPatchDiffusion, batch: Mapping, draws: Draws) -> States:
-    """One size per step, the same on every rank; the largest at validation. Images are mirrored whole, so positions stay true."""
-    whole, crops = module.whole(batch, draws), module.crops
-    size = crops.largest
-    if module.training:
-        size = crops.size(Draws(module.seed, -1, module.global_step))
-    margin = module.prior.margin if isinstance(module.prior, PatchPrior) else 0
-    x0, position = crops.take(whole, size, margin, draws)
-    label = module.label(batch)
-    return States(x0, None if label is None else label.repeat_interleave(crops.count(size)), position)
+    patched = True

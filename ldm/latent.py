@@ -1,5 +1,6 @@
 """Latent priors: a denoiser on the latents of a frozen autoencoder. Scale and shift live here and nowhere else."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -10,11 +11,16 @@ from ldm.denoiser import Prior
 
 
 class FirstStage(Protocol):
-    """An autoencoder in [-1, 1] image units: encode gives the (mean, unquantised) latent, decode an image."""
+    """An autoencoder in [-1, 1] image units: encode gives the (mean, unquantised) latent, decode an image.
+
+    posterior: the latent's mean and log-variance; None if it is certain.
+    """
 
     factor: int  # image pixels per latent pixel and axis
 
     def encode(self, image: Tensor) -> Tensor: ...
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor | None]: ...
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor: ...
 
@@ -32,6 +38,9 @@ class VQ(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latents
 
+    def posterior(self, image: Tensor) -> tuple[Tensor, None]:
+        return self.encode(image), None
+
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         return self.model.decode(z, force_not_quantize=not quantize).sample
 
@@ -48,6 +57,10 @@ class KL(nn.Module):
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latent_dist.mode()
+
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        belief = self.model.encode(image).latent_dist
+        return belief.mean, belief.logvar
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         return self.model.decode(z).sample
@@ -74,8 +87,9 @@ class LatentPrior(Prior):
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         label: int | None = None,
+        variances: Sequence[Sequence[float]] = (),
     ):
-        super().__init__(denoiser, shape, sigma_min, sigma_max, label)
+        super().__init__(denoiser, shape, sigma_min, sigma_max, label, variances)
         self.first_stage, self.image_channels = first_stage, image_channels
         self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
 

@@ -92,6 +92,11 @@ class AutoencoderKL(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         return self.quant_conv_mu(self.encoder(image))
 
+    def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the latent."""
+        h = self.encoder(image)
+        return self.quant_conv_mu(h), self.quant_conv_log_sigma(h).clamp(-30, 20)
+
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """quantize: for first stages that can; a KL model has nothing to quantise."""
         return self.decoder(self.post_quant_conv(z))

@@ -8,6 +8,7 @@ The classes only spell out diffusers' block lists, so their weights have diffuse
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import diffusers
 from torch import Tensor
@@ -19,7 +20,8 @@ class UNet(diffusers.UNet2DModel):
     widths: channels per level, multiples of 32. attention: levels (0 is the finest) whose blocks attend; the middle
     block attends if the last level does. head: channels per attention head. time_scale: multiplies the time fed in;
     the sinusoids are made for times up to 1000, so networks under ldm.denoiser.EDM, whose c_noise = ln(sigma)/4 spans
-    about 3, take 100 (the bandwidth of NCSN++'s random Fourier features).
+    about 3, take 100 (the bandwidth of NCSN++'s random Fourier features). groups: of the group norms, which must divide
+    every width; four channels or more in each, as in EDM, or contrast is lost: widths that begin with 32 want 8.
     """
 
     def __init__(
@@ -34,6 +36,7 @@ class UNet(diffusers.UNet2DModel):
         dropout: float = 0.0,
         time_scale: float = 1.0,
         checkpointing: bool = False,
+        groups: int = 32,
     ):
         levels = range(len(widths))
         if any(level not in levels for level in attention):
@@ -49,6 +52,7 @@ class UNet(diffusers.UNet2DModel):
             attention_head_dim=head,
             num_class_embeds=classes,
             dropout=dropout,
+            norm_num_groups=groups,
         )
         self.time_scale = time_scale
         if checkpointing:
@@ -76,19 +80,7 @@ class VQModel(diffusers.VQModel):
         attention: bool = True,
         groups: int = 32,
     ):
-        super().__init__(
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=tuple(widths),
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            layers_per_block=blocks,
-            latent_channels=latent,
-            num_vq_embeddings=codes,
-            norm_num_groups=groups,
-            mid_block_add_attention=attention,
-            scaling_factor=1.0,  # diffusers' default is Stable Diffusion's; the scale lives in LatentPrior
-        )
+        super().__init__(**autoencoder(channels, widths, blocks, latent, attention, groups), num_vq_embeddings=codes)
 
 
 class KLModel(diffusers.AutoencoderKL):
@@ -103,15 +95,20 @@ class KLModel(diffusers.AutoencoderKL):
         attention: bool = True,
         groups: int = 32,
     ):
-        super().__init__(
-            in_channels=channels,
-            out_channels=channels,
-            block_out_channels=tuple(widths),
-            down_block_types=("DownEncoderBlock2D",) * len(widths),
-            up_block_types=("UpDecoderBlock2D",) * len(widths),
-            layers_per_block=blocks,
-            latent_channels=latent,
-            norm_num_groups=groups,
-            mid_block_add_attention=attention,
-            scaling_factor=1.0,
-        )
+        super().__init__(**autoencoder(channels, widths, blocks, latent, attention, groups))
+
+
+def autoencoder(channels: int, widths: Sequence[int], blocks: int, latent: int, attention: bool, groups: int) -> dict[str, Any]:
+    """What diffusers is told of either autoencoder."""
+    return dict(
+        in_channels=channels,
+        out_channels=channels,
+        block_out_channels=tuple(widths),
+        down_block_types=("DownEncoderBlock2D",) * len(widths),
+        up_block_types=("UpDecoderBlock2D",) * len(widths),
+        layers_per_block=blocks,
+        latent_channels=latent,
+        norm_num_groups=groups,
+        mid_block_add_attention=attention,
+        scaling_factor=1.0,  # diffusers' default is Stable Diffusion's; the scale lives in LatentPrior
+    )

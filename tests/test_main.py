@@ -1,3 +1,4 @@
+# ruff: noqa: F811 (a fixture is imported)
 """The training door: its arguments, and one clear line for every mistake."""
 
 import errno
@@ -5,7 +6,7 @@ import fcntl
 
 import pytest
 import torch
-from test_training import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
+from runs import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
 
 import main
 
@@ -56,33 +57,33 @@ def test_mistakes_are_one_line(argv, says, capsys, tmp_path):
     assert says in refusal(capsys, *argv, "--logdir", str(tmp_path))
 
 
-def test_no_images(data, tmp_path, capsys):  # noqa: F811
+def test_no_images(data, tmp_path, capsys):
     (tmp_path / "empty.csv").write_text("path\n")
     assert "no rows" in refusal(capsys, *arguments(data, tmp_path, "pixel", f"data.params.train={tmp_path}/empty.csv"))
 
 
-def test_one_image_trains(data, tmp_path):  # noqa: F811
+def test_one_image_trains(data, tmp_path):
     (data / "one.csv").write_text("path\ns0.png\n")
     assert main.main(arguments(data, tmp_path, "patch", "--max_steps", "2", f"data.params.train={data}/one.csv")) == 0
     assert last(tmp_path, "patch")["global_step"] == 2
 
 
 @pytest.mark.parametrize("kind", ["pixel", "patch", "latent"])
-def test_images_of_another_size(kind, data, tmp_path, capsys):  # noqa: F811
+def test_images_of_another_size(kind, data, tmp_path, capsys):
     line = refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", "data.params.size=8"))
     assert "images of [1, 8, 8] do not fit this prior, made for [1, 16, 16]" in line
 
 
-def test_images_smaller_than_the_crops(data, tmp_path, capsys):  # noqa: F811
+def test_images_smaller_than_the_crops(data, tmp_path, capsys):
     line = refusal(capsys, *arguments(data, tmp_path, "autoencoder", "--max_steps", "1", "model.params.crops={0: 32}"))
     assert "crops of 32 pixels do not fit into images of 16x16" in line
 
 
-def test_crops_of_another_patch_size(data, tmp_path, capsys):  # noqa: F811
+def test_crops_of_another_patch_size(data, tmp_path, capsys):
     assert "largest size must be the prior's 12" in refusal(capsys, *arguments(data, tmp_path, "patch", "prior.params.patch=12"))
 
 
-def test_labels_are_needed_for_classes(data, tmp_path, capsys):  # noqa: F811
+def test_labels_are_needed_for_classes(data, tmp_path, capsys):
     (data / "unlabelled.csv").write_text("path\ns0.png\ns1.png\n")
     more = ["model.params.labels=true", "prior.params.denoiser.params.network.params.classes=2", "--max_steps", "2"]
     assert main.main(arguments(data, tmp_path / "labelled", "pixel", *more)) == 0
@@ -90,11 +91,11 @@ def test_labels_are_needed_for_classes(data, tmp_path, capsys):  # noqa: F811
     assert "needs a label" in line
 
 
-def test_cached_latents_refuse_augmentation(data, tmp_path, capsys):  # noqa: F811
+def test_cached_latents_refuse_augmentation(data, tmp_path, capsys):
     assert "cached latents" in refusal(capsys, *arguments(data, tmp_path, "latent", "data.params.augment=true"))
 
 
-def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):  # noqa: F811
+def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):
     run = arguments(data, tmp_path, "patch", "--max_steps", "1")
     assert main.main(run) == 0
     line = refusal(capsys, *run, "prior.params.pad=12")
@@ -111,7 +112,7 @@ def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):  # noqa:
     assert "holds an earlier run" in refusal(capsys, *without)
 
 
-def test_two_runs_in_one_folder(data, tmp_path, capsys):  # noqa: F811
+def test_two_runs_in_one_folder(data, tmp_path, capsys):
     folder = tmp_path / "p" / "pixel"
     folder.mkdir(parents=True)
     with open(folder / ".lock", "w") as lock:
@@ -119,14 +120,14 @@ def test_two_runs_in_one_folder(data, tmp_path, capsys):  # noqa: F811
         assert "another run is writing here" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
 
 
-def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(data, tmp_path, capsys):  # noqa: F811
+def test_a_loss_that_is_not_finite_stops_before_a_checkpoint(data, tmp_path, capsys):
     more = ["--max_steps", "9", "model.params.optimiser.params.lr=1.0e30", "save_every=1"]
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more))
     assert "loss is nan" in line or "loss is inf" in line
     assert all(torch.isfinite(v).all() for v in last(tmp_path, "pixel")["state_dict"].values())
 
 
-def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypatch):
     assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "1")) == 0
     before = last(tmp_path, "pixel")
 
@@ -140,7 +141,7 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     assert not list((tmp_path / "p" / "pixel" / "checkpoints").glob(".*"))
 
 
-def test_out_of_memory_says_what_to_lower(data, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_out_of_memory_says_what_to_lower(data, tmp_path, capsys, monkeypatch):
     def exhausted(*_):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -148,7 +149,7 @@ def test_out_of_memory_says_what_to_lower(data, tmp_path, capsys, monkeypatch): 
     assert "lower data.params.batch_size" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
 
 
-def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys):  # noqa: F811
+def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys):
     colour = ["data.params.channels=3", "prior.params.shape=[3,16,16]"]
     colour += [f"prior.params.denoiser.params.network.params.{k}=3" for k in ("channels", "out")]
     assert main.main(arguments(data, tmp_path / "colour", "pixel", "--max_steps", "2", *colour)) == 0
@@ -158,7 +159,7 @@ def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsy
     assert "none" not in KINDS
 
 
-def test_writes_what_the_page_promises(data, tmp_path):  # noqa: F811
+def test_writes_what_the_page_promises(data, tmp_path):
     assert (
         main.main(arguments(data, tmp_path, "pixel", "--max_steps", "2", "--val_check_interval", "2", "--limit_val_batches", "1"))
         == 0

@@ -1,8 +1,11 @@
 """Networks: published sizes, what short specs mean, gradients through everything."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+import main
 from ldm import config
 from ldm.denoiser import EDM
 from ldm.networks import KLModel, UNet, VQModel
@@ -12,8 +15,11 @@ PUBLISHED = {  # facts of the published checkpoints
     "configs/latent-diffusion/celebahq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),
     "configs/autoencoder/vq-f4.yaml": ("first_stage", "model", 55_322_782),
     "configs/autoencoder/kl-f8.yaml": ("first_stage", "model", 83_653_863),
+    "configs/pixel-diffusion/ffhq-256.yaml": ("prior", "denoiser", 93_563_910),
+    "configs/pixel-diffusion/imagenet-256.yaml": ("prior", "denoiser", 552_814_086),
     "configs/patch-diffusion/ct-256.yaml": ("prior", "denoiser", 60_483_713),  # "around 60 M"; 60.48 M by the formulas
 }
+TRAINED = sorted(p for kind in ("autoencoder", "latent", "patch", "pixel") for p in Path("configs").glob(f"{kind}*/*.yaml"))
 
 
 @pytest.mark.parametrize("file", PUBLISHED)
@@ -22,6 +28,25 @@ def test_published_sizes(file):
     with torch.device("meta"):
         built = config.build(config.load([file])[part])
     assert sum(p.numel() for p in getattr(built, inner).parameters()) == count
+
+
+@pytest.mark.parametrize("file", TRAINED, ids=str)
+def test_every_training_configuration_is_built(file):
+    """Model and data agree with their classes; so do all of them under the overlay of the published recipe."""
+    with torch.device("meta"):
+        for files in ([file], [file, "configs/projects/medical_super_resolution.yaml"]):
+            module, data = main.assemble(config.load(files))
+    assert module.configure_optimizers and data.manifests["train"]
+    assert any(p.requires_grad for p in module.parameters())
+
+
+@pytest.mark.parametrize("model", [VQModel, KLModel])
+def test_groups_reach_every_norm(model):
+    with torch.device("meta"):
+        built = model(1, (32, 64), 1, attention=True, groups=8)
+    norms = [module for module in built.modules() if isinstance(module, torch.nn.GroupNorm)]
+    assert len(norms) > 10 and {norm.num_groups for norm in norms} == {8}
+    assert {m.num_groups for m in model(1, (32,), 1).modules() if isinstance(m, torch.nn.GroupNorm)} == {32}
 
 
 def test_latents_of_f4_and_f8():

@@ -1,0 +1,95 @@
+# ruff: noqa: F811 (a fixture is imported)
+"""Fine-tuning through main.py --init: files in the published layouts, random weights in them; their losses fall."""
+
+import pytest
+import test_checkpoints_compvis as compvis
+import torch
+import yaml
+from foreign import randomise
+from published_openai import UNet
+from runs import KINDS, arguments, data, last, trainable, written  # noqa: F401 (data is a fixture)
+
+import main
+
+VQ_PARAMS = {"widths": [32, 64, 64], "blocks": 1, "latent": 3, "codes": 32}
+STAGE = {
+    "target": "ldm.latent.VQ",
+    "params": {"model": {"target": "ldm.networks.VQModel", "params": {"channels": 3, **VQ_PARAMS}}},
+}
+NETWORK = {
+    "target": "ldm.networks.UNet",
+    "params": {"channels": 3, "widths": [32, 64, 96], "blocks": 2, "attention": [1, 2], "head": 16},
+}
+TABLE = {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}}
+LATENT = {
+    "target": "ldm.latent.LatentPrior",
+    "params": {
+        "denoiser": {"target": "ldm.denoiser.VP", "params": {"network": NETWORK, "alpha_bar": TABLE}},
+        "shape": [3, 16, 16],
+        "first_stage": STAGE,
+        "image_channels": 3,
+    },
+}
+CODEBOOK = {"target": "ldm.bottleneck.Codebook", "params": {"codes": 32}}
+PUBLISHED = {
+    "ldm": trainable("prior", LATENT, "diffusion.LatentDiffusion"),
+    "vq-f4": trainable("first_stage", STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK),
+}
+
+
+def trained(data, where, kind: str, source, *more: str) -> list[float]:
+    """The training losses of a run that starts from `source`."""
+    assert main.main([*arguments(data, where, kind, *more), "--init", str(source), "--log_every_n_steps", "1"]) == 0
+    return written(where, kind, "train/l1" if kind == "vq-f4" else "train/loss")
+
+
+@pytest.fixture
+def published(monkeypatch):
+    for kind, node in PUBLISHED.items():
+        monkeypatch.setitem(KINDS, kind, node)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+def test_latent_diffusion_from_a_compvis_file(channels, data, tmp_path, published, capsys):
+    """On three channels as it is; on one channel with the first stage's first and last layer adapted, and said so."""
+    unet, first = compvis.small_unet(), compvis.small_vq()
+    source = compvis.write(tmp_path, compvis.lightning(unet, first, ema=unet), compvis.model_yaml())
+    more = ["data.params.size=64", f"data.params.channels={channels}", f"prior.params.image_channels={channels}"]
+    more += [f"prior.params.first_stage.params.model.params.channels={channels}", "--max_steps", "24"]
+    losses = trained(data, tmp_path, "ldm", source, *more)
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+    said = capsys.readouterr().out
+    assert ("adapted from 3 image channels to 1: first_stage.model.encoder.conv_in.weight" in said) == (channels == 1)
+    state, key = last(tmp_path, "ldm")["state_dict"], "prior.first_stage.model.encoder.mid_block.resnets.0.conv1.weight"
+    assert torch.equal(state[key], first.encoder.mid.block_1.conv1.weight)  # frozen
+
+
+def test_autoencoder_from_a_taming_file(data, tmp_path, published):
+    first = compvis.small_vq()
+    description = {"model": {"target": "taming.models.vqgan.VQModel", "params": compvis.AUTOENCODER}}
+    source = compvis.write(tmp_path, {"state_dict": first.state_dict()}, description)
+    more = ["data.params.size=32", "first_stage.params.model.params.channels=1", "--max_steps", "24"]
+    losses = trained(data, tmp_path, "vq-f4", source, *more)
+    assert sum(losses[-6:]) < 0.8 * sum(losses[:6])
+
+
+@pytest.mark.slow
+def test_pixel_diffusion_from_a_guided_diffusion_file(data, tmp_path, monkeypatch):
+    """The 94 million weights of FFHQ's layout, which is known by its shapes, on one channel of 32 x 32."""
+    net = randomise(UNet(3, 6, 128, (1, 1, 2, 2, 4, 4), 1, (4,), lambda c: c // 64, scale_shift=True, resampling=True))
+    torch.save(net.state_dict(), tmp_path / "ffhq_10m.pt")
+    del net
+    with open("configs/pixel-diffusion/ffhq-256.yaml") as file:
+        node = {key: value for key, value in yaml.safe_load(file).items() if key in ("prior", "model")}
+    monkeypatch.setitem(KINDS, "guided", node)
+    more = ["prior.params.shape=[1,32,32]", "data.params.size=32", "--max_steps", "10", "model.params.optimiser.params.lr=1.0e-4"]
+    more += [f"prior.params.denoiser.params.network.params.{k}={v}" for k, v in (("in_channels", 1), ("out_channels", 2))]
+    losses = trained(data, tmp_path, "guided", tmp_path / "ffhq_10m.pt", "model.params.optimiser.params.warmup=0", *more)
+    assert sum(losses[-3:]) < 0.8 * sum(losses[:3])
+
+
+def test_what_does_not_fit_is_one_line(data, tmp_path, published, capsys):
+    source = compvis.write(tmp_path, compvis.lightning(compvis.small_unet(), compvis.small_vq()), compvis.model_yaml())
+    wrong = arguments(data, tmp_path, "ldm", "--init", str(source), "prior.params.denoiser.params.network.params.blocks=1")
+    assert main.main(wrong) == 2
+    assert "does not fit the model" in capsys.readouterr().err

@@ -1,0 +1,189 @@
+# ruff: noqa: F811 (a fixture is imported)
+"""Whole trainings through main.py: broken off and gone on with; on two processes; losses that fall."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F401 (data is a fixture)
+
+import main
+from ldm import checkpoints
+from ldm.diffusion import LEVELS
+
+
+def test_discriminator_starts_late_and_each_side_sees_the_other_as_constant(data, tmp_path):
+    adversary = "model.params.discriminator={target: taming.modules.discriminator.model.NLayerDiscriminator, params: "
+    more = [adversary + "{input_nc: 1, ndf: 8, n_layers: 1}}", "model.params.adversarial_start=2", "model.params.crops=null"]
+    states = {}
+    for steps in ("1", "2", "4"):
+        assert main.main(arguments(data, tmp_path / steps, "autoencoder", "--max_steps", steps, *more)) == 0
+        states[steps] = last(tmp_path / steps, "autoencoder")["state_dict"]
+    key, other = "discriminator.main.0.weight", "first_stage.model.decoder.conv_out.weight"
+    assert torch.equal(states["1"][key], states["2"][key]) and not torch.equal(states["2"][key], states["4"][key])
+    assert not torch.equal(states["1"][other], states["2"][other])
+    assert states["4"]["discriminator.main.3.running_mean"].abs().sum() > 0
+
+
+def test_decoder_only_leaves_the_latents(data, tmp_path):
+    for steps in ("1", "3"):
+        more = ["model.params.decoder_only=true", "model.params.bottleneck.params.from_data=0"]
+        more.append("model.params.bottleneck.params.revive=0")
+        assert main.main(arguments(data, tmp_path / steps, "autoencoder", "--max_steps", steps, *more)) == 0
+    a, b = (last(tmp_path / steps, "autoencoder")["state_dict"] for steps in ("1", "3"))
+    changed = {key.split(".")[2] for key in a if key.startswith("first_stage.") and not torch.equal(a[key], b[key])}
+    assert changed == {"decoder", "post_quant_conv"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_run_equals_an_unbroken_one_to_the_bit(kind, data, tmp_path):
+    """7 steps of 4 an epoch in one go, and 3 + 4: weights, averages, optimiser, schedule, order and noise."""
+    constant = "model.params.optimiser.params.floor=1.0"  # else the decay would know of the longer run
+    assert main.main(arguments(data, tmp_path / "whole", kind, "--max_steps", "7", constant)) == 0
+    assert main.main(arguments(data, tmp_path / "parts", kind, "--max_steps", "3", constant)) == 0
+    assert last(tmp_path / "parts", kind)["global_step"] == 3
+    assert main.main(arguments(data, tmp_path / "parts", kind, "--max_steps", "7", constant)) == 0
+    a, b = last(tmp_path / "whole", kind), last(tmp_path / "parts", kind)
+    for key in ("state_dict", "ema", "ema_images", "optimizer_states", "lr_schedulers", "global_step"):
+        assert same(a[key], b[key]), key
+
+
+@pytest.mark.slow
+def test_killed_at_a_random_step_and_resumed(data, tmp_path):
+    """kill -9 while it trains; going on gives the weights of a run that was left alone."""
+    often = ["--max_steps", "40", "save_every=5"]
+    assert main.main(arguments(data, tmp_path / "whole", "pixel", *often)) == 0
+    command = [sys.executable, "main.py", *arguments(data, tmp_path / "parts", "pixel", *often)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    file = tmp_path / "parts" / "p" / "pixel" / "checkpoints" / "last.ckpt"
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert last(tmp_path / "parts", "pixel")["global_step"] < 40
+    assert main.main(arguments(data, tmp_path / "parts", "pixel", *often)) == 0
+    a, b = last(tmp_path / "whole", "pixel"), last(tmp_path / "parts", "pixel")
+    assert a["global_step"] == b["global_step"] == 40
+    assert same(a["state_dict"], b["state_dict"]) and same(a["ema"], b["ema"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes(kind, data, tmp_path):
+    """gloo on the CPU; both ranks end with the same weights (rank 0's are what is saved), and the loss is finite."""
+    command = [
+        sys.executable,
+        "main.py",
+        *arguments(data, tmp_path, kind, "--max_steps", "3", "--devices", "2", "--strategy", "ddp"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    saved = last(tmp_path, kind)
+    assert saved["global_step"] == 3
+    assert all(torch.isfinite(v).all() for v in saved["state_dict"].values() if v.is_floating_point())
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "latent"])
+def test_checkpoints_load_by_path(kind, data, tmp_path):
+    """What training writes is what `ldm.checkpoints` reads, the averages by default, with the numbers training measured."""
+    assert (
+        main.main(arguments(data, tmp_path, kind, "--max_steps", "3", "--limit_val_batches", "1", "--val_check_interval", "2"))
+        == 0
+    )
+    path = tmp_path / "p" / kind / "checkpoints" / "last.ckpt"
+    saved = last(tmp_path, kind)
+    if kind == "autoencoder":
+        loaded = checkpoints.first_stage(path)
+        key = "model.decoder.conv_out.weight"
+        assert torch.equal(loaded.state_dict()[key], saved["ema"][f"first_stage.{key}"])
+        return
+    prior = checkpoints.load(path)
+    key = "denoiser.network.conv_in.weight"
+    assert torch.equal(prior.state_dict()[key], saved["ema"][f"prior.{key}"])
+    assert not torch.equal(saved["state_dict"][f"prior.{key}"], saved["ema"][f"prior.{key}"])
+    assert prior.scale != 1
+    assert checkpoints.load(tmp_path / "p" / kind).origin == prior.origin  # the run's folder means its last checkpoint
+
+
+def test_losses_fall(data, tmp_path):
+    """A few steps on eight pictures: the training loss at the end is below that at the start."""
+    for kind in ("autoencoder", "pixel"):
+        assert main.main(arguments(data, tmp_path, kind, "--max_steps", "30", "--log_every_n_steps", "1")) == 0
+        values = written(tmp_path, kind, "train/l1" if kind == "autoencoder" else "train/loss")
+        assert sum(values[-8:]) < 0.7 * sum(values[:8]), kind
+
+
+def test_sigterm_saves_and_ends_with_143(data, tmp_path):
+    """What a scheduler sends before it takes the machine away; the step it stopped at is the one it goes on from."""
+    endless = arguments(data, tmp_path, "pixel", "--max_steps", "-1", "save_every=20")
+    process = subprocess.Popen([sys.executable, "main.py", *endless], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    file = tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt"
+    while not file.exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) == 143
+    stopped = last(tmp_path, "pixel")["global_step"]
+    goes_on = arguments(data, tmp_path, "pixel", "--max_steps", str(stopped + 1))
+    assert main.main(goes_on) == 0
+    assert last(tmp_path, "pixel")["global_step"] == stopped + 1
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_kinds_train_validate_and_resume(kind, data, tmp_path):
+    """Patch-Diffusion, patches of latents in both manners, KL autoencoders and their latents."""
+    more = ["model.params.optimiser.params.floor=1.0", "--limit_val_batches", "1"]
+    for where, steps in (("whole", "5"), ("parts", "3"), ("parts", "5")):
+        assert main.main(arguments(data, tmp_path / where, kind, "--max_steps", steps, *more)) == 0
+    a, b = last(tmp_path / "whole", kind), last(tmp_path / "parts", kind)
+    assert a["global_step"] == 5 and same(a["state_dict"], b["state_dict"]) and same(a["ema"], b["ema"])
+    if kind != "kl":
+        prior = checkpoints.load(tmp_path / "whole" / "p" / kind)
+        assert prior.to_image(torch.zeros(1, *prior.shape)).shape == (1, 1, 16, 16)
+
+
+def test_tensorboard_shows_what_one_looks_for(data, tmp_path):
+    validated = ("--limit_val_batches", "1", "--val_check_interval", "2", "--log_every_n_steps", "1", "--max_steps", "4")
+    for kind, scalars, images in (
+        (
+            "autoencoder",
+            {"train/loss", "train/l1", "train/codes used", "train/codes dead", "train/perplexity"},
+            {"reconstruction"},
+        ),
+        ("patch", {"train/loss"}, {"samples", "denoising"}),
+    ):
+        assert main.main(arguments(data, tmp_path, kind, *validated)) == 0
+        found = written(tmp_path, kind)
+        assert scalars | {"train/loss", "lr-AdamW", "val/loss"} <= set(found["scalars"]) and images <= set(found["images"])
+        assert kind == "autoencoder" or sum("val/loss at sigma" in name for name in found["scalars"]) == LEVELS
+    assert written(tmp_path, "patch", "lr-AdamW") == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 5e-4])  # warm-up 2, cosine to 4
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "pixel"])
+def test_trainer_flags(kind, data, tmp_path):
+    """Mixed precision, accumulation, clipping and memory layout: weights stay float32, two batches make a step."""
+    flags = ["--precision", "bf16-mixed", "--accumulate_grad_batches", "2", "--gradient_clip_val", "0.5", "--channels_last"]
+    assert main.main(arguments(data, tmp_path, kind, "--max_steps", "3", *flags)) == 0
+    saved = last(tmp_path, kind)
+    assert saved["global_step"] == 3 and saved["ema_images"] == 3 * 2 * 2
+    assert all(v.dtype == torch.float32 for v in saved["state_dict"].values() if v.is_floating_point())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_step(kind, data, tmp_path):
+    """--compile: names of the weights stay, and three steps end within rounding of those without it."""
+    for where, more in (("plain", []), ("compiled", ["--compile"])):
+        assert main.main(arguments(data, tmp_path / where, kind, "--max_steps", "2", *more)) == 0
+    a, b = (last(tmp_path / where, kind)["state_dict"] for where in ("plain", "compiled"))
+    assert a.keys() == b.keys()
+    # Adam moves a weight by at most lr a step, whatever its gradient: 1e-3 * (1/3 + 2/3); signs of tiny gradients may differ.
+    assert max(float((a[k] - b[k]).abs().max()) for k in a if a[k].is_floating_point()) <= 2.1e-3
+    agree = [float(((a[k] - b[k]).abs() < 1e-5).float().mean()) for k in a if a[k].is_floating_point() and a[k].numel() > 1000]
+    assert min(agree) > 0.95
