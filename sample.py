@@ -17,7 +17,7 @@ import platform
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,20 +29,22 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from data import dataset, formats, sources
+from data import dataset, sources
 from data.manifest import Row
-from data.ranges import DEPTH_8
 from ldm import checkpoints, frame, names
 from ldm import config as configuration
 from ldm.denoiser import Prior
 from ldm.generate import Sampler
 from solvers import flags, report
-from solvers.intake import Batches, Pending, Scan
+from solvers.intake import Batches, Pending, Scan, read, seeded
 from solvers.module import Cell, Reconstruction, Run
+from solvers.operators.base import Operator
+from solvers.problem import Likelihood
 from solvers.results import Results, peak_memory
 from solvers.writer import Writer
 
 DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
+PARTS = {"prior": (str, dict), "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
 SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
@@ -71,6 +73,8 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
                 chosen.insert(0, names.settings("tasks", "super_resolution"))
             name = "-".join(path.stem for path in chosen) or Path(options.base[0]).stem
             cells[name] = configuration.load([*options.base, *chosen], [*extra, *overrides])
+            for key in cells[name].keys() - set(PARTS):
+                raise ValueError(f"{cells[name].locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
     return cells
 
 
@@ -87,22 +91,11 @@ def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior
     path = names.weights(options.model or (given if isinstance(given, str) else "demo-latent"))
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
         prior = checkpoints.load(path, options.model_config)
-    prior.label = given.get("label", prior.label) if isinstance(given, dict) else prior.label
+    if isinstance(given, dict) and "label" in given:
+        prior.label = given["label"]
+        if not isinstance(prior.label, int) or prior.label < 0:
+            raise ValueError(f"{config.locate('prior')}.label: {prior.label!r} is not a class number from 0")
     return prior
-
-
-def read(load: Any, row: Row) -> Scan:
-    """A row of the manifest as a Scan; a file that cannot be read is told, not raised."""
-    try:
-        return Scan(row.image_id, *load(row))
-    except ValueError as error:
-        return Scan(row.image_id, error=str(error))
-
-
-def seeded(channels: int, seed: int) -> Scan:
-    """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
-    nothing = torch.zeros(channels, 1, 1)
-    return Scan(f"{seed:06d}", nothing, formats.Image(nothing, formats.Meta("png")), DEPTH_8)
 
 
 def chosen_rows(options: argparse.Namespace, unconditional: bool) -> Sequence[Any]:
@@ -153,13 +146,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     run = Run(options.seed, together, options.measurements, options.precision)
     module = Reconstruction(prior, cells, run, functools.partial(frame.fit, tile=options.tile), notes)
     module.check(first)
-    trainer = pl.Trainer(
-        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
-        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
-        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
-    if options.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
-        raise ValueError("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
+    trainer = lightning(options)
     if options.compile:
         prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
     if options.dry_run:
@@ -171,15 +158,29 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
                 stack.enter_context(result.opened(options.overwrite))
         if demo and rank_zero_only.rank == 0:
             print(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}", flush=True)
-        ids = [row.image_id if isinstance(row, Row) else f"{row:06d}" for row in rows]
-        loaders = []
-        for one, result in zip(cells, results):
-            size = max(1, together // one.draws)
-            pending = Pending(ids, size, result.committed)
-            loaders.append(DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator()))
         trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
-        trainer.predict(module, loaders, return_predictions=False)
+        pending = [batches(rows, load, max(1, together // one.draws), result) for one, result in zip(cells, results)]
+        trainer.predict(module, pending, return_predictions=False)
         return conclude(results, cells, rows, load) if rank_zero_only.rank == 0 else 0
+
+
+def lightning(options: argparse.Namespace) -> pl.Trainer:
+    """Lightning's part: processes and devices. Precision is the networks' alone (solvers.meter), so it is not told."""
+    trainer = pl.Trainer(
+        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
+        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
+        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    if options.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+        raise ValueError("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
+    return trainer
+
+
+def batches(rows: Sequence[Any], load: Any, size: int, result: Results) -> DataLoader:
+    """What is left to do for one cell, in batches of `size` images."""
+    ids = [row.image_id if isinstance(row, Row) else f"{row:06d}" for row in rows]
+    pending = Pending(ids, size, result.committed)
+    return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())
 
 
 def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]) -> bool:
@@ -202,20 +203,25 @@ def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]
 
 def cell(name: str, config: configuration.Node, options: argparse.Namespace) -> Cell:
     """The operator, likelihood and solver of one configuration."""
-    if "solver" not in config:
-        raise ValueError(f"{name}: the configuration has no solver; name one with --solver")
-    solver = configuration.build(config["solver"])
+    solver = part(name, config, "solver")
     if isinstance(solver, Sampler):
         if "operator" in config:
             raise ValueError(f"{name}: a sampler of the prior takes no --task")
         return Cell(name, None, None, solver)
-    for part in ("operator", "likelihood"):
-        if part not in config:
-            raise ValueError(f"{name}: the configuration has no {part}; name a task with --task")
-    operator, likelihood = configuration.build(config["operator"]), configuration.build(config["likelihood"])
+    operator, likelihood = part(name, config, "operator"), part(name, config, "likelihood")
     turns = getattr(operator, "turns", False)  # a mean of half-turned solutions means nothing
     runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
     return Cell(name, operator, likelihood, solver, runs or options.num_samples, runs is not None)
+
+
+def part(name: str, config: configuration.Node, key: str) -> Any:
+    """One part of a configuration, built, and of its kind."""
+    if key not in config:
+        raise ValueError(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
+    made = configuration.build(config[key])
+    if not isinstance(made, PARTS[key]):
+        raise ValueError(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
+    return made
 
 
 def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Any], measurements: bool) -> tuple[Any, list[str], Scan]:
@@ -252,7 +258,8 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
         }  # fmt: skip
         made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
         folder = root / one.name if len(cells) > 1 else root
-        yield folder, config, {"versions": {"python": platform.python_version(), **versions}}, made, options.keep_patient
+        facts = {"cell": one.name, "versions": {"python": platform.python_version(), **versions}}
+        yield folder, config, facts, made, options.keep_patient
 
 
 def conclude(results: Sequence[Results], cells: Sequence[Cell], rows: Sequence[Any], load: Any) -> int:

@@ -1,10 +1,10 @@
 """What a name on the command line means: a settings file of configs/, or the weights of a prior."""
 
+from collections.abc import Iterable
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import yaml
-
-from ldm.config import nearest
 
 HOME = Path(__file__).resolve().parents[1]
 TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
@@ -13,7 +13,7 @@ TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training'
 def settings(kind: str, name: str) -> Path:
     """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too.
 
-    Raises ValueError with the nearest valid name, or all of them.
+    Raises ValueError with the valid names, the nearest first.
     """
     folder = HOME / "configs" / kind
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
@@ -24,17 +24,24 @@ def settings(kind: str, name: str) -> Path:
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
     word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
-        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *aliases])}")
+        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
     return names[word]
 
 
 def weights(name: str | Path) -> Path:
     """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
 
-    Raises ValueError with the nearest shipped model.
+    Raises ValueError with the shipped models, the nearest first.
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
-        raise ValueError(f"unknown model {str(name)!r}{nearest(str(name), shipped)}")
+        raise ValueError(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
     return next((path / file for file in TRAINED if (path / file).is_file()), path)
+
+
+def listed(word: str, allowed: Iterable[str]) -> str:
+    """'did you mean a? allowed: a, b, c', the nearest first."""
+    found = sorted(sorted(allowed), key=lambda name: -SequenceMatcher(None, word.lower(), name.lower()).ratio())
+    near = found and SequenceMatcher(None, word.lower(), found[0].lower()).ratio() > 0.6
+    return (f"did you mean {found[0]!r}? " if near else "") + f"allowed: {', '.join(found) or 'none'}"

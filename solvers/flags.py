@@ -28,7 +28,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     instead = yaml.safe_load(REFUSED.read_text())
     for word in argv:
         flag = dashes(word).split("=")[0]
-        if flag in instead:
+        if flag in instead and (word.startswith("--") or "=" in word):  # not the values of other flags
             raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
     options, rest = parser(about).parse_known_args([dashes(word) for word in argv if word not in overrides])
     for one, other in TWICE:

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import torch
 import torch.distributed
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data.formats import Image
-from data.ranges import Intensity
+from data.formats import Image, Meta
+from data.ranges import DEPTH_8, Intensity
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,20 @@ class Scan:
     source: Image | None = None  # the file as it was read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
+
+
+def read(load: Callable[[Any], tuple], row: Any) -> Scan:
+    """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
+    try:
+        return Scan(row.image_id, *load(row))
+    except ValueError as error:
+        return Scan(row.image_id, error=str(error))
+
+
+def seeded(channels: int, seed: int) -> Scan:
+    """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
+    nothing = torch.zeros(channels, 1, 1)
+    return Scan(f"{seed:06d}", nothing, Image(nothing, Meta("png")), DEPTH_8)
 
 
 class Batches(Dataset):

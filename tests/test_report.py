@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -83,6 +84,43 @@ def test_the_report_script(folder: Path, tmp_path: Path):
     assert done.returncode == 0 and "26.00" in done.stdout
     bad = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
     assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1
+
+
+def test_the_quality_table_tells_draws_from_means(tmp_path: Path):
+    """Two cells of a grid, four draws and one, and a noisier one; the numbers are those of the records."""
+    script = [sys.executable, str(ROOT / "scripts/quality_table.py")]
+    for name, draws, sigma_y in (("mri_x4-daps", 4, 0.01), ("mri_x4-tv", 1, 0.01), ("mri_x4-daps", 4, 0.05)):
+        config = {"prior": {"model": "models/demo"}, "likelihood": {"params": {"sigma_y": sigma_y}}, "run": {"draws": draws}}
+        results = Results(tmp_path / str(sigma_y) / name, config, {"cell": name})
+        with results.opened():
+            for i in range(2):
+                made = outcome(str(i), draws > 1)
+                made.record.update(psnr=26.0 + 2 * i, ssim=0.5, baseline_psnr=20.0, seconds=8.0)
+                made.record.update({"psnr_draw": 24.0, "ssim_draw": 0.4} if draws > 1 else {})
+                results.commit(made)
+    done = subprocess.run([*script, str(tmp_path), "--output", str(tmp_path / "table.md")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "table.md").read_text()
+    several = "| demo | daps | 2 | 4 | 24.00 | 0.400 | 27.00 | 0.500 | 20.00 | +7.00 | 1.010 | 2.0 | 3 + 0 |"
+    assert text.count(several) == 2 and "| none | tv | 2 | 1 | 27.00 | 0.500 | – | – | 20.00 | +7.00 |" in text
+    assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
+    lacking = subprocess.run([*script, str(tmp_path / "none")], capture_output=True, text=True)
+    assert lacking.returncode == 2 and len(lacking.stderr.splitlines()) == 1
+
+
+def test_the_runs_of_the_quality_table_are_commands():
+    told = subprocess.run([sys.executable, str(ROOT / "scripts/quality_table.py"), "--commands"], capture_output=True, text=True)
+    places = []
+    for line in told.stdout.splitlines():
+        options, _ = sample.parse(shlex.split(line, comments=True)[2:])
+        one = len(options.task) * len(options.solver) == 1
+        places += [
+            options.save_dir if one else options.save_dir / f"{task}-{solver}"
+            for task in options.task
+            for solver in options.solver
+            if names.settings("tasks", task) and names.settings("solvers", solver)
+        ]
+    assert len(places) > 100 and len(set(places)) == len(places), "every cell has a folder of its own"
 
 
 def evaluate(*arguments: object) -> subprocess.CompletedProcess:

@@ -1,5 +1,7 @@
 """Small worlds for the tests of the doors: priors with random weights in model folders, scans, and task files."""
 
+import json
+import sys
 from pathlib import Path
 
 import torch
@@ -80,3 +82,40 @@ def task(where: Path, target: str = "SuperResolution", sigma_y: float = 0.05, **
 def solver(where: Path, target: str = "codps.CoDPSPlus", **params) -> Path:
     where.write_text(configuration.dump({"solver": {"target": f"solvers.{target}", "params": params}}))
     return where
+
+
+def world(where: Path) -> Path:
+    """Priors, scans, tasks and solvers in one folder, for runs of sample.py."""
+    for name, node in {"latent": latent(), "pixel": pixel(), "patch": patch(), "rgb": pixel(16, 3)}.items():
+        folder(where / name, node)
+    scans(where / "scans")
+    task(where / "sr.yaml")
+    task(where / "mask.yaml", "RandomInpainting")
+    task(where / "denoising.yaml", "Denoising")
+    solver(where / "codps.yaml", steps=4)
+    solver(where / "daps.yaml", "daps.DAPS", steps=3)
+    solver(where / "resample.yaml", "resample.ReSample", steps=3, newton=1, cg=2)
+    return where
+
+
+def words(world: Path, out: Path, *more: str, model="pixel", task="sr", solver="codps") -> list[str]:
+    """The flags of a run of sample.py in such a world; later ones win."""
+    named = ["--task", f"{world}/{task}.yaml", "--solver", f"{world}/{solver}.yaml", "--model", f"{world}/{model}"]
+    return [*named, "--data-root", f"{world}/scans", "--save-dir", str(out), "--accelerator", "cpu", *more]
+
+
+def command(*arguments: str) -> list[str]:
+    """sample.py as a process of its own."""
+    return [sys.executable, str(Path(__file__).parents[1] / "sample.py"), *arguments]
+
+
+def records(results: Path) -> dict[str, dict]:
+    """The lines of records.jsonl by image."""
+    lines = [json.loads(line) for line in (results / "records.jsonl").read_text().splitlines()]
+    assert len({r["image_id"] for r in lines}) == len(lines), "one record per image"
+    return {r["image_id"]: r for r in lines}
+
+
+def restored(results: Path) -> dict[str, bytes]:
+    """The files of recon/ by name."""
+    return {p.name: p.read_bytes() for p in sorted((results / "recon").iterdir())}

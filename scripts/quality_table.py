@@ -1,0 +1,147 @@
+"""How good the shipped priors are: one Markdown table of every prior, task and solver, out of folders that sample.py wrote.
+
+    python scripts/quality_table.py --commands                   # the runs, one command a line; the `# long` ones take hours
+    python scripts/quality_table.py --commands | grep demo-patch | grep -v '# long' | sh
+    python scripts/quality_table.py results/quality --output docs/quality.md
+
+A run that was stopped goes on where it was; whatever is there makes the table. A cell run alone (one --task, one --solver)
+belongs in the grid's folder for it, results/quality/PRIOR/TASK-SOLVER.
+Exit codes: 0 done, 2 a mistake (one line).
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+
+TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
+CLASSICAL = ("baseline", "tv")
+SHORT = {  # prior -> groups of solvers and how many steps they are told, so that a draw takes at most 100 network calls
+    "demo-latent": {("resample", "resample_fast", "daps"): 50, ("resample_stages", "psld"): 100},
+    "demo-patch": {("daps", "codps", "codps_plus", "padis"): 100, ("padis_pc",): 50},
+}
+LONG = {  # hundreds of network calls a draw, many of them with gradients: one slice, one draw
+    "demo-latent": ("dps", "psld_published", "daps_hmc", "resample_published"),
+    "demo-patch": ("dps", "padis_dps", "padis_langevin", "padis_dps_published", "daps_langevin"),
+}
+HEAD = """# Quality of the shipped priors
+
+Held-out scans of subjects that the priors never saw, each restored from a simulated measurement. *draw* is one posterior draw,
+*mean* the mean of K draws; *gain* is the PSNR of the mean (of the draw where K is 1) above the classical baseline: bicubic,
+harmonic fill, the blurred image, filtered backprojection, zero-filled. The residual is of one draw: 1 means that the data are
+met to the noise level. Seconds are of one draw; *calls* are network evaluations + backward passes of one draw.
+
+`python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page, after
+
+"""
+COLUMNS = (
+    "prior", "solver", "n", "K", "draw: PSNR dB", "SSIM", "mean: PSNR dB", "SSIM", "baseline dB", "gain dB", "residual",
+    "s a draw", "calls",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One folder of results. `task`, `solver`: names of their files; `sigma_y`: as the run had it."""
+
+    prior: str
+    task: str
+    solver: str
+    sigma_y: Any
+    draws: int
+    records: list[dict[str, Any]]
+
+
+def commands() -> Iterator[str]:
+    """One call of sample.py a line; the noisier super-resolution has folders of its own."""
+    noisy = "likelihood.params.sigma_y=0.05"
+    for prior, groups in SHORT.items():
+        for solvers, steps in groups.items():
+            more = f"--limit 4 --num-samples 4 --steps {steps}"
+            yield call(prior, TASKS, solvers, "", more)
+            yield call(prior, TASKS[:1], solvers, "/noisier", f"{more} {noisy}")
+    yield call("demo-patch", TASKS, CLASSICAL, "/classical", "--limit 4")
+    yield call("demo-patch", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
+    for prior, solvers in LONG.items():
+        for solver in solvers:
+            yield call(prior, TASKS, (solver,), "/long", "--limit 1") + "  # long"
+
+
+def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:
+    place = f"results/quality/{prior}{folder}" + ("" if len(tasks) * len(solvers) > 1 else f"/{tasks[0]}-{solvers[0]}")
+    grid = f"--task {' '.join(tasks)} --solver {' '.join(solvers)}"
+    return f"python sample.py --manifest models/demo-data/test.csv --model {prior} {grid} {more} --save-dir {place}"
+
+
+def find(folder: Path) -> list[Cell]:
+    """Every folder below that holds records. Raises ValueError if there is none."""
+    cells = []
+    for path in sorted(folder.rglob("records.jsonl")):
+        config = yaml.safe_load((path.parent / "config.yaml").read_text())
+        records = [json.loads(line) for line in path.read_text().splitlines()]
+        good = [r for r in records if r["status"] == "ok" and "psnr" in r]
+        task, _, solver = config.get("cell", path.parent.name).partition("-")
+        sigma_y = config.get("likelihood", {}).get("params", {}).get("sigma_y")
+        if good:
+            cells.append(Cell(config["prior"]["model"], task, solver, sigma_y, config["run"]["draws"], good))
+    if not cells:
+        raise ValueError(f"{folder}: holds no records with a PSNR; give a folder that sample.py wrote into")
+    return cells
+
+
+def row(cell: Cell) -> list[str]:
+    def mean(key: str, digits: int) -> str:
+        values = [r[key] for r in cell.records if r.get(key) is not None]
+        return f"{fmean(values):.{digits}f}" if values else "–"
+
+    prior = "none" if cell.solver in CLASSICAL else Path(cell.prior).name
+    of_draw = (mean("psnr_draw", 2), mean("ssim_draw", 3)) if cell.draws > 1 else (mean("psnr", 2), mean("ssim", 3))
+    of_mean = (mean("psnr", 2), mean("ssim", 3)) if cell.draws > 1 else ("–", "–")
+    gains = [r["psnr"] - r["baseline_psnr"] for r in cell.records if r.get("baseline_psnr") is not None]
+    gain = f"{fmean(gains):+.2f}" if gains else "–"
+    seconds = f"{fmean(r['seconds'] for r in cell.records) / cell.draws:.1f}"
+    calls = f"{fmean(r['nfe'] for r in cell.records):.0f} + {fmean(r['vjps'] for r in cell.records):.0f}"
+    count = (str(len(cell.records)), str(cell.draws))
+    return [prior, cell.solver, *count, *of_draw, *of_mean, mean("baseline_psnr", 2), gain, mean("residual", 3), seconds, calls]
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """One section a task and noise level, the best solver of each prior first."""
+    parts = [HEAD, *(f"    {line}\n" for line in commands())]
+    for task, sigma_y in sorted({(c.task, c.sigma_y) for c in cells}, key=str):
+        chosen = [c for c in cells if (c.task, c.sigma_y) == (task, sigma_y)]
+        chosen.sort(key=lambda c: (c.prior, -fmean(r["psnr"] for r in c.records)))
+        rows = [COLUMNS, ["---"] * 2 + ["--:"] * (len(COLUMNS) - 2), *map(row, chosen)]
+        parts.append(f"\n## {task}, sigma_y {sigma_y}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in rows))
+    return "".join(parts)
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("results/quality"))
+    parser.add_argument("--commands", action="store_true", help="print the runs instead")
+    parser.add_argument("--output", type=Path, metavar="FILE.md")
+    options = parser.parse_args(argv)
+    if options.commands:
+        print("\n".join(commands()))
+        return 0
+    try:
+        text = table(find(options.folder))
+    except ValueError as error:
+        print(f"quality_table.py: {error}", file=sys.stderr)
+        return 2
+    if options.output:
+        options.output.write_text(text)
+    else:
+        print(text, end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

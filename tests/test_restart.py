@@ -1,0 +1,122 @@
+"""sample.py as a process: killed at any moment, asked to stop, shared with another one, given very many images."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+from tiny import records, restored
+
+from data.seeding import Noise
+
+QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "start_new_session": True}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    where = tiny.world(tmp_path_factory.mktemp("world"))
+    tiny.scans(where / "scans", 8)
+    return where
+
+
+def finish(arguments: list[str]) -> None:
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def until_an_image_is_committed(folder: Path, process: subprocess.Popen) -> None:
+    while process.poll() is None and not ((folder / "records.jsonl").exists() and records(folder)):
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before its first image was seen"
+
+
+def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
+    """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
+    began = time.monotonic()
+    finish(tiny.command(*tiny.words(world, tmp_path / "whole", "--batch-size", "2", task="mask")))
+    length = time.monotonic() - began
+    arguments = tiny.command(*tiny.words(world, tmp_path / "killed", "--batch-size", "2", task="mask"))
+    committed = []
+    for u in Noise(["kill"], "noise").uniform((1, moments))[0].tolist():
+        process = subprocess.Popen(arguments, **QUIET)
+        time.sleep(length * (0.6 + 0.4 * u))  # the first part is spent on imports
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        lines = tmp_path / "killed/records.jsonl"
+        committed.append(lines.read_bytes().count(b"\n") if lines.exists() else 0)
+    finish(arguments)
+    print(f"{moments} kills within {length:.1f} s; images committed after each: {committed}")
+    assert restored(tmp_path / "killed") == restored(tmp_path / "whole")
+    whole, killed = records(tmp_path / "whole"), records(tmp_path / "killed")
+    for record in (*whole.values(), *killed.values()):
+        del record["seconds"]
+    assert killed == whole and len(whole) == 8
+
+
+def test_killed_twice_and_restarted(world: Path, tmp_path: Path):
+    killed_and_restarted(world, tmp_path, 2)
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
+    killed_and_restarted(world, tmp_path, 10)
+
+
+def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Path):
+    """SIGTERM is how schedulers preempt; Lightning's own handler would only take note of it."""
+    words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=400", task="mask")
+    process = subprocess.Popen(tiny.command(*words), **QUIET)
+    until_an_image_is_committed(tmp_path / "stopped", process)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    done = set(records(tmp_path / "stopped"))
+    assert 0 < len(done) < 8
+    kept = {name: (tmp_path / "stopped/recon" / f"{name}.png").stat().st_mtime_ns for name in done}
+    finish(tiny.command(*words))
+    assert len(records(tmp_path / "stopped")) == 8 and len(restored(tmp_path / "stopped")) == 8
+    assert kept == {name: (tmp_path / "stopped/recon" / f"{name}.png").stat().st_mtime_ns for name in done}
+
+
+def test_two_processes_give_a_single_process_its_images(world: Path, tmp_path: Path):
+    more = ["--batch-size", "1", "--limit", "3"]
+    finish(tiny.command(*tiny.words(world, tmp_path / "one", *more, solver="daps")))
+    two = tiny.command(*tiny.words(world, tmp_path / "two", *more, "--devices", "2", solver="daps"))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    done = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert restored(tmp_path / "two") == restored(tmp_path / "one")
+    assert sorted(records(tmp_path / "two")) == ["scan0", "scan1", "scan2"]
+
+
+MEASURED = """
+import resource, sys
+import sample
+done = sample.main(sys.argv[1:])
+print(done, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def peak(world: Path, tmp_path: Path, rows: int) -> float:
+    """MiB that a run over so many rows of a manifest takes at its peak."""
+    lines = [f"{world}/scans/scan{i % 8}.png,r{i}" for i in range(rows)]
+    (tmp_path / f"{rows}.csv").write_text("\n".join(["path,image_id", *lines]) + "\n")
+    words = ["--task", f"{world}/sr.yaml", "--solver", "baseline", "--model", f"{world}/pixel", "--accelerator", "cpu"]
+    words += ["--manifest", f"{tmp_path}/{rows}.csv", "--save-dir", f"{tmp_path}/{rows}"]
+    root = Path(__file__).parents[1]
+    run = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True, cwd=root)
+    done, size = run.stdout.splitlines()[-1].split()
+    assert done == "0" and len(records(tmp_path / str(rows))) == rows
+    return float(size)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_memory_is_flat_from_ten_to_ten_thousand_images(world: Path, tmp_path: Path):
+    few, many = peak(world, tmp_path, 10), peak(world, tmp_path, 10_000)
+    print(f"peak memory: {few:.0f} MiB for 10 images, {many:.0f} MiB for 10,000")
+    # Rows, records and a line of the report: under 5 KiB an image. One panel kept in memory would be 1 MiB an image.
+    assert many - few < 50
