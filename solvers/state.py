@@ -54,7 +54,8 @@ def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -
     if prior.kind == "pixel":
         return prior.to_image(state)
     image, free = prior.decode(state, quantize=True), prior.decode(state, quantize=False)
-    enough = problem.residual(free).clamp_min(1.0 if problem.sigma_y > 0 else 0.0)
+    enough = problem.residual(free)
+    enough = enough.clamp_min(1) + 0.1 if problem.sigma_y > 0 else enough  # a tenth is what the update leaves open as well
     image = torch.where(per_image(problem.residual(image) <= enough, image).bool(), image, free)
     error = autoencoder_error(prior)
     return settle(image, error, problem) if polish and error > 0 else image
