@@ -32,7 +32,7 @@ def posed(z):
 
 
 def test_each_image_takes_the_codes_where_they_explain_the_data():
-    """The first latent lies near codes, its neighbours between them: rounding costs the one 0.04 of residual, the others 4 and 7."""
+    """The first latent lies near codes, the others between them: rounding costs 0.04, 4 and 7 of residual."""
     z = GRID * torch.randint(-3, 4, (3, 4, 4, 4), generator=torch.Generator().manual_seed(2)).double()
     z = (
         z
