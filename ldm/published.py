@@ -3,6 +3,9 @@
 All are called as network(x, time) or network(x, time, label), like every network under ldm.denoiser.
 """
 
+from collections.abc import Sequence
+from typing import Any
+
 import diffusers
 import torch
 from diffusers.models.attention_processor import Attention
@@ -13,18 +16,25 @@ from torch import Tensor, nn
 class GuidedUNet(diffusers.UNet2DModel):
     """UNet2DModel with what guided-diffusion can vary beside it.
 
-    heads: number of attention heads at every level (LSUN-churches), instead of heads of one width.
+    heads: number of attention heads (LSUN-churches), one for all levels or one a level, instead of heads of one width.
     time_width: sinusoids of the time, where that is not the first level's width (guided-diffusion's 512-pixel nets).
     """
 
-    def __init__(self, heads: int | None = None, time_width: int | None = None, **config):
+    def __init__(self, heads: int | Sequence[int] | None = None, time_width: int | None = None, **config):
         super().__init__(**config, time_embedding_dim=4 * time_width if time_width else None)
         if time_width:
             self.time_proj = Timesteps(time_width, flip_sin_to_cos=True, downscale_freq_shift=0)
             self.time_embedding = TimestepEmbedding(time_width, 4 * time_width)
-        for module in self.modules():  # type: ignore[attr-defined]
-            if heads is not None and isinstance(module, Attention):
-                module.heads = heads
+        net: Any = self
+        blocks = [*net.down_blocks, net.mid_block, *net.up_blocks]
+        levels = len(net.down_blocks)
+        if isinstance(heads, Sequence) and len(heads) != levels:
+            raise ValueError(f"heads {heads}: must be one number, or {levels}, one a level")
+        by_level = list(heads) if isinstance(heads, Sequence) else [heads] * levels
+        for block, count in zip(blocks, [*by_level, by_level[-1], *reversed(by_level)]):
+            for module in block.modules():
+                if count is not None and isinstance(module, Attention):
+                    module.heads = count
 
 
 class ClassConditioned(nn.Module):

@@ -1,4 +1,5 @@
-"""MONAI's generative models, under the names of both its releases, against an independent forward."""
+"""MONAI's generative models, under the names of both its releases, against an independent forward, and against MONAI itself
+where it is installed (pip install monai; seen to agree with 1.6.1)."""
 
 import pytest
 import torch
@@ -59,14 +60,63 @@ def test_what_has_no_exact_counterpart_is_refused(tmp_path):
     for settings, message in [
         (None, "give `diffusion:`"),
         (
-            {"diffusion": UNET | {"num_head_channels": [0, 8, 16]}, "size": 16},
-            "num_head_channels that differ by level: not supported",
+            {"diffusion": UNET | {"num_res_blocks": [1, 1, 2]}, "size": 16},
+            "num_res_blocks that differ by level: not supported",
         ),
         ({"diffusion": UNET | {"resblock_updown": True}, "size": 16}, "this kind of DiffusionModelUNet: not supported"),
         ({"diffusion": UNET | {"spatial_dims": 3}, "size": 16}, "only two-dimensional"),
-        ({"diffusion": UNET | {"channels": [16, 32]}, "size": 16}, "same number of `block_out_channels`"),
+        ({"diffusion": UNET | {"channels": [16, 32]}, "size": 16}, "num_head_channels must have 2 values, one a level"),
+        ({"diffusion": UNET | {"attention_levels": None}, "size": 16}, "attention_levels must have 3 values"),
+        ({"diffusion": UNET | {"num_head_channels": [0, 0, 16]}, "size": 16}, "must be positive where there is attention"),
         ({"diffusion": UNET | {"layers": 3}, "size": 16}, "unknown setting 'layers'"),
     ]:
         with pytest.raises(ValueError, match=message) as caught:
             checkpoints.load(tmp_path / "diffusion.pt", settings)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"num_res_blocks": [1, 2], "attention_levels": [True, True], "with_encoder_nonlocal_attn": False},
+        {"channels": [16, 16, 48], "attention_levels": [False] * 3, "with_decoder_nonlocal_attn": False, "norm_eps": 1e-3},
+        {"in_channels": 3, "out_channels": 3, "latent_channels": 4, "use_flash_attention": False},
+    ],
+)
+def test_autoencoder_of_monai_itself(tmp_path, changed):
+    nets = pytest.importorskip("monai.networks.nets")
+    arguments = STAGE | changed
+    theirs = randomise(nets.AutoencoderKL(**arguments))
+    torch.save(theirs.state_dict(), tmp_path / "autoencoder.pt")
+    ours = checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": arguments})
+    image = normal(2, arguments["in_channels"], 32, 48)
+    with torch.no_grad():
+        mean, deviation = theirs.encode(image)
+        assert close(ours.encode(image), mean) and close(ours.decode(mean), theirs.decode(mean))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {},
+        {"num_head_channels": [0, 32, 48]},  # one head a level: what MONAI's own bundles and tutorials have
+        {"num_head_channels": [0, 8, 24], "num_res_blocks": [2, 2, 2], "norm_eps": 1e-3},
+        {"attention_levels": [True, False, False], "num_head_channels": 16, "use_flash_attention": True},
+        {"channels": [16, 32, 32, 64], "attention_levels": [False, False, True, True], "num_head_channels": 8, "in_channels": 1},
+    ],
+)
+def test_diffusion_network_of_monai_itself(tmp_path, changed):
+    nets = pytest.importorskip("monai.networks.nets")
+    from monai.networks.schedulers import DDPMScheduler
+
+    arguments = UNET | changed | {"out_channels": changed.get("in_channels", 3)}
+    theirs, scheduler = randomise(nets.DiffusionModelUNet(**arguments)), DDPMScheduler(**SCHEDULER)
+    torch.save(theirs.state_dict(), tmp_path / "diffusion.pt")
+    prior = checkpoints.load(tmp_path / "diffusion.pt", {"diffusion": arguments, "scheduler": SCHEDULER, "size": 16})
+    assert close(prior.alpha_bar, scheduler.alphas_cumprod.double())
+    x = normal(2, arguments["in_channels"], 16, 24)
+    for t in (0, 400, 999):
+        sigma, expected = vp(lambda y, time: theirs(y, time), x, t, scaled_linear(0.0015, 0.0195))
+        with torch.no_grad():
+            assert close(prior.denoise(x, sigma), expected)

@@ -11,6 +11,7 @@ With `diffusion` the file is a prior (a latent one if `autoencoder_file` is give
 """
 
 import re
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ DETAILS = (  # of computation, or seen in the keys, where a difference is found
     *("spatial_dims", "use_flash_attention", "use_checkpoint", "use_checkpointing", "include_fc", "use_combined_linear"),
     *("use_convtranspose", "upcast_attention", "transformer_num_layers", "dropout_cattn"),
 )
+ATTENDS = [False, False, True, True]  # MONAI's own default
 AUTOENCODER = [
     (r"^(encoder|decoder)\.blocks\.", r"\1."),
     (r"\.(?:postconv|conv)\.(?=(?:conv\.)?(?:weight|bias)$)", "."),  # wrappers around a convolution
@@ -94,16 +96,15 @@ def stage(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """MONAI's AutoencoderKL as ours."""
     o = Options(arguments, path, ignored=(*DETAILS, "out_channels"))
     widths = o.take("channels", list, None) or o.take("num_channels", list)
-    blocks = o.settings.get("num_res_blocks", 2)
+    blocks = _by_level(o, "num_res_blocks", 2, len(widths))
     middle = [o.take(f"with_{half}_nonlocal_attn", bool, True) for half in ("encoder", "decoder")]
-    o.known.add("num_res_blocks")
     built = node(
         "ldm.monai.AutoencoderKL",
         channels=o.take("in_channels", int, 1),
         latent=o.take("latent_channels", int, 3),
         widths=list(widths),
-        blocks=[blocks] * len(widths) if isinstance(blocks, int) else blocks,
-        attention=o.take("attention_levels", list, [False] * len(widths)),
+        blocks=blocks,
+        attention=_by_level(o, "attention_levels", ATTENDS, len(widths)),
         middle=middle,
         groups=o.take("norm_num_groups", int, 32),
         eps=o.take("norm_eps", float, 1e-6),
@@ -113,38 +114,45 @@ def stage(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 
 def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
-    """MONAI's DiffusionModelUNet as diffusers' UNet2DModel; resampling by convolution, one count of blocks and head width."""
+    """MONAI's DiffusionModelUNet as diffusers' UNet2DModel; resampling by convolution, one count of blocks for all levels."""
     o = Options(arguments, path, ignored=(*DETAILS, "with_conditioning"))
     widths = o.take("channels", list, None) or o.take("num_channels", list)
-    blocks, heads = o.settings.get("num_res_blocks", 2), o.settings.get("num_head_channels", 8)
-    o.known |= {"num_res_blocks", "num_head_channels"}
-    attends = o.take("attention_levels", list, [False] * len(widths))
-    per_level = {
-        name: {value} if isinstance(value, int) else set(value)
-        for name, value in (("num_res_blocks", blocks), ("num_head_channels", heads))
-    }
-    if isinstance(heads, (list, tuple)):  # levels without attention have no say, but the last, whose width the middle has
-        per_level["num_head_channels"] = {h for i, h in enumerate(heads) if attends[i] or i == len(heads) - 1}
-    uneven = [name for name, values in per_level.items() if len(values) != 1]
-    if uneven or o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
-        raise ValueError(
-            f"{path}: {uneven[0] + ' that differ by level' if uneven else 'this kind of DiffusionModelUNet'}: not supported"
-        )
+    levels = len(widths)
+    blocks, head = _by_level(o, "num_res_blocks", 2, levels), _by_level(o, "num_head_channels", 8, levels)
+    attends = _by_level(o, "attention_levels", ATTENDS, levels)
+    if len(set(blocks)) != 1:
+        raise ValueError(f"{path}: num_res_blocks that differ by level: not supported")
+    if o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
+        raise ValueError(f"{path}: this kind of DiffusionModelUNet: not supported")
+    if any(h < 1 for h, a in zip(head, [*attends[:-1], True]) if a):  # the middle attends as the last level would
+        raise ValueError(f"{path}: num_head_channels {head} must be positive where there is attention, and at the end")
     built = node(
-        "diffusers.UNet2DModel",
+        "ldm.published.GuidedUNet",
+        heads=[width // h if h else 1 for width, h in zip(widths, head)],
+        attention_head_dim=1,  # until `heads` says how many
         sample_size=size,
         in_channels=o.take("in_channels", int),
         out_channels=o.take("out_channels", int),
         block_out_channels=list(widths),
-        layers_per_block=per_level["num_res_blocks"].pop(),
+        layers_per_block=blocks[0],
         down_block_types=["AttnDownBlock2D" if a else "DownBlock2D" for a in attends],
         up_block_types=["AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(attends)],
-        attention_head_dim=per_level["num_head_channels"].pop(),
         norm_num_groups=o.take("norm_num_groups", int, 32),
         norm_eps=o.take("norm_eps", float, 1e-6),
     )
     _two_dimensional(o)
     return built
+
+
+def _by_level(o: Options, key: str, default: int | list[bool], levels: int) -> list[int]:
+    """A setting that MONAI takes as one number for all levels, or as a list with one of each."""
+    given = o.settings.get(key)
+    value = default if given is None else given
+    o.known.add(key)
+    listed = [value] * levels if type(value) is int else value
+    if not isinstance(listed, (list, tuple)) or len(listed) != levels or not all(isinstance(one, int) for one in listed):
+        raise ValueError(f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}")
+    return list(listed)
 
 
 def schedule(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
