@@ -26,12 +26,13 @@ from data import dataset, formats, sources  # noqa: E402
 from data.manifest import Row  # noqa: E402
 from data.ranges import to_report  # noqa: E402
 from solvers import metrics, populations  # noqa: E402
+from solvers.flags import Parser  # noqa: E402
 
 BATCH = 32  # images in one call of the feature network
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kind = argv[0] if argv and argv[0] in ("fid", "offline") else "pairs"
     parser.add_argument("first", type=Path, help="pairs: the truth; fid, offline: the generated images")
     parser.add_argument("second", type=Path, help="pairs: the results; fid, offline: the reference (fid: or mu, sigma .npz)")
@@ -39,20 +40,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--weights", type=Path, help="fid: the Inception weights of torch-fidelity, if not in its cache")
     parser.add_argument("--features", type=Path, nargs=2, metavar=("A.npy", "B.npy"))
     parser.add_argument("--output", type=Path, metavar="FILE.json")
-    options = parser.parse_args(argv[kind != "pairs" :])
     try:
+        options = parser.parse_args(argv[kind != "pairs" :])
         numbers, alone = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
-    except ValueError as error:
+        show(numbers, options.output)
+    except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
-    for key, value in numbers.items():
-        print(f"{key:24} {value if not isinstance(value, dict) else spell(value)}")
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(numbers, indent=1) + "\n")
     if alone:
         print(f"evaluate.py: without a partner: {', '.join(sorted(alone))}", file=sys.stderr)
     return 1 if alone else 0
+
+
+def show(numbers: dict[str, Any], output: Path | None) -> None:
+    for key, value in numbers.items():
+        print(f"{key:24} {value if not isinstance(value, dict) else spell(value)}")
+    if output:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        output.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def spell(value: dict[str, Any]) -> str:

@@ -20,6 +20,9 @@ from typing import Any
 
 import yaml
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from solvers.flags import Parser  # noqa: E402
+
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
 CLASSICAL = ("baseline", "tv")
 SHORT = {  # prior -> groups of solvers and how many steps they are told, so that a draw takes at most 100 network calls
@@ -123,23 +126,20 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("quality_table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results/quality"))
     parser.add_argument("--commands", action="store_true", help="print the runs instead")
     parser.add_argument("--output", type=Path, metavar="FILE.md")
-    options = parser.parse_args(argv)
-    if options.commands:
-        print("\n".join(commands()))
-        return 0
     try:
-        text = table(find(options.folder))
-    except ValueError as error:
+        options = parser.parse_args(argv)
+        text = "\n".join([*commands(), ""]) if options.commands else table(find(options.folder))
+        if options.output:
+            options.output.write_text(text)
+        else:
+            print(text, end="")
+    except (ValueError, OSError) as error:
         print(f"quality_table.py: {error}", file=sys.stderr)
         return 2
-    if options.output:
-        options.output.write_text(text)
-    else:
-        print(text, end="")
     return 0
 
 

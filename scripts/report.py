@@ -13,20 +13,25 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from solvers import report  # noqa: E402
+from solvers.flags import Parser  # noqa: E402
+
+WANTED = ("summary.json", "records.jsonl", "config.yaml")
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="+", type=Path)
-    table = {}
-    for folder in parser.parse_args(argv).folders:
-        missing = [n for n in ("summary.json", "records.jsonl", "config.yaml") if not (folder / n).is_file()]
-        if missing:
-            print(f"report.py: {folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote", file=sys.stderr)
-            return 2
-        print(report.write(folder))
-        table[str(folder)] = json.loads((folder / "summary.json").read_text())
-    print(report.text(table))
+    try:
+        folders = parser.parse_args(argv).folders
+        for folder in folders:
+            missing = [name for name in WANTED if not (folder / name).is_file()]
+            if missing:
+                raise ValueError(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
+            print(report.write(folder))
+    except (ValueError, OSError) as error:
+        print(f"report.py: {error}", file=sys.stderr)
+        return 2
+    print(report.text({str(folder): json.loads((folder / "summary.json").read_text()) for folder in folders}))
     return 0
 
 

@@ -27,7 +27,9 @@ COMMANDS = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh"
 COMMANDS = [line for line in COMMANDS if line and not line.startswith("#")]
 TOLD = [span for span in SPANS if span.startswith(("python ", "make ", "conda "))]
 
-FEW = "--max_steps 1 --limit_val_batches 1 --precision 32-true --accelerator cpu --enable_progress_bar False"
+FEW = (
+    "--max_steps 1 --val_check_interval 1 --limit_val_batches 1 --precision 32-true --accelerator cpu --enable_progress_bar False"
+)
 STAGE = "first_stage.params.model.params.widths=[32,32,32] first_stage.params.model.params.codes=16"
 QUICK = {  # what is written behind a command of the block on one's own scans
     "configs/autoencoder/medical-vq-f4.yaml": f"{FEW} data.params.batch_size=1 data.params.num_workers=0 {STAGE}",
@@ -46,7 +48,15 @@ def linked(folder: Path, monkeypatch) -> None:
 
 
 def test_every_command_is_one_that_is_tried_here():
-    doors = ("make demo", "make test", "make check", "conda env create", "python scripts/prepare_", "python main.py", "python sample.py")
+    doors = (
+        "make demo",
+        "make test",
+        "make check",
+        "conda env create",
+        "python scripts/prepare_",
+        "python main.py",
+        "python sample.py",
+    )
     assert len(COMMANDS) >= 6 and len(TOLD) >= 2
     assert [c for c in COMMANDS + TOLD if not c.startswith(doors)] == []
 

@@ -1,5 +1,6 @@
 """Panels, the report, evaluation of folders, and the table of old flags."""
 
+import importlib.util
 import json
 import re
 import shlex
@@ -78,17 +79,30 @@ def test_the_report_needs_nothing_else(folder: Path):
     assert "26.00" in text and "2 images restored, 1 failed" in text
 
 
-def test_the_report_script(folder: Path, tmp_path: Path):
-    script = [sys.executable, str(ROOT / "scripts/report.py")]
-    done = subprocess.run([*script, str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0 and "26.00" in done.stdout
-    bad = subprocess.run([*script, str(tmp_path)], capture_output=True, text=True)
-    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1
+def script(name: str):
+    """main() of a script, run in this process: importing torch anew costs seconds."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"scripts/{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return lambda *words: module.main([str(word) for word in words])
 
 
-def test_the_quality_table_tells_draws_from_means(tmp_path: Path):
+def one_line(capsys) -> str:
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_the_report_script(folder: Path, tmp_path: Path, capsys):
+    main = script("report")
+    assert main(folder) == 0 and "26.00" in capsys.readouterr().out
+    assert main(tmp_path) == 2 and "holds no summary.json" in one_line(capsys)
+    assert main() == 2 and "required: folders" in one_line(capsys)
+
+
+def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
     """Two cells of a grid, four draws and one, and a noisier one; the numbers are those of the records."""
-    script = [sys.executable, str(ROOT / "scripts/quality_table.py")]
+    main = script("quality_table")
     for name, draws, sigma_y in (("mri_x4-daps", 4, 0.01), ("mri_x4-tv", 1, 0.01), ("mri_x4-daps", 4, 0.05)):
         config = {"prior": {"model": "models/demo"}, "likelihood": {"params": {"sigma_y": sigma_y}}, "run": {"draws": draws}}
         results = Results(tmp_path / str(sigma_y) / name, config, {"cell": name})
@@ -98,20 +112,18 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path):
                 made.record.update(psnr=26.0 + 2 * i, ssim=0.5, baseline_psnr=20.0, seconds=8.0)
                 made.record.update({"psnr_draw": 24.0, "ssim_draw": 0.4} if draws > 1 else {})
                 results.commit(made)
-    done = subprocess.run([*script, str(tmp_path), "--output", str(tmp_path / "table.md")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert main(tmp_path, "--output", tmp_path / "table.md") == 0
     text = (tmp_path / "table.md").read_text()
     several = "| demo | daps | 2 | 4 | 24.00 | 0.400 | 27.00 | 0.500 | 20.00 | +7.00 | 1.010 | 2.0 | 3 + 0 |"
     assert text.count(several) == 2 and "| none | tv | 2 | 1 | 27.00 | 0.500 | – | – | 20.00 | +7.00 |" in text
     assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
-    lacking = subprocess.run([*script, str(tmp_path / "none")], capture_output=True, text=True)
-    assert lacking.returncode == 2 and len(lacking.stderr.splitlines()) == 1
+    assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 
 
-def test_the_runs_of_the_quality_table_are_commands():
-    told = subprocess.run([sys.executable, str(ROOT / "scripts/quality_table.py"), "--commands"], capture_output=True, text=True)
+def test_the_runs_of_the_quality_table_are_commands(capsys):
+    assert script("quality_table")("--commands") == 0
     places = []
-    for line in told.stdout.splitlines():
+    for line in capsys.readouterr().out.splitlines():
         options, _ = sample.parse(shlex.split(line, comments=True)[2:])
         one = len(options.task) * len(options.solver) == 1
         places += [
@@ -123,33 +135,28 @@ def test_the_runs_of_the_quality_table_are_commands():
     assert len(places) > 100 and len(set(places)) == len(places), "every cell has a folder of its own"
 
 
-def evaluate(*arguments: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, str(ROOT / "scripts/evaluate.py"), *map(str, arguments)], capture_output=True, text=True
-    )
-
-
-def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path):
-    truth = tmp_path / "truth"
+def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
+    evaluate, truth = script("evaluate"), tmp_path / "truth"
     truth.mkdir()
     for name in ("a", "b"):
         formats.write(outcome(name).scan.source, truth / f"{name}.png")
-    done = evaluate(truth, folder / "recon", "--output", tmp_path / "numbers.json")
+    assert evaluate(truth, folder / "recon", "--output", tmp_path / "numbers.json") == 0
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     # The error is a tenth of a ramp from -1 to 1, halved in the report range: mean square 0.0025 / 3 up to the ramp's ends.
-    assert done.returncode == 0 and abs(numbers["psnr"]["mean"] - 30.79) < 0.05 and numbers["residual"]["mean"] == 1.01
+    assert abs(numbers["psnr"]["mean"] - 30.79) < 0.05 and numbers["residual"]["mean"] == 1.01
     (truth / "alone.png").write_bytes((truth / "a.png").read_bytes())
-    assert (done := evaluate(truth, folder / "recon")).returncode == 1 and "alone" in done.stderr
-    assert evaluate(truth, folder / "panels").returncode == 2
+    assert evaluate(truth, folder / "recon") == 1 and "alone" in one_line(capsys)
+    assert evaluate(truth, folder / "panels") == 2 and one_line(capsys)
+    assert evaluate(truth, "--nope") == 2 and one_line(capsys)
 
 
-def test_populations_are_compared_without_weights(tmp_path: Path):
+def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
+    evaluate = script("evaluate")
     tiny.scans(tmp_path / "a", 4)
     tiny.scans(tmp_path / "b", 6)
-    done = evaluate("offline", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "n.json")
-    assert done.returncode == 0 and json.loads((tmp_path / "n.json").read_text())["psnr_to_nearest"]["mean"] == 100.0
-    lacking = evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth")
-    assert lacking.returncode == 2 and len(lacking.stderr.splitlines()) == 1
+    assert evaluate("offline", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "n.json") == 0
+    assert json.loads((tmp_path / "n.json").read_text())["psnr_to_nearest"]["mean"] == 100.0
+    assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth") == 2 and one_line(capsys)
 
 
 TABLE = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (works|refused) \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
