@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pydicom
 import pytest
 import tiny
 import torch
@@ -14,6 +15,8 @@ import sample
 from data import formats, sources
 from data.ranges import DEPTH_16
 from solvers import codps
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +206,18 @@ def test_measurements_of_our_own_runs_restore_to_the_same_images(world: Path, tm
         # 16-bit rounding of a (0.5) and float32 of y (1e-7 of the range, amplified by a well-conditioned solve)
         assert b.shape == (1, 16, 16) and float((a - b)[inside].abs().max()) <= 2
     assert "psnr" not in records(tmp_path / "measured")["scan0"]
+
+
+def test_low_resolution_dicom_in_high_resolution_dicom_out(world: Path, tmp_path: Path):
+    scan = formats.read(ROOT / "models/demo-data/lung2-ax-035.dcm")
+    low = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 4).round()
+    (tmp_path / "low").mkdir()
+    formats.write(formats.Image(low, formats.resized(scan.meta, 4 / scan.pixels.shape[-1])), tmp_path / "low/a.dcm", image_id="a")
+    assert run(world, tmp_path / "out", "--measurements", "--data-root", str(tmp_path / "low")) == 0
+    before, after = (pydicom.dcmread(path) for path in (tmp_path / "low/a.dcm", tmp_path / "out/recon/a.dcm"))
+    assert (before.Rows, after.Rows) == (4, 16) and after.SOPInstanceUID != before.SOPInstanceUID
+    assert [4 * float(v) for v in after.PixelSpacing] == pytest.approx([float(v) for v in before.PixelSpacing])
+    assert "psnr" not in records(tmp_path / "out")["a"] and "residual" in records(tmp_path / "out")["a"]
 
 
 @pytest.mark.parametrize("model, solver", [("pixel", "prior"), ("latent", "prior_ddim"), ("patch", "prior_langevin")])
