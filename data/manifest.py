@@ -142,7 +142,7 @@ def _printable(cell: Any) -> str:
 def identify(path: str, index: int | None = None) -> str:
     """The image id of a path in a data set: folders joined by '__', no suffix, and the slice: 'a/b.nii.gz', 7 -> 'a__b-0007'."""
     folder, slash, name = path.rpartition("/")
-    stem = name[:1] + name[1:].removesuffix(".gz").rsplit(".", 1)[0]
+    stem = name[:1] + name[1:].removesuffix(".gz").removesuffix(".GZ").rsplit(".", 1)[0]
     joined = f"{folder}{slash}{stem}".strip("/").replace("/", "__").lstrip(".") or "image"
     return joined if index is None else f"{joined}-{index:04d}"
 

@@ -8,13 +8,17 @@ appear whole or not at all.
 
 import errno
 import hashlib
+import math
 import os
+import signal
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
+from multiprocessing import connection, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -31,6 +35,7 @@ from data.ranges import Intensity, percentiles
 BINS = 64  # of the intensity histograms
 AHEAD = 4  # files per worker that may be waiting
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # trouble with where the pictures go, not with where they come from
+LARGEST = 16384  # pixels of a side
 FOREGROUND = 0.1  # a pixel above this part of the range shows something
 
 
@@ -48,12 +53,17 @@ class Recipe:
     keep: bool = False  # pictures that exist already are taken as they are
 
     def __post_init__(self) -> None:
-        if self.size < 1 or self.axis not in (0, 1, 2) or self.bits not in (None, 8, 16) or not 0 <= self.min_foreground <= 1:
-            raise ValueError("image size must be positive, slice axis 0, 1 or 2, bit depth 8 or 16, min-foreground 0 to 1")
-        if self.window and self.percentiles:
-            raise ValueError("give --window or --percentiles, not both")
-        if self.window and not self.window[0] < self.window[1]:
-            raise ValueError(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high")
+        for right, what in (
+            (1 <= self.size <= LARGEST, f"image size {self.size}: 1 to {LARGEST} is allowed"),
+            (self.axis in (0, 1, 2), f"slice axis {self.axis}: 0, 1 or 2 is allowed"),
+            (self.bits in (None, 8, 16), f"bit depth {self.bits}: 8 or 16 is allowed"),
+            (0 <= self.min_foreground <= 1, f"min-foreground {self.min_foreground:g}: 0 to 1 is allowed"),
+            (not (self.window and self.percentiles), "give --window or --percentiles, not both"),
+        ):
+            if not right:
+                raise ValueError(what)
+        if self.window and not (self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])):
+            raise ValueError(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite")
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
             raise ValueError(f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100")
 
@@ -126,12 +136,13 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
                     continue
                 _save(unit, bits, target)
             images.append(_described(target, image_id, source, shape, recipe.size))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         for described in images:
             (root / described["path"]).unlink(missing_ok=True)  # half a volume is no volume
         told = error.strerror or "" if isinstance(error, OSError) else str(error)
+        told = "does not fit into the memory" if isinstance(error, MemoryError) else told
         reason = told.removeprefix(f"{source.path}: ") or type(error).__name__
         return Done(source.name, source.split, stamp, [], 0, reason)
     return Done(source.name, source.split, stamp, images, passed)
@@ -175,6 +186,8 @@ def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -
     """
     for split in planned.splits:
         (root / split).mkdir(parents=True, exist_ok=True)
+        for left in (root / split).glob(".*.png.*"):  # of a run that was killed
+            left.unlink(missing_ok=True)
     for folder, reason in planned.unreadable:
         if strict:
             raise ValueError(f"{folder}: {reason}")
@@ -192,7 +205,7 @@ def _ordered(
     sources: Iterable[Source], recipe: Recipe, root: Path, workers: int, journal: Journal
 ) -> Iterator[tuple[Done, bool]]:
     """(outcome, whether it is new); never more than a few files per worker ahead."""
-    pool = ProcessPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) if workers > 1 else None
+    pool = ProcessPoolExecutor(workers, initializer=_begin) if workers > 1 else None
     waiting: deque[tuple[Done | Future[Done], bool]] = deque()
     try:
         for source in sources:
@@ -210,6 +223,20 @@ def _ordered(
             pool.shutdown(cancel_futures=True)
 
 
+def _begin() -> None:
+    """In a worker: one thread, no part in a Ctrl-C (the parent stops the work), and no life after the parent's."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
 def _result(entry: tuple[Done | Future[Done], bool]) -> tuple[Done, bool]:
     outcome, fresh = entry
     return (outcome.result() if isinstance(outcome, Future) else outcome), fresh
@@ -219,5 +246,8 @@ def _known(record: dict[str, Any] | None, source: Source, root: Path) -> Done | 
     """What the journal says of a file, if the file is the same and its pictures are there; failures are tried again."""
     if record is None or record["reason"] or not all((root / image["path"]).exists() for image in record["images"]):
         return None
-    status = source.path.stat()
+    try:
+        status = source.path.stat()
+    except OSError:  # gone since it was found; `work` tells
+        return None
     return Done(**record) if record["stamp"] == [status.st_size, status.st_mtime_ns] else None

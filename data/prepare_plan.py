@@ -9,6 +9,7 @@ import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import permutations
 from math import floor
 from pathlib import Path
 
@@ -53,6 +54,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     """
     pattern = _compiled(subject)
     _check_shares(shares, folders)
+    _check_apart(folders)
     asked = {split: str(folder.resolve()) for split, folder in folders.items()}
     asked |= {"shares": str(shares), "subject": str(subject), "seed": str(seed)}
     ignored = 0
@@ -88,11 +90,17 @@ def _compiled(subject: str | None) -> re.Pattern | None:
 def _check_shares(shares: tuple[float, ...] | None, folders: dict[str, Path]) -> None:
     if shares is None:
         return
-    if len(shares) not in (2, 3) or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+    if len(shares) not in (2, 3) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
         raise ValueError(f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1")
     for split, share in zip(SPLITS[1:], shares[1:]):
         if share and split in folders:
             raise ValueError(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
+
+
+def _check_apart(folders: dict[str, Path]) -> None:
+    for (split, folder), (other, outer) in permutations(folders.items(), 2):
+        if folder.resolve().is_relative_to(outer.resolve()):
+            raise ValueError(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
 
 
 def _walk(folder: Path, unreadable: list[tuple[str, str]]) -> list[Path]:
@@ -171,8 +179,8 @@ def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
         taken[image_id.lower()] += 1  # file systems that do not tell case apart
     sources = []
     for (split, path, name, subject), image_id in zip(found, ids):
-        if taken[image_id.lower()] > 1 or len(image_id.encode()) > 150 or not image_id.isprintable():
+        if taken[image_id.lower()] > 1 or not image_id.isprintable() or len(image_id.encode()) > 150:
             mark = hashlib.sha256(f"{split}/{name}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
-            image_id = f"{image_id.encode('ascii', 'replace').decode()[:120].replace('?', '_')}-{mark}"
+            image_id = f"{''.join(c if c.isascii() and c.isprintable() else '_' for c in image_id[:120])}-{mark}"
         sources.append(Source(path, name, split, subject, image_id))
     return sources

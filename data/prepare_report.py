@@ -2,9 +2,11 @@
 
 import csv
 import json
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from contextlib import ExitStack
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from data.prepare import BINS, Done
 
 SHOWN = 16  # pictures per split on the contact sheet
 TILE, STRIP, MARGIN = 96, 64, 16  # pixels
+TWINS = 100  # pictures that are in two splits, listed
 
 
 def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str, Any]:
@@ -28,7 +31,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
     subjects: dict[str, set[str]] = defaultdict(set)
     shapes: dict[str, Counter] = {split: Counter() for split in splits}
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
-    root.mkdir(parents=True, exist_ok=True)
+    marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
     with ExitStack() as stack:
         tables, lists = {}, {}
         for split in splits:
@@ -49,6 +52,8 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
                 totals[done.split]["enlarged"] += image["enlarged"]
                 subjects[done.split].add(image["subject"])
                 histograms[done.split] += image["histogram"]
+                if np.count_nonzero(image["histogram"]) > 1:
+                    marks[done.split].append(int(image["sha256"][:16], 16))
                 if image["shape"]:
                     shapes[done.split]["x".join(map(str, image["shape"]))] += 1
     for split in splits:
@@ -63,10 +68,23 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
             "histogram": histograms[split].tolist(),
         }
         for split in splits
-    } | {"skipped": skipped}
+    } | {"skipped": skipped, "twins": twins(root, marks)}
     (root / "report.json").write_text(json.dumps(report, indent=1) + "\n")
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report
+
+
+def twins(root: Path, marks: dict[str, array]) -> list[list[str]]:
+    """Pictures of different splits that are the same to the last bit, at most TWINS of them: the same scan under two names."""
+    found = set()
+    for one, other in combinations(marks, 2):
+        found |= set(np.intersect1d(marks[one], marks[other]).tolist())
+    places: dict[str, list[str]] = defaultdict(list)
+    for split in marks if found else ():
+        for row in read(root / f"{split}.csv"):
+            if int(row.sha256[:16], 16) in found:
+                places[row.sha256].append(f"{split}/{row.image_id}.png")
+    return list(places.values())[:TWINS]
 
 
 def contact_sheet(root: Path, splits: list[str], histograms: dict[str, np.ndarray]) -> Image.Image:

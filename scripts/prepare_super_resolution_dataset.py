@@ -14,26 +14,43 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.prepare import Done, Recipe, run
-from data.prepare_plan import Plan, plan
+from data.prepare_journal import held
+from data.prepare_plan import SPLITS, Plan, plan
 from data.prepare_report import collect
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read
+WORKERS = 256  # at most
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"prepare: {message}\n")
 
 
 def pair(text: str) -> tuple[float, float]:
     """'low:high'."""
     low, _, high = text.partition(":")
-    return float(low), float(high)
+    try:
+        return float(low), float(high)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH, two numbers") from None
+
+
+def printable(text: object) -> str:
+    """File names may hold anything: line ends, escape sequences, bytes that are no UTF-8."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--train-dir", type=Path, required=True, metavar="DIR", help="searched with its subfolders")
     add("--val-dir", type=Path, metavar="DIR")
@@ -82,16 +99,15 @@ def shown(outcomes: Iterator[Done], total: int) -> Iterator[Done]:
 
 def prepare(options: argparse.Namespace) -> int:
     """Plan, work, report."""
-    folders = {"train": options.train_dir, "val": options.val_dir, "test": options.test_dir}
+    given = {"train": options.train_dir, "val": options.val_dir, "test": options.test_dir}
+    folders = {split: folder for split, folder in given.items() if folder}
     try:
-        shares = tuple(map(float, options.split.split("/"))) if options.split else None
+        shares = tuple(map(float, options.split.split("/"))) if options.split is not None else None
     except ValueError:
         raise ValueError(f"--split {options.split!r} is not of the form 0.8/0.1/0.1") from None
-    for folder in filter(None, folders.values()):
-        if options.output_root.resolve().is_relative_to(folder.resolve()):
-            raise ValueError(f"--output-root {options.output_root} lies in {folder}, whose images it would take in the next time")
-    if options.workers < 1:
-        raise ValueError(f"--workers {options.workers} must be at least 1")
+    check_output(options.output_root, list(folders.values()))
+    if not 1 <= options.workers <= WORKERS:
+        raise ValueError(f"--workers {options.workers} must be at least 1 and at most {WORKERS}")
     recipe = Recipe(
         options.image_size,
         options.grayscale,
@@ -102,13 +118,24 @@ def prepare(options: argparse.Namespace) -> int:
         options.bit_depth,
         options.skip_existing,
     )
-    planned = plan({split: folder for split, folder in folders.items() if folder}, shares, options.subject, options.seed)
-    outcomes = run(planned, recipe, options.output_root, options.workers, options.strict)
-    report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
+    planned = plan(folders, shares, options.subject, options.seed)
+    with held(options.output_root):
+        outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
+        report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
     tell(planned, recipe, report)
     if report["skipped"]:
         print(f"  all in {options.output_root / 'report.json'}")
     return 1 if report["skipped"] else 0
+
+
+def check_output(root: Path, folders: list[Path]) -> None:
+    """No picture may be written among those that are read: it could take the place of one, or be taken in the next time."""
+    for folder in folders:
+        for written in (root, *(root / split for split in SPLITS)):
+            if written.resolve().is_relative_to(folder.resolve()):
+                raise ValueError(f"--output-root {root} writes into {folder}, whose images it would take in the next time")
+            if written != root and folder.resolve().is_relative_to(written.resolve()):
+                raise ValueError(f"{folder} lies in {written}, where --output-root {root} writes; choose another one")
 
 
 def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
@@ -128,7 +155,10 @@ def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
     skipped = report["skipped"]
     if skipped:
         print(f"{len(skipped)} files could not be read:")
-        print("\n".join(f"  {entry['file']}: {entry['reason']}" for entry in skipped[:LISTED]))
+        print("\n".join(printable(f"  {entry['file']}: {entry['reason']}") for entry in skipped[:LISTED]))
+    if report["twins"]:
+        print(f"A LEAK: {len(report['twins'])} pictures are in two splits under different names, all in report.json:")
+        print("\n".join(f"  {' = '.join(names)}" for names in report["twins"][:LISTED]))
 
 
 def main(argv: list[str]) -> int:
@@ -137,8 +167,11 @@ def main(argv: list[str]) -> int:
         return prepare(options)
     except (ValueError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        print(f"prepare: {reason}", file=sys.stderr)
+        print(f"prepare: {printable(reason)}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("prepare: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -243,21 +244,99 @@ def test_strict(damaged, tmp_path, capsys):
         (("--split", "half"), "not of the form"),
         (("--subject", "("), "no regular expression"),
         (("--subject", "^q"), "is not found in"),
-        (("--image-size", "0"), "must be positive"),
+        (("--image-size", "0"), "image size 0: 1 to 16384"),
+        (("--image-size", "1000000000"), "1 to 16384"),
+        (("--image-size", "wide"), "invalid int value"),
         (("--workers", "0"), "at least 1"),
+        (("--workers", "100000"), "at most 256"),
         (("--val-dir", "/nowhere"), "no such folder"),
+        (("--window", "5"), "'5' is not LOW:HIGH"),
+        (("--window", "a:b"), "'a:b' is not LOW:HIGH"),
+        (("--window", "-1000:inf"), "both finite"),
+        (("--window", "nan:1"), "low < high"),
+        (("--percentiles", "nan:5"), "0 <= low < high <= 100"),
+        (("--split", "nan/0.5/0.5"), "sum to 1"),
+        (("--split", "1.5/-0.5"), "sum to 1"),
+        (("--split", "0.4/0.3/0.2/0.1"), "two or three shares"),
+        (("--split", ""), "not of the form"),
+        (("--slice-axis", "3"), "0, 1 or 2"),
+        (("--min-foreground", "nan"), "0 to 1"),
+        (("--bit-depth", "12"), "choose from 8, 16"),
+        (("--colour",), "unrecognized arguments"),
     ],
 )
 def test_mistakes_are_one_line(source, tmp_path, capsys, options, reason):
     picture(source / "a.png")
-    assert call(source, tmp_path / "out", *options) == 2
+    try:
+        code = call(source, tmp_path / "out", *options)
+    except SystemExit as stop:  # what argparse finds
+        code = stop.code
     message = capsys.readouterr().err
-    assert reason in message and message.count("\n") == 1
+    assert code == 2 and reason in message and message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
-def test_output_inside_input_is_refused(source, capsys):
-    picture(source / "a.png")
-    assert call(source, source / "out") == 2 and "next time" in capsys.readouterr().err
+def test_output_among_the_input_is_refused(tmp_path, capsys):
+    """`out/train/a.png` would take the place of the image of that name."""
+    before = picture(tmp_path / "set" / "train" / "a.png").tobytes()
+    picture(tmp_path / "set" / "train" / "deep" / "a.png")
+    for source, out in (
+        ("set", "set/out"),
+        ("set", "set"),
+        ("set/train", "set"),
+        ("set/train/deep", "set"),
+    ):
+        assert call(tmp_path / source, tmp_path / out) == 2
+        message = capsys.readouterr().err
+        assert ("next time" in message or "choose another" in message) and message.count("\n") == 1
+    assert made(tmp_path / "set" / "train" / "a.png").tobytes() == before
+
+
+@pytest.mark.parametrize("inner", [".", "sub"])
+def test_a_folder_of_one_split_inside_of_another_is_a_leak(source, tmp_path, capsys, inner):
+    picture(source / "sub" / "a.png")
+    assert call(source, tmp_path / "out", "--test-dir", source / inner) == 2
+    assert "a leak" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_the_same_picture_in_two_splits_is_told(source, tmp_path, capsys):
+    for i in range(3):
+        picture(source / f"{i}.png", seed=i)
+        picture(tmp_path / "test" / f"t{i}.png", seed=10 + i)
+    picture(tmp_path / "test" / "copy.png", seed=1)
+    for black in (source / "black.png", tmp_path / "test" / "empty.png"):  # no two scans, but two that show nothing
+        Image.fromarray(np.zeros((40, 40), np.uint8)).save(black)
+    assert call(source, tmp_path / "out", "--image-size", 16, "--test-dir", tmp_path / "test") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["twins"] == [["train/1.png", "test/copy.png"]]
+    assert "A LEAK: 1 pictures are in two splits" in capsys.readouterr().out
+
+
+def test_names_that_cannot_be_printed(source, tmp_path, capsysbinary):
+    fine = picture(source / "fine.png", (16, 16)).tobytes()
+    for name in (b"good\xff.png", b"two\nlines.png", b"\x1b[31mred.png", b'=1+2, "x".png'):
+        (Path(os.fsdecode(bytes(source) + b"/" + name))).write_bytes((source / "fine.png").read_bytes())
+        (Path(os.fsdecode(bytes(source) + b"/bad-" + name))).write_bytes(b"x")
+    assert call(source, tmp_path / "out", "--image-size", 16) == 1
+    said = capsysbinary.readouterr().out
+    assert rb"bad-good\udcff.png" in said and rb"bad-two\nlines.png" in said and b"\x1b" not in said
+    found = rows(tmp_path / "out")
+    assert len(found) == 5 and {made(row.path).tobytes() for row in found} == {fine}
+    assert len(json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]) == 4
+    assert call(source, tmp_path / "out", "--image-size", 16, "--strict") == 2
+    assert capsysbinary.readouterr().err.decode().splitlines()[-1].startswith("prepare: bad-")
+
+
+def test_upper_case_and_mixed_formats(source, tmp_path):
+    (source / "V.NII.GZ").write_bytes((DEMO / "brain2.nii.gz").read_bytes())
+    (source / "S.DCM").write_bytes((DEMO / "lung2-ax-035.dcm").read_bytes())
+    for name in ("a.PNG", "b.JPEG", "c.TIFF", "d.BMP"):
+        picture(source / name, (16, 16))
+    assert call(source, tmp_path / "out", "--image-size", 16) == 0
+    found = {row.image_id: row for row in rows(tmp_path / "out")}
+    assert {*"abcd"} | {f"V-{i:04d}" for i in range(5)} < set(found) and len(found) == 10
+    deep = {name: made(row.path).dtype.itemsize for name, row in found.items()}
+    assert all(size == (1 if name in {*"abcd"} else 2) for name, size in deep.items())
 
 
 def test_what_was_decided_for_the_user_is_said(source, tmp_path, capsys):
@@ -310,8 +389,7 @@ def test_killed_and_restarted_is_the_same_as_unbroken(source, tmp_path, monkeypa
         return real(file, *rest)
 
     monkeypatch.setattr(prepare, "work", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        call(source, tmp_path / "broken", "--image-size", 16)
+    assert call(source, tmp_path / "broken", "--image-size", 16) == 130
     with (tmp_path / "broken" / ".progress.jsonl").open("ab") as stream:
         stream.write(b'{"file": "3.png", "spl')  # the kill came while a line was being written
     assert call(source, tmp_path / "broken", "--image-size", 16) == 0
@@ -325,6 +403,43 @@ def test_killed_and_restarted_is_the_same_as_unbroken(source, tmp_path, monkeypa
     works[:] = [""] * 9
     assert call(source, tmp_path / "broken", "--image-size", 12) == 0
     assert len(works) == 17 and made(tmp_path / "broken" / "train" / "0.png").shape == (12, 12)
+
+
+def test_kill_9_leaves_nobody_behind_and_the_rest_is_made_later(source, tmp_path, capsys):
+    """The real program with real workers."""
+    for i in range(200):
+        picture(source / f"{i}.png", (128, 128), seed=i)
+    out = tmp_path / "broken"
+    command = [sys.executable, SCRIPT, "--train-dir", source, "--output-root", out, "--workers", "2"]
+    running = subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    wait_for(lambda: len(list(out.glob("train/*.png"))) > 5)
+    assert call(source, out) == 2 and "another preparation" in capsys.readouterr().err
+    workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
+    running.kill()
+    running.wait()
+    assert len(workers) == 2 and len((out / ".progress.jsonl").read_text().splitlines()) < 200
+    wait_for(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
+    (out / "train" / ".0.png.1").write_bytes(b"half")
+    assert call(source, out) == call(source, tmp_path / "whole") == 0
+    assert everything(out) == everything(tmp_path / "whole")
+
+
+def wait_for(condition, seconds=60):
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_lost_lines_of_the_journal_are_made_again(source, tmp_path):
+    for i in range(3):
+        picture(source / f"{i}.png", seed=i)
+    assert call(source, tmp_path / "out", "--image-size", 16) == 0
+    before, journal = everything(tmp_path / "out"), tmp_path / "out" / ".progress.jsonl"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(b"".join([*lines[:2], bytes(len(lines[2]) - 1) + b"\n", lines[3]]))
+    assert call(source, tmp_path / "out", "--image-size", 16) == 0
+    assert everything(tmp_path / "out") == before and journal.read_bytes().splitlines(keepends=True) == lines
 
 
 def test_skip_existing_keeps_what_is_there(source, tmp_path):
