@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from torch.nn import functional
 
+from data.ranges import from_unit, to_unit
+
 
 class Block(nn.Module):
     def __init__(self, into: int, out: int, groups: int, eps: float):
@@ -50,6 +52,7 @@ class AutoencoderKL(nn.Module):
     """Images [B,channels,H,W] <-> latents [B,latent,H/f,W/f]; the latent is the posterior's mean. A first stage itself.
 
     widths, blocks, attention: per level. middle: attention at the lowest resolution of encoder and decoder.
+    unit_range: its own images lie in [0, 1], as those of MONAI's bundles do; those given and answered here lie in [-1, 1].
     """
 
     def __init__(
@@ -62,8 +65,10 @@ class AutoencoderKL(nn.Module):
         middle: tuple[bool, bool] = (True, True),
         groups: int = 32,
         eps: float = 1e-6,
+        unit_range: bool = False,
     ):
         super().__init__()
+        self.unit_range = unit_range
         self.factor, last = 2 ** (len(widths) - 1), len(widths) - 1
 
         def level(i: int, into: int) -> list[nn.Module]:
@@ -90,13 +95,14 @@ class AutoencoderKL(nn.Module):
         self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.quant_conv_mu(self.encoder(image))
+        return self.posterior(image)[0]
 
     def posterior(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the latent."""
-        h = self.encoder(image)
+        h = self.encoder(to_unit(image) if self.unit_range else image)
         return self.quant_conv_mu(h), self.quant_conv_log_sigma(h).clamp(-30, 20)
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         """quantize: for first stages that can; a KL model has nothing to quantise."""
-        return self.decoder(self.post_quant_conv(z))
+        image = self.decoder(self.post_quant_conv(z))
+        return from_unit(image) if self.unit_range else image

@@ -41,14 +41,15 @@ class ContinuousVP(EDM):
 
 
 class UnitRange(nn.Module):
-    """A denoiser of images in [0, 1] (PaDIS) as one of images in [-1, 1]: D(x, s) = 2 D01((x+1)/2, s/2) - 1."""
+    """A denoiser of images in [0, 1] (PaDIS, MONAI) as one of images in [-1, 1]: D(x, s) = 2 D01((x+1)/2, s/2) - 1."""
 
     def __init__(self, denoiser: nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
-        return from_unit(self.denoiser(to_unit(x), sigma / 2, label, position))
+        place = () if position is None else (position,)  # only patch networks take one
+        return from_unit(self.denoiser(to_unit(x), sigma / 2, label, *place))
 
 
 class Whole(nn.Module):

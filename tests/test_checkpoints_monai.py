@@ -3,10 +3,11 @@ where it is installed (pip install monai; seen to agree with 1.6.1)."""
 
 import pytest
 import torch
-from foreign import close, normal, randomise, scaled_linear, vp
+from foreign import close, count, fits, golden, normal, randomise, scaled_linear, vp
 from published_monai import AutoencoderKL, DiffusionModelUNet
 
-from ldm import checkpoints
+from ldm import checkpoints, config
+from ldm.checkpoints import monai
 
 STAGE = {
     "spatial_dims": 2,
@@ -39,7 +40,14 @@ def test_latent_diffusion_bundle(tmp_path, old):
     unet = randomise(DiffusionModelUNet(3, [16, 32, 48], 1, [False, True, True], 16, groups=16, old=old), seed=2)
     torch.save(stage.state_dict(), tmp_path / "autoencoder.pt")
     torch.save({"state_dict": unet.state_dict()}, tmp_path / "diffusion.pt")
-    settings = {"autoencoder": STAGE, "diffusion": UNET, "scheduler": SCHEDULER, "size": 16, "scale_factor": 0.5}
+    settings = {
+        "autoencoder": STAGE,
+        "diffusion": UNET,
+        "scheduler": SCHEDULER,
+        "size": 16,
+        "scale_factor": 0.5,
+        "unit_range": False,
+    }
     prior = checkpoints.load(tmp_path / "diffusion.pt", settings | {"autoencoder_file": "autoencoder.pt"})
     x, image = normal(2, 3, 16, 16), normal(1, 1, 32, 32)
     for t in (0, 999):
@@ -49,9 +57,45 @@ def test_latent_diffusion_bundle(tmp_path, old):
     with torch.no_grad():
         assert close(prior.encode(image), stage.encode(image) * 0.5) and close(prior.decode(x), stage.decode(x / 0.5))
         assert close(
-            checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": STAGE}).encode(image), stage.encode(image)
+            checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": STAGE, "unit_range": False}).encode(image),
+            stage.encode(image),
         )
     assert prior.image_shape == (1, 32, 32)
+
+
+def test_networks_of_images_in_the_unit_range(tmp_path):
+    """Given and answered in [-1, 1]: x = 2 u - 1 of the network's u, whose noise is half as large."""
+    stage = randomise(AutoencoderKL(1, 3, [16, 32], 2, [False, True], groups=16))
+    unet = randomise(DiffusionModelUNet(3, [16, 32, 48], 1, [False, True, True], 16, groups=16), seed=2)
+    torch.save(stage.state_dict(), tmp_path / "autoencoder.pt")
+    torch.save(unet.state_dict(), tmp_path / "diffusion.pt")
+    ours = checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": STAGE, "unit_range": True})
+    image, x = normal(1, 1, 32, 32), normal(2, 3, 16, 16)
+    with torch.no_grad():
+        assert close(ours.encode(image), stage.encode((image + 1) / 2)) and close(ours.decode(x), 2 * stage.decode(x) - 1)
+    settings = {"diffusion": UNET, "scheduler": SCHEDULER, "size": 16, "unit_range": True}
+    prior = checkpoints.load(tmp_path / "diffusion.pt", settings)
+    table = scaled_linear(0.0015, 0.0195)
+    for t, limit in ((0, prior.sigma_min), (999, prior.sigma_max)):
+        sigma, expected = vp(unet, (x + 1) / 2, t, table)
+        assert abs(limit / (2 * float(sigma[0])) - 1) < 1e-6
+        with torch.no_grad():
+            assert close(prior.denoise(x, 2 * sigma), 2 * expected - 1)
+
+
+def test_a_published_bundle_at_full_size():
+    """brats_mri_axial_slices_generative_diffusion of MONAI's model zoo, in the names of the release it was made with."""
+    wide = {**STAGE, "latent_channels": 1, "channels": [64, 128, 256], "attention_levels": [False] * 3, "norm_num_groups": 32}
+    deep = {**UNET, "in_channels": 1, "out_channels": 1, "channels": [32, 64, 128, 256], "num_res_blocks": 2}
+    deep |= {"attention_levels": [False, True, True, True], "num_head_channels": [0, 32, 32, 32], "norm_num_groups": 32}
+    with torch.device("meta"):
+        stage = AutoencoderKL(1, 1, [64, 128, 256], 2, [False] * 3, old=True)
+        unet = DiffusionModelUNet(1, [32, 64, 128, 256], 2, [False, True, True, True], 32, old=True)
+        ours = config.build(monai.stage(wide, True, "x")), config.build(monai.unet(deep, 64, "x"))
+    golden("monai-brats-autoencoder", stage), golden("monai-brats-diffusion", unet)
+    assert [count(stage), count(unet)] == [count(one) for one in ours]
+    fits(monai.renamed(stage.state_dict(), monai.AUTOENCODER), ours[0])
+    fits(monai.renamed(unet.state_dict(), monai.UNET), ours[1])
 
 
 def test_what_has_no_exact_counterpart_is_refused(tmp_path):
@@ -59,6 +103,7 @@ def test_what_has_no_exact_counterpart_is_refused(tmp_path):
     torch.save(unet.state_dict(), tmp_path / "diffusion.pt")
     for settings, message in [
         (None, "give `diffusion:`"),
+        ({"diffusion": UNET, "size": 16}, "give unit_range: true if its images lay in"),
         (
             {"diffusion": UNET | {"num_res_blocks": [1, 1, 2]}, "size": 16},
             "num_res_blocks that differ by level: not supported",
@@ -89,7 +134,7 @@ def test_autoencoder_of_monai_itself(tmp_path, changed):
     arguments = STAGE | changed
     theirs = randomise(nets.AutoencoderKL(**arguments))
     torch.save(theirs.state_dict(), tmp_path / "autoencoder.pt")
-    ours = checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": arguments})
+    ours = checkpoints.first_stage(tmp_path / "autoencoder.pt", {"autoencoder": arguments, "unit_range": False})
     image = normal(2, arguments["in_channels"], 32, 48)
     with torch.no_grad():
         mean, deviation = theirs.encode(image)
@@ -113,7 +158,9 @@ def test_diffusion_network_of_monai_itself(tmp_path, changed):
     arguments = UNET | changed | {"out_channels": changed.get("in_channels", 3)}
     theirs, scheduler = randomise(nets.DiffusionModelUNet(**arguments)), DDPMScheduler(**SCHEDULER)
     torch.save(theirs.state_dict(), tmp_path / "diffusion.pt")
-    prior = checkpoints.load(tmp_path / "diffusion.pt", {"diffusion": arguments, "scheduler": SCHEDULER, "size": 16})
+    prior = checkpoints.load(
+        tmp_path / "diffusion.pt", {"diffusion": arguments, "scheduler": SCHEDULER, "size": 16, "unit_range": False}
+    )
     assert close(prior.alpha_bar, scheduler.alphas_cumprod.double())
     x = normal(2, arguments["in_channels"], 16, 24)
     for t in (0, 400, 999):

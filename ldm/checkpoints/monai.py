@@ -5,8 +5,9 @@ Bundles hold bare state dicts, so config must say what they are, under the names
     autoencoder: {in_channels, latent_channels, channels, num_res_blocks, attention_levels, norm_num_groups, norm_eps, ...}
     diffusion:   {in_channels, channels, num_res_blocks, attention_levels, num_head_channels, norm_num_groups, norm_eps}
     scheduler:   {schedule, beta_start, beta_end, num_train_timesteps, prediction_type}
-    size: 64     autoencoder_file: autoencoder.pt     scale_factor: 0.3
+    size: 64     autoencoder_file: autoencoder.pt     scale_factor: 0.3     unit_range: true
 
+unit_range says whether the images it was trained on lay in [0, 1], as those of MONAI's bundles do, or in [-1, 1] (false).
 With `diffusion` the file is a prior (a latent one if `autoencoder_file` is given too), else an autoencoder.
 """
 
@@ -22,6 +23,7 @@ from ldm.checkpoints.described import Described, node, under
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import weights
+from ldm.schedule import Table, sigma_of
 
 TABLES = {"linear_beta": "linear", "scaled_linear_beta": "scaled_linear"}
 PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
@@ -65,11 +67,12 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     autoencoder, diffusion = o.take("autoencoder", dict, None), o.take("diffusion", dict, None)
     scheduler, size = o.take("scheduler", dict, {}), o.take("size", int, None)
     file, scale = o.take("autoencoder_file", str, None), o.take("scale_factor", float, 1.0)
+    unit = o.take("unit_range", bool, None)
     o.finish()
     if "quant_conv_mu.conv.weight" in state:
         if autoencoder is None:
             raise ValueError(f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`")
-        return Described("first_stage", stage(autoencoder, path), renamed(plain(state), AUTOENCODER), path)
+        return Described("first_stage", stage(autoencoder, unit, path), renamed(plain(state), AUTOENCODER), path)
     if diffusion is None or size is None:
         raise ValueError(
             f"{path}: a MONAI DiffusionModelUNet; give `diffusion:` (its constructor's arguments) and `size:` as config"
@@ -80,19 +83,37 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
         denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
         shape=[inner["params"]["in_channels"], size, size],
     )
-    found = under("denoiser.network.", renamed(plain(state), UNET))
+    found = renamed(plain(state), UNET)
     if file is None:
-        return Described("prior", node("ldm.denoiser.Prior", **params), found, path)
+        return _pixel(path, params, table, found, _said(unit, path))
     if autoencoder is None:
         raise ValueError(f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments")
     place = next((p for p in (path.parent / file, Path(file)) if p.is_file()), Path(file))
-    params |= dict(first_stage=stage(autoencoder, path), scale=scale, image_channels=autoencoder["in_channels"])
+    params |= dict(first_stage=stage(autoencoder, unit, path), scale=scale, image_channels=autoencoder["in_channels"])
     content = weights(place)
-    found |= under("first_stage.", renamed(plain(content.get("state_dict", content)), AUTOENCODER))
+    found = under("denoiser.network.", found) | under(
+        "first_stage.", renamed(plain(content.get("state_dict", content)), AUTOENCODER)
+    )
     return Described("prior", node("ldm.latent.LatentPrior", **params), found, path)
 
 
-def stage(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _said(unit: bool | None, path: Path) -> bool:
+    if unit is None:
+        raise ValueError(f"{path}: give unit_range: true if its images lay in [0, 1] (MONAI's bundles), false if in [-1, 1]")
+    return unit
+
+
+def _pixel(path: Path, params: dict[str, Any], table: dict[str, Any], found: Mapping[str, Tensor], unit: bool) -> Described:
+    """A diffusion model of images themselves; in units of [-1, 1] the noise levels of one of [0, 1] are doubled."""
+    if not unit:
+        return Described("prior", node("ldm.denoiser.Prior", **params), under("denoiser.network.", found), path)
+    low, high = (2 * sigma_of(Table(**table["params"]).alpha_bar()[[0, -1]])).tolist()
+    denoiser = node("ldm.preconditioning.UnitRange", denoiser=params["denoiser"])
+    prior = node("ldm.denoiser.Prior", **{**params, "denoiser": denoiser, "sigma_min": low, "sigma_max": high})
+    return Described("prior", prior, under("denoiser.denoiser.network.", found), path)
+
+
+def stage(arguments: Mapping[str, Any], unit: bool | None, path: Path) -> dict[str, Any]:
     """MONAI's AutoencoderKL as ours."""
     o = Options(arguments, path, ignored=(*DETAILS, "out_channels"))
     widths = o.take("channels", list, None) or o.take("num_channels", list)
@@ -108,6 +129,7 @@ def stage(arguments: Mapping[str, Any], path: Path) -> dict[str, Any]:
         middle=middle,
         groups=o.take("norm_num_groups", int, 32),
         eps=o.take("norm_eps", float, 1e-6),
+        unit_range=_said(unit, path),
     )
     _two_dimensional(o)
     return built
