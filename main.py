@@ -7,6 +7,7 @@
     --compile            torch.compile the networks                --channels-last      their memory layout
     --plugin MODULE...   let targets come from modules of your own
     --<Trainer argument> VALUE    any of Lightning's: --max_steps 1000 --precision bf16-mixed --devices 2 ...
+                         --strategy fsdp splits a diffusion network and its optimiser over the devices
     key=value            overrides, e.g. model.params.optimiser.params.lr=1e-4
 
 Dashes and underscores are the same. Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
@@ -30,7 +31,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm import checkpoints as weights
 from ldm import config as configuration
-from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, StopOnNaN
+from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
 
@@ -139,10 +140,11 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
         ModelCheckpoint(place, "best", monitor="val/loss", enable_version_counter=False),
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
+    asked = dict(config["trainer"])
+    if asked.get("strategy") == "fsdp":
+        asked["strategy"] = Sharded()
     try:
-        return pl.Trainer(
-            **config["trainer"], default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks
-        )
+        return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
     except (TypeError, MisconfigurationException) as error:
         raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
 

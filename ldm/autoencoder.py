@@ -65,6 +65,10 @@ class Autoencoder(pl.LightningModule):
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:
+            raise ValueError("--strategy fsdp splits diffusion networks; an autoencoder trains with --strategy ddp")
+
     def on_fit_start(self) -> None:
         if self.perceptual is None:
             rank_zero_info("perceptual loss: off, since no weights are given (model.params.perceptual, ldm.perceptual.LPIPS)")

@@ -12,8 +12,9 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.utilities import rank_zero_only
+from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torchvision.utils import make_grid
 
 from data.ranges import to_report
@@ -48,12 +49,38 @@ class Averaging(pl.Callback):
         self.ema.swap(module)
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = {k: v.cpu().clone() for k, v in self.ema.weights.items()}
+        checkpoint["ema"] = {k: whole(v).cpu().clone() for k, v in self.ema.weights.items()}
         checkpoint["ema_images"] = self.ema.seen
 
     def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        self.ema.weights = {k: v.clone() for k, v in checkpoint["ema"].items()}
+        state = module.state_dict()
+        self.ema.weights = {k: split_like(state[k], v.clone()) for k, v in checkpoint["ema"].items()}
         self.ema.seen = checkpoint["ema_images"]
+
+
+class Sharded(ModelParallelStrategy):
+    """`--strategy fsdp`: weights, gradients, averages and the optimiser's moments of the network are split over all processes
+    (torch's fully_shard; on GPUs with NCCL, on CPUs with gloo). Checkpoints are whole, as without it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that is split over the processes; they must all ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def split_like(other: Tensor, tensor: Tensor) -> Tensor:
+    """This process's part of a tensor that all have, if `other` is split."""
+    if not isinstance(other, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 class AtomicSave(TorchCheckpointIO):
@@ -98,12 +125,11 @@ class Last(pl.Callback):
         self.path, self.every = path, every
         self.saved, self.asked = -1, False
 
-    def setup(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
-
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         step = trainer.global_step
@@ -142,10 +168,9 @@ class Pictures(pl.Callback):
         if index == 0:
             self.image = batch["image"][: self.count]
 
-    @rank_zero_only
     def on_validation_epoch_end(self, trainer, module) -> None:
-        if self.image is None or trainer.logger is None:
+        if self.image is None or trainer.logger is None or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
-        for name, rows in module.pictures(self.image).items():
+        for name, rows in module.pictures(self.image).items():  # a network that is split needs every process
             grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.image))
-            trainer.logger.experiment.add_image(name, grid, trainer.global_step)
+            trainer.logger.experiment.add_image(name, grid, trainer.global_step)  # of the first process; elsewhere nothing

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from data.seeding import Noise
 from ldm import schedule
@@ -67,6 +68,15 @@ class PixelDiffusion(pl.LightningModule):
         return self.optimiser.configure(
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
+
+    def configure_model(self) -> None:
+        """Under --strategy fsdp, split the network's weights over the processes, block by block."""
+        if self.device_mesh is not None and not isinstance(self.denoiser.network, FSDPModule):
+            network, mesh = self.denoiser.network, self.device_mesh["data_parallel"]
+            rows = [child for child in network.children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))]
+            for block in (block for row in rows for block in row.children()):
+                fully_shard(block, mesh=mesh)
+            fully_shard(network, mesh=mesh)
 
     def compile_networks(self) -> None:
         self.denoiser.network.compile()

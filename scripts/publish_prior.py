@@ -154,7 +154,7 @@ def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[st
 
 def publish(options: argparse.Namespace) -> None:
     described = checkpoints.describe(options.checkpoint)
-    if described.node["target"].endswith("LatentPrior"):
+    if "first_stage" in described.node["params"]:
         described = with_first_stage(described, options.first_stage, options.validation)
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)

@@ -141,12 +141,34 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     assert not list((tmp_path / "p" / "pixel" / "checkpoints").glob(".*"))
 
 
-def test_out_of_memory_says_what_to_lower(data, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes."),
+        MemoryError("Unable to allocate 4.00 PiB"),
+    ],
+    ids=["gpu", "cpu", "numpy"],
+)
+def test_out_of_memory_says_what_to_lower(error, data, tmp_path, capsys, monkeypatch):
     def exhausted(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        raise error
 
     monkeypatch.setattr("ldm.diffusion.PixelDiffusion.loss", exhausted)
     assert "lower data.params.batch_size" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
+    monkeypatch.setattr("ldm.diffusion.PixelDiffusion.loss", lambda *_: torch.zeros(2).view(3))
+    with pytest.raises(RuntimeError, match="invalid for input of size"):  # a defect is not a lack of memory
+        main.main(arguments(data, tmp_path / "defect", "pixel"))
+
+
+def test_a_bad_image_in_a_loaders_worker_is_one_line(data, tmp_path, capsys, monkeypatch):
+    """Its error comes with the worker's traceback; the reason is the last line of it."""
+    monkeypatch.setattr("data.datamodule.MEMORY", 0)  # read by the workers, not beforehand
+    (tmp_path / "scan.png").write_bytes(b"no picture")
+    (tmp_path / "train.csv").write_text(f"path\n{data}/s0.png\nscan.png\n")
+    more = [f"data.params.train={tmp_path}/train.csv", "data.params.num_workers=1", "--max_steps", "2"]
+    line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more))
+    assert "scan.png" in line and "Caught" not in line and "Traceback" not in line
 
 
 def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys):
