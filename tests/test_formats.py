@@ -16,7 +16,8 @@ from data.formats import Image, Meta
 RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**23), 2**23), "bool": (0, 1)}
 CASES = [
     (".png", "uint8", 1), (".png", "uint8", 3), (".png", "uint16", 1), (".png", "uint16", 3),
-    (".tif", "uint8", 1), (".tif", "uint8", 3), (".tif", "uint16", 1), (".tif", "int16", 1), (".tif", "int32", 1),
+    (".bmp", "uint8", 1), (".bmp", "uint8", 3), (".tif", "uint8", 1), (".tif", "uint8", 3),
+    (".tif", "uint16", 1), (".tif", "int16", 1), (".tif", "int32", 1),
     (".tif", "float32", 1), (".tif", "uint16", 3),
     (".npy", "uint8", 1), (".npy", "int16", 3), (".npy", "float64", 1), (".npy", "bool", 1), (".npz", "float32", 3),
     (".npz", "uint16", 1),

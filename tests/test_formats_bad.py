@@ -28,7 +28,7 @@ GRAY = np.arange(600, dtype=np.uint8).reshape(20, 30)
 def good(folder: Path, suffix: str) -> Path:
     """A sound little file of each format."""
     path = folder / f"good{suffix}"
-    dtype = {".jpg": "uint8", ".zip": "uint8"}.get(
+    dtype = {".jpg": "uint8", ".bmp": "uint8", ".zip": "uint8"}.get(
         suffix, "int16" if suffix in (".nii", ".nii.gz", ".nrrd", ".dcm") else "uint16"
     )
     pixels = torch.tensor(np.random.default_rng(0).integers(0, 255, (1, 20, 30))).float()
@@ -49,7 +49,7 @@ def refuse(path: Path, *words: str, index: int | None = None) -> None:
             assert word in line, line
 
 
-PACKED = [".png", ".jpg", ".tif", ".dcm", ".nii", ".nii.gz", ".nrrd", ".npy", ".npz", ".zip", ".h5", ".mat"]
+PACKED = [".png", ".jpg", ".bmp", ".tif", ".dcm", ".nii", ".nii.gz", ".nrrd", ".npy", ".npz", ".zip", ".h5", ".mat"]
 
 
 @pytest.mark.parametrize("suffix", PACKED)
