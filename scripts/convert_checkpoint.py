@@ -12,6 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -53,15 +54,26 @@ def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool
             raise ValueError(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
 
 
-def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+class Parser(argparse.ArgumentParser):
+    """Mistakes are one line, without the usage before it."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"convert_checkpoint.py: {message}\n")
+
+
+def arguments() -> Parser:
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weight file or model folder")
     parser.add_argument("folder", type=Path, help="new folder to write")
     parser.add_argument("--config", help="YAML with what a foreign file does not say")
     parser.add_argument("--raw", action="store_true", help="the raw weights, not their moving average")
     parser.add_argument("--half", action="store_true", help="store float16")
     parser.add_argument("--verify", action="store_true", help="compare outputs before and after (priors)")
-    options = parser.parse_args(argv)
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    options = arguments().parse_args(argv)
     try:
         described = checkpoints.describe(options.source, options.config, ema=not options.raw)
         described.build()  # every key and shape is checked before anything is written
