@@ -15,7 +15,7 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).resolve().parent)]
 
-SUBJECTS = ("operators", "train", "solvers")  # each has its rows in scripts/benchmark_<subject>.py
+SUBJECTS = ("operators", "train", "solvers", "forms", "sample")  # each has its rows in scripts/benchmark_<subject>.py
 
 
 def main() -> int:
