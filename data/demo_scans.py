@@ -8,6 +8,7 @@ It watches training and measures nothing.
 
 import csv
 import gzip
+import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import pydicom
 from PIL import Image
 
 from data.archives import WHEEL, Archive, sha256
+from data.formats import commit
 from data.manifest import COLUMNS
 
 SIZE = 256
@@ -178,10 +180,17 @@ def prepare(source: Path, output: Path) -> dict[str, list[dict]]:
                 continue
             image_id = f"{scan.subject}-{orientation}-{position:03d}"
             name = f"{split}/{image_id}.png"
-            Image.fromarray(np.round(picture * 65535).astype(np.uint16)).save(output / name)
+            save(picture, output / name)
             rows[split].append(row(output, name, image_id, scan.subject, split, (0, 65535), LABELS[scan.modality]))
     write_manifests(output, rows)
     return rows
+
+
+def save(picture: np.ndarray, path: Path) -> None:
+    """[H, W] in [0, 1] -> 16-bit PNG, whole or not at all: a training may be reading the old one."""
+    content = io.BytesIO()
+    Image.fromarray(np.round(picture * 65535).astype(np.uint16)).save(content, "png")
+    commit(path, content.getvalue())
 
 
 def row(
@@ -202,9 +211,10 @@ def row(
 def write_manifests(folder: Path, rows: dict[str, list[dict]]) -> None:
     """For every split `<split>.csv` with all columns, and `<split>_images.txt`, one relative path per line."""
     for split, content in rows.items():
-        with (folder / f"{split}.csv").open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(content)
+        table = io.StringIO(newline="")
+        writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(content)
+        commit(folder / f"{split}.csv", table.getvalue().encode())
         paths = dict.fromkeys(row["path"] for row in content)  # a volume once
-        (folder / f"{split}_images.txt").write_text("".join(f"{path}\n" for path in paths))
+        commit(folder / f"{split}_images.txt", "".join(f"{path}\n" for path in paths).encode())

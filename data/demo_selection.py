@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from data.demo_scans import CT_WINDOW, LABELS, MR_PERCENTILES, SIZE, row, volume, write_manifests
+from data.demo_scans import CT_WINDOW, LABELS, MR_PERCENTILES, SIZE, row, save, volume, write_manifests
 
 CT = range(20, 60, 5)
 MR_PICTURES = range(3, 14)
@@ -85,7 +85,7 @@ def _mr(path: Path, folder: Path) -> list[dict]:
     for k in MR_PICTURES:
         image_id = f"brain2-ax-{k:03d}"
         unit = ((upright[:, :, k].T - low) / (high - low)).clip(0, 1)
-        Image.fromarray(np.round(unit * 65535).astype(np.uint16)).save(folder / f"{image_id}.png")
+        save(unit, folder / f"{image_id}.png")
         rows.append(row(folder, f"{image_id}.png", image_id, "brain2", "test", (0, 65535), LABELS["MR"]))
     affine = np.diag([-1.0, -1.0, 1.0, 1.0])  # NRRD counts to the left and back, NIfTI to the right and front
     directions = header["space directions"]
