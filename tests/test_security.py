@@ -80,6 +80,15 @@ def zip_with(path, entries, compression=zipfile.ZIP_STORED):
             archive.writestr(name, content)
 
 
+def archive(path, content):
+    """A torch archive of no tensors with this pickle in it."""
+    file = io.BytesIO()
+    torch.save({}, file)
+    with zipfile.ZipFile(file) as sound:
+        entries = {entry.filename: sound.read(entry) for entry in sound.infolist()}
+    zip_with(path, {name: content if name.endswith("data.pkl") else other for name, other in entries.items()})
+
+
 def pickled_as(module, name, arguments):
     """{"ema": module.name(*arguments)}, whether or not such a module exists here."""
     called = b"".join(b"\x8c" + bytes([len(word)]) + word.encode() for word in (module, name)) + b"\x93"
@@ -171,6 +180,43 @@ def corpus(place, trap):
         "cannot be read safely",
         lambda p: p.write_bytes(b"\x80\x04\x8e" + struct.pack("<Q", 1 << 44) + b"x."),
     )
+
+    def called(module, name, arguments, copies=1, before=b""):
+        """A list of `copies` results of module.name(*arguments), as the pickle of a torch archive."""
+        one = f"c{module}\n{name}\n".encode() + arguments + b"R"
+        return lambda p: archive(p, b"\x80\x02" + before + b"}X\x01\0\0\0a](" + copies * one + b"es.")
+
+    number = struct.pack("<BBq", 0x8A, 8, 1 << 30)
+    case("gigabyte_of_bytes", ".ckpt", "has no place", called("__builtin__", "bytearray", number + b"\x85"))
+    case(
+        "gigabyte_storage", ".ckpt", "has no place|not a constructor", called("torch.storage", "UntypedStorage", number + b"\x85")
+    )
+    pairs = b"](" + b"".join(b"K" + bytes([i]) + b"N\x86" for i in range(200)) + b"eq\x000"
+    ordered = called("collections", "OrderedDict", b"h\x00\x85", 20_000, pairs)
+    case("copies_of_a_dictionary", ".ckpt", "cannot be read safely", ordered)
+    shape = b"(" + b"K\x01" * 200 + b"tq\x000"
+    case("copies_of_a_shape", ".ckpt", "200 dimensions", called("torch", "Size", b"h\x00\x85", 20_000, shape))
+    word = b"X" + struct.pack("<I", 1 << 16) + b"x" * (1 << 16) + b"q\x000"
+    encoded = called("_codecs", "encode", b"h\x00X\x06\0\0\0utf-32\x86", 2000, word)  # left inert, it takes nothing
+    case("copies_of_a_string", ".ckpt", "not known", encoded)
+    case(
+        "many_operations",
+        ".pkl",
+        "more than 400000 operations",
+        lambda p: p.write_bytes(b"\x80\x02(" + b"}" * 500_000 + b"l."),
+    )
+    names = b"".join(b"cnumpy\nn%d\n" % i for i in range(1100))
+    case("many_names", ".pkl", "more than 1000 classes", lambda p: p.write_bytes(b"\x80\x02(" + names + b"l."))
+
+    def enlarged(path):
+        """A tensor of a gigabyte in a storage of four bytes that, read from a file of before 1.6, could grow."""
+        file = io.BytesIO()
+        torch.save({"state_dict": {"a": torch.ones(300)[:1]}}, file, _use_new_zipfile_serialization=False)
+        raw, view = file.getvalue(), b"K\x01\x85q"
+        assert view in raw
+        path.write_bytes(raw.replace(view, b"\x8a\x04" + struct.pack("<I", 1 << 28) + view[2:]))
+
+    case("enlarged_storage", ".pt", "a tensor of .* in a storage of 1200 bytes", enlarged)
 
     whole = io.BytesIO()
     torch.save({"state_dict": {"a": torch.ones(50_000)}}, whole)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ldm.checkpoints.described import Described, node, under
 from ldm.checkpoints.options import Options
-from ldm.checkpoints.reading import Inert
+from ldm.checkpoints.unpickling import Inert
 
 PRECONDITIONERS = {
     "EDMPrecond": "ldm.denoiser.EDM",

@@ -1,19 +1,16 @@
 """Reading files of unknown origin: tensors and plain values come out; nothing a file contains is ever executed.
 
 A weight file is recognised by its first bytes, never by its name, checked for what it claims before anything is unpacked,
-and read by safetensors, by `torch.load(weights_only=True)`, or by an unpickler that builds nothing but tensors, plain
-containers and inert placeholders. Whatever goes wrong inside a foreign file is one ValueError of one line.
+and read by safetensors or by an unpickler that builds nothing but tensors, plain containers and inert placeholders. That is
+stricter than `torch.load(weights_only=True)`, which also calls `bytearray(n)` and codecs: a kilobyte of file can ask those
+for gigabytes. Whatever goes wrong inside a foreign file is one ValueError of one line.
 """
 
-import io
 import json
-import pickle
-import types
 import zipfile
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 import yaml
@@ -21,9 +18,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ldm.checkpoints.unpickling import DTYPES, INERT, Unpickler
+
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that opens torch files before 1.6
 TEXT_LIMIT = 256 << 10  # bytes of YAML or JSON; published model descriptions are a few kB
-DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
 
 
 def weights(path: str | Path) -> dict[str, Any]:
@@ -123,11 +121,8 @@ def _archive(path: Path) -> Any:
 
 
 def _torch(path: Path, mmap: bool = False) -> Any:
-    """`weights_only`; files whose pickle names other classes (old Lightning callbacks) are read with those left inert."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except pickle.UnpicklingError:
-        return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap, pickle_module=INERT)
+    """Storages are read by torch, the pickle that refers to them by the unpickler below, whatever classes it names."""
+    return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap, pickle_module=INERT)
 
 
 def _pickle(path: Path) -> Any:
@@ -151,100 +146,3 @@ def finite(tensor: Tensor) -> bool:
     """Whether every entry is finite: the sum says so at once, unless it overflows itself."""
     total = tensor.detach().sum(dtype=torch.promote_types(tensor.dtype, torch.float32))
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
-
-
-STORED = (  # what training programs leave in their files beside tensors: trainer state, options, the networks of EDM
-    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "argparse.Namespace", "ldm.", "taming."),
-    *("torch.nn.modules.", "torch.optim.", "torch_utils.persistence.", "dnnlib.util.", "training.", "numpy.", "_codecs.encode"),
-    *("collections.", "typing.", "pathlib.", "copyreg._reconstructor", "builtins.object", "builtins.set", "builtins.dict"),
-)
-
-
-class Inert:
-    """Stands for an object of a class that is not built: remembers its name, arguments, state and items; does nothing."""
-
-    args: tuple[Any, ...]
-    state: Any
-    items: dict[Any, Any]
-
-    def __new__(cls, *args: Any, **options: Any) -> "Inert":
-        self = object.__new__(cls)
-        self.args, self.state, self.items = args, options, {}
-        return self
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-    def append(self, value: Any) -> None:
-        self.items[len(self.items)] = value
-
-
-def inert(module: str, name: str) -> type[Inert]:
-    """A placeholder class that carries the name of the one the file asked for, if training programs do store such objects."""
-    if not f"{module}.{name}".startswith(STORED):
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place in a weight file")
-    return type(name.rpartition(".")[2] or "Inert", (Inert,), {"__module__": module})
-
-
-def _storage(content: bytes) -> Any:
-    """A tensor storage pickled inside a pickle is a small torch file of its own."""
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-
-
-def _parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
-
-
-def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
-    return torch.empty(0, dtype=storage.dtype).set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
-
-
-ALLOWED: dict[tuple[str, str], Any] = {
-    ("collections", "OrderedDict"): OrderedDict,
-    ("torch", "Size"): torch.Size,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch._utils", "_rebuild_tensor"): _tensor,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    **{("torch", str(dtype).removeprefix("torch.")): dtype for dtype in DTYPES},
-}
-
-
-PurePython: Any = pickle._Unpickler  # type: ignore[attr-defined]  # the one in C can be made to allocate gigabytes of memo
-
-
-class Unpickler(PurePython):
-    """Builds tensors, containers and placeholders. Other names become Inert classes of that name, or are refused."""
-
-    def __init__(self, file: BinaryIO, **options: Any):
-        super().__init__(file, **{"encoding": "latin1", **options})
-
-    def find_class(self, module: str, name: str) -> Any:
-        return ALLOWED.get((module, name)) or inert(module, name)
-
-    def load_build(self) -> None:
-        """State is given to placeholders and ordered dictionaries only: on a function it would change the function."""
-        if not isinstance(self.stack[-2], (Inert, OrderedDict)):
-            raise pickle.UnpicklingError(f"state for a {type(self.stack[-2]).__name__}")
-        super().load_build()
-
-    def load_reduce(self) -> None:
-        function = self.stack[-2]
-        if function not in ALLOWED.values() and not (isinstance(function, type) and issubclass(function, Inert)):
-            raise pickle.UnpicklingError("call of something that is not a constructor")
-        super().load_reduce()
-
-    dispatch = {**PurePython.dispatch, pickle.BUILD[0]: load_build, pickle.REDUCE[0]: load_reduce}
-
-
-def _load(file: BinaryIO, **options: Any) -> Any:
-    return Unpickler(file, **options).load()
-
-
-INERT = types.SimpleNamespace(Unpickler=Unpickler, load=_load, __name__="inert")
