@@ -242,6 +242,27 @@ def test_full_size_layouts_and_counts():
     fits(FULL.weights(source.state_dict()), target), fits(state, stage)
 
 
+@pytest.mark.parametrize(
+    "name,z,codes,mult,attends",
+    [
+        ("vq-f8", 4, 16384, (1, 2, 2, 4), [32]),
+        ("kl-f4", 3, None, (1, 2, 4), []),
+        ("kl-f16", 16, None, (1, 1, 2, 2, 4), [16]),
+        ("kl-f32", 64, None, (1, 1, 2, 2, 4, 4), [16, 8]),
+    ],
+)
+def test_first_stages_at_full_size(name, z, codes, mult, attends):
+    """The YAMLs of the published archives; nothing is missing and nothing is left."""
+    net = {"z_channels": z, "resolution": 256, "ch": 128, "ch_mult": list(mult), "num_res_blocks": 2}
+    described = {"embed_dim": z, "ddconfig": {**net, "attn_resolutions": attends}} | ({"n_embed": codes} if codes else {})
+    levels = tuple(i for i in range(len(mult)) if 256 >> i in attends)
+    with torch.device("meta"):
+        source = Autoencoder(mult=mult, z=z, embed=z, codes=codes, attends=levels)
+        node, state = image_autoencoder.describe(described, source.state_dict(), name)
+        fits(state, config.build(node))
+    golden(name, source)
+
+
 def test_what_disagrees_is_one_line(tmp_path):
     unet, first = small_unet(), small_vq()
     content = lightning(unet, first, ema=unet)

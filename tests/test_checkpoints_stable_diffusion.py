@@ -124,6 +124,13 @@ def test_full_size_counts():
     fits(unet.weights(source.state_dict()), target)
 
 
+def test_full_size_text_encoders():
+    with torch.device("meta"):
+        one, two = HuggingFace(12, 768), OpenCLIP(24, 1024)
+    golden("clip-vit-l-14-text", one), golden("open-clip-vit-h-14-text", two)
+    assert count(one) == 123_060_480  # of CLIP ViT-L/14's text half, without its projection
+
+
 def save(model, folder):
     randomise(model).save_pretrained(folder)
     return model
