@@ -4,7 +4,7 @@ eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is 
 the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import exp, log
 from typing import Literal, Protocol
 
@@ -98,13 +98,13 @@ class Prior(nn.Module):
 
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class index fed at every call, or None.
-    variances: pairs of a noise level and Var[x0 | x] per state entry there, by rising level, as training measured them.
+    variances: pairs of a noise level and Var[x0 | x] per state entry there, as training measured them.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
     patched: bool = False
     gray: bool = False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
-    origin: str = ""  # digest of the weights, set by the loader and written into every result
+    _origin: str | Callable[[], str] = ""
 
     def __init__(
         self,
@@ -116,7 +116,7 @@ class Prior(nn.Module):
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.label, self.variances = denoiser, label, variances
+        self.denoiser, self.label, self.variances = denoiser, label, sorted(variances)
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
@@ -126,6 +126,18 @@ class Prior(nn.Module):
     @property
     def alpha_bar(self) -> Tensor | None:
         return getattr(self.denoiser, "alpha_bar", None)
+
+    @property
+    def origin(self) -> str:
+        """Digest of the weights, set by the loader and written into every result; taken when it is first asked for, because on
+        processors without instructions for it that lasts longer than loading."""
+        if not isinstance(self._origin, str):
+            self._origin = self._origin()
+        return self._origin
+
+    @origin.setter
+    def origin(self, value: str | Callable[[], str]) -> None:
+        self._origin = value
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

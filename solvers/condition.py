@@ -47,11 +47,11 @@ def conditioned(
     that are not linear; the mean stops at the noise level then, and the error is |A x - y|.
     """
     problem = problem.whitened()
-    operator, y, u = problem.operator, problem.y.to(m), m
+    u = m
     if noise is not None:
-        if not isinstance(v, LinearOperator):
-            u = m + spread(v, m).sqrt() * noise.like(m)
-        y = y + problem.sigma_y * operator.restrict(noise.like(y))
+        u = m if isinstance(v, LinearOperator) else m + spread(v, m).sqrt() * noise.like(m)
+        problem = problem.perturbed(noise)
+    operator, y = problem.operator, problem.y.to(m)
     s2 = noise_variance(problem, v, m)
     r = y - operator.forward(u)
     if isinstance(operator, LinearOperator) and operator.exact and is_number(v):

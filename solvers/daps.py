@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -15,9 +16,9 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import Operator, Scalar
+from solvers.operators.base import LinearOperator, Operator, Scalar
 from solvers.problem import Problem
-from solvers.state import BLACK, belief, inside, result, shown
+from solvers.state import BLACK, belief, evident, inside, result, shown
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, pf_ode, start, ve_levels
 
@@ -85,6 +86,9 @@ class DAPS:
         if self.covariance == "heuristic":
             m: Tensor = prior.denoise(x, full(sigma, x), offset)
             v: Scalar = belief(prior, sigma, self.s0)
+            if prior.kind == "pixel" and prior.variances and self.s0 is None and isinstance(seen.operator, LinearOperator):
+                u = m + sqrt(v) * noise.like(m)
+                return condition(u, evident(m, v, seen, noise), seen.perturbed(noise))
         else:
             V = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":

@@ -80,6 +80,10 @@ class Problem:
         weights = sigma_y / deviation
         return Problem(weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids)
 
+    def perturbed(self, noise: Noise) -> "Problem":
+        """y with noise of the same deviation once more, where it is measured: what perturb-and-solve draws are met with."""
+        return replace(self, y=self.y + self.sigma_y * self.operator.restrict(noise.like(self.y)))
+
     def repeat(self, k: int) -> "Problem":
         """Each image k times in a row (k posterior samples in one batch)."""
         rows = [i for i in range(len(self.ids)) for _ in range(k)]

@@ -6,13 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from data.seeding import Noise
 from ldm.crops import Crops
 from ldm.denoiser import Prior
 from ldm.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
 from ldm.frame import fit
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
-from solvers.state import belief
+from solvers.operators import SuperResolution
+from solvers.problem import Gaussian, measure
+from solvers.state import belief, evident
 
 S0 = 0.5
 
@@ -60,7 +63,7 @@ def test_the_padding_of_patches_does_not_count():
 
 
 def test_between_levels_below_and_above():
-    prior = Prior(Wiener(), (1, 8, 8), variances=[[0.1, 0.001], [1.0, 0.1]])
+    prior = Prior(Wiener(), (1, 8, 8), variances=[[1.0, 0.1], [0.1, 0.001]])  # in training's order, from the highest level down
     assert prior.variance(0.1) == pytest.approx(0.001)
     assert prior.variance(10**-0.5) == pytest.approx(0.01)
     assert prior.variance(0.01) == pytest.approx(1e-5)  # as sigma^2
@@ -76,3 +79,19 @@ def test_solvers_believe_what_was_measured():
     assert belief(Prior(Wiener(), (1, 8, 8)), 1.0) == pytest.approx(0.2)
     framed, _ = fit(prior, (1, 6, 7))
     assert belief(framed, 1.0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("error", ["white", "smooth"])
+def test_the_residual_tells_how_wrong_an_estimate_is(error):
+    """White errors of variance 0.01 are found as such, a constant one as the variance whose averages would be as large."""
+    truth, n = noise(1, 1, 128, 128), 32 * 32
+    problem = measure(SuperResolution(4), truth.double(), Gaussian(0.01), Noise(["a"], "noise"))
+    if error == "white":
+        m, expected = truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)), 0.01
+    else:
+        unit = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
+        unit[..., 16, 16] = 1
+        m, expected = truth + 0.1, 0.01 / float(problem.operator.adjoint(unit).square().sum())
+    found = evident(m.double(), 1e-6, problem, Noise(["a"], "solver"))
+    assert abs(float(found) / expected - 1) < 5 * 2 / math.sqrt(n)  # residual and probe are sums of n squares each
+    assert float(evident(m.double(), 1e3, problem, Noise(["a"], "solver"))) == 1e3
