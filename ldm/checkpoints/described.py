@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +32,7 @@ class Described:
         if self.part == "prior":
             if not isinstance(module, Prior):
                 raise ValueError(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
-            module.origin = digest(module)
+            module.origin = partial(digest, module.state_dict())
         return module
 
 

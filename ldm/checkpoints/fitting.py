@@ -78,9 +78,8 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> No
     module.requires_grad_(False).eval()
 
 
-def digest(module: nn.Module) -> str:
-    """SHA-256 over names, shapes and float32 contents of the state, so that a prior has one digest in every container."""
-    state = module.state_dict()
+def digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes and float32 contents of a state, so that a prior has one digest in every container."""
     with ThreadPoolExecutor(2) as pool:
         lines = pool.map(_line, state, state.values())
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
