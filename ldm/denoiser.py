@@ -116,7 +116,7 @@ class Prior(nn.Module):
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.label, self.variances = denoiser, label, sorted(variances)
+        self.denoiser, self.label, self.variances = denoiser, label, sorted(variances, key=lambda pair: pair[0])
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()

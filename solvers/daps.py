@@ -85,10 +85,10 @@ class DAPS:
         """An exact draw of x0 | x, y under the belief N(D(x), V)."""
         if self.covariance == "heuristic":
             m: Tensor = prior.denoise(x, full(sigma, x), offset)
-            v: Scalar = belief(prior, sigma, self.s0)
+            v: Scalar = (known := belief(prior, sigma, self.s0))
             if prior.kind == "pixel" and prior.variances and self.s0 is None and isinstance(seen.operator, LinearOperator):
-                u = m + sqrt(v) * noise.like(m)
-                return condition(u, evident(m, v, seen, noise), seen.perturbed(noise))
+                u = m + sqrt(known) * noise.like(m)
+                return condition(u, evident(m, known, seen, noise), seen.perturbed(noise))
         else:
             V = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":

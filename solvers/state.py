@@ -8,7 +8,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import condition, discrepancy
-from solvers.operators.base import norm, per_image
+from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
@@ -29,11 +29,13 @@ def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
 
 def evident(m: Tensor, v: float, problem: Problem, noise: Noise) -> Tensor:
     """The variance per image [B] that y - A m speaks for, at least v: |y - A m|^2 is sigma_y^2 n + v tr(A A^T) on average.
+    For linear operators; noise draws the probe of the trace.
 
     What a prior measured is a mean over all directions. Networks err most in the smooth ones, and those are what most
     operators measure: with v alone an average of many pixels would be trusted too much, and y not met.
     """
-    operator, y = problem.operator, problem.y.to(m)
+    operator: LinearOperator = problem.operator  # type: ignore[assignment]
+    y = problem.y.to(m)
     r, probe = y - operator.forward(m), operator.restrict(noise.like(y).sign())
     spectrum = norm(operator.adjoint(probe)) ** 2  # tr(A A^T), to a relative 1 / sqrt(n) (Hutchinson)
     return ((norm(r) ** 2 - problem.sigma_y**2 * operator.measured(y)) / spectrum).clamp_min(v)
