@@ -36,9 +36,7 @@ class DAPS:
     sigma_min: float = 0.1
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
     covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: one number for each sigma, tr/n, or whole
-    s0: float | None = (
-        None  # of s0^2 sigma^2/(s0^2+sigma^2); default: what the prior measured, else 0.5 (latents: 1)
-    )
+    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2); default: what the prior measured, else 0.5 (latents: 1)
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
