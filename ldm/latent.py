@@ -1,6 +1,7 @@
 """Latent priors: a denoiser on the latents of a frozen autoencoder. Scale and shift live here and nowhere else."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -100,10 +101,12 @@ class LatentPrior(Prior):
 
     def encode(self, image: Tensor) -> Tensor:
         image = image.expand(-1, self.image_channels, -1, -1) if self.gray else image
-        return (self.first_stage.encode(image) - self.shift) * self.scale  # type: ignore[operator]
+        stage: FirstStage = self.first_stage  # type: ignore[assignment]
+        return (one_by_one(stage.encode, image) - self.shift) * self.scale
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        image = self.first_stage.decode(z / self.scale + self.shift, quantize)  # type: ignore[operator]
+        stage: FirstStage = self.first_stage  # type: ignore[assignment]
+        image = one_by_one(partial(stage.decode, quantize=quantize), z / self.scale + self.shift)
         return image.mean(1, keepdim=True) if self.gray else image
 
     def to_image(self, state: Tensor) -> Tensor:
@@ -114,6 +117,11 @@ class LatentPrior(Prior):
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         return super().denoise(x, sigma, noise)
+
+
+def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x), on a CPU image after image: whole images of many channels are larger than its caches."""
+    return torch.cat([function(row) for row in x.split(1)]) if x.device.type == "cpu" and len(x) > 1 else function(x)
 
 
 def reconstruction_variance(prior: LatentPrior, images: Tensor) -> float:
