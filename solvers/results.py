@@ -13,7 +13,7 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -88,13 +88,15 @@ class Results:
             raise ValueError(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
         formats.commit(found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
-        self._keep([r for r in self.records() if r["status"] == "ok"])  # failed images are tried again
+        done = [json.dumps(r).encode() + b"\n" for r in self.records() if r["status"] == "ok"]  # failed images are tried again
+        formats.commit(self.folder / "records.jsonl", b"".join(done))
 
-    def records(self) -> list[dict[str, Any]]:
+    def records(self) -> Iterator[dict[str, Any]]:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
         path = self.folder / "records.jsonl"
-        lines = path.read_bytes().split(b"\n") if path.exists() else [b""]
-        return [json.loads(line) for line in lines[:-1]]
+        if path.exists():
+            with path.open("rb") as file:
+                yield from (json.loads(line) for line in file if line.endswith(b"\n"))
 
     def committed(self) -> set[str]:
         return {record["image_id"] for record in self.records()}
@@ -115,13 +117,16 @@ class Results:
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
-        records = self.records()
-        good = [r for r in records if r["status"] == "ok"]
-        summary: dict[str, Any] = {"images": len(good), "failed": [r["image_id"] for r in records if r["status"] != "ok"]}
-        for key in NUMBERS:
-            values = [float(r[key]) for r in good if r.get(key) is not None]
-            if values:
-                summary[key] = metrics.describe(values)
+        columns: dict[str, list[float]] = {key: [] for key in NUMBERS}
+        summary: dict[str, Any] = {"images": 0, "failed": []}
+        for record in self.records():
+            if record["status"] != "ok":
+                summary["failed"].append(record["image_id"])
+                continue
+            summary["images"] += 1
+            for key in NUMBERS:
+                columns[key] += [float(record[key])] if record.get(key) is not None else []
+        summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
         summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
         summary["peak_memory_mb"] = round(peak_memory() / 2**20)
         formats.commit(self.folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
@@ -138,8 +143,8 @@ class Results:
         """
         groups: dict[str, list[dict[str, Any]]] = {}
         for record in self.records():
-            groups.setdefault(record.get("volume", ""), []).append(record)
-        groups.pop("", None)
+            if "volume" in record:
+                groups.setdefault(record["volume"], []).append(record)
         for volume, slices in groups.items():
             scans = [load(record["image_id"]) for record in slices]
             meta = scans[0].source.meta  # type: ignore[union-attr]
@@ -197,10 +202,6 @@ class Results:
         identity = outcome.image_id if sample is None else f"{outcome.image_id}, draw {sample}"
         pixels = scan.intensity.to_stored(image.float())
         formats.write(formats.Image(pixels, meta), path, image_id=identity, **self._dicom)
-
-    def _keep(self, records: Sequence[Mapping[str, Any]]) -> None:
-        lines = b"".join(json.dumps(record).encode() + b"\n" for record in records)
-        formats.commit(self.folder / "records.jsonl", lines)
 
     def _clear(self) -> None:
         for name in FOLDERS:
