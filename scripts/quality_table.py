@@ -39,7 +39,8 @@ HEAD = """# Quality of the shipped priors
 Held-out scans of subjects that the priors never saw, each restored from a simulated measurement. *draw* is one posterior draw,
 *mean* the mean of K draws; *gain* is the PSNR of the mean (of the draw where K is 1) above the classical baseline: bicubic,
 harmonic fill, the blurred image, filtered backprojection, zero-filled. The residual is of one draw: 1 means that the data are
-met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 % interval of the draws. Seconds are of one draw; *calls* are network evaluations + backward passes of one draw.
+met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 % interval of the draws. Seconds are of
+one draw (of a process that shared two cores with others); *calls* are network evaluations + backward passes of one draw.
 
 `python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page, after those of these runs whose
 solvers are in it; the others wait for a longer day.
@@ -47,7 +48,7 @@ solvers are in it; the others wait for a longer day.
 """
 COLUMNS = (
     "prior", "solver", "n", "K", "draw: PSNR dB", "SSIM", "mean: PSNR dB", "SSIM", "baseline dB", "gain dB", "residual",
-    "90 % holds",     "s a draw", "calls",
+    "90 % holds", "s a draw", "calls",
 )  # fmt: skip
 
 
