@@ -14,6 +14,7 @@ import contextlib
 import functools
 import logging
 import platform
+import shlex
 import signal
 import sys
 import warnings
@@ -50,8 +51,9 @@ TOGETHER = 16  # images times draws in one network call, unless --batch-size say
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Flags, and the key=value overrides."""
+    """Flags, and the key=value overrides; `options.command` is the whole line."""
     options, overrides, unknown = flags.parse(argv, __doc__)
+    options.command = shlex.join(["python", "sample.py", *argv])
     if unknown:
         raise ValueError(f"unknown argument {unknown!r}{configuration.nearest(unknown.split('=')[0], flags.names())}")
     return options, overrides
@@ -258,7 +260,7 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
         }  # fmt: skip
         made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
         folder = root / one.name if len(cells) > 1 else root
-        facts = {"cell": one.name, "versions": {"python": platform.python_version(), **versions}}
+        facts = {"cell": one.name, "command": options.command, "versions": {"python": platform.python_version(), **versions}}
         yield folder, config, facts, made, options.keep_patient
 
 

@@ -42,8 +42,8 @@ harmonic fill, the blurred image, filtered backprojection, zero-filled. The resi
 met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 % interval of the draws. Seconds are of
 one draw (of a process that shared two cores with others); *calls* are network evaluations + backward passes of one draw.
 
-`python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page, after those of these runs whose
-solvers are in it; the others wait for a longer day.
+`python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page (its `--commands` lists all runs that
+belong in it) after
 
 """
 COLUMNS = (

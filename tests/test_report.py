@@ -105,7 +105,7 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
     main = script("quality_table")
     for name, draws, sigma_y in (("mri_x4-daps", 4, 0.01), ("mri_x4-tv", 1, 0.01), ("mri_x4-daps", 4, 0.05)):
         config = {"prior": {"model": "models/demo"}, "likelihood": {"params": {"sigma_y": sigma_y}}, "run": {"draws": draws}}
-        results = Results(tmp_path / str(sigma_y) / name, config, {"cell": name})
+        results = Results(tmp_path / str(sigma_y) / name, config, {"cell": name, "command": f"python sample.py {sigma_y}"})
         with results.opened():
             for i in range(2):
                 made = outcome(str(i), draws > 1)
@@ -114,8 +114,9 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
                 results.commit(made)
     assert main(tmp_path, "--output", tmp_path / "table.md") == 0
     text = (tmp_path / "table.md").read_text()
-    several = "| demo | daps | 2 | 4 | 24.00 | 0.400 | 27.00 | 0.500 | 20.00 | +7.00 | 1.010 | 2.0 | 3 + 0 |"
+    several = "| demo | daps | 2 | 4 | 24.00 | 0.400 | 27.00 | 0.500 | 20.00 | +7.00 | 1.010 | – | 2.0 | 3 + 0 |"
     assert text.count(several) == 2 and "| none | tv | 2 | 1 | 27.00 | 0.500 | – | – | 20.00 | +7.00 |" in text
+    assert text.count("    python sample.py 0.01\n") == text.count("    python sample.py 0.05\n") == 1
     assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
     assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 

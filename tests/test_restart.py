@@ -28,33 +28,38 @@ def finish(arguments: list[str]) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
 
 
-def until_an_image_is_committed(folder: Path, process: subprocess.Popen) -> None:
-    while process.poll() is None and not ((folder / "records.jsonl").exists() and records(folder)):
-        time.sleep(0.01)
-    assert process.poll() is None, "the run ended before its first image was seen"
+def started(arguments: list[str], folder: Path) -> subprocess.Popen:
+    """The process, once it has taken the folder up: before that there is nothing to disturb but imports."""
+    config = folder / "config.yaml"
+    before = config.stat().st_mtime_ns if config.exists() else 0
+    process = subprocess.Popen(arguments, **QUIET)
+    while process.poll() is None and not (config.exists() and config.stat().st_mtime_ns != before):
+        time.sleep(0.005)
+    return process
 
 
 def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
     """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
+    more = ["--batch-size", "2", "solver.params.steps=50"]
+    whole = started(tiny.command(*tiny.words(world, tmp_path / "whole", *more, task="mask")), tmp_path / "whole")
     began = time.monotonic()
-    finish(tiny.command(*tiny.words(world, tmp_path / "whole", "--batch-size", "2", task="mask")))
-    length = time.monotonic() - began
-    arguments = tiny.command(*tiny.words(world, tmp_path / "killed", "--batch-size", "2", task="mask"))
+    assert whole.wait() == 0
+    work = time.monotonic() - began
+    arguments = tiny.command(*tiny.words(world, tmp_path / "killed", *more, task="mask"))
     committed = []
     for u in Noise(["kill"], "noise").uniform((1, moments))[0].tolist():
-        process = subprocess.Popen(arguments, **QUIET)
-        time.sleep(length * (0.6 + 0.4 * u))  # the first part is spent on imports
+        process = started(arguments, tmp_path / "killed")
+        time.sleep(work * u / 2)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        lines = tmp_path / "killed/records.jsonl"
-        committed.append(lines.read_bytes().count(b"\n") if lines.exists() else 0)
+        committed.append((tmp_path / "killed/records.jsonl").read_bytes().count(b"\n"))
     finish(arguments)
-    print(f"{moments} kills within {length:.1f} s; images committed after each: {committed}")
+    print(f"{moments} kills within {work / 2:.1f} s; images committed after each: {committed}")
     assert restored(tmp_path / "killed") == restored(tmp_path / "whole")
-    whole, killed = records(tmp_path / "whole"), records(tmp_path / "killed")
-    for record in (*whole.values(), *killed.values()):
+    first, second = records(tmp_path / "whole"), records(tmp_path / "killed")
+    for record in (*first.values(), *second.values()):
         del record["seconds"]
-    assert killed == whole and len(whole) == 8
+    assert second == first and len(first) == 8
 
 
 def test_killed_twice_and_restarted(world: Path, tmp_path: Path):
@@ -69,8 +74,9 @@ def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
 def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Path):
     """SIGTERM is how schedulers preempt; Lightning's own handler would only take note of it."""
     words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=400", task="mask")
-    process = subprocess.Popen(tiny.command(*words), **QUIET)
-    until_an_image_is_committed(tmp_path / "stopped", process)
+    process = started(tiny.command(*words), tmp_path / "stopped")
+    while process.poll() is None and not records(tmp_path / "stopped"):
+        time.sleep(0.01)
     process.terminate()
     assert process.wait(timeout=60) == 143
     done = set(records(tmp_path / "stopped"))
