@@ -136,10 +136,10 @@ def test_the_operator_in_ten_lines_passes_the_battery():
 
 def test_the_operator_in_ten_lines_restores_images_as_a_plug_in(tmp_path: Path, monkeypatch):
     world = tiny.world(tmp_path / "world")
-    (tmp_path / "my_module.py").write_text(IMPORTS + example())
+    (tmp_path / "rows_module.py").write_text(IMPORTS + example())
     monkeypatch.syspath_prepend(tmp_path)
     task = tiny.task(tmp_path / "every_other_row.yaml")
-    task.write_text(task.read_text().replace("solvers.operators.SuperResolution", "my_module.EveryOtherRow"))
-    words = tiny.words(world, tmp_path / "out", "--task", str(task), "--plugin", "my_module")
+    task.write_text(task.read_text().replace("solvers.operators.SuperResolution", "rows_module.EveryOtherRow"))
+    words = tiny.words(world, tmp_path / "out", "--task", str(task), "--plugin", "rows_module")
     assert sample.main(words) == 0
     assert all(record["status"] == "ok" for record in tiny.records(tmp_path / "out").values())

@@ -75,9 +75,14 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     return torch.empty(0, dtype=storage.dtype).set_(raw, offset, size, stride)
 
 
-def _dictionary() -> OrderedDict:
-    """Filled afterwards, item by item; one made from arguments would be a copy of them."""
-    return OrderedDict()
+def _dictionary(items: Any = ()) -> OrderedDict:
+    """Filled afterwards, item by item, or (in Python 2's files) made of a list of pairs, which is emptied: never a copy."""
+    if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 for pair in items):
+        raise pickle.UnpicklingError("an OrderedDict of something else than pairs")
+    made = OrderedDict(items)
+    if items:
+        items.clear()
+    return made
 
 
 def _size(values: Any) -> torch.Size:
