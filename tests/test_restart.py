@@ -38,6 +38,11 @@ def started(arguments: list[str], folder: Path) -> subprocess.Popen:
     return process
 
 
+def committed(folder: Path) -> int:
+    lines = folder / "records.jsonl"
+    return lines.read_bytes().count(b"\n") if lines.exists() else 0
+
+
 def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
     """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
     more = ["--batch-size", "2", "solver.params.steps=50"]
@@ -46,15 +51,15 @@ def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
     assert whole.wait() == 0
     work = time.monotonic() - began
     arguments = tiny.command(*tiny.words(world, tmp_path / "killed", *more, task="mask"))
-    committed = []
+    after = []
     for u in Noise(["kill"], "noise").uniform((1, moments))[0].tolist():
         process = started(arguments, tmp_path / "killed")
-        time.sleep(work * u / 2)
+        time.sleep(work * u * 2 / moments)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        committed.append((tmp_path / "killed/records.jsonl").read_bytes().count(b"\n"))
+        after.append(committed(tmp_path / "killed"))
     finish(arguments)
-    print(f"{moments} kills within {work / 2:.1f} s; images committed after each: {committed}")
+    print(f"{moments} kills, each within {2 * work / moments:.1f} s of its start; images committed after each: {after}")
     assert restored(tmp_path / "killed") == restored(tmp_path / "whole")
     first, second = records(tmp_path / "whole"), records(tmp_path / "killed")
     for record in (*first.values(), *second.values()):
@@ -75,7 +80,7 @@ def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Pat
     """SIGTERM is how schedulers preempt; Lightning's own handler would only take note of it."""
     words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=400", task="mask")
     process = started(tiny.command(*words), tmp_path / "stopped")
-    while process.poll() is None and not records(tmp_path / "stopped"):
+    while process.poll() is None and not committed(tmp_path / "stopped"):
         time.sleep(0.01)
     process.terminate()
     assert process.wait(timeout=60) == 143
