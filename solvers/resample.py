@@ -15,7 +15,7 @@ from solvers.condition import conditioned, discrepancy
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import BLACK, belief, image_belief, inside, result, settle, shown
+from solvers.state import BLACK, IMAGE_DEVIATION, autoencoder_error, belief, image_belief, inside, result, settle, shown
 from solvers.step import Step, positive
 from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
 
@@ -84,7 +84,8 @@ class ReSample:
             z = self.meet(z, belief(prior, prior.sigma_max), seen, moments, "latent")
             image = result(prior, z, problem, self.polish)
         else:
-            image = self.meet(result(prior, z, problem, False), image_belief(prior, prior.sigma_max), problem, moments, "pixel")
+            most = IMAGE_DEVIATION**2 + autoencoder_error(prior)  # the data are to be met, whatever the prior says of itself
+            image = self.meet(result(prior, z, problem, False), most, problem, moments, "pixel")
         yield Step(last, sigma_at(a), z, image)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
