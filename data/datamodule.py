@@ -17,27 +17,33 @@ from torch.utils.data.distributed import DistributedSampler
 from data.dataset import ManifestDataset, Sample
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
+AGAIN = 2**32  # what tells the views of a row that an epoch holds more than once; epochs stay below
 
 
 class EpochSampler(DistributedSampler):
-    """(row, epoch) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out.
+    """(row, view) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out.
 
-    weights: how often each row is drawn, with replacement; None: every row once.
+    weights: how often each row is drawn, with replacement; None: every row once. view: the epoch, plus AGAIN for each time
+    that the epoch has held the row before.
     """
 
     skip = 0
     weights: Tensor | None = None
 
     def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        for index in self.order()[self.skip :]:
-            yield index, self.epoch
+        yield from self.order()[self.skip :]
 
-    def order(self) -> list[int]:
+    def order(self) -> list[tuple[int, int]]:
         if self.weights is None:
-            return list(super().__iter__())
+            return [(row, self.epoch) for row in super().__iter__()]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator)
-        return drawn[self.rank :: self.num_replicas].tolist()
+        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist()
+        before = Counter[int]()
+        views = []
+        for row in drawn:
+            views.append((row, self.epoch + AGAIN * before[row]))
+            before[row] += 1
+        return views[self.rank :: self.num_replicas]
 
 
 def fair(subjects: Sequence[str], balance: float) -> Tensor:

@@ -89,12 +89,13 @@ def unpad(image: Tensor, box: Box) -> Tensor:
 
 
 class ManifestDataset(Dataset[Sample]):
-    """The rows of a manifest. `dataset[i]` is row i; `dataset[i, epoch]` is row i as that epoch of training sees it.
+    """The rows of a manifest. `dataset[i]` is row i; `dataset[i, view]` is row i as training sees it: an epoch
+    is a view, and so is each further time within one.
 
     channels: of the prior (1 or 3; 2 for complex images).
     size: every picture is scaled so that its shorter side has this many pixels, and its centre square is cut; None: left alone.
     augment: mirrored, and half of the time turned by up to 7 degrees, scaled by up to 10 % and shifted by up to 5 %, as drawn
-        from (seed, image id, epoch), whatever the order, the workers or a restart.
+        from (seed, image id, view), whatever the order, the workers or a restart.
     crop: a random square of this many pixels out of the picture, drawn likewise.
     memory: read every file now and keep the pictures as 16-bit numbers, if they seem to fit in this many bytes. Exact for 8-
         and 16-bit files whose window is their depth; otherwise rounded to 1/65535 of the window.
@@ -122,11 +123,11 @@ class ManifestDataset(Dataset[Sample]):
         return len(self.rows)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        index, epoch = key if isinstance(key, tuple) else (key, 0)
+        index, view = key if isinstance(key, tuple) else (key, 0)
         row = self.rows[index]
         image = self.cached[index].float() / 32767.5 - 1 if self.cached else self._read(index)
         if self.augment or self.crop:
-            image = self._vary(image, Noise([row.image_id], "augment", self.seed, [epoch]).uniform([1, 8])[0].tolist(), row)
+            image = self._vary(image, Noise([row.image_id], "augment", self.seed, [view]).uniform([1, 8])[0].tolist(), row)
         return {"image": image, "image_id": row.image_id, "label": row.label, "index": index}
 
     def _read(self, index: int) -> Tensor:

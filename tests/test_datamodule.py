@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from data.datamodule import EpochSampler, ManifestData, fair
+from data.datamodule import AGAIN, EpochSampler, ManifestData, fair
 
 SUBJECTS = ["a"] * 16 + ["b"] * 4 + ["c"]
 
@@ -27,11 +27,16 @@ def test_weighted_order_is_a_function_of_seed_and_epoch():
     first = list(sampler())
     torch.manual_seed(2)
     torch.rand(7)
-    assert list(sampler()) == first and {epoch for _, epoch in first} == {3}
+    assert list(sampler()) == first and {view % AGAIN for _, view in first} == {3}
     assert [row for row, _ in sampler(epoch=4)] != [row for row, _ in first]
     state = torch.get_rng_state()
     list(sampler())
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_a_row_drawn_twice_in_an_epoch_is_varied_twice():
+    views = list(sampler(rows=22))
+    assert len({row for row, _ in views}) < len(views) == len(set(views))
 
 
 def test_ranks_share_one_draw_and_a_resumed_epoch_skips():
