@@ -94,9 +94,12 @@ def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
         prior = checkpoints.load(path, options.model_config)
     if isinstance(given, dict) and "label" in given:
-        prior.label = given["label"]
-        if not isinstance(prior.label, int) or prior.label < 0:
-            raise ValueError(f"{config.locate('prior')}.label: {prior.label!r} is not a class number from 0")
+        try:
+            prior.label = given["label"]
+        except ValueError as error:
+            raise ValueError(f"{config.locate('prior')}.{error}") from None
+    if prior.classes and prior.label is None:
+        raise ValueError(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {prior.classes - 1}")
     return prior
 
 

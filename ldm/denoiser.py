@@ -97,7 +97,7 @@ class Prior(nn.Module):
     """A pixel prior, and the base of the latent and patch ones.
 
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
-    alpha_bar: the VP table [T], or None for EDM networks. label: class index fed at every call, or None.
+    alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call, or None.
     variances: pairs of a noise level and Var[x0 | x] per state entry there, as training measured them.
     """
 
@@ -116,7 +116,8 @@ class Prior(nn.Module):
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.label, self.variances = denoiser, label, sorted(variances, key=lambda pair: pair[0])
+        self.denoiser, self.variances = denoiser, sorted(variances, key=lambda pair: pair[0])
+        self.label = label
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
@@ -126,6 +127,24 @@ class Prior(nn.Module):
     @property
     def alpha_bar(self) -> Tensor | None:
         return getattr(self.denoiser, "alpha_bar", None)
+
+    @property
+    def classes(self) -> int:
+        """Classes the network tells apart; 0: it is unconditional. Our networks hold it as `classes`, diffusers' in `config`."""
+        modules = list(self.denoiser.modules())
+        known = [getattr(m, "classes", None) or getattr(getattr(m, "config", None), "num_class_embeds", None) for m in modules]
+        return next(filter(None, known), 0)
+
+    @property
+    def label(self) -> int | None:
+        return self._label
+
+    @label.setter
+    def label(self, value: int | None) -> None:
+        if value is not None and (type(value) is not int or value not in range(self.classes)):
+            allowed = f"0 to {self.classes - 1} are allowed" if self.classes else "the network is unconditional and takes none"
+            raise ValueError(f"label {value!r}: {allowed}")
+        self._label = value
 
     @property
     def origin(self) -> str:

@@ -38,6 +38,7 @@ class LatentPatchPrior(LatentPrior):
             image_channels,
             denoiser.sigma_min,
             denoiser.sigma_max,
+            label=denoiser.label,
             variances=variances,
         )
 
@@ -45,6 +46,14 @@ class LatentPatchPrior(LatentPrior):
     def image_shape(self) -> tuple[int, int, int]:
         side: int = self.denoiser.size * self.first_stage.factor  # type: ignore[operator, assignment]
         return (super().image_shape[0], side, side)
+
+    @property
+    def label(self) -> int | None:
+        return self.denoiser.label
+
+    @label.setter
+    def label(self, value: int | None) -> None:
+        self.denoiser.label = value
 
     def encode(self, image: Tensor) -> Tensor:
         return self.denoiser.pad(super().encode(image))

@@ -45,11 +45,11 @@ class ClassConditioned(nn.Module):
 
     def __init__(self, network: nn.Module, classes: int, width: int):
         super().__init__()
-        self.network, self.embedding = network, nn.Embedding(classes, width)
+        self.network, self.classes, self.embedding = network, classes, nn.Embedding(classes, width)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
-        if label.min() < 0 or label.max() >= self.embedding.num_embeddings:
-            raise ValueError(f"class labels must lie in 0..{self.embedding.num_embeddings - 1}")
+        if label.min() < 0 or label.max() >= self.classes:
+            raise ValueError(f"class labels must lie in 0..{self.classes - 1}")
         return self.network(x, time, self.embedding(label)[:, None]).sample
 
 

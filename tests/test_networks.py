@@ -7,8 +7,13 @@ import torch
 
 import main
 from ldm import config
-from ldm.denoiser import EDM
+from ldm.denoiser import EDM, Prior
+from ldm.edm_networks import SongUNet
+from ldm.latent import VQ
+from ldm.latent_patch import LatentPatchPrior
 from ldm.networks import KLModel, UNet, VQModel
+from ldm.patch import PatchPrior
+from ldm.published import ClassConditioned
 
 PUBLISHED = {  # facts of the published checkpoints
     "configs/latent-diffusion/ffhq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),
@@ -97,3 +102,28 @@ def test_gradients_reach_input_and_every_weight(checkpointing):
     network(x, torch.rand(2), torch.tensor([0, 1])).square().sum().backward()
     assert x.grad.abs().sum() > 0
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+CONDITIONAL = {
+    "diffusers": lambda: UNet(1, (32,), classes=3),
+    "EDM": lambda: SongUNet(1, width=8, multipliers=(1,), blocks=1, classes=3),
+    "published latent diffusion": lambda: ClassConditioned(torch.nn.Identity(), 3, 4),
+}
+
+
+@pytest.mark.parametrize("network", CONDITIONAL.values(), ids=CONDITIONAL)
+def test_a_label_is_a_class_of_the_network(network):
+    prior = Prior(EDM(network()), (1, 8, 8), label=2)
+    assert prior.classes == 3 and prior.label == 2
+    for label in (3, -1, True, "1", 1.0):
+        with pytest.raises(ValueError, match="0 to 2 are allowed"):
+            prior.label = label
+    with pytest.raises(ValueError, match="unconditional"):
+        Prior(EDM(UNet(1, (32,))), (1, 8, 8), label=0)
+
+
+def test_a_latent_patch_prior_has_the_label_of_its_patches():
+    patches = PatchPrior(EDM(UNet(3, (32,), out=1, classes=3)), 1, 8, 6)
+    prior = LatentPatchPrior(patches, VQ(VQModel(1, (32, 32), blocks=1, latent=1, codes=4)))
+    prior.label = 2
+    assert patches.label == prior.label == 2 and prior.classes == 3

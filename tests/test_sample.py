@@ -249,7 +249,11 @@ BAD = {  # words -> what the line must say
     ("sovler.params.steps=3",): "did you mean 'solver'?",
     ("solver=x",): "'x' is no solver",
     ("operator=3",): "3 is no operator",
-    ("prior.label=x",): "not a class number",
+    ("prior.label=3",): "prior.label 3: the network is unconditional",
+    ("--model", "CLASSES"): "choose a class with prior.label=N, N from 0 to 4",
+    ("--model", "CLASSES", "prior.label=5"): "prior.label 5: 0 to 4 are allowed",
+    ("--model", "CLASSES", "prior.label=-1"): "prior.label -1: 0 to 4 are allowed",
+    ("--model", "CLASSES", "prior.label=x"): "prior.label 'x': 0 to 4 are allowed",
     ("--seeds", "3-1"): "not of the form",
     ("--start", "7"): "leaves none of 3",
     ("--seeds", "0-3"): "--seeds means nothing with a task",
@@ -268,9 +272,15 @@ if not torch.cuda.is_available():
 
 @pytest.mark.parametrize("more", BAD, ids=" ".join)
 def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
-    assert run(world, tmp_path, *more) == 2
+    assert run(world, tmp_path / "out", *(word.replace("CLASSES", f"{world}/classes") for word in more)) == 2
     assert one_line(capsys) and BAD[more] in last_error, last_error
-    assert not (tmp_path / "records.jsonl").exists()
+    assert not (tmp_path / "out/records.jsonl").exists()
+
+
+def test_the_class_that_is_asked_for_is_drawn(world: Path, tmp_path: Path):
+    for label in ("0", "4"):
+        assert run(world, tmp_path / label, "--limit", "1", f"prior.label={label}", model="classes") == 0
+    assert restored(tmp_path / "0") != restored(tmp_path / "4")
 
 
 def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_runs(world: Path, tmp_path: Path, capsys):

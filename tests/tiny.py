@@ -30,12 +30,12 @@ def network(channels: int, out: int | None = None, **params) -> dict:
     }
 
 
-def vp(channels: int) -> dict:
-    return {"target": "ldm.denoiser.VP", "params": {"network": network(channels), "alpha_bar": TABLE}}
+def vp(channels: int, **params) -> dict:
+    return {"target": "ldm.denoiser.VP", "params": {"network": network(channels, **params), "alpha_bar": TABLE}}
 
 
-def pixel(size: int = 16, channels: int = 1) -> dict:
-    return {"target": "ldm.denoiser.Prior", "params": {"denoiser": vp(channels), "shape": [channels, size, size]}}
+def pixel(size: int = 16, channels: int = 1, **params) -> dict:
+    return {"target": "ldm.denoiser.Prior", "params": {"denoiser": vp(channels, **params), "shape": [channels, size, size]}}
 
 
 def latent(size: int = 16) -> dict:
@@ -86,7 +86,8 @@ def solver(where: Path, target: str = "codps.CoDPSPlus", **params) -> Path:
 
 def world(where: Path) -> Path:
     """Priors, scans, tasks and solvers in one folder, for runs of sample.py."""
-    for name, node in {"latent": latent(), "pixel": pixel(), "patch": patch(), "rgb": pixel(16, 3)}.items():
+    nodes = {"latent": latent(), "pixel": pixel(), "patch": patch(), "rgb": pixel(16, 3), "classes": pixel(classes=5, groups=8)}
+    for name, node in nodes.items():
         folder(where / name, node)
     scans(where / "scans")
     task(where / "sr.yaml")
