@@ -114,10 +114,9 @@ def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) ->
     for _ in range(30):  # quadratic once near; 30 is never reached from a finite v_max
         rho, slope = shrink(t)
         step = (1 / target - 1 / rho) * rho**2 / slope.clamp_min(torch.finfo(r.dtype).tiny)
-        ahead = (t + step.nan_to_num(0).clamp_min(0)).clamp_max(v_max / s2)
-        if bool((ahead - t <= 1e-6 * ahead).all()):
+        before, t = t, (t + step.nan_to_num(0).clamp_min(0)).clamp_max(v_max / s2)
+        if bool((t - before <= 1e-6 * t).all()):  # what is left is of the order of its square
             break
-        t = ahead
     return t * s2
 
 

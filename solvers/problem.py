@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Composed, LinearOperator, Operator, Scalar, Seen, Shape, norm, per_image
+from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
 from solvers.operators.weighted import weighted
 
 
@@ -129,7 +129,7 @@ def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, nois
     if isinstance(likelihood, Gaussian):
         if likelihood.sigma_y is None:
             raise ValueError("a simulated measurement needs a value for sigma_y")
-        y = clean + likelihood.sigma_y * mask_noise(operator, noise.like(clean))
+        y = clean + likelihood.sigma_y * operator.restrict(noise.like(clean))
     elif isinstance(likelihood, Poisson):
         y = operator.restrict(counted(operator, clean, likelihood.rate, noise))
     else:
@@ -159,11 +159,6 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
     return Problem(operator.restrict(y), operator, likelihood, noise.ids)
 
 
-def mask_noise(operator: Operator, n: Tensor) -> Tensor:
-    """Noise only where something is measured."""
-    return operator.restrict(n)
-
-
 def unit_scale(operator: Operator) -> float:
     """y units per unit of the physical A u: 1 where forward is A u less its constant part, 2 where y is image-like."""
     return 1.0 if operator.unit_range else 2.0
@@ -182,6 +177,9 @@ def counted(operator: Operator, clean: Tensor, rate: float, noise: Noise) -> Ten
     """Photon counts of a noise-free y, stored in y's units; at least one count where a logarithm is taken."""
     scale, offset = unit_scale(operator), constant(operator, clean)
     level = (clean + offset) / scale
+    negative = float(level.clamp_max(0).abs().sum() / level.abs().sum().clamp_min(1e-30))
+    if not operator.transmission and negative > 0.01:  # bicubic lobes make 0.0005 of a scan
+        raise ValueError(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
     mean = rate * ((-level).exp() if operator.transmission else level.clamp_min(0))
     counts = [torch.poisson(m.double().cpu(), generator=g) for m, g in zip(mean, noise.generators)]
     share = torch.stack(counts).to(clean) / rate
@@ -231,19 +229,3 @@ def differences(image: Tensor, mask: Tensor) -> list[Tensor]:
         whole = torch.nn.functional.conv2d(mask[:, None], weight.abs()) == weight.abs().sum()
         results.append(value[whole])
     return results
-
-
-__all__ = [
-    "Clean",
-    "Gaussian",
-    "Likelihood",
-    "Poisson",
-    "Problem",
-    "Scalar",
-    "constant",
-    "estimated_sigma_y",
-    "from_measurement",
-    "measure",
-    "per_image",
-    "view_through",
-]

@@ -7,7 +7,17 @@ import torch
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators import Denoising, GaussianBlur, HighDynamicRange, Inpainting, MotionBlur, RandomInpainting, SuperResolution
+from solvers.operators import (
+    CartesianMRI,
+    CompressedSensing,
+    Denoising,
+    GaussianBlur,
+    HighDynamicRange,
+    Inpainting,
+    MotionBlur,
+    RandomInpainting,
+    SuperResolution,
+)
 from solvers.operators.base import LinearOperator
 from solvers.problem import Clean, Gaussian, Poisson, estimated_sigma_y, from_measurement, measure
 
@@ -43,6 +53,13 @@ def test_noise_belongs_to_images():
     assert torch.equal(together[1:2], alone)
     counts = measure(Denoising(), x, Poisson(50), Noise(IDS, "noise")).y
     assert torch.equal(counts[1:2], measure(Denoising(), x[1:2], Poisson(50), Noise(IDS[1:2], "noise")).y)
+
+
+@pytest.mark.parametrize("operator", [CompressedSensing(transform="cosine"), CartesianMRI()])
+def test_what_has_both_signs_is_not_counted(operator):
+    """Not even for a batch, whose images have their own signs and masks."""
+    with pytest.raises(ValueError, match="both signs"):
+        measure(draw(operator, scene()), scene(), Poisson(50), Noise(IDS, "noise"))
 
 
 @pytest.mark.parametrize(

@@ -237,9 +237,8 @@ def run(solver, prior, ids=IDS):
 def test_solver_is_its_box(name):
     prior, solver, box = CASES[name]
     found = run(solver, prior).x.flatten(1).numpy()
-    bound = 1e-7 if name == "resample" else 1e-10  # its discrepancy root is found to 1e-6 of itself
     for row, image_id in zip(found, IDS):
-        np.testing.assert_allclose(row, box(world(prior, image_id)), rtol=0, atol=bound * max(1, np.abs(row).max()))
+        np.testing.assert_allclose(row, box(world(prior, image_id)), rtol=0, atol=1e-10 * max(1, np.abs(row).max()))
 
 
 def test_daps_with_the_whole_covariance():

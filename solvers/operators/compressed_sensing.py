@@ -32,7 +32,7 @@ class Projections(LinearOperator):
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = (basis(self.transform, n, x.dtype, x.device) for n in x.shape[-2:])
         spectrum = rows @ (self.signs[:, None].to(x) * x) @ columns.T
-        return spectrum.flatten(2).gather(2, self.index(x))
+        return spectrum.flatten(2).gather(2, self.index(spectrum))
 
     def adjoint(self, y: Tensor) -> Tensor:
         h, w = self.signs.shape[-2:]
