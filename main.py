@@ -20,6 +20,7 @@ import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -34,16 +35,19 @@ from ldm import config as configuration
 from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
+from solvers.flags import Parser, overrides
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
 EMA_HALF_LIFE = 10_000  # images
 SAVE_EVERY = 500  # steps
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str):
-        raise ValueError(message)
+MAPPING = "a mapping", lambda value: isinstance(value, dict)
+NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
+KNOWN = {  # keys of a configuration, and what is allowed there
+    **dict.fromkeys(("model", "data", *PARTS, "trainer"), MAPPING),
+    **dict.fromkeys(("ema_half_life", "save_every"), NUMBER),
+    "first_stage_weights": ("a path", lambda value: isinstance(value, str)),
+}
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -65,12 +69,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(
             f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=yaml.safe_load, help=argparse.SUPPRESS
         )
-    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
-    options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in overrides])
+    changes = overrides(argv)
+    options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
     for word in rest:
         near = configuration.nearest(word, parser._option_string_actions) if word.startswith("-") else ""
         raise ValueError(f"unknown argument {word!r}{near}")
-    return options, overrides
+    return options, changes
 
 
 def underscored(word: str) -> str:
@@ -88,11 +92,25 @@ def yes(word: str) -> bool:
 
 def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.LightningDataModule]:
     """The module to train and its data; the prior or first stage is built once and handed to the module."""
+    for key, value in config.items():
+        if key not in KNOWN:
+            raise ValueError(f"{config.locate(key)}: unknown key{configuration.nearest(key, KNOWN)}")
+        kind, fits = KNOWN[key]
+        if not fits(value):
+            raise ValueError(f"{config.locate(key)}: {value!r} is not {kind}")
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
         raise ValueError("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
-    part = configuration.build(config[parts[0]])
-    return configuration.build(config["model"], **{parts[0]: part}), configuration.build(config["data"])
+    part = made(config, parts[0], torch.nn.Module)
+    return made(config, "model", pl.LightningModule, **{parts[0]: part}), made(config, "data", pl.LightningDataModule)
+
+
+def made(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
+    """The part of the configuration under `key`, built, and of its kind."""
+    part = configuration.build(config[key], **extra)
+    if not isinstance(part, kind):
+        raise ValueError(f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed")
+    return part
 
 
 def start(module: pl.LightningModule, config: configuration.Node, init: str | None) -> None:
@@ -151,18 +169,19 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
 
 def main(argv: Sequence[str]) -> int:
     try:
-        options, overrides = parse(argv)
+        options, changes = parse(argv)
         for module in options.plugin:
             configuration.admit(module)
-        config = configuration.load(options.base, overrides)
+        config = configuration.load(options.base, changes)
         given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
-        config["trainer"] = {**config.get("trainer", {}), **given}
+        if isinstance(trainer := config.get("trainer", {}), dict):
+            config["trainer"] = {**trainer, **given}
         if options.train and not options.print_config:
             train(config, options)
         else:
             assemble(config)
             print(configuration.dump(config), end="")
-    except (ValueError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException) as error:
         return refuse(str(error))
     except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):

@@ -133,10 +133,7 @@ def main(argv: Sequence[str]) -> int:
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
     for name in options.plugin:
-        try:
-            configuration.admit(name)
-        except ImportError as error:
-            raise ValueError(f"--plugin {name}: {error}") from None
+        configuration.admit(name)
     configs = configurations(options, overrides)
     if options.print_config:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")

@@ -47,7 +47,10 @@ class Node(dict):
 
 def admit(module: str) -> None:
     """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
-    importlib.import_module(module)
+    try:
+        importlib.import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise ValueError(f"--plugin {module}: {error}") from None
     _plugins.add(module.split(".")[0])
 
 

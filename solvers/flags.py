@@ -18,19 +18,24 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message)
 
 
+def overrides(argv: Sequence[str]) -> list[str]:
+    """The words of the form key=value; what is a file is a file, such as epoch=3.ckpt."""
+    return [word for word in argv if OVERRIDE.match(word) and not Path(word).exists()]
+
+
 def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
     """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
 
     Raises ValueError for wrong values, for pairs that say the same twice, and for flags of the published scripts that
     have another name here, which it tells.
     """
-    overrides = [word for word in argv if OVERRIDE.match(word) and not Path(word).exists()]  # epoch=3.ckpt is a file
+    changes = overrides(argv)
     instead = yaml.safe_load(REFUSED.read_text())
     for word in argv:
         flag = dashes(word).split("=")[0]
         if flag in instead and (word.startswith("--") or "=" in word):  # not the values of other flags
             raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
-    options, rest = parser(about).parse_known_args([dashes(word) for word in argv if word not in overrides])
+    options, rest = parser(about).parse_known_args([dashes(word) for word in argv if word not in changes])
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
@@ -42,7 +47,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
         options.solver = [word]
     elif word:
         options.model = word
-    return options, overrides, rest[0] if rest else ""
+    return options, changes, rest[0] if rest else ""
 
 
 def parser(about: str) -> Parser:

@@ -50,11 +50,21 @@ def test_dashes_and_underscores_are_the_same():
             "trainer: ",
         ),
         (["--base", DEMO, "--train", "--resume", "nowhere"], "no such checkpoint"),
+        (["--base", DEMO, "--plugin", "no_such_module"], "--plugin no_such_module: No module named"),
+        (["--base", DEMO, "modle.params.flip=true"], "modle: unknown key; did you mean 'model'?"),
+        (["--base", DEMO, "prior=3"], "prior: 3 is not a mapping"),
+        (["--base", DEMO, "save_every=0"], "save_every: 0 is not a number above 0"),
+        (["--base", DEMO, "first_stage_weights=3"], "first_stage_weights: 3 is not a path"),
+        (["--base", DEMO, "data.target=ldm.schedule.Table", "data.params.kind=linear"], "data: is no LightningDataModule"),
         (["--base", DEMO, "--train", "data.params.train=nowhere.csv"], "nowhere.csv: no such manifest"),
     ],
 )
 def test_mistakes_are_one_line(argv, says, capsys, tmp_path):
     assert says in refusal(capsys, *argv, "--logdir", str(tmp_path))
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
+    assert "/proc/nothing" in refusal(capsys, *arguments(data, tmp_path, "pixel", "--logdir", "/proc/nothing"))
 
 
 def test_no_images(data, tmp_path, capsys):
@@ -171,12 +181,13 @@ def test_a_bad_image_in_a_loaders_worker_is_one_line(data, tmp_path, capsys, mon
     assert "scan.png" in line and "Caught" not in line and "Traceback" not in line
 
 
-def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys):
+def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys, monkeypatch):
     colour = ["data.params.channels=3", "prior.params.shape=[3,16,16]"]
     colour += [f"prior.params.denoiser.params.network.params.{k}=3" for k in ("channels", "out")]
     assert main.main(arguments(data, tmp_path / "colour", "pixel", "--max_steps", "2", *colour)) == 0
-    path = tmp_path / "colour" / "p" / "pixel" / "checkpoints" / "last.ckpt"
-    assert main.main(arguments(data, tmp_path / "gray", "pixel", "--max_steps", "1", "--init", str(path))) == 0
+    (tmp_path / "colour" / "p" / "pixel" / "checkpoints" / "last.ckpt").rename(tmp_path / "epoch=3.ckpt")
+    monkeypatch.chdir(tmp_path)  # where this word is a file and no override
+    assert main.main(arguments(data, tmp_path / "gray", "pixel", "--max_steps", "1", "--init", "epoch=3.ckpt")) == 0
     assert "adapted from 3 image channels to 1: denoiser.network.conv_in.weight" in capsys.readouterr().out
     assert "none" not in KINDS
 
