@@ -16,9 +16,10 @@ class Baseline:
 
     steps: int = 1
 
-    def check(self, operator: Operator, prior: Prior) -> None:
-        if type(operator).baseline is Operator.baseline:
-            raise ValueError(f"{type(operator).__name__} has no classical answer to show")
+    def check(self, problem: Problem, prior: Prior) -> None:
+        kind = type(problem.operator)
+        if kind.baseline is Operator.baseline:
+            raise ValueError(f"{kind.__name__} has no classical answer to show")
 
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         x = problem.operator.baseline(problem.y, prior.image_shape)

@@ -10,9 +10,8 @@ import torch
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import condition
-from solvers.operators.base import Operator
 from solvers.problem import Problem
-from solvers.step import Step, need_linear, positive
+from solvers.step import Step, fraction, need_linear, positive
 from solvers.steps import ddim_step, ddim_weight, sigma_at, start, tweedie, vp_levels
 
 
@@ -34,10 +33,13 @@ class CoDPS:
     plus = False
 
     def __post_init__(self) -> None:
-        positive(self, "steps")
+        positive(self, "steps", "scale", "div_ratio")
+        fraction(self, "eta")
+        if not self.inv_var >= 0:
+            raise ValueError(f"inv_var must be at least 0, not {self.inv_var}")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
-        need_linear(self, operator, prior)
+    def check(self, problem: Problem, prior: Prior) -> None:
+        need_linear(type(self).__name__, problem.operator, prior)
         vp_levels(prior, self.steps)
 
     @torch.no_grad()

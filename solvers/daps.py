@@ -16,10 +16,10 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import LinearOperator, Operator, Scalar
+from solvers.operators.base import LinearOperator, Scalar
 from solvers.problem import Problem
 from solvers.state import BLACK, belief, evident, inside, result, shown
-from solvers.step import Step, need_linear, positive
+from solvers.step import Step, fraction, need_linear, positive
 from solvers.steps import full, pf_ode, start, ve_levels
 
 
@@ -54,10 +54,12 @@ class DAPS:
 
     def __post_init__(self) -> None:
         positive(self, "steps", "newton", "cg", "rank", "ode_steps", "M")
+        positive(self, "s0", "ode_sigma_min", "lr", "lr_min_ratio", "tau", "clamp")
+        fraction(self, "momentum")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
+    def check(self, problem: Problem, prior: Prior) -> None:
         if self.inner == "exact" and self.covariance == "operator":
-            need_linear(self, operator, prior)
+            need_linear("covariance: operator", problem.operator, prior)
         ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
 
     @torch.no_grad()

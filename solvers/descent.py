@@ -7,6 +7,7 @@ from torch import Tensor
 
 from solvers.operators.base import LinearOperator, dot, per_image
 from solvers.problem import Problem
+from solvers.step import positive
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 
@@ -42,6 +43,9 @@ class AdamW:
     stop: float | None = None  # mean squared residual; default the noise of what is measured, published 1e-6 whatever it is
     weight_decay: float = 0.0  # published 0.01, which pulls what y does not see to mid-grey
     warm: bool = False  # start with the moments of the descent before
+
+    def __post_init__(self) -> None:
+        positive(self, "iterations_pixel", "iterations_latent", "patience", "lr_pixel", "lr_latent")
 
     def __call__(self, x: Tensor, problem: Problem, moments: Moments, stage: str) -> Tensor:
         pixel = stage == "pixel"

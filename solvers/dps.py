@@ -13,7 +13,7 @@ from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
 from solvers.recompute import recomputing
 from solvers.state import result, shown
-from solvers.step import Step, positive
+from solvers.step import Step, fraction, positive
 from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
 
 
@@ -36,16 +36,17 @@ class DPS:
 
     def __post_init__(self) -> None:
         positive(self, "steps")
+        fraction(self, "eta")
 
-    def check(self, operator: object, prior: Prior) -> None:
+    def check(self, problem: Problem, prior: Prior) -> None:
         vp_levels(prior, self.steps)
+        if self.guidance == "likelihood" and problem.whitened().sigma_y == 0:
+            raise ValueError("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
-        if self.guidance == "likelihood" and problem.sigma_y == 0:
-            raise ValueError("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
         x = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
             with torch.enable_grad(), recomputing(prior, self.checkpoint):

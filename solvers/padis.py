@@ -11,7 +11,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import condition
-from solvers.operators.base import LinearOperator, Operator, norm, per_image
+from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 from solvers.state import belief, settle
 from solvers.step import Step, need_linear, positive
@@ -48,9 +48,9 @@ class PaDIS:
         if not 0 < self.eps <= 4:
             raise ValueError(f"eps must lie in (0, 4], not {self.eps}")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
+    def check(self, problem: Problem, prior: Prior) -> None:
         if self.data != "dps":
-            need_linear(self, operator, prior)
+            need_linear("PaDIS", problem.operator, prior)
         if prior.kind == "latent":
             raise ValueError("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
         ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)

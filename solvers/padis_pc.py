@@ -11,7 +11,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, Operator, norm, per_image
+from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.padis import squared_norms
 from solvers.problem import Problem
 from solvers.state import belief, settle
@@ -38,10 +38,10 @@ class PaDISPC:
     final: Literal["mean", "state"] = "mean"  # return the last denoised, y-consistent image, or the state itself
 
     def __post_init__(self) -> None:
-        positive(self, "steps")
+        positive(self, "steps", "r0")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
-        need_linear(self, operator, prior)
+    def check(self, problem: Problem, prior: Prior) -> None:
+        need_linear("PaDISPC", problem.operator, prior)
         ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
 
     @torch.no_grad()

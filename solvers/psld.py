@@ -10,11 +10,11 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, Operator, norm
+from solvers.operators.base import LinearOperator, norm
 from solvers.problem import Problem
 from solvers.recompute import recomputing
 from solvers.state import IMAGE_DEVIATION, result, shown
-from solvers.step import Step, need_linear, positive
+from solvers.step import Step, fraction, need_linear, positive
 from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
 
 
@@ -39,11 +39,12 @@ class PSLD:
 
     def __post_init__(self) -> None:
         positive(self, "steps")
+        fraction(self, "eta")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
+    def check(self, problem: Problem, prior: Prior) -> None:
         if prior.kind != "latent":
             raise ValueError("PSLD needs a latent prior: it glues encoder and decoder; use DPS or DAPS on a pixel prior")
-        need_linear(self, operator)
+        need_linear("PSLD", problem.operator)
         vp_levels(prior, self.steps)
 
     @torch.no_grad()

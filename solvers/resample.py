@@ -16,7 +16,7 @@ from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 from solvers.state import BLACK, IMAGE_DEVIATION, autoencoder_error, belief, image_belief, inside, result, settle, shown
-from solvers.step import Step, positive
+from solvers.step import Step, fraction, positive
 from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
 
 Stage = Literal["pixel", "latent"]
@@ -51,9 +51,12 @@ class ReSample:
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "newton", "cg", *(["skip"] if self.skip is not None else []))
+        positive(self, "steps", "skip", "newton", "cg", "gamma")
+        fraction(self, "eta")
+        if self.look_ahead < 0:
+            raise ValueError(f"look_ahead must be at least 0, not {self.look_ahead}")
 
-    def check(self, operator: object, prior: Prior) -> None:
+    def check(self, problem: Problem, prior: Prior) -> None:
         vp_levels(prior, self.steps, self.spacing)
 
     @torch.no_grad()

@@ -1,5 +1,6 @@
 """What a solver is, what it yields, and what is refused before any network runs."""
 
+import typing
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
@@ -33,7 +34,7 @@ class Step:
 class Solver(Protocol):
     """A frozen dataclass of settings. `steps` is the number of noise levels, what `--steps` sets.
 
-    A solver may add `check(operator, prior)`, which raises ValueError in one line for what it cannot solve.
+    A solver may add `check(problem, prior)`, which raises ValueError in one line for what it cannot solve.
     """
 
     @property
@@ -55,12 +56,11 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
         raise ValueError(f"measurement of {', '.join(bad)} holds values that are not finite")
     own = getattr(solver, "check", None)
     if own is not None:
-        own(problem.operator, prior)
+        own(problem, prior)
 
 
-def need_linear(solver: object, operator: Operator, prior: Prior | None = None) -> None:
+def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
-    name = type(solver).__name__
     if not isinstance(operator, LinearOperator):
         raise ValueError(f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any")
     if prior is not None and prior.kind == "latent":
@@ -69,8 +69,17 @@ def need_linear(solver: object, operator: Operator, prior: Prior | None = None) 
         )
 
 
-def positive(solver: object, *names: str) -> None:
-    """Refuse counts below 1, by their field names."""
+def positive(settings: object, *names: str) -> None:
+    """Refuse counts below 1, and other numbers that are not above 0, by their field names; None is no number."""
+    kinds = typing.get_type_hints(type(settings))
     for name in names:
-        if getattr(solver, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(solver, name)}")
+        value, count = getattr(settings, name), kinds[name] in (int, int | None)
+        if value is not None and not (value >= 1 if count else value > 0):
+            raise ValueError(f"{name} must be {'at least 1' if count else 'above 0'}, not {value}")
+
+
+def fraction(settings: object, *names: str) -> None:
+    """Refuse numbers outside [0, 1], by their field names."""
+    for name in names:
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name} must lie in [0, 1], not {getattr(settings, name)}")

@@ -15,9 +15,12 @@ def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spac
 
     Raises ValueError if nothing of the range is left.
     """
+    if not 0 < sigma_min <= sigma_max:
+        raise ValueError(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
     low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
     if not low <= high:
-        raise ValueError(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {prior.sigma_min}..{prior.sigma_max}")
+        known = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
+        raise ValueError(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {known}")
     return (schedule.karras if spacing == "karras" else schedule.geometric)(steps, low, high).tolist()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, Operator, conjugate_gradients
+from solvers.operators.base import LinearOperator, conjugate_gradients
 from solvers.problem import Problem
 from solvers.step import Step, need_linear, positive
 
@@ -25,10 +25,10 @@ class TV:
     cg: int = 10  # conjugate gradients of each x-update, from the last x
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "cg")
+        positive(self, "steps", "cg", "lam", "rho")
 
-    def check(self, operator: Operator, prior: Prior) -> None:
-        need_linear(self, operator)
+    def check(self, problem: Problem, prior: Prior) -> None:
+        need_linear("TV", problem.operator)
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:

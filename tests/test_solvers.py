@@ -12,10 +12,11 @@ from ldm.schedule import karras
 from solvers.baseline import Baseline
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
+from solvers.descent import AdamW
 from solvers.dps import DPS
 from solvers.padis import PaDIS
 from solvers.padis_pc import PaDISPC
-from solvers.problem import Gaussian, Problem
+from solvers.problem import Clean, Gaussian, Problem
 from solvers.psld import PSLD
 from solvers.resample import ReSample
 from solvers.step import Step, check
@@ -272,8 +273,12 @@ UNTOUCHED = Untouchable(Shrink(), SHAPE, LOW, TOP)
         (PaDIS(), Squares(), UNTOUCHED, "linear operator"),
         (PaDIS(data="dps"), DENSE, LATENT, "latent"),
         (PaDISPC(), DENSE, LATENT, "decoder"),
-        (DAPS(covariance="operator"), Squares(), UNTOUCHED, "linear operator"),
+        (DAPS(covariance="operator"), Squares(), UNTOUCHED, "^covariance: operator needs a linear operator"),
+        (DAPS(covariance="operator"), DENSE, LATENT, "^covariance: operator needs a pixel or patch prior"),
         (DAPS(sigma_min=20.0), DENSE, UNTOUCHED, "outside the prior's"),
+        (PaDIS(sigma_min=5.0, sigma_max=1.0), DENSE, UNTOUCHED, "at most sigma_max"),
+        (PaDISPC(sigma_min=0.0), DENSE, UNTOUCHED, "above 0"),
+        (DAPS(sigma_max=float("nan")), DENSE, UNTOUCHED, "at most sigma_max"),
         (ReSample(steps=2000), DENSE, VP, "between 1 and 1000"),
         (TV(), Squares(), UNTOUCHED, "linear operator"),
         (Baseline(), DENSE, UNTOUCHED, "no classical answer"),
@@ -295,10 +300,40 @@ def test_a_measurement_that_does_not_fit_is_refused():
         check(DAPS(), Problem(y, DENSE, posed.likelihood, posed.ids), UNTOUCHED)
 
 
+def test_guidance_by_the_likelihood_needs_noise():
+    posed = problem()
+    with pytest.raises(ValueError, match="needs a noisy measurement"):
+        check(DPS(guidance="likelihood"), Problem(posed.y, DENSE, Clean(), IDS), UNTOUCHED)
+
+
 @pytest.mark.parametrize("cls", [ReSample, PSLD, DAPS, CoDPS, CoDPSPlus, DPS, PaDIS, PaDISPC, TV])
 def test_counts_below_one_are_refused(cls):
     with pytest.raises(ValueError, match="steps must be at least 1"):
         cls(steps=0)
+
+
+@pytest.mark.parametrize(
+    "cls, name, value, word",
+    [
+        (ReSample, "skip", 0, "at least 1"),
+        (ReSample, "look_ahead", -1, "at least 0"),
+        (ReSample, "gamma", 0.0, "above 0"),
+        (AdamW, "iterations_latent", 0, "at least 1"),
+        (DAPS, "tau", 0.0, "above 0"),
+        (DAPS, "lr", -1e-4, "above 0"),
+        (DAPS, "s0", 0.0, "above 0"),
+        (DAPS, "momentum", 1.5, r"in \[0, 1\]"),
+        (CoDPS, "scale", float("nan"), "above 0"),
+        (CoDPSPlus, "inv_var", -1.0, "at least 0"),
+        (DPS, "eta", 2.0, r"in \[0, 1\]"),
+        (PaDIS, "eps", 5.0, r"in \(0, 4\]"),
+        (PaDISPC, "r0", 0.0, "above 0"),
+        (TV, "lam", 0.0, "above 0"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(cls, name, value, word):
+    with pytest.raises(ValueError, match=f"{name} must (be|lie) {word}"):
+        cls(**{name: value})
 
 
 # --- the data are met
