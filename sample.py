@@ -66,18 +66,28 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
     cells = {}
     for task in options.task or [None]:
         for solver in options.solver or [None]:
-            chosen = [names.settings(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            chosen = [settings(kind, name) for kind, name in (("task", task), ("solver", solver)) if name]
             known = configuration.load([*options.base, *chosen])
             if "solver" not in known:
                 chosen.append(names.settings("solvers", "resample"))
                 known = configuration.load([*options.base, *chosen])
-            if "operator" not in known and not str(known["solver"].get("target")).startswith(SAMPLERS):
+            if "operator" not in known and SAMPLERS not in str(known["solver"]):
                 chosen.insert(0, names.settings("tasks", "super_resolution"))
             name = "-".join(path.stem for path in chosen) or Path(options.base[0]).stem
+            if name in cells:
+                raise ValueError(f"two cells of the grid would be called {name!r}; results need names that differ")
             cells[name] = configuration.load([*options.base, *chosen], [*extra, *overrides])
             for key in cells[name].keys() - set(PARTS):
                 raise ValueError(f"{cells[name].locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
     return cells
+
+
+def settings(kind: str, name: str) -> Path:
+    """The file that --task or --solver means by a name."""
+    path, key = names.settings(f"{kind}s", name), {"task": "operator"}.get(kind, kind)
+    if key not in configuration.load([path]):
+        raise ValueError(f"--{kind} {name}: the file has no `{key}:`")
+    return path
 
 
 def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:
@@ -196,6 +206,8 @@ def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]
             raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
     options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
+    if demo and options.measurements:
+        raise ValueError("--measurements needs --data-root or --manifest: the files that were measured")
     if demo:
         options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
     if options.save_dir is None:

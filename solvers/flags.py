@@ -10,6 +10,7 @@ import yaml
 REFUSED = Path(__file__).resolve().parents[1] / "configs/flags.yaml"
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
 OVERRIDE = re.compile(r"[\w.]+=")
+MOST = 10_000_000  # seeds in one call
 TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
 
 
@@ -29,6 +30,8 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     Raises ValueError for wrong values, for pairs that say the same twice, and for flags of the published scripts that
     have another name here, which it tells.
     """
+    if "" in argv:
+        raise ValueError("an argument is empty; is a variable of the shell not set?")
     changes = overrides(argv)
     instead = yaml.safe_load(REFUSED.read_text())
     for word in argv:
@@ -111,10 +114,11 @@ def index(word: str) -> int:
 def seeds(word: str) -> list[int]:
     """0-3,7 -> [0, 1, 2, 3, 7]"""
     try:
-        ends = [part.split("-") for part in word.split(",")]
-        found = [seed for part in ends for seed in range(int(part[0]), int(part[-1]) + 1)]
+        ends = [(int(first), int(last if dash else first)) for first, dash, last in (w.partition("-") for w in word.split(","))]
     except ValueError:
-        found = []
+        ends = []
+    few = sum(last - first + 1 for first, last in ends) <= MOST
+    found = [seed for first, last in ends for seed in range(first, last + 1)] if few else []
     if not found or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once")
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once, at most {MOST:,}")
     return found

@@ -78,7 +78,7 @@ class Results:
             self._clear()
         found = self.folder / "config.yaml"
         if found.exists():
-            old = (yaml.safe_load(found.read_text()) or {}).get("digest")
+            old = _digest_in(found)
             if old != self.digest:
                 raise ValueError(
                     f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
@@ -208,6 +208,15 @@ class Results:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in FILES:
             (self.folder / name).unlink(missing_ok=True)
+
+
+def _digest_in(config: Path) -> Any:
+    """The digest that a config.yaml of ours holds; None: it is another program's."""
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (ValueError, yaml.YAMLError):
+        return None
+    return content.get("digest") if isinstance(content, dict) else None
 
 
 def _volume(scan: Scan) -> str:

@@ -235,7 +235,10 @@ BAD = {  # words -> what the line must say
     ("--task", "super_resolutoin"): "did you mean 'super_resolution'?",
     ("--solver", "resampel"): "did you mean 'resample'?",
     ("--model", "no/such/model"): "unknown model",
+    ("--task", "WORLD/codps.yaml"): "codps.yaml: the file has no `operator:`",
+    ("--task", "mri_x4", "mri_x4.yaml"): "would be called 'mri_x4-codps'",
     ("--data-root", "no/such/folder"): "no such folder",
+    ("--data-root", ""): "an argument is empty",
     ("--split", "tset"): "split 'tset'",
     ("--tsak", "x"): "did you mean '--task'?",
     ("--gpu", "0"): "use --accelerator",
@@ -250,11 +253,12 @@ BAD = {  # words -> what the line must say
     ("solver=x",): "'x' is no solver",
     ("operator=3",): "3 is no operator",
     ("prior.label=3",): "prior.label 3: the network is unconditional",
-    ("--model", "CLASSES"): "choose a class with prior.label=N, N from 0 to 4",
-    ("--model", "CLASSES", "prior.label=5"): "prior.label 5: 0 to 4 are allowed",
-    ("--model", "CLASSES", "prior.label=-1"): "prior.label -1: 0 to 4 are allowed",
-    ("--model", "CLASSES", "prior.label=x"): "prior.label 'x': 0 to 4 are allowed",
+    ("--model", "WORLD/classes"): "choose a class with prior.label=N, N from 0 to 4",
+    ("--model", "WORLD/classes", "prior.label=5"): "prior.label 5: 0 to 4 are allowed",
+    ("--model", "WORLD/classes", "prior.label=-1"): "prior.label -1: 0 to 4 are allowed",
+    ("--model", "WORLD/classes", "prior.label=x"): "prior.label 'x': 0 to 4 are allowed",
     ("--seeds", "3-1"): "not of the form",
+    ("--seeds", "0-99999999999"): "at most 10,000,000",
     ("--start", "7"): "leaves none of 3",
     ("--seeds", "0-3"): "--seeds means nothing with a task",
     ("--manifest", "m.csv"): "--data-root and --manifest",
@@ -272,9 +276,14 @@ if not torch.cuda.is_available():
 
 @pytest.mark.parametrize("more", BAD, ids=" ".join)
 def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
-    assert run(world, tmp_path / "out", *(word.replace("CLASSES", f"{world}/classes") for word in more)) == 2
+    assert run(world, tmp_path / "out", *(word.replace("WORLD", str(world)) for word in more)) == 2
     assert one_line(capsys) and BAD[more] in last_error, last_error
     assert not (tmp_path / "out/records.jsonl").exists()
+
+
+def test_measurements_are_the_users_own(capsys):
+    assert sample.main(["--measurements"]) == 2
+    assert one_line(capsys) and "needs --data-root or --manifest" in last_error
 
 
 def test_the_class_that_is_asked_for_is_drawn(world: Path, tmp_path: Path):

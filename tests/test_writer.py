@@ -144,6 +144,14 @@ def test_a_folder_serves_one_configuration_and_one_run(tmp_path: Path):
     assert digest({"a": 1, "b": [2]}) == digest({"b": [2], "a": 1}) != digest({"a": 1, "b": [3]})
 
 
+@pytest.mark.parametrize("foreign", [b"- a list", b"\xff\xfe", b"{", b"name: mine"])
+def test_a_folder_with_another_program_s_config_is_refused(tmp_path: Path, foreign: bytes):
+    (tmp_path / "config.yaml").write_bytes(foreign)
+    with pytest.raises(ValueError, match="another configuration"), results(tmp_path).opened():
+        pass
+    assert (tmp_path / "config.yaml").read_bytes() == foreign
+
+
 def test_overwriting_leaves_other_people_s_files_alone(tmp_path: Path):
     folder = results(tmp_path / "out")
     with folder.opened():
