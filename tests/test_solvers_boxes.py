@@ -94,6 +94,16 @@ CASES = {
         CoDPSPlus(steps=10, scale=0.4, t_div=2, div_ratio=100.0, inv_var=0.0),
         partial(codps_box, levels=VP10, scale=0.4, t_div=2, div_ratio=100, lam=0.0, plus=True),
     ),
+    "codps free of tuning": (
+        VP,
+        CoDPS(steps=10, inv_var=4.0),
+        partial(codps_box, levels=VP10, scale=None, t_div=0, div_ratio=1, lam=4.0, plus=False),
+    ),
+    "codps+ free of tuning, ddim": (
+        VP,
+        CoDPSPlus(steps=10, eta=0.5),
+        partial(codps_box, levels=VP10, scale=None, t_div=0, div_ratio=1, lam=4.0, plus=True, eta=0.5),
+    ),
     "daps exact": (EDM, DAPS(steps=8, **EDGES), partial(daps_exact_box, sigmas=EDM8, s0=0.5, covariance="heuristic")),
     "daps trace": (
         EDM,
@@ -160,7 +170,7 @@ CASES = {
     ),
     "resample by encoding": (
         VP,
-        ReSample(steps=10, skip=3, inner="adamw", adamw=DESCENT, resampling="encode"),
+        ReSample(steps=10, skip=3, inner="adamw", adamw=DESCENT, resampling="encode", eta=0.4),
         partial(
             resample_box,
             levels=VP10,
@@ -173,12 +183,18 @@ CASES = {
             tweedie="exact",
             dps_weight=0,
             descent=BOX_DESCENT,
+            eta=0.4,
         ),
     ),
     "psld adjoint": (
         LATENT,
-        PSLD(steps=6, gamma=0.1, omega=0.9, back="adjoint"),
-        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=None),
+        PSLD(steps=6, gamma=0.1, omega=0.9, back="adjoint", eta=0.3),
+        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=None, eta=0.3),
+    ),
+    "psld pseudo-inverse": (
+        LATENT,
+        PSLD(steps=6, gamma=0.1, omega=0.9, back="pinv"),
+        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=1e-6),
     ),
     "psld": (
         LATENT,

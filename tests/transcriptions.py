@@ -70,18 +70,24 @@ def dps(w, levels, zeta, eta=1.0, clip=False):
     return x
 
 
-def codps(w, levels, scale, t_div, div_ratio, lam, plus):
+def codps(w, levels, scale, t_div, div_ratio, lam, plus, eta=1.0):
+    """scale None: x' takes the share of x0's update that a DDPM step would."""
     x = w.tape.normal(len(w.mu))
     n = len(levels) - 1
     for i, (a, b) in enumerate(zip(levels, levels[1:])):
         t = n - 1 - i
         x0 = np.clip(w.D(x / np.sqrt(a), np.sqrt((1 - a) / a)), -1, 1)
-        x = ddim(x, x0, a, b, 1.0, w.tape)
+        x = ddim(x, x0, a, b, eta, w.tape)
         v = 1 / (a / (1 - a) + lam)
-        c = scale / div_ratio if t < t_div else scale
+        if scale is None:
+            left = 1 - b - eta**2 * (1 - b) / (1 - a) * (1 - a / b)
+            share = np.sqrt(b) - np.sqrt(max(left, 0)) * np.sqrt(a / (1 - a))
+            c = share / (np.sqrt(a) / (1 - a))
+        else:
+            c = scale / div_ratio if t < t_div else scale
         inverse = np.linalg.inv(w.sigma_y**2 * np.eye(len(w.y)) + v * w.A @ w.A.T)
         if plus:
-            if t == 0:
+            if t == 0 and scale is not None:
                 continue
             J = 1 / np.sqrt(a) if lam == 0 else (1 / lam) * np.sqrt(a) / (1 - a + a / lam)
             x = x + c * J * w.A.T @ inverse @ (w.y - w.A @ x0)
@@ -183,7 +189,7 @@ def adamw(loss_gradient, x, lr, iterations, stop, weight_decay, patience=None):
     return x
 
 
-def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead, tweedie, dps_weight, descent):
+def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead, tweedie, dps_weight, descent, eta=0.0):
     """descent: None for the exact update, else (lr_pixel, its_pixel, lr_latent, its_latent, patience, stop, decay)."""
     n = len(levels) - 1
     z = w.tape.normal(len(w.mu))
@@ -218,7 +224,7 @@ def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead
     for i, (a, b) in enumerate(zip(levels, levels[1:])):
         index, sigma = n - 1 - i, np.sqrt((1 - a) / a)
         clean, x0 = estimate(z, a)
-        z = ddim(z, clean, a, b, 0.0, None)
+        z = ddim(z, clean, a, b, eta, w.tape)
         if dps_weight:
             r = w.A @ w.decode(x0) - w.y
             g = w.J(x0).T @ w.A.T @ r / np.linalg.norm(r) / np.sqrt(a)
@@ -240,7 +246,7 @@ def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead
     return latent(z, root**2 * top / (root**2 + top))
 
 
-def psld(w, levels, gamma, omega, s2):
+def psld(w, levels, gamma, omega, s2, eta=0.0):
     """s2 None: B = A^T, else B = A^T (s2 + A A^T)^-1."""
     z = w.tape.normal(len(w.mu))
     B = w.A.T if s2 is None else w.A.T @ np.linalg.inv(s2 * np.eye(len(w.y)) + w.A @ w.A.T)
@@ -255,7 +261,7 @@ def psld(w, levels, gamma, omega, s2):
         dE = np.linalg.inv(w.J(w.encode(glued)))
         de = dE @ (np.eye(len(x)) - B @ w.A) @ dx - dz0
         g = gamma * de.T @ e / np.linalg.norm(e) + omega * dx.T @ w.A.T @ r / np.linalg.norm(r)
-        z = ddim(z, z0, a, b, 0.0, None) - g
+        z = ddim(z, z0, a, b, eta, w.tape) - g
     return z
 
 
