@@ -20,7 +20,8 @@ class CoDPS:
     """VP coordinates; CoDPS's update of the ancestral sample x' with p(y | x') = N(A mu(x'), sigma_y^2 I + v_t A A^T).
 
     v_t = 1 / (a / (1 - a) + lam), lam the inverse prior variance. scale None is free of tuning: x' moves by what the
-    DDPM step makes of the update that x0 is due. The published code mixes x' (level t - 1) with a of level t: kept.
+    DDPM step makes of the update that x0 is due. The published code mixes x' (level t - 1) with a of level t: kept; its
+    DDPM noise has the network's learned variance, here the posterior's, and its DDIM times are 0, 10, ..., 990, here 0 to 999.
     """
 
     steps: int = 1000

@@ -33,7 +33,7 @@ class PaDIS:
 
     steps: int = 100  # noise levels
     inner: int = 1  # Langevin steps at each; published 10
-    sigma_max: float = 20.0  # published 10 on [0, 1] images
+    sigma_max: float = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]
     sigma_min: float = 0.004
     spacing: Literal["geometric", "karras"] = "geometric"
     data: Literal["ddnm", "dps", "langevin"] = "ddnm"

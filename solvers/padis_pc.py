@@ -29,7 +29,7 @@ class PaDISPC:
     """
 
     steps: int = 100  # noise levels; one predictor and one corrector between neighbours
-    sigma_max: float = 20.0  # published 10 on [0, 1] images
+    sigma_max: float = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]
     sigma_min: float = 0.004
     spacing: Literal["geometric", "karras"] = "geometric"
     normalisation: Literal["operator", "published"] = "operator"  # zeta / |A|^2, or zeta / |r| (and min(40, 200 sigma))
