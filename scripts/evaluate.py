@@ -6,16 +6,19 @@
     python scripts/evaluate.py offline results/prior/samples data/demo/test    # no weights: spectrum, nearest neighbours
     python scripts/evaluate.py offline A B --features a.npy b.npy              # and KID on features of your own [N,D]
 
-Values are compared in [0, 1] of the first folder's intensity contract. --output FILE.json keeps the numbers.
-Exit codes: 0 done, 1 some images have no partner (listed), 2 the user's mistake (one line).
+Values are compared in [0, 1] of the first folder's intensity contract; PNG, JPEG and TIFF integers in that of their own depth.
+--output FILE.json keeps the numbers.
+Exit codes: 0 done, 1 some images have no partner or could not be compared (listed), 2 the user's mistake (one line).
 """
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -24,11 +27,14 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import dataset, formats, sources  # noqa: E402
 from data.manifest import Row  # noqa: E402
-from data.ranges import to_report  # noqa: E402
+from data.ranges import Intensity, to_report  # noqa: E402
 from solvers import metrics, populations  # noqa: E402
 from solvers.flags import Parser  # noqa: E402
+from solvers.results import file_name  # noqa: E402
 
 BATCH = 32  # images in one call of the feature network
+OWN = {"lpips": "pairs", "weights": "fid", "features": "offline"}  # flags that one kind of comparison has
+REASSEMBLED = re.compile("volume-[0-9a-f]{16}")  # what sample.py put together again from slices that lie beside it
 
 
 def main(argv: Sequence[str]) -> int:
@@ -42,14 +48,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--output", type=Path, metavar="FILE.json")
     try:
         options = parser.parse_args(argv[kind != "pairs" :])
-        numbers, alone = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
+        for flag, where in OWN.items():
+            if getattr(options, flag) and kind != where:
+                raise ValueError(f"--{flag} means nothing here; it belongs to the comparison of {where}")
+        numbers, missed = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
         show(numbers, options.output)
     except (ValueError, OSError) as error:
         print(f"evaluate.py: {error}", file=sys.stderr)
         return 2
-    if alone:
-        print(f"evaluate.py: without a partner: {', '.join(sorted(alone))}", file=sys.stderr)
-    return 1 if alone else 0
+    for line in missed:
+        print(f"evaluate.py: {line}", file=sys.stderr)
+    return 1 if missed else 0
 
 
 def show(numbers: dict[str, Any], output: Path | None) -> None:
@@ -65,45 +74,56 @@ def spell(value: dict[str, Any]) -> str:
     return f"{value['mean']:.4f}{spread}   (n = {value['n']})"
 
 
-def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
-    """Mean, 95 % interval and n of each metric over the images that both folders have."""
+def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Mean, 95 % interval and n of each metric over the images that both folders have, and what was left out."""
     truths, results = (by_name(folder) for folder in (options.first, options.second))
     common = sorted(truths.keys() & results.keys())
     if not common:
         raise ValueError(f"{options.first} and {options.second} have no image name in common")
-    columns: dict[str, list[float]] = {"psnr": [], "ssim": [], "nmse": []}
-    perceptual = lpips(options.lpips) if options.lpips else None
+    alone = sorted(truths.keys() ^ results.keys())
+    missed = [f"without a partner: {', '.join(alone)}"] if alone else []
+    perceptual, known = lpips(options.lpips) if options.lpips else None, residuals(options.second.parent)
+    columns: dict[str, list[float]] = {}
     for name in common:
-        truth, image = together(truths[name], results[name])
-        for key, metric in (("psnr", metrics.psnr), ("ssim", metrics.ssim), ("nmse", metrics.nmse)):
-            columns[key].append(metric(image, truth).item())
-        if perceptual:
-            columns.setdefault(f"lpips_{options.lpips}", []).append(perceptual(image, truth))
-    columns |= residuals(options.second.parent, common)
-    return {key: metrics.describe(values) for key, values in columns.items()}, set(truths) ^ set(results)
+        try:
+            truth, image = together(truths[name], results[name])
+        except ValueError as error:
+            missed.append(str(error))
+            continue
+        values = {"psnr": metrics.psnr(image, truth).item(), "ssim": metrics.ssim(image, truth).item()}
+        values |= {"nmse": metrics.nmse(image, truth).item()}
+        values |= {f"lpips_{options.lpips}": perceptual(image, truth)} if perceptual else {}
+        values |= {"residual": known[name]} if name in known else {}
+        for key, value in values.items():
+            columns.setdefault(key, []).append(value)
+    if not columns:
+        raise ValueError(missed[-1])
+    return {key: metrics.describe(values) for key, values in columns.items()}, missed
 
 
-def residuals(folder: Path, names: Sequence[str]) -> dict[str, list[float]]:
-    """What sample.py recorded of these images, if this is a folder of its results."""
-    if not (folder / "records.jsonl").is_file():
-        return {}
-    records = {r["image_id"]: r for r in map(json.loads, (folder / "records.jsonl").read_text().splitlines())}
-    values = [records[n]["residual"] for n in names if records.get(n, {}).get("residual") is not None]
-    return {"residual": values} if values else {}
+def residuals(folder: Path) -> dict[str, float]:
+    """What sample.py recorded, by name, if this is a folder of its results."""
+    path = folder / "records.jsonl"
+    try:
+        records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        return {file_name(r["image_id"]): r["residual"] for r in records if r.get("residual") is not None}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path}: not written by sample.py; move it away, or repair it") from None
 
 
 def by_name(folder: Path) -> dict[str, Row]:
-    """Images of a folder by id, its path without suffix; reassembled volumes are their slices again, and left out."""
-    return {row.image_id: row for row in sources.find(folder) if not row.image_id.startswith("volume-")}
+    """Images of a folder by the name that results of sample.py have; reassembled volumes are their slices again, and left out."""
+    return {file_name(row.image_id): row for row in sources.find(folder) if not REASSEMBLED.match(row.image_id)}
 
 
 def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
-    """Both images [1,C,H,W] in the model range, under the truth's intensity contract."""
-    first, second = formats.read(truth.path, truth.slice), formats.read(result.path, result.slice)
+    """Both images [1,C,H,W] in the model range, as they are looked at."""
+    first, second = (formats.upright(formats.read(row.path, row.slice)) for row in (truth, result))
     if first.pixels.shape != second.pixels.shape:
         raise ValueError(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
     intensity = dataset.contract(truth, first)
-    return intensity.to_model(first.pixels)[None], intensity.to_model(second.pixels)[None]
+    own = second.meta.window if second.meta.format in ("png", "jpeg", "tiff") else None  # the whole depth of their integers
+    return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(second.pixels)[None]
 
 
 def lpips(net: str):
@@ -132,7 +152,7 @@ def channels_of(row: Row) -> int:
     return len(formats.read(row.path, row.slice).pixels)
 
 
-def fid(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
+def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Fréchet Inception distance with the standard (torch-fidelity) features, to a folder or to stored moments."""
     from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -154,18 +174,29 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
 
     generated = features(options.first)
     if options.second.suffix == ".npz":
-        stored = np.load(options.second, allow_pickle=False)
-        if not {"mu", "sigma"} <= set(stored.files):
-            raise ValueError(f"{options.second}: holds {', '.join(stored.files)}, not mu and sigma")
+        stored = loaded(options.second, np.lib.npyio.NpzFile)
+        if not {"mu", "sigma"} <= stored.keys():
+            raise ValueError(f"{options.second}: holds {', '.join(stored)}, not mu and sigma")
         reference, count = (stored["mu"], stored["sigma"]), None
     else:
         others = features(options.second)
         reference, count = populations.moments(others), len(others)
     value = populations.frechet(*populations.moments(generated), *reference)
-    return {"fid": value, "generated": len(generated), "reference": count}, set()
+    return {"fid": value, "generated": len(generated), "reference": count}, []
 
 
-def offline(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
+def loaded(path: Path, kind: type) -> Any:
+    """An array of an .npy file, or the arrays of an .npz file."""
+    try:
+        found = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, BadZipFile):
+        found = None
+    if not isinstance(found, kind):
+        raise ValueError(f"{path}: is no {'.npy' if kind is np.ndarray else '.npz'} file of numbers")
+    return found
+
+
+def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """What can be said without anybody's weights."""
     generated, reference = (torch.cat(list(stack(folder))) for folder in (options.first, options.second))
     if generated.shape[1:] != reference.shape[1:]:
@@ -178,12 +209,12 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], set[str]]:
         "ssim_to_nearest": metrics.describe(ssim.tolist()),
     }
     if options.features:
-        a, b = (np.load(path, allow_pickle=False) for path in options.features)
+        a, b = (loaded(path, np.ndarray) for path in options.features)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise ValueError(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
         numbers["kid"] = populations.kernel_distance(a, b)
         numbers["frechet"] = populations.frechet(*populations.moments(a), *populations.moments(b))
-    return numbers, set()
+    return numbers, []
 
 
 if __name__ == "__main__":

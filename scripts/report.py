@@ -27,7 +27,10 @@ def main(argv: Sequence[str]) -> int:
             missing = [name for name in WANTED if not (folder / name).is_file()]
             if missing:
                 raise ValueError(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
-            print(report.write(folder))
+            try:
+                print(report.write(folder))
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise ValueError(f"{folder}: what it holds was not written by sample.py ({error!r})") from None
     except (ValueError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2

@@ -9,14 +9,17 @@ import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import tiny
 import torch
 import yaml
 
 import sample
-from data import formats
-from data.ranges import DEPTH_16
+from data import dataset, formats
+from data.manifest import Row
+from data.ranges import DEPTH_16, to_report
 from ldm import names
 from solvers import report
 from solvers.intake import Scan
@@ -98,6 +101,8 @@ def test_the_report_script(folder: Path, tmp_path: Path, capsys):
     assert main(folder) == 0 and "26.00" in capsys.readouterr().out
     assert main(tmp_path) == 2 and "holds no summary.json" in one_line(capsys)
     assert main() == 2 and "required: folders" in one_line(capsys)
+    (folder / "records.jsonl").write_text("{}\n")
+    assert main(folder) == 2 and "was not written by sample.py" in one_line(capsys)
 
 
 def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
@@ -147,8 +152,52 @@ def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
     assert abs(numbers["psnr"]["mean"] - 30.79) < 0.05 and numbers["residual"]["mean"] == 1.01
     (truth / "alone.png").write_bytes((truth / "a.png").read_bytes())
     assert evaluate(truth, folder / "recon") == 1 and "alone" in one_line(capsys)
+    (truth / "b.png").write_bytes(b"no picture")
+    assert evaluate(truth, folder / "recon") == 1
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["without a partner", f"{truth}/b.png"]
+    assert evaluate(truth, folder / "recon", "--features", "a.npy", "b.npy") == 2 and "belongs to" in one_line(capsys)
     assert evaluate(truth, folder / "panels") == 2 and one_line(capsys)
     assert evaluate(truth, "--nope") == 2 and one_line(capsys)
+
+
+def mixed(where: Path) -> Path:
+    """Scans of four formats and depths, one of them a volume, under names that are not all safe."""
+    tiny.scans(where, 1)
+    (where / "scan0.png").rename(where / "a scan.png")
+    pixels = formats.read(where / "a scan.png").pixels
+    scan = formats.read(ROOT / "models/demo-data/lung2-ax-035.dcm")
+    low = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 16).round()
+    formats.write(formats.Image(low, formats.resized(scan.meta, 16 / 256)), where / "ct.dcm", image_id="ct")
+    formats.write(formats.Image(pixels / 65535, formats.Meta("tiff", "float32")), where / "float.tiff")
+    array = (pixels[0, ..., None] / 2 * torch.tensor([1.0, 0.7, 0.9]) - 300).round().numpy().astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([0.8, -0.9, 3.0, 1.0])), where / "volume-0.nii.gz")
+    return where
+
+
+def copied(row: Row, where: Path) -> None:
+    """An image as an 8-bit PNG, as it is looked at."""
+    where.parent.mkdir(exist_ok=True)
+    formats.write(formats.Image((255 * to_report(dataset.load(row, 1)[0])).round(), formats.Meta("png")), where)
+
+
+def test_results_of_every_format_are_compared_as_they_were_scored(tmp_path: Path):
+    """PSNR of the written files is that of the images before they were written; so is that of 8-bit PNG copies."""
+    evaluate, world, truth = script("evaluate"), tiny.world(tmp_path / "world"), mixed(tmp_path / "truth")
+    assert sample.main(tiny.words(world, tmp_path / "out", "--data-root", str(truth), "--solver", "baseline")) == 0
+    records, recon = tiny.records(tmp_path / "out"), tmp_path / "out/recon"
+    assert len(records) == 6 and len(list(recon.glob("volume-*.nii.gz"))) == 4  # three slices, and the volume of them
+    for name in ("a scan", "ct"):  # truth and result have one window
+        file = Path(records[name]["files"]["recon"])
+        copied(Row(str(tmp_path / "out" / file), name), tmp_path / "copies" / f"{file.stem}.png")
+    for folder, code, held in ((recon, 0, list(records)), (tmp_path / "copies", 1, ["a scan", "ct"])):
+        assert evaluate(truth, folder, "--output", tmp_path / "n.json") == code
+        psnr = json.loads((tmp_path / "n.json").read_text())["psnr"]
+        assert psnr["n"] == len(held)
+        # 8 bits round by 0.001 (r.m.s.) errors of 0.02 and more: 10 log10(1 + 0.05^2) = 0.01 dB
+        assert psnr["mean"] == pytest.approx(sum(records[name]["psnr"] for name in held) / len(held), abs=0.02)
+    copied(Row(f"{truth}/volume-0.nii.gz", "", slice=1), tmp_path / "upright/volume-0-0001.png")
+    assert evaluate(truth, tmp_path / "upright", "--output", tmp_path / "n.json") == 1
+    assert json.loads((tmp_path / "n.json").read_text())["psnr"]["mean"] > 50, "8 bits of the truth itself, turned as it is"
 
 
 def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
