@@ -9,6 +9,7 @@ from scipy import ndimage, stats
 
 from data.seeding import Noise
 from solvers import metrics, populations
+from solvers.outcome import scores
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -61,6 +62,20 @@ def test_the_interval_of_draws_covers_what_it_says():
     mean, std, half = metrics.interval(draws[:5])
     assert torch.allclose(half, stats.t.ppf(0.95, 4) * std * math.sqrt(1.2))
     assert torch.allclose(mean, draws[:5].mean(0))
+
+
+def test_scores_are_of_the_result_its_first_draw_and_the_baseline():
+    truth, image, baseline = (noise(3, 12, 13) / 4).chunk(3)
+    draws = image + 0.1 * noise(4, 1, 12, 13)
+    found = scores(image, truth, draws, baseline, False)
+    x, t, first = image[None], truth[None], draws[:1]
+    assert found == {
+        **{"psnr": metrics.psnr(x, t).item(), "ssim": metrics.ssim(x, t).item(), "nmse": metrics.nmse(x, t).item()},
+        **{"psnr_draw": metrics.psnr(first, t).item(), "ssim_draw": metrics.ssim(first, t).item()},
+        **{"coverage": metrics.coverage(draws, truth), "baseline_psnr": metrics.psnr(baseline[None], t).item()},
+    }
+    turned = truth.flip(-1, -2).roll(3, -1)
+    assert scores(turned, truth, None, None, True)["psnr"] == 100 > scores(turned, truth, None, None, False)["psnr"] + 50
 
 
 def test_a_column_is_described_by_mean_interval_and_number():

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pydicom
 import pytest
@@ -13,8 +14,9 @@ from tiny import records, restored
 
 import sample
 from data import formats, sources
-from data.ranges import DEPTH_16
+from data.ranges import DEPTH_16, Intensity
 from solvers import codps
+from solvers.operators import SuperResolution
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +72,28 @@ def test_posterior_draws_give_mean_spread_and_interval(world: Path, tmp_path: Pa
     # Stored values are rounded to half a unit; the mean of three of them too.
     assert float((mean - draws.mean(0))[inside].abs().max()) <= 1.01
     assert float((std - draws.std(0))[inside].abs().max()) <= 1.5
+
+
+def test_k_draws_are_the_same_however_many_share_a_network_call(world: Path, tmp_path: Path):
+    """And the first of them is the draw of a single run."""
+    precise = ["--precision", "64-true", "--limit", "2"]
+    assert run(world, tmp_path / "single", *precise) == 0
+    assert run(world, tmp_path / "runs", *precise, "--num-runs", "3") == 0
+    for rows in ("1", "2", "6"):
+        assert run(world, tmp_path / rows, *precise, "--num-samples", "3", "--batch-size", rows) == 0
+    for name, record in records(tmp_path / "single").items():
+        draws = {
+            rows: [formats.read(tmp_path / rows / f"samples/{name}-00{k}.png").pixels for k in range(3)]
+            for rows in ("1", "2", "6")
+        }
+        for k in range(3):  # float64: as in the test on batches
+            assert all(float((draws[rows][k] - draws["1"][k]).abs().max()) <= 1 for rows in ("2", "6"))
+        assert float((draws["1"][0] - formats.read(tmp_path / f"single/recon/{name}.png").pixels).abs().max()) <= 1
+        assert float((draws["1"][0] - draws["1"][1]).abs().max()) > 100 < float((draws["1"][1] - draws["1"][2]).abs().max())
+        several, residuals = records(tmp_path / "6")[name], records(tmp_path / "runs")[name]["residuals"]
+        assert several["residual"] == pytest.approx(record["residual"], rel=1e-7) == residuals[0]
+        # A norm is convex; equal only if all draws leave the same residual.
+        assert several["residual_mean"] < 0.999 * sum(residuals) / 3 and several["residual_mean"] != several["residual"]
 
 
 def test_num_runs_keeps_the_run_of_smallest_residual(world: Path, tmp_path: Path):
@@ -193,31 +217,71 @@ def test_large_images_need_tiles(world: Path, tmp_path: Path, capsys):
     assert "overlapping tiles" in records(tmp_path / "out")["scan0"]["notes"][0]
 
 
-def test_measurements_of_our_own_runs_restore_to_the_same_images(world: Path, tmp_path: Path):
-    """Low resolution in, high resolution out: what a simulated run measured, given back as the user's own."""
-    assert run(world, tmp_path / "simulated", "--precision", "64-true") == 0
-    assert np.load(tmp_path / "simulated/measurement/scan0.npy").shape == (1, 4, 4)
-    more = ["--measurements", "--precision", "64-true", "--data-root", f"{tmp_path}/simulated/measurement"]
+@pytest.mark.parametrize("task, shape, contract", [("sr", (1, 4, 4), Intensity(-1, 1)), ("ct", (1, 6, 24), Intensity(0, 1))])
+def test_measurements_of_our_own_runs_restore_to_the_same_images(world: Path, tmp_path: Path, task: str, shape, contract):
+    """What a simulated run measured, given back as the user's own. Results lie in [-1, 1], or where physics sees [0, 1] there."""
+    tiny.task(tmp_path / "ct.yaml", "CT", views=6, bins=24)
+    chosen = ["--precision", "64-true"] + (["--task", str(tmp_path / "ct.yaml")] if task == "ct" else [])
+    assert run(world, tmp_path / "simulated", *chosen) == 0
+    assert np.load(tmp_path / "simulated/measurement/scan0.npy").shape == shape
+    more = ["--measurements", *chosen, "--data-root", f"{tmp_path}/simulated/measurement"]
     assert run(world, tmp_path / "measured", *more) == 0
     for i in range(3):
         a = formats.read(tmp_path / f"simulated/recon/scan{i}.png").pixels
-        b = DEPTH_16.to_stored(formats.read(tmp_path / f"measured/recon/scan{i}.npy").pixels)
+        b = DEPTH_16.to_stored(contract.to_model(formats.read(tmp_path / f"measured/recon/scan{i}.npy").pixels))
         inside = (a > 0) & (a < 65535)
         # 16-bit rounding of a (0.5) and float32 of y (1e-7 of the range, amplified by a well-conditioned solve)
-        assert b.shape == (1, 16, 16) and float((a - b)[inside].abs().max()) <= 2
+        assert b.shape == (1, 16, 16) and inside.any() and float((a - b)[inside].abs().max()) <= 2
     assert "psnr" not in records(tmp_path / "measured")["scan0"]
 
 
 def test_low_resolution_dicom_in_high_resolution_dicom_out(world: Path, tmp_path: Path):
+    """Values in the file's units, a finer spacing, and the same field of view."""
     scan = formats.read(ROOT / "models/demo-data/lung2-ax-035.dcm")
     low = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 4).round()
     (tmp_path / "low").mkdir()
     formats.write(formats.Image(low, formats.resized(scan.meta, 4 / scan.pixels.shape[-1])), tmp_path / "low/a.dcm", image_id="a")
-    assert run(world, tmp_path / "out", "--measurements", "--data-root", str(tmp_path / "low")) == 0
-    before, after = (pydicom.dcmread(path) for path in (tmp_path / "low/a.dcm", tmp_path / "out/recon/a.dcm"))
+    before = pydicom.dcmread(tmp_path / "low/a.dcm")
+    before.PixelSpacing, before.ImageOrientationPatient = [90.0, 70.0], [0.8, 0.6, 0, -0.6, 0.8, 0]
+    before.save_as(tmp_path / "low/a.dcm")
+    more = ["--measurements", "--data-root", str(tmp_path / "low"), "--solver", "baseline"]
+    assert run(world, tmp_path / "out", *more) == 0
+    after = pydicom.dcmread(tmp_path / "out/recon/a.dcm")
     assert (before.Rows, after.Rows) == (4, 16) and after.SOPInstanceUID != before.SOPInstanceUID
-    assert [4 * float(v) for v in after.PixelSpacing] == pytest.approx([float(v) for v in before.PixelSpacing])
+    assert [float(v) for v in after.PixelSpacing] == pytest.approx([22.5, 17.5])
+
+    def edges(ds: pydicom.Dataset) -> np.ndarray:
+        """The outer corner of the first pixel and that of the last, mm."""
+        across, down = np.reshape(ds.ImageOrientationPatient, (2, 3)).astype(float)
+        rows, columns = (float(v) for v in ds.PixelSpacing)
+        first = np.array(ds.ImagePositionPatient, float) - across * columns / 2 - down * rows / 2
+        return np.stack([first, first + across * columns * ds.Columns + down * rows * ds.Rows])
+
+    assert np.abs(edges(after) - edges(before)).max() < 1e-9
+    hounsfield = after.pixel_array * float(after.RescaleSlope) + float(after.RescaleIntercept)
+    expected = SuperResolution(4).baseline(low[None], (1, 16, 16))  # linear, so it may be asked in HU
+    assert np.abs(hounsfield - expected[0, 0].clamp(-1024, 3071).numpy()).max() <= 0.51
     assert "psnr" not in records(tmp_path / "out")["a"] and "residual" in records(tmp_path / "out")["a"]
+
+
+def test_low_resolution_volume_in_high_resolution_volume_out(world: Path, tmp_path: Path):
+    """A volume that is stored lying down: restored upright, written as it was, in the same place."""
+    (tmp_path / "low").mkdir()
+    affine = np.array([[0, 0, 5.0, 7], [-2.4, 0, 0, 30], [0, 2.8, 0, -40], [0, 0, 0, 1]])
+    values = (np.arange(4)[:, None, None] * 100 + np.arange(4)[:, None] * 30 + np.arange(2)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "low/head.nii.gz")
+    (tmp_path / "low.csv").write_text(f"path,window\n{tmp_path}/low/head.nii.gz,0:500\n")
+    words = tiny.words(world, tmp_path / "out", "--manifest", f"{tmp_path}/low.csv", "--measurements")
+    del words[words.index("--data-root") : words.index("--data-root") + 2]
+    assert sample.main([*words, "--solver", "baseline"]) == 0
+    (file,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
+    after = nibabel.load(file)
+    assert after.shape == (16, 16, 2) and after.get_data_dtype() == np.int16
+    corners = np.array([[-0.5, -0.5, 0, 1], [3.5, 3.5, 1, 1]]).T
+    finer = np.array([[-0.5, -0.5, 0, 1], [15.5, 15.5, 1, 1]]).T
+    assert np.abs(after.affine @ finer - affine @ corners).max() < 1e-4  # NIfTI holds float32
+    expected = SuperResolution(4).baseline(torch.from_numpy(values).float().permute(2, 0, 1)[:, None], (1, 16, 16))
+    assert np.abs(np.asarray(after.dataobj) - expected[:, 0].permute(1, 2, 0).numpy()).max() <= 0.51
 
 
 @pytest.mark.parametrize("model, solver", [("pixel", "prior"), ("latent", "prior_ddim"), ("patch", "prior_langevin")])
