@@ -130,7 +130,6 @@ class Reconstruction(pl.LightningModule):
             draws=draws if many else None,
             truth=truth,
             y=(problem.y + constant(operator, problem.y) if operator.unit_range else problem.y)[0].cpu(),
-            shown=problem.y[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
         )
 

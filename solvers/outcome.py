@@ -23,7 +23,6 @@ class Outcome:
     draws: Tensor | None = None  # [K,C,H,W] if several were asked for
     truth: Tensor | None = None
     y: Tensor | None = None  # what was measured, in the units of a user's own file
-    shown: Tensor | None = None  # y as a picture, for the panel
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
     folder: str = "recon"  # "samples" for draws from the prior itself
 

@@ -23,8 +23,8 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     tiles = []
     if outcome.truth is not None:
         tiles.append(tile("truth", to_unit(outcome.truth), 0, 1))
-    if outcome.shown is not None:
-        tiles.append(_measurement(outcome.shown, outcome.image))
+    if outcome.y is not None:
+        tiles.append(_measurement(outcome.y, outcome.image))
     several = outcome.draws is not None
     psnr = outcome.record.get("psnr")
     title = "posterior mean" if several else "reconstruction"
@@ -68,11 +68,11 @@ def _measurement(y: Tensor, image: Tensor) -> PIL.Image.Image:
     if y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
         return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
-    y = _visible(y)
+    y, title = _visible(y), "measurement"
     if float(y.min()) >= 0 and float(y.max()) > 100 * float(y.mean()):  # a spectrum: its centre would be all one sees
-        y = (1 + y / y.mean()).log()
+        y, title = (1 + y / y.mean()).log(), "log(1 + y / mean)"
     low, high = float(y.min()), float(y.max())
-    return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", y, low, high if high > low else low + 1)
+    return tile(f"{title} {y.shape[-2]} x {y.shape[-1]}", y, low, high if high > low else low + 1)
 
 
 def _visible(x: Tensor) -> Tensor:

@@ -30,6 +30,7 @@ body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }
 body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
+td { white-space: nowrap }
 th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: #f4f5f7 } .scroll { overflow-x: auto }
 figure { margin: 0 0 1.2rem } img { max-width: 100%; display: block; margin: .3rem 0; border: 1px solid #ddd }

@@ -38,8 +38,8 @@ def outcome(name: str = "a", draws: bool = True, y: torch.Tensor | None = None) 
     record = {"image_id": name, "psnr": 26.0, "residual": 1.01, "seconds": 0.5, "nfe": 3, "vjps": 0, "status": "ok"}
     record["notes"] = ["<said>"]
     several = torch.stack([image, image + 0.1, image - 0.1]) if draws else None
-    shown = y if y is not None else truth[:, ::4, ::4]
-    return Outcome(Scan(name, truth, source, DEPTH_16), record, image, several, truth, shown, shown)
+    y = truth[:, ::4, ::4] if y is None else y
+    return Outcome(Scan(name, truth, source, DEPTH_16), record, image, several, truth, y)
 
 
 @pytest.fixture
