@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from math import sqrt
 from typing import Literal
 
 import torch
@@ -11,11 +12,11 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.schedule import karras
-from solvers.condition import Variance, condition, conditioned
-from solvers.covariance import Covariance, measured
+from solvers.condition import condition, conditioned
+from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import LinearOperator
+from solvers.operators.base import LinearOperator, Scalar
 from solvers.problem import Problem
 from solvers.state import BLACK, belief, evident, inside, result, shown
 from solvers.step import Step, fraction, need_linear, positive
@@ -34,9 +35,8 @@ class DAPS:
     sigma_max: float = 100.0  # first and last of them, in the state's units (images: [-1, 1])
     sigma_min: float = 0.1
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
-    covariance: Literal["measured", "heuristic", "trace", "operator"] = "measured"  # V: of each frequency as training found it
-    # (a number where it did not), one number for each sigma, tr/n, or whole
-    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2) for `heuristic`; default: the measured mean, else 0.5 (latents: 1)
+    covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: one number for each sigma, tr/n, or whole
+    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2); default: what the prior measured, else 0.5 (latents: 1)
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
@@ -83,17 +83,17 @@ class DAPS:
 
     def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
         """An exact draw of x0 | x, y under the belief N(D(x), V)."""
-        v: Variance
-        if self.covariance in ("measured", "heuristic"):
+        if self.covariance == "heuristic":
             m: Tensor = prior.denoise(x, full(sigma, x), offset)
-            v = belief(prior, sigma, self.s0)
-            if self.covariance == "measured" and (V := measured(prior, sigma, x)) is not None:
-                v = evident(m, V, seen, noise) if isinstance(seen.operator, LinearOperator) else V
+            v: Scalar = (known := belief(prior, sigma, self.s0))
+            if prior.kind == "pixel" and prior.variances and self.s0 is None and isinstance(seen.operator, LinearOperator):
+                u = m + sqrt(known) * noise.like(m)
+                return condition(u, evident(m, known, seen, noise), seen.perturbed(noise))
         else:
-            whole = Covariance(prior, x, sigma, offset)
+            V = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":
-                return conditioned(whole.sample(noise.like(x), self.rank), whole, seen, noise, tolerance=0.01).x
-            m, v = whole.mean, whole.trace(inside(prior, noise.like(x).sign(), 0.0))
+                return conditioned(V.sample(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
+            m, v = V.mean, V.trace(inside(prior, noise.like(x).sign(), 0.0))
         if prior.kind == "pixel":
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
