@@ -46,7 +46,6 @@ from solvers.writer import Writer
 
 DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
 PARTS = {"prior": (str, dict), "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
-SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
@@ -63,31 +62,11 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
     """One merged configuration per cell of the grid, by name."""
     extra = [f"solver.params.steps={options.steps}"] if options.steps else []
     extra += [f"solver.params.eta={options.ddim_eta}"] if options.ddim_eta is not None else []
-    cells = {}
-    for task in options.task or [None]:
-        for solver in options.solver or [None]:
-            chosen = [settings(kind, name) for kind, name in (("task", task), ("solver", solver)) if name]
-            known = configuration.load([*options.base, *chosen])
-            if "solver" not in known:
-                chosen.append(names.settings("solvers", "resample"))
-                known = configuration.load([*options.base, *chosen])
-            if "operator" not in known and SAMPLERS not in str(known["solver"]):
-                chosen.insert(0, names.settings("tasks", "super_resolution"))
-            name = "-".join(path.stem for path in chosen) or Path(options.base[0]).stem
-            if name in cells:
-                raise ValueError(f"two cells of the grid would be called {name!r}; results need names that differ")
-            cells[name] = configuration.load([*options.base, *chosen], [*extra, *overrides])
-            for key in cells[name].keys() - set(PARTS):
-                raise ValueError(f"{cells[name].locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
+    cells = names.grid(options.base, options.task or [], options.solver or [], [*extra, *overrides])
+    for cell in cells.values():
+        for key in cell.keys() - set(PARTS):
+            raise ValueError(f"{cell.locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
     return cells
-
-
-def settings(kind: str, name: str) -> Path:
-    """The file that --task or --solver means by a name."""
-    path, key = names.settings(f"{kind}s", name), {"task": "operator"}.get(kind, kind)
-    if key not in configuration.load([path]):
-        raise ValueError(f"--{kind} {name}: the file has no `{key}:`")
-    return path
 
 
 def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:

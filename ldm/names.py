@@ -1,12 +1,16 @@
 """What a name on the command line means: a settings file of configs/, or the weights of a prior."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
 import yaml
 
+from ldm import config
+
 HOME = Path(__file__).resolve().parents[1]
+KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
+SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
 
 
@@ -26,6 +30,33 @@ def settings(kind: str, name: str) -> Path:
     if word not in names:
         raise ValueError(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
     return names[word]
+
+
+def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]) -> dict[str, config.Node]:
+    """One merged configuration for each task with each solver, by name; super-resolution and ReSample where none is named."""
+    cells = {}
+    for task in tasks or [""]:
+        for solver in solvers or [""]:
+            chosen = [described(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            known = config.load([*base, *chosen])
+            if "solver" not in known:
+                chosen.append(settings("solvers", "resample"))
+                known = config.load([*base, *chosen])
+            if "operator" not in known and SAMPLERS not in str(known["solver"]):
+                chosen.insert(0, settings("tasks", "super_resolution"))
+            cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
+            if cell in cells:
+                raise ValueError(f"two cells of the grid would be called {cell!r}; results need names that differ")
+            cells[cell] = config.load([*base, *chosen], changes)
+    return cells
+
+
+def described(kind: str, name: str) -> Path:
+    """The file that is meant, if it describes what such files do."""
+    path = settings(kind, name)
+    if KEYS[kind] not in config.load([path]):
+        raise ValueError(f"{path}: is none of the {kind}, it has no `{KEYS[kind]}:`")
+    return path
 
 
 def weights(name: str | Path) -> Path:

@@ -299,7 +299,7 @@ BAD = {  # words -> what the line must say
     ("--task", "super_resolutoin"): "did you mean 'super_resolution'?",
     ("--solver", "resampel"): "did you mean 'resample'?",
     ("--model", "no/such/model"): "unknown model",
-    ("--task", "WORLD/codps.yaml"): "codps.yaml: the file has no `operator:`",
+    ("--task", "WORLD/codps.yaml"): "codps.yaml: is none of the tasks, it has no `operator:`",
     ("--task", "mri_x4", "mri_x4.yaml"): "would be called 'mri_x4-codps'",
     ("--data-root", "no/such/folder"): "no such folder",
     ("--data-root", ""): "an argument is empty",
