@@ -162,8 +162,11 @@ def lightning(options: argparse.Namespace) -> pl.Trainer:
         strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
         inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    if options.precision == "16-mixed" and trainer.strategy.root_device.type == "cpu":
+    device = trainer.strategy.root_device.type
+    if options.precision == "16-mixed" and device == "cpu":
         raise ValueError("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
+    if options.precision.startswith("64") and device == "mps":
+        raise ValueError(f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it")
     return trainer
 
 

@@ -21,6 +21,7 @@ from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_s
 from solvers.progress import Progress
 from solvers.step import Step, check
 
+LUMINANCE = "a colour image: its luminance alone is restored, because the prior has one channel"
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
@@ -93,7 +94,7 @@ class Reconstruction(pl.LightningModule):
         wanted = getattr(cell.solver, "sigma_max", 0.0)
         low = f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
         notes = [n for n in (*self.notes, note, low if wanted > prior.sigma_max else "") if n]
-        facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed, "notes": notes}
+        facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed}
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
         for b, scan in enumerate(scans):
@@ -101,7 +102,8 @@ class Reconstruction(pl.LightningModule):
                 outcomes.append(failed(scan, bad[b]))
             else:
                 cheap = None if baseline is None else baseline[b].cpu()
-                outcomes.append(self.conclude(cell, scan, problem.select([b]), x0[b], cheap, facts))
+                said = facts | {"notes": [*notes, *([LUMINANCE] if reduced(scan) else [])]}
+                outcomes.append(self.conclude(cell, scan, problem.select([b]), x0[b], cheap, said))
         return outcomes
 
     def conclude(
@@ -217,6 +219,11 @@ class Reconstruction(pl.LightningModule):
     @property
     def autocast(self) -> torch.dtype | None:
         return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
+
+
+def reduced(scan: Scan) -> bool:
+    """Whether a colour image became a gray one, because that is what the prior knows."""
+    return scan.source is not None and scan.pixels is not None and len(scan.source.pixels) > len(scan.pixels)
 
 
 def mean_residual(problem: Problem, step: Step) -> float:

@@ -208,6 +208,17 @@ def test_gray_images_under_a_prior_of_three_channels(world: Path, tmp_path: Path
     assert formats.read(tmp_path / "recon/scan0.png").pixels.shape == (1, 16, 16)
 
 
+def test_colour_images_under_a_prior_of_one_channel(world: Path, tmp_path: Path):
+    tiny.scans(tmp_path / "scans", 1)
+    colour = formats.Image(
+        (formats.read(tmp_path / "scans/scan0.png").pixels / 257).round().expand(3, -1, -1), formats.Meta("png")
+    )
+    formats.write(colour, tmp_path / "scans/colour.png")
+    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "scans"), "--solver", "baseline") == 0
+    assert {name: len(r["notes"]) for name, r in records(tmp_path / "out").items()} == {"colour": 1, "scan0": 0}
+    assert "luminance" in records(tmp_path / "out")["colour"]["notes"][0]
+
+
 def test_large_images_need_tiles(world: Path, tmp_path: Path, capsys):
     tiny.scans(tmp_path / "large", 1, (40, 36))
     more = ["--data-root", str(tmp_path / "large")]
