@@ -95,7 +95,15 @@ def _readable(path: Path) -> bool:
 def _slices(rows: Iterable[Row]) -> Iterator[Row]:
     """A file of several images becomes one row each, unless the row names its slice."""
     for row in rows:
-        if row.slice is None and not row.path.lower().endswith(SINGLE) and (count := formats.count(row.path)) > 1:
+        if row.slice is None and not row.path.lower().endswith(SINGLE) and (count := _count(row.path)) > 1:
             yield from (row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}") for i in range(count))
         else:
             yield row
+
+
+def _count(path: str) -> int:
+    """Images in a file. One that is broken is one row, which fails alone when it is read, and says why."""
+    try:
+        return formats.count(path)
+    except ValueError:
+        return 1

@@ -184,9 +184,16 @@ def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_pat
 
 def test_a_file_that_cannot_be_read_fails_alone(world: Path, tmp_path: Path, capsys):
     tiny.scans(tmp_path / "scans")
-    (tmp_path / "scans" / "scan1.png").write_bytes(b"\x89PNG\r\n\x1a\nnot a picture")
-    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "scans")) == 1
-    assert one_line(capsys) and "scan1" in last_error
+    bad = {
+        **{"scan1.png": b"\x89PNG\r\n\x1a\nnot a picture", "report.dcm": bytes(128) + b"DICM" + bytes(40)},
+        **{"volume.nii.gz": b"no volume", "pages.tif": b"II*\0", "array.npy": b""},
+    }
+    for name, content in bad.items():
+        (tmp_path / "scans" / name).write_bytes(content)
+    np.save(tmp_path / "scans" / "nan.npy", np.full((16, 16), np.nan))
+    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "scans"), "--batch-size", "4") == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: failed")]
+    assert len(lines) == 6 and all(sum(f"/{name}: " in line for line in lines) == 1 for name in (*bad, "nan.npy"))
     assert sorted(restored(tmp_path / "out")) == ["scan0.png", "scan2.png"]
 
 
