@@ -27,8 +27,9 @@ class PaDIS:
     data: `ddnm` conditions D on y before the Langevin step (no gradient through the network); `dps` descends |y - A D(x)|
     through the network; `langevin` descends |y - A x|. normalisation of the last two: `operator` divides the step by
     |A|^2, so that one zeta serves all geometries; `paper` and `code` divide the squared norm's gradient by |r| and 2|r|.
-    variance `corrected` scales the Langevin noise so that the state has the deviation the network is told (the published
-    update is noisier, by 1 / (1 - eps / 4) in variance).
+    variance `corrected` scales the Langevin noise so that the state has the deviation that the network is told next; where
+    the levels fall faster than the step removes noise, more of it is removed. The published update is noisier, in variance by
+    1 / (1 - eps / 4) where levels are dense, and without bound where they are few.
     """
 
     steps: int = 100  # noise levels
@@ -61,19 +62,28 @@ class PaDIS:
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
         gain = squared_norms(seen, prior) if self.data != "ddnm" and self.normalisation == "operator" else torch.ones(())
-        spread = sqrt(self.eps - self.eps**2 / 4) if self.variance == "corrected" else sqrt(self.eps)
         x = levels[0] * start(prior, noise, problem.y)
         for t, sigma in enumerate(levels):
             last = t == len(levels) - 1
-            for _ in range(self.inner):
+            for k in range(self.inner):
                 D, push = self.data_term(x, sigma, seen, prior, offset, gain)
-                x = x + push + self.eps / 2 * (D - x)
-                x = x if last else x + spread * sigma * noise.like(x)
+                keep, spread = self.langevin(sigma, levels[t + 1] if k == self.inner - 1 and not last else sigma)
+                x = x + push + (1 - keep) * (D - x)
+                x = x if last else x + spread * noise.like(x)
             if not last:
                 yield Step(t, sigma, x, prior.to_image(D))
         if self.final == "mean" and isinstance(seen.operator, LinearOperator):
             D = settle(D, belief(prior, prior.sigma_max), seen)
         yield Step(t, sigma, x, prior.to_image(D if self.final == "mean" else x))
+
+    def langevin(self, sigma: float, sigma_next: float) -> tuple[float, float]:
+        """The share of the noise that a step keeps, and the deviation of what it adds."""
+        keep = 1 - self.eps / 2
+        if self.variance == "published":
+            return keep, sqrt(self.eps) * sigma
+        most = sigma_next / sigma
+        keep = max(min(keep, most), -most)
+        return keep, sqrt(most**2 - keep**2) * sigma
 
     def data_term(
         self, x: Tensor, sigma: float, seen: Problem, prior: Prior, offset: Noise, gain: Tensor

@@ -269,7 +269,7 @@ def padis(w, sigmas, inner, data, rule, zeta, eps, corrected):
     x = sigmas[0] * w.tape.normal(len(w.mu))
     L = np.linalg.norm(w.A, 2) ** 2
     for i, s in enumerate(sigmas):
-        for _ in range(inner):
+        for k in range(inner):
             D, push = w.D(x, s), 0
             r = w.y - w.A @ (D if data == "dps" else x)
             if data == "ddnm":
@@ -281,9 +281,14 @@ def padis(w, sigmas, inner, data, rule, zeta, eps, corrected):
             else:
                 step = zeta / L if rule == "operator" else zeta / np.linalg.norm(r) * min(40, 200 * s / 2)
                 push = step * w.A.T @ r
-            x = x + push + eps / 2 * s**2 * (D - x) / s**2
+            keep, spread = 1 - eps / 2, np.sqrt(eps) * s
+            if corrected:  # noise of deviation s goes in, of the next evaluation's comes out
+                fall = sigmas[i + 1] / s if k == inner - 1 and i < len(sigmas) - 1 else 1.0
+                keep = min(keep, fall)
+                spread = s * np.sqrt(fall**2 - keep**2)
+            x = x + push + (1 - keep) * s**2 * (D - x) / s**2
             if i < len(sigmas) - 1:
-                x = x + s * np.sqrt(eps - eps**2 / 4 if corrected else eps) * w.tape.normal(len(x))
+                x = x + spread * w.tape.normal(len(x))
     return x
 
 
