@@ -5,15 +5,13 @@ the same scalings. A Prior is a denoiser that knows its shape, its noise levels,
 """
 
 from collections.abc import Callable, Sequence
-from math import exp, log
 from typing import Literal, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from data.seeding import Noise
-from ldm import schedule
+from ldm import errors, schedule
 
 
 class Denoiser(Protocol):
@@ -98,7 +96,8 @@ class Prior(nn.Module):
 
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call, or None.
-    variances: pairs of a noise level and Var[x0 | x] per state entry there, as training measured them.
+    variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
+    (`ldm.errors`).
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
@@ -116,7 +115,7 @@ class Prior(nn.Module):
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.variances = denoiser, sorted(variances, key=lambda pair: pair[0])
+        self.denoiser, self.variances = denoiser, variances
         self.label = label
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
@@ -168,13 +167,25 @@ class Prior(nn.Module):
         label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
         return self.denoiser(x, sigma, label)
 
-    def variance(self, sigma: float) -> float | None:
-        """Var[x0 | x] per state entry: log-log between the measured levels, as sigma^2 below, constant above; None: unknown."""
+    def density(self, sigma: float) -> Tensor | None:
+        """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""
         if not self.variances:
             return None
-        levels, found = np.log(np.asarray(self.variances, dtype=float)).T
-        below = min(0.0, log(sigma) - levels[0])
-        return min(sigma**2, exp(np.interp(log(sigma), levels, found) + 2 * below))
+        height, width = self.crop(torch.empty(self.shape, device="meta")).shape[1:]
+        return torch.from_numpy(errors.density(self.variances, sigma, height, width))
+
+    def variance(self, sigma: float) -> float | None:
+        """Var[x0 | x] per state entry, the mean of `density`."""
+        found = self.density(sigma)
+        return None if found is None else float(found.mean())
+
+    def crop(self, state: Tensor) -> Tensor:
+        """A state without the border that some priors have about it."""
+        return state
+
+    def pad(self, core: Tensor, value: float) -> Tensor:
+        """The inverse, with a border of one value."""
+        return core
 
     def to_image(self, state: Tensor) -> Tensor:
         """State -> image, differentiable and without quantisation; linear for pixel and patch priors."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from data.seeding import Noise
-from ldm import schedule
+from ldm import errors, schedule
 from ldm.crops import Crops, denoiser_of, geometry
 from ldm.denoiser import Prior, column
 from ldm.draws import Draws, Parts
@@ -62,7 +62,7 @@ class PixelDiffusion(pl.LightningModule):
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
         self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
-        self.found: list[Tensor] = []  # of this validation: entries inside images, sum of squared errors at each level
+        self.found: list[Tensor] = []  # [LEVELS,2,knots] of every batch of this validation: the power of D's errors
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -98,23 +98,16 @@ class PixelDiffusion(pl.LightningModule):
 
     def loss(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
         """Per state [B], mean over its entries."""
-        return self.weight(sigma) * self.squares(states, sigma, n).mean([1, 2, 3])
+        return self.weight(sigma) * self.error(states, sigma, n).square().mean([1, 2, 3])
 
     def weight(self, sigma: Tensor) -> Tensor:
         return weight(self.weighting, sigma, getattr(self.denoiser, "sigma_data", 0.5))
 
-    def squares(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
-        """(D(x0 + sigma n, sigma) - x0)^2, shaped like x0."""
+    def error(self, states: States, sigma: Tensor, n: Tensor) -> Tensor:
+        """D(x0 + sigma n, sigma) - x0, shaped like x0."""
         x0 = states.x0
         place = {} if states.position is None else {"position": states.position}
-        return (self.denoiser(x0 + column(sigma) * n, sigma, states.label, **place).float() - x0).square()
-
-    def inside(self, states: States) -> Tensor:
-        """Which pixels of the states [B,1,H,W] belong to an image, 1 or 0: patches reach into its padding."""
-        if states.position is None:
-            return torch.ones_like(states.x0[:, :1])
-        edge = 1 - (2 * self.margin - 1) / (self.prior.shape[-1] - 1)  # half a pixel outside the image
-        return (states.position.abs() <= edge).all(1, keepdim=True).to(states.x0)
+        return self.denoiser(x0 + column(sigma) * n, sigma, states.label, **place).float() - x0
 
     def states(self, batch: Mapping, draws: Draws) -> States:
         """What the denoiser is trained on; fresh random choices come from `draws`.
@@ -151,29 +144,36 @@ class PixelDiffusion(pl.LightningModule):
         return batch["label"]
 
     def validation_step(self, batch: Mapping, index: int) -> None:
+        """The loss by noise level; and the power of D's errors on whole images, of which patches are but a part."""
         draws = Draws(self.seed, self.global_rank, -1, index, self.device)  # the same at every validation
         states = self.states(batch, draws)
-        n = draws.normal(states.x0.shape)
-        inside, found = self.inside(states), []
-        total = torch.zeros((), device=self.device)
-        for sigma in schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist():
+        n, total, found = draws.normal(states.x0.shape), torch.zeros((), device=self.device), []
+        for sigma in self.levels_of_validation():
             level = torch.full((len(n),), sigma, device=self.device)
-            squares = self.squares(states, level, n)
-            loss = (self.weight(level) * squares.mean([1, 2, 3])).mean()
+            error = self.error(states, level, n)
+            loss = (self.weight(level) * error.square().mean([1, 2, 3])).mean()
             total = total + loss / LEVELS
-            found.append((squares * inside).sum() / squares.shape[1])
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
+            found.append(errors.power(error if self.crops is None else self.whole_error(batch["image"], sigma, draws)))
         self.log("val/loss", total, batch_size=len(n), sync_dist=True)
-        self.found.append(torch.stack([inside.sum(), *found]))
+        self.found.append(torch.stack(found))
+
+    def levels_of_validation(self) -> list[float]:
+        return schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist()
+
+    def whole_error(self, image: Tensor, sigma: float, draws: Draws) -> Tensor:
+        """D(x0 + sigma n) - x0 of the prior as solvers use it, without the border of its states."""
+        prior = self.prior
+        x0 = prior.to_state(image)
+        x = x0 + sigma * draws.normal(x0.shape)
+        return prior.crop(prior.denoise(x, torch.full((len(x),), sigma, device=x.device)).float() - x0)
 
     def on_validation_epoch_end(self) -> None:
-        """The prior learns how wrong it is at each level, which solvers take as Var[x0 | x]."""
+        """The prior learns how wrong it is at each level, which solvers take as Cov[x0 | x]."""
         if self.found:
-            levels = schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist()
-            count, *squares = (
-                torch.as_tensor(self.all_gather(torch.stack(self.found).sum(0))).reshape(-1, LEVELS + 1).sum(0).tolist()
-            )
-            self.prior.variances = [[sigma, square / count] for sigma, square in zip(levels, squares)]
+            ours = torch.stack(self.found).sum(0)
+            both = torch.as_tensor(self.all_gather(ours)).reshape(-1, *ours.shape).sum(0).tolist()
+            self.prior.variances = [errors.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)]
             self.found.clear()
 
     def measured(self) -> dict[str, Any]:

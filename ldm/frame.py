@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from ldm.patch import BLACK
 
 Shape = tuple[int, ...]
 OVERLAP = 0.25  # least share of a tile that its neighbour covers too
@@ -57,6 +58,12 @@ class Adapted(Prior):
         except AttributeError:
             return getattr(super().__getattr__("inner"), name)
 
+    def crop(self, state: Tensor) -> Tensor:
+        return self.inner.crop(state)
+
+    def pad(self, core: Tensor, value: float = BLACK) -> Tensor:
+        return self.inner.pad(core, value)
+
 
 class Framed(Adapted):
     """image_shape [C,H,W] is the central window of the inner prior's images."""
@@ -84,7 +91,7 @@ class Framed(Adapted):
     def surround(self, image: Tensor) -> Tensor:
         if self.padding == "reflect":
             return functional.pad(image, self.margins, mode="reflect")
-        return functional.pad(image, self.margins, value=-1.0)
+        return functional.pad(image, self.margins, value=BLACK)
 
     def to_image(self, state: Tensor) -> Tensor:
         return self.window(self.inner.to_image(state))

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from data.seeding import Noise
 from ldm.latent import LatentPrior
-from ldm.patch import PatchPrior
+from ldm.patch import BLACK, PatchPrior
 
 
 class LatentPatchPrior(LatentPrior):
@@ -56,10 +56,16 @@ class LatentPatchPrior(LatentPrior):
         self.denoiser.label = value
 
     def encode(self, image: Tensor) -> Tensor:
-        return self.denoiser.pad(super().encode(image))
+        return self.pad(super().encode(image))
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        return super().decode(self.denoiser.crop(z), quantize)
+        return super().decode(self.crop(z), quantize)
+
+    def crop(self, state: Tensor) -> Tensor:
+        return self.denoiser.crop(state)
+
+    def pad(self, core: Tensor, value: float = BLACK) -> Tensor:
+        return self.denoiser.pad(core, value)
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         return self.denoiser.denoise(x, sigma, noise)

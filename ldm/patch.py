@@ -99,14 +99,14 @@ class PatchPrior(Prior):
     def image_shape(self) -> tuple[int, int, int]:
         return (1 if self.gray else self.shape[0], self.size, self.size)
 
-    def crop(self, x: Tensor) -> Tensor:
+    def crop(self, state: Tensor) -> Tensor:
         """Padded state -> its central N x N."""
         m, n = self.margin, self.size
-        return x[..., m : m + n, m : m + n]
+        return state[..., m : m + n, m : m + n]
 
-    def pad(self, image: Tensor, value: float = BLACK) -> Tensor:
+    def pad(self, core: Tensor, value: float = BLACK) -> Tensor:
         """N x N -> padded; black by default."""
-        return functional.pad(image, [self.margin] * 4, value=value)
+        return functional.pad(core, [self.margin] * 4, value=value)
 
     def to_image(self, state: Tensor) -> Tensor:
         return super().to_image(self.crop(state))

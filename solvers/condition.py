@@ -6,13 +6,15 @@
 The draw is exact for linear operators. Images of a batch never influence each other.
 """
 
+from functools import partial
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.gauss_newton import gauss_newton, whitened_step
+from solvers.covariance import Stationary
+from solvers.gauss_newton import Root, gauss_newton, whitened_step
 from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_gradients, norm, per_image
 from solvers.problem import Problem
 
@@ -22,9 +24,9 @@ Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, o
 def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
     """The mean of x | y for x ~ N(m, V), y = A x + sigma_y n; with noise, a draw from it.
 
-    m [B,C,H,W], whose dtype is the one computed in. v: a number, [B], a diagonal shaped like m, or a LinearOperator
-    (then m must already be a draw u of N(m, V) when noise is given). noise: z is drawn from it first, shaped like m
-    (unless v is a LinearOperator), then z2, shaped like y. sigma_y = 0 is the limit: y is met exactly where it can be.
+    m [B,C,H,W], whose dtype is the one computed in. v: a number, [B], a diagonal shaped like m, Stationary, or another
+    LinearOperator (then m must already be a draw u of N(m, V) when noise is given). noise: z is drawn from it first,
+    shaped like m (unless m is u), then z2, shaped like y. sigma_y = 0 is the limit: y is met exactly where it can be.
     Operators that are not linear are met by Gauss-Newton, draws then being perturb-and-optimise.
     """
     return conditioned(m, v, problem, noise).x
@@ -49,7 +51,7 @@ def conditioned(
     problem = problem.whitened()
     u = m
     if noise is not None:
-        u = m if isinstance(v, LinearOperator) else m + spread(v, m).sqrt() * noise.like(m)
+        u = m + S(noise.like(m)) if (S := root(v, m)) else m
         problem = problem.perturbed(noise)
     operator, y = problem.operator, problem.y.to(m)
     s2 = noise_variance(problem, v, m)
@@ -59,11 +61,12 @@ def conditioned(
     level = problem.sigma_y * operator.measured(y).sqrt()
     accuracy = tolerance * level if problem.sigma_y > 0 else torch.finfo(m.dtype).eps ** 0.5 * norm(r)
     if not isinstance(operator, LinearOperator):
-        if isinstance(v, LinearOperator):
-            raise ValueError("a covariance that is an operator needs a linear measurement; give a number, [B] or a diagonal")
+        S = root(v, m)
+        if S is None:
+            raise ValueError("a covariance without a root needs a linear measurement; give a number, [B] or a diagonal")
         operator = operator.given(problem.y.to(m), problem.sigma_y)
         target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
-        return gauss_newton(u, spread(v, m).sqrt(), operator, y, s2, accuracy, target, cap=cap, steps=steps)
+        return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps)
     found = correction(operator, m, v, r, s2, accuracy, cap)
     return Solution(u + found.x, found.iterations, found.residual)
 
@@ -74,24 +77,24 @@ def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: 
     Else by conjugate gradients: in the image, which needs the fewest steps; or among the measurements where an
     approximate inverse is known there, or V has no root at hand.
     """
-    weight = per_image(s2, r)
-    if isinstance(v, LinearOperator):
+    weight, S = per_image(s2, r), root(v, m)
+    if S is None:
+        assert isinstance(v, LinearOperator)
         found = conjugate_gradients(
             lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))), r, tolerance=accuracy, cap=cap
         )
         return Solution(v.forward(operator.adjoint(found.x)), found.iterations, found.residual)
-    V = spread(v, m)
-    if operator.elementwise:
+    if operator.elementwise and not isinstance(v, LinearOperator):
+        V = spread(v, m)
         spectrum = operator.forward(V * operator.adjoint(torch.ones_like(r)))
         return Solution(V * operator.adjoint(r / (weight + spectrum)), *zeros(r))
-    inverse = operator.preconditioner(s2, v) if is_number(v) else None
-    if inverse is None:
-        found = whitened_step(operator, V.sqrt(), s2, r, 0.0, accuracy, cap)
-        return Solution(V.sqrt() * found.x, found.iterations, found.residual)
-    found = conjugate_gradients(
-        lambda p: weight * p + per_image(v, r) * operator.gram(p), r, tolerance=accuracy, cap=cap, precondition=inverse
-    )
-    return Solution(V * operator.adjoint(found.x), found.iterations, found.residual)
+    if is_number(v) and (inverse := operator.preconditioner(s2, v)) is not None:
+        found = conjugate_gradients(
+            lambda p: weight * p + per_image(v, r) * operator.gram(p), r, tolerance=accuracy, cap=cap, precondition=inverse
+        )
+        return Solution(spread(v, m) * operator.adjoint(found.x), found.iterations, found.residual)
+    found = whitened_step(operator, S, s2, r, 0.0, accuracy, cap)
+    return Solution(S(found.x), found.iterations, found.residual)
 
 
 def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) -> Tensor:
@@ -134,6 +137,13 @@ def spread(v: Scalar, like: Tensor) -> Tensor:
     """v as something that multiplies images: a number or [B] broadcast, a diagonal as it is."""
     v = torch.as_tensor(v, dtype=like.dtype, device=like.device)
     return v if v.ndim == like.ndim else per_image(v, like)
+
+
+def root(v: Variance, like: Tensor) -> Root | None:
+    """V^(1/2) as a function of images, symmetric; None for operators that have none at hand."""
+    if isinstance(v, Stationary):
+        return v.half
+    return None if isinstance(v, LinearOperator) else partial(torch.mul, spread(v, like).sqrt())
 
 
 def noise_variance(problem: Problem, v: Variance, like: Tensor) -> Scalar:

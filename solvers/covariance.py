@@ -1,4 +1,5 @@
-"""Var[x0 | x] behind a denoiser: sigma^2 dD/dx (Tweedie's second moment), as a number per image or as an operator."""
+"""Cov[x0 | x] behind a denoiser: as it was measured, by frequency; or sigma^2 dD/dx (Tweedie's second moment), as a number
+per image or as an operator."""
 
 import torch
 from torch import Tensor
@@ -8,6 +9,36 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, dot, norm, per_image
 from solvers.steps import full
+
+
+class Stationary(LinearOperator):
+    """The covariance of errors that know no place, only frequencies: V = F^H diag(density) F on a state without its border.
+
+    density: [1 or B,1,H,W/2+1], of the frequencies of `torch.fft.rfft2`.
+    """
+
+    def __init__(self, prior: Prior, density: Tensor):
+        self.prior, self.density = prior, density
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.filtered(x, self.density)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        return self.forward(y)
+
+    def half(self, z: Tensor) -> Tensor:
+        """V^(1/2) z, itself symmetric."""
+        return self.filtered(z, self.density.sqrt())
+
+    def filtered(self, x: Tensor, gain: Tensor) -> Tensor:
+        core = self.prior.crop(x)
+        return self.prior.pad(torch.fft.irfft2(gain * torch.fft.rfft2(core), core.shape[-2:]), 0.0)
+
+
+def measured(prior: Prior, sigma: float, like: Tensor) -> Stationary | None:
+    """What training found the errors of D to be at this level; None if it was not asked."""
+    density = prior.density(sigma)
+    return None if density is None else Stationary(prior, density[None, None, :, : density.shape[1] // 2 + 1].to(like))
 
 
 class Covariance(LinearOperator):

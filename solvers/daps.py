@@ -13,7 +13,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.schedule import karras
 from solvers.condition import condition, conditioned
-from solvers.covariance import Covariance
+from solvers.covariance import Covariance, measured
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
 from solvers.operators.base import LinearOperator, Scalar
@@ -35,8 +35,9 @@ class DAPS:
     sigma_max: float = 100.0  # first and last of them, in the state's units (images: [-1, 1])
     sigma_min: float = 0.1
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
-    covariance: Literal["heuristic", "trace", "operator"] = "heuristic"  # V: one number for each sigma, tr/n, or whole
-    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2); default: what the prior measured, else 0.5 (latents: 1)
+    covariance: Literal["measured", "heuristic", "trace", "operator"] = "measured"  # V: of each frequency as training found it
+    # (a number where it did not), one number for each sigma, tr/n, or whole
+    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2) for `heuristic`; default: the measured mean, else 0.5 (latents: 1)
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
@@ -82,18 +83,19 @@ class DAPS:
         yield Step(t, sigma, x, result(prior, x, problem, self.polish))
 
     def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
-        """An exact draw of x0 | x, y under the belief N(D(x), V)."""
-        if self.covariance == "heuristic":
-            m: Tensor = prior.denoise(x, full(sigma, x), offset)
-            v: Scalar = (known := belief(prior, sigma, self.s0))
-            if prior.kind == "pixel" and prior.variances and self.s0 is None and isinstance(seen.operator, LinearOperator):
-                u = m + sqrt(known) * noise.like(m)
-                return condition(u, evident(m, known, seen, noise), seen.perturbed(noise))
-        else:
+        """A draw of x0 | x, y under the belief N(D(x), V): exact, but for `measured` in that its spread is white."""
+        if self.covariance in ("trace", "operator"):
             V = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":
                 return conditioned(V.sample(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
-            m, v = V.mean, V.trace(inside(prior, noise.like(x).sign(), 0.0))
+            m: Tensor = V.mean
+            v: Scalar = V.trace(inside(prior, noise.like(x).sign(), 0.0))
+        else:
+            m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
+            by_frequency = self.covariance == "measured" and prior.kind == "pixel" and isinstance(seen.operator, LinearOperator)
+            if by_frequency and (found := measured(prior, sigma, x)) is not None:
+                u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (2 dB of CT)
+                return condition(u, evident(m, found, seen, noise), seen.perturbed(noise))
         if prior.kind == "pixel":
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x

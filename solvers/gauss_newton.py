@@ -1,8 +1,9 @@
-"""The update in whitened coordinates, x = u + S xi with S = sqrt(V): |y - A(u + S xi)|^2 / s2 + |xi|^2 at its minimum.
+"""The update in whitened coordinates, x = u + S xi with S = V^(1/2): |y - A(u + S xi)|^2 / s2 + |xi|^2 at its minimum.
 
 One step for an operator that is linear, Gauss-Newton for one that is so only at a point.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,23 +11,23 @@ from torch import Tensor
 
 from solvers.operators.base import LinearOperator, Operator, Scalar, Solution, conjugate_gradients, dot, norm, per_image
 
+Root = Callable[[Tensor], Tensor]  # V^(1/2)
+
 LOOK_BACK = 3  # steps of conjugate gradients by which the error of an earlier one is judged
 HALVINGS = 6  # of a step that does not descend; 2^-6 of a Gauss-Newton step is as good as none
 
 
-def whitened_step(
-    A: LinearOperator, S: Tensor, s2: Scalar, r: Tensor, xi: Tensor | float, accuracy: Tensor, cap: int
-) -> Solution:
+def whitened_step(A: LinearOperator, S: Root, s2: Scalar, r: Tensor, xi: Tensor | float, accuracy: Tensor, cap: int) -> Solution:
     """The d that minimises |r - A S d|^2 / s2 + |xi + d|^2, by conjugate gradients in the image.
 
-    S: broadcastable to images. accuracy [B]: A S d is known to this, in y's units: the error in the cost, which bounds
+    S: of images, symmetric. accuracy [B]: A S d is known to this, in y's units: the error in the cost, which bounds
     it, is what conjugate gradients minimise. Returned is the error they left, in the same units.
     """
     back = A.adjoint(r)
     s2 = per_image(s2, back)
     found = conjugate_gradients(
         partial(_hessian, A, S, s2),
-        S * back / s2 - xi,
+        S(back) / s2 - xi,
         tolerance=accuracy / s2.flatten().sqrt(),
         cap=cap,
         look_back=LOOK_BACK,
@@ -35,7 +36,7 @@ def whitened_step(
 
 
 def gauss_newton(
-    u: Tensor, S: Tensor, operator: Operator, y: Tensor, s2: Scalar, accuracy: Tensor, target: Tensor, *, cap: int, steps: int
+    u: Tensor, S: Root, operator: Operator, y: Tensor, s2: Scalar, accuracy: Tensor, target: Tensor, *, cap: int, steps: int
 ) -> Solution:
     """Linearise, step, and halve the step until the cost falls; each image on its own.
 
@@ -49,12 +50,12 @@ def gauss_newton(
     active = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for _ in range(steps):
         slack = torch.where(active, accuracy, torch.inf)
-        full = whitened_step(operator.linearize(u + S * xi), S, s2, y - value, xi, slack, cap)
+        full = whitened_step(operator.linearize(u + S(xi)), S, s2, y - value, xi, slack, cap)
         iterations = iterations + torch.where(active, full.iterations, 0)
         length = active.to(u)
         for _ in range(HALVINGS):
             trial = xi + per_image(length, u) * full.x
-            trial_value = operator.forward(u + S * trial)
+            trial_value = operator.forward(u + S(trial))
             trial_cost = dot(y - trial_value, y - trial_value) / weight + dot(trial, trial)
             worse = active & (trial_cost > cost)
             if not bool(worse.any()):
@@ -69,8 +70,8 @@ def gauss_newton(
         active = better & (moved > accuracy) & (norm(y - value) > target)
         if not bool(active.any()):
             break
-    return Solution(u + S * xi, iterations, norm(y - value))
+    return Solution(u + S(xi), iterations, norm(y - value))
 
 
-def _hessian(A: LinearOperator, S: Tensor, s2: Tensor, d: Tensor) -> Tensor:
-    return d + S * A.adjoint(A.forward(S * d)) / s2
+def _hessian(A: LinearOperator, S: Root, s2: Tensor, d: Tensor) -> Tensor:
+    return d + S(A.adjoint(A.forward(S(d)))) / s2

@@ -8,6 +8,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import condition, discrepancy
+from solvers.covariance import Stationary
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 
@@ -27,18 +28,16 @@ def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
-def evident(m: Tensor, v: float, problem: Problem, noise: Noise) -> Tensor:
-    """The variance per image [B] that y - A m speaks for, at least v: |y - A m|^2 is sigma_y^2 n + v tr(A A^T) on average.
-    For linear operators; noise draws the probe of the trace.
-
-    What a prior measured is a mean over all directions. Networks err most in the smooth ones, and those are what most
-    operators measure: with v alone an average of many pixels would be trusted too much, and y not met.
+def evident(m: Tensor, V: Stationary, problem: Problem, noise: Noise) -> Stationary:
+    """V scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on average, and V at
+    least, which is what D errs by on a mean image. For linear operators; noise draws the probe of the trace.
     """
     operator: LinearOperator = problem.operator  # type: ignore[assignment]
     y = problem.y.to(m)
-    r, probe = y - operator.forward(m), operator.restrict(noise.like(y).sign())
-    spectrum = norm(operator.adjoint(probe)) ** 2  # tr(A A^T), to a relative 1 / sqrt(n) (Hutchinson)
-    return ((norm(r) ** 2 - problem.sigma_y**2 * operator.measured(y)) / spectrum).clamp_min(v)
+    probe = operator.restrict(noise.like(y).sign())
+    expected = norm(V.half(operator.adjoint(probe))) ** 2  # tr(A V A^T) by Hutchinson's estimate
+    found = norm(y - operator.forward(m)) ** 2 - problem.sigma_y**2 * operator.measured(y)
+    return Stationary(V.prior, V.density * per_image((found / expected).clamp_min(1), m))
 
 
 def image_belief(prior: Prior, sigma: float) -> float:
@@ -48,7 +47,7 @@ def image_belief(prior: Prior, sigma: float) -> float:
 
 def inside(prior: Prior, state: Tensor, border: float) -> Tensor:
     """A patch state with its border, which belongs to no image, set to one value; other states as they are."""
-    return prior.pad(prior.crop(state), border) if prior.patched and prior.kind == "pixel" else state  # type: ignore[operator]
+    return prior.pad(prior.crop(state), border) if prior.kind == "pixel" else state
 
 
 def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:

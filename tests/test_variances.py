@@ -7,13 +7,17 @@ import torch
 from torch import nn
 
 from data.seeding import Noise
+from ldm import errors
 from ldm.crops import Crops
 from ldm.denoiser import Prior
 from ldm.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
 from ldm.frame import fit
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
-from solvers.operators import SuperResolution
+from solvers.condition import conditioned
+from solvers.covariance import Stationary, measured
+from solvers.daps import DAPS
+from solvers.operators import Inpainting, SuperResolution
 from solvers.problem import Gaussian, measure
 from solvers.state import belief, evident
 
@@ -46,20 +50,44 @@ def noise(*shape: int) -> torch.Tensor:
 def test_an_exact_denoiser_measures_the_posterior_variance():
     prior = validated(PixelDiffusion(Prior(Wiener(), (1, 64, 64)), AdamW(1e-3)), noise(8, 1, 64, 64))
     entries = 8 * 64 * 64
-    for sigma, found in prior.variances:
+    for sigma, *_ in prior.variances:
         exact = S0**2 * sigma**2 / (S0**2 + sigma**2)
-        assert abs(found / exact - 1) < 5 * math.sqrt(2 / entries)  # a mean of squares of normal errors; 12 comparisons
+        assert abs(prior.variance(sigma) / exact - 1) < 5 * math.sqrt(2 / entries)  # a mean of squares; 12 comparisons
     assert len(prior.variances) == LEVELS
+
+
+class Smooth(nn.Module):
+    """E[x0 | x] for images whose power falls with frequency f as S0^2 exp(-12 f): S/(S + sigma^2) at each of them."""
+
+    def forward(self, x, sigma, label=None):
+        gain = smooth(x.shape[-1]) / (smooth(x.shape[-1]) + sigma.reshape(-1, 1, 1, 1) ** 2)
+        return torch.fft.ifft2(gain.to(x) * torch.fft.fft2(x)).real
+
+
+def smooth(side: int) -> torch.Tensor:
+    return S0**2 * torch.exp(-12 * torch.from_numpy(errors.radius(side, side)))
+
+
+def test_errors_are_measured_by_frequency():
+    """At every knot the density is S sigma^2 / (S + sigma^2), to the spread of a mean of that many squares."""
+    side, images = 64, 16
+    x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(images, 1, side, side) / S0)).real.float()
+    prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side)), AdamW(1e-3)), x0)
+    S, knot = smooth(side), errors.nearest(side, side)
+    for sigma, *density in prior.variances:
+        exact = S * sigma**2 / (S + sigma**2)
+        for k in knot.unique().tolist():
+            expected, count = float(exact[knot == k].mean()), images * int((knot == k).sum())
+            unequal = float(exact[knot == k].square().mean().sqrt()) / expected  # terms of one knot are not quite alike
+            assert abs(density[k] / expected - 1) < 5 * unequal * math.sqrt(2 / count), (sigma, k)
 
 
 def test_the_padding_of_patches_does_not_count():
     """Noise inside, black around: the padding alone would be wrong by (1 - k)^2 at high levels."""
     prior = PatchPrior(Wiener(), 1, 32, 12)
-    image = noise(16, 1, 32, 32)
-    measured = validated(PatchDiffusion(prior, AdamW(1e-3), crops=Crops({12: 1.0}, per_image=40)), image)
-    sigma, found = measured.variances[-1]
-    entries = 16 * 40 * 12 * 12 / 16  # each pixel of an image is in about 16 * 40 * 144 / 16384 = 5.6 patches
-    assert abs(found / (S0**2 * sigma**2 / (S0**2 + sigma**2)) - 1) < 5 * math.sqrt(2 / entries)
+    measured = validated(PatchDiffusion(prior, AdamW(1e-3), crops=Crops({12: 1.0}, per_image=4)), noise(16, 1, 32, 32))
+    sigma = measured.variances[0][0]
+    assert abs(measured.variance(sigma) / (S0**2 * sigma**2 / (S0**2 + sigma**2)) - 1) < 5 * math.sqrt(2 / (16 * 32 * 32))
 
 
 def test_between_levels_below_and_above():
@@ -72,6 +100,18 @@ def test_between_levels_below_and_above():
     assert Prior(Wiener(), (1, 8, 8)).variance(0.1) is None
 
 
+def test_grids_of_any_size_read_one_table():
+    """Power at the knots themselves comes back; a grid that lacks the lowest ones, or is not square, takes part of the table."""
+    table = errors.row(1.0, (errors.KNOTS**-2).tolist(), [1] * len(errors.KNOTS))
+    for height, width in ((256, 256), (64, 64), (48, 80)):
+        found = errors.density([table], 100.0, height, width)
+        assert found.shape == (height, width)
+        inner = errors.radius(height, width) < errors.KNOTS[-1]
+        torch.testing.assert_close(
+            torch.from_numpy(found * errors.radius(height, width) ** 2)[inner], torch.ones(int(inner.sum())).double()
+        )
+
+
 def test_solvers_believe_what_was_measured():
     prior = Prior(Wiener(), (1, 8, 8), variances=[[0.1, 0.001], [1.0, 0.1]])
     assert belief(prior, 1.0) == pytest.approx(0.1)
@@ -81,17 +121,83 @@ def test_solvers_believe_what_was_measured():
     assert belief(framed, 1.0) == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("error", ["white", "smooth"])
-def test_the_residual_tells_how_wrong_an_estimate_is(error):
-    """White errors of variance 0.01 are found as such, a constant one as the variance whose averages would be as large."""
-    truth, n = noise(1, 1, 128, 128), 32 * 32
-    problem = measure(SuperResolution(4), truth.double(), Gaussian(0.01), Noise(["a"], "noise"))
-    if error == "white":
-        m, expected = truth + 0.1 * torch.randn(truth.shape, generator=torch.Generator().manual_seed(1)), 0.01
-    else:
-        unit = torch.zeros(1, 1, 32, 32, dtype=torch.float64)
-        unit[..., 16, 16] = 1
-        m, expected = truth + 0.1, 0.01 / float(problem.operator.adjoint(unit).square().sum())
-    found = evident(m.double(), 1e-6, problem, Noise(["a"], "solver"))
-    assert abs(float(found) / expected - 1) < 5 * 2 / math.sqrt(n)  # residual and probe are sums of n squares each
-    assert float(evident(m.double(), 1e3, problem, Noise(["a"], "solver"))) == 1e3
+PRIORS = {"pixel": Prior(Wiener(), (1, 12, 10)), "patch": PatchPrior(Wiener(), 1, 8, 3)}
+
+
+def hole(height: int, width: int, size: int) -> Inpainting:
+    """All is measured but a square in the middle."""
+    mask = torch.ones(height, width)
+    mask[(height - size) // 2 :, (width - size) // 2 :][:size, :size] = 0
+    return Inpainting(mask)
+
+
+def spectral(prior: Prior, density: float = 0.3) -> Stationary:
+    """A covariance of errors that fade with frequency."""
+    rows = [errors.row(1.0, (density * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS))]
+    prior.variances = rows
+    found = measured(prior, 1.0, torch.zeros((), dtype=torch.float64))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_stationary_covariance_is_one(kind):
+    """Symmetric, the square of its half, of the variance that was measured, and nothing in the border."""
+    prior = PRIORS[kind]
+    V = spectral(prior)
+    n = math.prod(prior.shape)
+    unit = torch.eye(n, dtype=torch.float64).reshape(n, *prior.shape)
+    dense, half = (f(unit).reshape(n, n) for f in (V.forward, V.half))
+    torch.testing.assert_close(dense, dense.T)
+    torch.testing.assert_close(half @ half, dense)
+    inside = prior.crop(unit.reshape(n, *prior.shape)).flatten(1).any(1)
+    torch.testing.assert_close(dense.diag()[inside], torch.full((int(inside.sum()),), prior.variance(1.0)).double())
+    assert not dense.diag()[~inside].any()
+
+
+def test_the_update_under_a_stationary_covariance_is_the_dense_one():
+    prior = PRIORS["pixel"]
+    V, ids = spectral(prior), Noise(["a"], "noise")
+    truth = torch.randn(1, 1, 12, 10, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    problem = measure(hole(12, 10, 4), truth, Gaussian(0.1), ids)
+    m = 0.3 * torch.ones_like(truth)
+    unit = torch.eye(120, dtype=torch.float64).reshape(120, 1, 12, 10)
+    dense = V.forward(unit).reshape(120, 120)
+    A = problem.operator.forward(unit).reshape(120, 120).T
+    gain = dense @ A.T @ torch.linalg.inv(0.01 * torch.eye(120) + A @ dense @ A.T)
+    expected = m.flatten() + gain @ (problem.y - problem.operator.forward(m)).flatten()
+    found = conditioned(m, V, problem, tolerance=1e-9, cap=200).x
+    torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=1e-7)  # conjugate gradients to 1e-9 of sigma_y sqrt(m)
+
+
+@pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
+def test_the_residual_tells_how_wrong_an_estimate_is(factor):
+    """Errors drawn from V, or V times a factor: found as such, but for errors smaller than V's, which count as V's."""
+    prior = Prior(Wiener(), (1, 128, 128))
+    V, sigma_y = spectral(prior, 1e-4), 0.02
+    truth = noise(1, 1, 128, 128).double()
+    problem = measure(SuperResolution(4), truth, Gaussian(sigma_y), Noise(["a"], "noise"))
+    m = truth + factor**0.5 * V.half(torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    found = evident(m, V, problem, Noise(["a"], "solver"))
+    ratio = float((found.density / V.density).mean())
+    unit = torch.randn(200, *truth.shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    power = problem.operator.forward(V.half(unit)).square().flatten(1).sum(1)
+    size, n = float(power.mean()), 32 * 32
+    by_noise = 2 * n * sigma_y**4 + 4 * sigma_y**2 * factor * size  # variance of |n|^2 + 2 n.(A e)
+    spread = math.sqrt((1 + factor**2) * float(power.var()) + by_noise) / size  # of |A e|^2 for one e, and of the probe's trace
+    assert abs(ratio - factor) < 5 * spread if factor > 1 else 1 <= ratio < 1 + 5 * spread
+    assert factor >= 1 or ratio == 1
+
+
+def test_what_is_measured_speaks_for_its_neighbours():
+    """Smooth images with a hole: DAPS that knows how its errors are spread fills it closer to the truth than by one number."""
+    side = 32
+    x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(8, 1, side, side) / S0)).real.float()
+    prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side), sigma_max=10.0), AdamW(1e-3)), x0)
+    ids = [str(i) for i in range(8)]
+    problem = measure(hole(side, side, 8), x0, Gaussian(0.01), Noise(ids, "noise"))
+    error = {}
+    for covariance in ("measured", "heuristic"):
+        *_, last = DAPS(steps=4, sigma_max=1.0, sigma_min=0.05, covariance=covariance)(problem, prior, Noise(ids, "solver"))
+        error[covariance] = float((last.x0 - x0).square().mean())
+    assert error["measured"] < error["heuristic"]
