@@ -72,6 +72,8 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
 def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:
     """The weights that --model names, else the configuration's `prior:`, else the shipped latent prior."""
     given = config.get("prior", {})
+    if not isinstance(given, PARTS["prior"]):
+        raise ValueError(f"{config.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
     if isinstance(given, dict) and "target" in given and not options.model:
         prior = configuration.build(given)
         if any(True for _ in prior.parameters()) and not prior.origin:
@@ -112,11 +114,18 @@ def main(argv: Sequence[str]) -> int:
     try:
         options, overrides = parse(argv)
         return restore(options, overrides)
-    except (ValueError, OSError, MisconfigurationException, torch.OutOfMemoryError) as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        hint = "; lower --batch-size, or use --precision bf16-mixed" if isinstance(error, torch.OutOfMemoryError) else ""
-        print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
-        return 2
+    except (ValueError, OSError, MisconfigurationException) as error:
+        return refuse(error)
+    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
+        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
+            raise
+        return refuse(error, "; lower --batch-size, or use --precision bf16-mixed")
+
+
+def refuse(error: Exception, hint: str = "") -> int:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
+    return 2
 
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:

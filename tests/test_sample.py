@@ -334,6 +334,7 @@ BAD = {  # words -> what the line must say
     ("sovler.params.steps=3",): "did you mean 'solver'?",
     ("solver=x",): "'x' is no solver",
     ("operator=3",): "3 is no operator",
+    ("prior=3",): "prior: 3 is no model",
     ("prior.label=3",): "prior.label 3: the network is unconditional",
     ("--model", "WORLD/classes"): "choose a class with prior.label=N, N from 0 to 4",
     ("--model", "WORLD/classes", "prior.label=5"): "prior.label 5: 0 to 4 are allowed",
@@ -361,6 +362,18 @@ def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, 
     assert run(world, tmp_path / "out", *(word.replace("WORLD", str(world)) for word in more)) == 2
     assert one_line(capsys) and BAD[more] in last_error, last_error
     assert not (tmp_path / "out/records.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no"), MemoryError()], ids=repr
+)
+def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, capsys, monkeypatch, error: Exception):
+    def exhausted(*_):
+        raise error
+
+    monkeypatch.setattr("solvers.module.Reconstruction.draw", exhausted)
+    assert run(world, tmp_path, "--limit", "1") == 2
+    assert one_line(capsys) and "lower --batch-size" in last_error
 
 
 def test_measurements_are_the_users_own(capsys):
