@@ -144,6 +144,11 @@ class Last(pl.Callback):
         if asked:
             raise SystemExit(128 + signal.SIGTERM)
 
+    def on_validation_end(self, trainer, module) -> None:
+        """Once more if it is of this step, with what validation found out about the prior."""
+        if trainer.global_step == self.saved and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
 
 class StopOnNaN(pl.Callback):
     """A loss that is not finite ends the run before it reaches a checkpoint."""

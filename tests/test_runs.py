@@ -52,6 +52,19 @@ def test_resumed_run_equals_an_unbroken_one_to_the_bit(kind, data, tmp_path):
         assert same(a[key], b[key]), key
 
 
+def test_the_last_checkpoint_holds_what_the_last_validation_found(data, tmp_path):
+    """A validation at the very step that is saved; going on from there is still going on to the bit."""
+    more = ["model.params.optimiser.params.floor=1.0", "--limit_val_batches", "1", "--val_check_interval"]
+    assert main.main(arguments(data, tmp_path / "whole", "latent", "--max_steps", "5", *more, "3")) == 0
+    assert main.main(arguments(data, tmp_path / "parts", "latent", "--max_steps", "3", *more, "3")) == 0
+    saved = last(tmp_path / "parts", "latent")
+    assert saved["global_step"] == 3 and len(saved["config"]["prior"]["params"]["variances"]) == LEVELS
+    assert main.main(arguments(data, tmp_path / "parts", "latent", "--max_steps", "5", *more, "3")) == 0
+    a, b = last(tmp_path / "whole", "latent"), last(tmp_path / "parts", "latent")
+    for key in ("state_dict", "ema", "ema_images", "optimizer_states", "lr_schedulers", "global_step"):
+        assert same(a[key], b[key]), key
+
+
 @pytest.mark.slow
 def test_killed_at_a_random_step_and_resumed(data, tmp_path):
     """kill -9 while it trains; going on gives the weights of a run that was left alone."""
