@@ -82,7 +82,7 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
 
 def dump(config: Mapping[str, Any]) -> str:
     """The configuration as YAML, keys in the order they were written."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=125)
 
 
 def build(node: Any, **extra: Any) -> Any:

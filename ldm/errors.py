@@ -42,7 +42,8 @@ def row(sigma: float, total: Sequence[float], count: Sequence[float]) -> list[fl
     """Noise level, then Var[x0 | x] per entry at each knot; between knots of which the grid has no frequency, interpolated."""
     held = np.asarray(count) > 0
     density = np.maximum(np.asarray(total)[held] / np.asarray(count)[held], 1e-30)
-    return [sigma, *np.exp(np.interp(np.log(KNOTS), np.log(KNOTS[held]), np.log(density))).tolist()]
+    known = np.exp(np.interp(np.log(KNOTS), np.log(KNOTS[held]), np.log(density)))
+    return [float(f"{value:.5g}") for value in (sigma, *known)]  # people read configurations
 
 
 def density(rows: Sequence[Sequence[float]], sigma: float, height: int, width: int) -> np.ndarray:

@@ -102,4 +102,4 @@ def test_a_plugin_must_be_admitted(tmp_path, monkeypatch):
 def test_dump_is_the_merged_result(tmp_path):
     merged = config.load([write(tmp_path / "a.yaml", "b: 1e-4\na: [1, {c: true}]\n")])
     assert merged["b"] == 1e-4
-    assert config.dump(merged) == "b: 0.0001\na:\n- 1\n- c: true\n"
+    assert config.dump(merged) == "b: 0.0001\na:\n- 1\n- {c: true}\n"
