@@ -92,8 +92,8 @@ class DAPS:
             v: Scalar = V.trace(inside(prior, noise.like(x).sign(), 0.0))
         else:
             m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
-            by_frequency = self.covariance == "measured" and prior.kind == "pixel" and isinstance(seen.operator, LinearOperator)
-            if by_frequency and (found := measured(prior, sigma, x)) is not None:
+            by_frequency = self.covariance == "measured" and self.s0 is None and prior.kind == "pixel"
+            if by_frequency and isinstance(seen.operator, LinearOperator) and (found := measured(prior, sigma, x)) is not None:
                 u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (2 dB of CT)
                 return condition(u, evident(m, found, seen, noise), seen.perturbed(noise))
         if prior.kind == "pixel":
