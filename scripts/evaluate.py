@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 some images have no partner or could not be compared (list
 
 import argparse
 import json
+import pickle
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,10 +29,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import dataset, formats, sources  # noqa: E402
 from data.manifest import Row  # noqa: E402
 from data.ranges import Intensity, to_report  # noqa: E402
+from ldm.checkpoints.reading import weights  # noqa: E402
 from solvers import metrics, populations  # noqa: E402
 from solvers.flags import Parser  # noqa: E402
 from solvers.results import file_name  # noqa: E402
 
+FEATURES = 2048  # of Inception's last pooling
 BATCH = 32  # images in one call of the feature network
 OWN = {"lpips": "pairs", "weights": "fid", "features": "offline"}  # flags that one kind of comparison has
 REASSEMBLED = re.compile("volume-[0-9a-f]{16}")  # what sample.py put together again from slices that lie beside it
@@ -158,9 +161,15 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     if options.weights and not options.weights.is_file():
         raise ValueError(f"{options.weights}: no such file of Inception weights")
+    if options.weights:
+        weights(options.weights)  # one line for what is no weight file
+        try:  # torch-fidelity unpickles whatever the file holds: only what builds nothing but tensors is handed on
+            torch.load(options.weights, weights_only=True, map_location="meta")
+        except pickle.UnpicklingError:
+            raise ValueError(f"{options.weights}: holds more than tensors and is not opened") from None
     path = str(options.weights) if options.weights else None
     try:
-        network = FrechetInceptionDistance(2048, feature_extractor_weights_path=path).inception
+        network = FrechetInceptionDistance(FEATURES, feature_extractor_weights_path=path).inception
     except ModuleNotFoundError:
         raise ValueError("FID needs torch-fidelity: pip install 'palimpsest[fid]'") from None
     except (OSError, RuntimeError) as error:
@@ -177,6 +186,8 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         stored = loaded(options.second, np.lib.npyio.NpzFile)
         if not {"mu", "sigma"} <= stored.keys():
             raise ValueError(f"{options.second}: holds {', '.join(stored)}, not mu and sigma")
+        if (stored["mu"].shape, stored["sigma"].shape) != ((FEATURES,), (FEATURES, FEATURES)):
+            raise ValueError(f"{options.second}: moments of {stored['mu'].shape} features; ({FEATURES},) is allowed")
         reference, count = (stored["mu"], stored["sigma"]), None
     else:
         others = features(options.second)

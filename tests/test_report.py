@@ -208,6 +208,9 @@ def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
     assert evaluate("offline", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "n.json") == 0
     assert json.loads((tmp_path / "n.json").read_text())["psnr_to_nearest"]["mean"] == 100.0
     assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth") == 2 and one_line(capsys)
+    (tmp_path / "hostile.pth").write_bytes(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.")
+    assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "hostile.pth") == 2
+    assert "os.system" in one_line(capsys)
 
 
 TABLE = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (works|refused) \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)

@@ -163,22 +163,24 @@ def one_line(capsys) -> bool:
     return len(lines) == 1
 
 
-def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys):
+@pytest.mark.parametrize("draws", [1, 2])
+def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys, draws: int):
     original = codps.tweedie
 
     def poisoned(prior, x_t, a, offset):
         x0 = original(prior, x_t, a, offset)
         return torch.stack([row * torch.nan if name == "scan1" else row for name, row in zip(offset.ids, x0)])
 
-    assert run(world, tmp_path / "sound", "--batch-size", "3") == 0
+    more = ["--batch-size", str(3 * draws), "--num-samples", str(draws)]
+    assert run(world, tmp_path / "sound", *more) == 0
     monkeypatch.setattr(codps, "tweedie", poisoned)
-    assert run(world, tmp_path / "bad", "--batch-size", "3") == 1
+    assert run(world, tmp_path / "bad", *more) == 1
     assert one_line(capsys) and "scan1: non-finite values at step 0" in last_error and "sigma" in last_error
     assert records(tmp_path / "bad")["scan1"]["status"].startswith("failed")
     sound = restored(tmp_path / "sound")
     assert restored(tmp_path / "bad") == {name: sound[name] for name in ("scan0.png", "scan2.png")}
     monkeypatch.undo()
-    assert run(world, tmp_path / "bad", "--batch-size", "3") == 0, "a restart tries failed images again"
+    assert run(world, tmp_path / "bad", *more) == 0, "a restart tries failed images again"
     assert restored(tmp_path / "bad") == sound
 
 
