@@ -22,7 +22,7 @@ def settings(kind: str, name: str) -> Path:
     folder = HOME / "configs" / kind
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    word = Path(name).stem.replace("-", "_")
+    word = Path(name).stem.replace("-", "_").removesuffix("_psld")
     listing = folder / "aliases.yaml"
     aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}

@@ -22,7 +22,7 @@ from data import dataset, formats
 from data.manifest import Row
 from data.ranges import DEPTH_16, to_report
 from ldm import names
-from solvers import report
+from solvers import flags, report
 from solvers.intake import Scan
 from solvers.outcome import Outcome, failed
 from solvers.panel import panel
@@ -243,6 +243,16 @@ def test_every_old_task_name_in_the_table_is_known():
     assert len(listed) > 8
     for old, new in listed:
         assert names.settings("tasks", old).stem == new and "operator" in yaml.safe_load(names.settings("tasks", new).read_text())
+
+
+def test_every_published_configuration_file_has_one_here():
+    section = (ROOT / "docs/coming-from.md").read_text().split("## Configuration files")[1]
+    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M)[1:]
+    here = [word for row in rows for word in re.findall("`([^`]+)`", row[2])]
+    assert {row[0].split(",")[0].split(" (")[0] for row in rows} == {"DPS", "CoDPS", "ReSample", "PSLD", "DAPS", "PaDIS"}
+    assert [word for word in here if not ((ROOT / word).exists() or word in flags.names())] == []
+    published = {f"{path.relative_to(ROOT)}/" for path in (ROOT / "configs/published").iterdir()}
+    assert all(any(word.startswith(system) for word in here) for system in published)
 
 
 @pytest.mark.parametrize("job", ["train", "sample", "evaluate"])

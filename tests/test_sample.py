@@ -285,12 +285,12 @@ def test_low_resolution_dicom_in_high_resolution_dicom_out(world: Path, tmp_path
 
 
 def test_low_resolution_volume_in_high_resolution_volume_out(world: Path, tmp_path: Path):
-    """A volume that is stored lying down: restored upright, written as it was, in the same place."""
+    """A volume that is stored lying down: restored upright, written as it was, in the same place; its window clamps nothing."""
     (tmp_path / "low").mkdir()
     affine = np.array([[0, 0, 5.0, 7], [-2.4, 0, 0, 30], [0, 2.8, 0, -40], [0, 0, 0, 1]])
     values = (np.arange(4)[:, None, None] * 100 + np.arange(4)[:, None] * 30 + np.arange(2)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "low/head.nii.gz")
-    (tmp_path / "low.csv").write_text(f"path,window\n{tmp_path}/low/head.nii.gz,0:500\n")
+    (tmp_path / "low.csv").write_text(f"path,window\n{tmp_path}/low/head.nii.gz,100:300\n")
     words = tiny.words(world, tmp_path / "out", "--manifest", f"{tmp_path}/low.csv", "--measurements")
     del words[words.index("--data-root") : words.index("--data-root") + 2]
     assert sample.main([*words, "--solver", "baseline"]) == 0
