@@ -25,7 +25,9 @@ class PaDISPC:
     by the signal-to-noise ratio r0, each followed by a step on the data.
 
     The corrector denoises at its own level with a fresh partition and its step is 2 (r0 |z| / |s|)^2 (the published code
-    divides a score of the level above by this level's variance, and forgets the square).
+    divides a score of the level above by this level's variance, and forgets the square). variance `corrected` scales the
+    noise of both so that the state has the deviation that the network is told; published steps leave some over, the
+    predictor's the more the fewer the levels.
     """
 
     steps: int = 100  # noise levels; one predictor and one corrector between neighbours
@@ -35,6 +37,7 @@ class PaDISPC:
     normalisation: Literal["operator", "published"] = "operator"  # zeta / |A|^2, or zeta / |r| (and min(40, 200 sigma))
     zeta: float = 1.0  # step of the data term
     r0: float = 0.16  # signal-to-noise ratio of the corrector
+    variance: Literal["corrected", "published"] = "corrected"
     final: Literal["mean", "state"] = "mean"  # return the last denoised, y-consistent image, or the state itself
 
     def __post_init__(self) -> None:
@@ -54,12 +57,17 @@ class PaDISPC:
         for t, (sigma, sigma_next) in enumerate(pairwise(levels)):
             D = prior.denoise(x, full(sigma, x), offset)
             drop = sigma**2 - sigma_next**2
-            x = x + drop / sigma**2 * (D - x) + sqrt(drop) * noise.like(x)
+            spread = sqrt(drop) * (sigma_next / sigma if self.variance == "corrected" else 1)
+            x = x + drop / sigma**2 * (D - x) + spread * noise.like(x)
             x = x + self.data_step(x, seen, gain, 1.0)
             D = prior.denoise(x, full(sigma_next, x), offset)
             score, z = (D - x) / sigma_next**2, noise.like(x)
             e = per_image(2 * (self.r0 * norm(z) / norm(score)) ** 2, x)
-            x = x + e * score + (2 * e).sqrt() * z
+            added = 2 * e
+            if self.variance == "corrected":
+                e = e.clamp_max(sigma_next**2)  # all of the noise
+                added = 2 * e - e**2 / sigma_next**2
+            x = x + e * score + added.sqrt() * z
             x = x + self.data_step(x, seen, gain, min(40.0, 100.0 * sigma))  # 200 sigma of [0, 1] images
             if t < len(levels) - 2:
                 yield Step(t, sigma, x, prior.to_image(D))

@@ -236,10 +236,10 @@ CASES = {
     **{
         f"padis pc {rule}": (
             EDM,
-            PaDISPC(steps=8, spacing="karras", normalisation=rule, zeta=0.01, final="state", **EDGES),
-            partial(padis_pc_box, sigmas=EDM8, rule=rule, zeta=0.01, r0=0.16),
+            PaDISPC(steps=8, spacing="karras", normalisation=rule, zeta=0.01, variance=variance, final="state", **EDGES),
+            partial(padis_pc_box, sigmas=EDM8, rule=rule, zeta=0.01, r0=0.16, corrected=variance == "corrected"),
         )
-        for rule in ("operator", "published")
+        for rule, variance in (("operator", "corrected"), ("published", "published"))
     },
 }
 

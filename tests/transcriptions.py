@@ -292,7 +292,7 @@ def padis(w, sigmas, inner, data, rule, zeta, eps, corrected):
     return x
 
 
-def padis_pc(w, sigmas, rule, zeta, r0):
+def padis_pc(w, sigmas, rule, zeta, r0, corrected):
     x = sigmas[0] * w.tape.normal(len(w.mu))
 
     def data(x, factor):
@@ -305,12 +305,14 @@ def padis_pc(w, sigmas, rule, zeta, r0):
 
     for s, s_next in zip(sigmas, sigmas[1:]):
         drop = s**2 - s_next**2
-        x = x + drop * (w.D(x, s) - x) / s**2 + np.sqrt(drop) * w.tape.normal(len(x))
+        x = x + drop * (w.D(x, s) - x) / s**2 + np.sqrt(drop) * (s_next / s if corrected else 1) * w.tape.normal(len(x))
         x = x + data(x, 1.0)
         score = (w.D(x, s_next) - x) / s_next**2
         z = w.tape.normal(len(x))
         step = 2 * (r0 * np.linalg.norm(z) / np.linalg.norm(score)) ** 2
-        x = x + step * score + np.sqrt(2 * step) * z
+        step = min(step, s_next**2) if corrected else step
+        kept = 1 - step / s_next**2  # of the noise that came in
+        x = x + step * score + (s_next * np.sqrt(1 - kept**2) if corrected else np.sqrt(2 * step)) * z
         x = x + data(x, min(40, 200 * s / 2))
     return x
 
