@@ -1,9 +1,10 @@
 """Each solver's default beside its published form on a demo scan with the shipped priors, as a Markdown table.
 
-    python scripts/benchmark.py forms --threads 2          # some minutes
+    python scripts/benchmark.py forms                     # an hour on one core
+    python scripts/benchmark.py forms --only patch        # one of the two priors
 
-Published forms are the files of configs/published with fewer steps, all on x4 super-resolution with noise 0.05; latent
-priors restore the middle 128 x 128 pixels. Seconds are the processor's.
+Published forms are the files of configs/published with fewer steps (and 2 of PaDIS's 10 a level), all on x4
+super-resolution with noise 0.05; the latent prior restores the scan at half size. Seconds are the processor's.
 """
 
 import copy
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
+from torch.nn import functional
 
 from data import dataset, manifest
 from data.seeding import Noise
@@ -25,23 +27,33 @@ from solvers.operators import SuperResolution
 from solvers.problem import Gaussian, measure
 
 HOME = Path(__file__).resolve().parents[1]
-SCAN, CROP = "brain2-ax-008", 128
-FORMS = {  # name -> configuration, steps
+SCAN, HALF = "brain2-ax-008", 128
+FORMS = {  # name -> configuration, steps, other settings
     ("latent", "ReSample"): ("solvers/resample", 50),
     ("latent", "ReSample, pixels only"): ("solvers/resample_fast", 50),
+    ("latent", "ReSample, the paper's stages"): ("solvers/resample_stages", 100),
     ("latent", "ReSample, published"): ("published/resample/ffhq-ddim/super_resolution", 100),
-    ("latent", "PSLD"): ("solvers/psld", 50),
+    ("latent", "PSLD"): ("solvers/psld", 50, "gamma=2", "omega=20"),
     ("latent", "PSLD, published"): ("published/psld/ffhq_ldm-ddim/super_resolution", 100),
     ("latent", "DAPS"): ("solvers/daps", 10),
     ("latent", "DAPS, published"): ("published/daps/ffhq_ldm-hmc/super_resolution", 10),
+    ("latent", "DPS"): ("solvers/dps", 100),
+    ("latent", "bicubic"): ("solvers/baseline", 1),
     ("patch", "DAPS"): ("solvers/daps", 25),
     ("patch", "DAPS, published"): ("published/daps/ffhq-langevin/super_resolution", 10),
     ("patch", "CoDPS+"): ("solvers/codps_plus", 25),
     ("patch", "CoDPS+, published"): ("published/codps/ffhq-ddim/super_resolution", 25),
     ("patch", "PaDIS, DDNM"): ("solvers/padis", 25),
-    ("patch", "PaDIS, DPS, |A|^2 step"): ("solvers/padis_dps", 5),
-    ("patch", "PaDIS, DPS, published"): ("published/padis/celebahq-dps/super_resolution", 5),
-    ("patch", "DPS"): ("solvers/dps", 50),
+    ("patch", "PaDIS, DDNM, published"): ("published/padis/aapm-ddnm/ct_parallel_20", 20, "inner=2"),
+    ("patch", "PaDIS, DPS, operator-normalised"): ("solvers/padis_dps", 20, "inner=2"),
+    ("patch", "PaDIS, DPS, published"): ("published/padis/celebahq-dps/super_resolution", 20, "inner=2"),
+    ("patch", "PaDIS, Langevin, operator-normalised"): ("solvers/padis_langevin", 20, "inner=2"),
+    ("patch", "PaDIS, Langevin, published"): ("published/padis/aapm-langevin/ct_parallel_20", 20, "inner=2", "zeta=0.6"),
+    ("patch", "PaDIS, PC, operator-normalised"): ("solvers/padis_pc", 20),
+    ("patch", "PaDIS, PC, published"): ("published/padis/aapm-pc/ct_parallel_20", 20, "zeta=0.6"),
+    ("patch", "DPS"): ("solvers/dps", 40),
+    ("patch", "ReSample"): ("solvers/resample", 25),
+    ("patch", "bicubic"): ("solvers/baseline", 1),
 }
 
 
@@ -78,9 +90,10 @@ class Title:
 @functools.cache
 def solved(kind: str, name: str) -> Form:
     """Run a form once in this process."""
-    file, steps = FORMS[kind, name]
-    solver = config.build(config.load([HOME / f"configs/{file}.yaml"], [f"solver.params.steps={steps}"])["solver"])
-    prior, truth = shipped(kind), scan(CROP if kind == "latent" else 256)
+    file, steps, *more = FORMS[kind, name]
+    changes = [f"solver.params.{change}" for change in (f"steps={steps}", *more)]
+    solver = config.build(config.load([HOME / f"configs/{file}.yaml"], changes)["solver"])
+    prior, truth = shipped(kind), scan(HALF if kind == "latent" else 256)
     noise = Noise([SCAN], "noise")
     problem = measure(SuperResolution(4).draw(tuple(truth.shape[1:]), noise), truth, Gaussian(0.05), noise)
     begun = time.process_time()
@@ -93,28 +106,36 @@ def solved(kind: str, name: str) -> Form:
 
 @functools.cache
 def shipped(kind: str) -> Prior:
-    """A shipped prior; the latent one on latents of the crop, which its network, being convolutional, takes as well."""
+    """A shipped prior; the latent one on latents of half its size, which its network, being convolutional, takes as well."""
     prior = checkpoints.load(HOME / f"models/demo-{kind}").eval().requires_grad_(False)
     if kind == "latent":
         prior = copy.copy(prior)
-        prior.shape = (prior.shape[0], CROP // 4, CROP // 4)
+        prior.shape = (prior.shape[0], HALF // 4, HALF // 4)
     return prior
 
 
 @functools.cache
 def scan(size: int) -> Tensor:
-    """The middle of the demo scan, [1,1,size,size]."""
+    """The demo scan, [1,1,size,size], pixels averaged where it is smaller."""
     rows = manifest.read(HOME / "models/demo-data/test.csv")
     image = dataset.load(next(row for row in rows if row.image_id == SCAN), channels=1)[0]
-    top, left = ((n - size) // 2 for n in image.shape[1:])
-    return image[None, :, top : top + size, left : left + size]
+    return functional.adaptive_avg_pool2d(image[None], size)
 
 
-def table() -> Iterator[Form | Title]:
+def latent() -> Iterator[Form | Title]:
+    return table("latent")
+
+
+def patch() -> Iterator[Form | Title]:
+    return table("patch")
+
+
+def table(kind: str) -> Iterator[Form | Title]:
     """Line by line, as they are measured."""
     yield Title()
-    for kind, name in FORMS:
-        yield solved(kind, name)
+    for each, name in FORMS:
+        if each == kind:
+            yield solved(kind, name)
 
 
-ROWS = (table,)
+ROWS = (latent, patch)

@@ -93,7 +93,7 @@ class Still(torch.nn.Module):
 
 
 def resample() -> list[Row]:
-    """The default beside the published form (100 steps instead of its 500), the middle 128^2 pixels of one scan."""
+    """The default beside the published form (100 steps instead of its 500), one scan at half size."""
     default, published = solved("latent", "ReSample"), solved("latent", "ReSample, published")
     what = "ReSample, 128^2, published form of 100 steps against default:"
     return [

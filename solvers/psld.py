@@ -29,8 +29,8 @@ class PSLD:
     """
 
     steps: int = 1000
-    gamma: float = 0.1  # weight of the gluing term
-    omega: float = 1.0  # weight of the measurement term
+    gamma: float = 0.1  # weight of the gluing term, for 1000 steps
+    omega: float = 1.0  # weight of the measurement term, likewise
     back: Literal["noise", "adjoint", "pinv"] = "noise"  # B
     eta: float = 0.0
     checkpoint: bool = False  # recompute network, decoder and encoder in the backward pass instead of keeping them
