@@ -35,10 +35,12 @@ class Stationary(LinearOperator):
         return self.prior.pad(torch.fft.irfft2(gain * torch.fft.rfft2(core), core.shape[-2:]), 0.0)
 
 
-def measured(prior: Prior, sigma: float, like: Tensor) -> Stationary | None:
-    """What training found the errors of D to be at this level; None if it was not asked."""
+def measured(prior: Prior, sigma: float, like: Tensor) -> Stationary:
+    """What training found the errors of D to be at this level. Raises ValueError if nobody measured them."""
     density = prior.density(sigma)
-    return None if density is None else Stationary(prior, density[None, None, :, : density.shape[1] // 2 + 1].to(like))
+    if density is None:
+        raise ValueError("this prior does not know the spectrum of its errors (`variances`)")
+    return Stationary(prior, density[None, None, :, : density.shape[1] // 2 + 1].to(like))
 
 
 class Covariance(LinearOperator):

@@ -32,8 +32,8 @@ class DAPS:
     """
 
     steps: int = 200  # annealing levels N
-    sigma_max: float = 100.0  # first and last of them, in the state's units (images: [-1, 1])
-    sigma_min: float = 0.1
+    sigma_max: float | None = 100.0  # the first, in the state's units (images: [-1, 1]); None: 1 by `measured`, else 10
+    sigma_min: float = 0.1  # the last
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
     covariance: Literal["measured", "heuristic", "trace", "operator"] = "measured"  # V: of each frequency as training found it
     # (a number where it did not), one number for each sigma, tr/n, or whole
@@ -61,13 +61,13 @@ class DAPS:
     def check(self, problem: Problem, prior: Prior) -> None:
         if self.inner == "exact" and self.covariance == "operator":
             need_linear("covariance: operator", problem.operator, prior)
-        ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
+        self.levels(problem, prior)
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
-        levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max)
+        levels = self.levels(problem, prior)
         x = levels[0] * start(prior, noise, problem.y)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
             if self.inner == "exact":
@@ -92,13 +92,22 @@ class DAPS:
             v: Scalar = V.trace(inside(prior, noise.like(x).sign(), 0.0))
         else:
             m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
-            by_frequency = self.covariance == "measured" and self.s0 is None and prior.kind == "pixel"
-            if by_frequency and isinstance(seen.operator, LinearOperator) and (found := measured(prior, sigma, x)) is not None:
+            if self.by_frequency(seen, prior):
                 u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (2 dB of CT)
-                return condition(u, evident(m, found, seen, noise), seen.perturbed(noise))
+                return condition(u, evident(m, measured(prior, sigma, x), seen, noise), seen.perturbed(noise))
         if prior.kind == "pixel":
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
+
+    def by_frequency(self, problem: Problem, prior: Prior) -> bool:
+        """Whether V is what training found: of a prior of images that was measured, under a linear operator."""
+        asked = self.inner == "exact" and self.covariance == "measured" and self.s0 is None
+        return asked and prior.kind == "pixel" and bool(prior.variances) and isinstance(problem.operator, LinearOperator)
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""
+        first = self.sigma_max or (1.0 if self.by_frequency(problem, prior) else 10.0)
+        return ve_levels(prior, self.steps, self.sigma_min, first)
 
     def ode_levels(self, sigma: float) -> list[float]:
         """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""

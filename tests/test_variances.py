@@ -17,7 +17,7 @@ from ldm.patch import PatchPrior
 from solvers.condition import conditioned
 from solvers.covariance import Stationary, measured
 from solvers.daps import DAPS
-from solvers.operators import Inpainting, SuperResolution
+from solvers.operators import HighDynamicRange, Inpainting, SuperResolution
 from solvers.problem import Gaussian, measure
 from solvers.state import belief, evident
 
@@ -135,9 +135,7 @@ def spectral(prior: Prior, density: float = 0.3) -> Stationary:
     """A covariance of errors that fade with frequency."""
     rows = [errors.row(1.0, (density * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS))]
     prior.variances = rows
-    found = measured(prior, 1.0, torch.zeros((), dtype=torch.float64))
-    assert found is not None
-    return found
+    return measured(prior, 1.0, torch.zeros((), dtype=torch.float64))
 
 
 @pytest.mark.parametrize("kind", PRIORS)
@@ -201,3 +199,13 @@ def test_what_is_measured_speaks_for_its_neighbours():
         *_, last = DAPS(steps=4, sigma_max=1.0, sigma_min=0.05, covariance=covariance)(problem, prior, Noise(ids, "solver"))
         error[covariance] = float((last.x0 - x0).square().mean())
     assert error["measured"] < error["heuristic"]
+
+
+def test_daps_starts_lower_where_it_knows_frequencies():
+    linear = measure(hole(32, 32, 8), noise(1, 1, 32, 32), Gaussian(0.01), Noise(["a"], "noise"))
+    curved = measure(HighDynamicRange(), noise(1, 1, 32, 32), Gaussian(0.01), Noise(["a"], "noise"))
+    known, unknown = Prior(Smooth(), (1, 32, 32), variances=[[1.0, 0.1]]), Prior(Smooth(), (1, 32, 32))
+    free, fixed = DAPS(steps=4, sigma_max=None), DAPS(steps=4)
+    assert free.levels(linear, known)[0] == pytest.approx(1.0)
+    assert free.levels(linear, unknown)[0] == free.levels(curved, known)[0] == pytest.approx(10.0)
+    assert fixed.levels(linear, known)[0] == pytest.approx(80.0)  # 100 lies above the prior's sigma_max
