@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from ldm.errors import KNOTS
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS
@@ -59,6 +60,9 @@ def overhead() -> Iterator[Row]:
         for operator in OPERATORS:
             call = partial(prior.denoise, sigma=torch.ones(1))
             yield share(solver.__name__, solver(steps=STEPS), operator, prior, call, 1.05)
+    prior.variances = [[1.0, *(1e-4 / KNOTS**2).tolist()]]  # conjugate gradients, where no `solve` is a closed form
+    for operator in OPERATORS:
+        yield share("DAPS, V by frequency", DAPS(steps=STEPS, sigma_max=None), operator, prior, call, 1.25)
 
 
 def gradients() -> Iterator[Row]:
