@@ -91,7 +91,7 @@ class Reconstruction(pl.LightningModule):
         except ValueError as error:
             return [failed(scan, str(error)) for scan in scans]
         calls = {"nfe": meter.nfe, "vjps": meter.vjps}
-        wanted = getattr(cell.solver, "sigma_max", 0.0)
+        wanted = getattr(cell.solver, "sigma_max", None) or 0.0
         low = f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
         notes = [n for n in (*self.notes, note, low if wanted > prior.sigma_max else "") if n]
         facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed}
