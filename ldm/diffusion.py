@@ -58,6 +58,8 @@ class PixelDiffusion(pl.LightningModule):
         super().__init__()
         if self.patched != (crops is not None):
             raise ValueError(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
+        if labels and not prior.classes:
+            raise ValueError("labels: the network is unconditional; give it `classes`, or train without labels")
         self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
@@ -139,9 +141,10 @@ class PixelDiffusion(pl.LightningModule):
     def label(self, batch: Mapping) -> Tensor | None:
         if not self.labels:
             return None
-        if (batch["label"] < 0).any():
-            raise ValueError("training with labels needs a label in every row of the manifest")
-        return batch["label"]
+        label, classes = batch["label"], self.prior.classes
+        if not bool(((label >= 0) & (label < classes)).all()):
+            raise ValueError(f"training with labels needs a label from 0 to {classes - 1} in every row of the manifest")
+        return label
 
     def validation_step(self, batch: Mapping, index: int) -> None:
         """The loss by noise level; and the power of D's errors on whole images, of which patches are but a part."""

@@ -98,7 +98,10 @@ def test_labels_are_needed_for_classes(data, tmp_path, capsys):
     more = ["model.params.labels=true", "prior.params.denoiser.params.network.params.classes=2", "--max_steps", "2"]
     assert main.main(arguments(data, tmp_path / "labelled", "pixel", *more)) == 0
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/unlabelled.csv"))
-    assert "needs a label" in line
+    assert "needs a label from 0 to 1" in line
+    (data / "third.csv").write_text("path,label\ns0.png,0\ns1.png,2\n")
+    assert "from 0 to 1" in refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/third.csv"))
+    assert "unconditional" in refusal(capsys, *arguments(data, tmp_path, "pixel", "model.params.labels=true"))
 
 
 def test_cached_latents_refuse_augmentation(data, tmp_path, capsys):
