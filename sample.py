@@ -195,6 +195,8 @@ def defaults(options: argparse.Namespace, configs: dict[str, configuration.Node]
     for flag in needless:
         if getattr(options, flag):
             raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+    if options.oracle and (options.measurements or not options.num_runs):
+        raise ValueError("--oracle chooses among --num-runs by the truth, of which measurements have none")
     options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
@@ -216,7 +218,8 @@ def cell(name: str, config: configuration.Node, options: argparse.Namespace) -> 
     operator, likelihood = part(name, config, "operator"), part(name, config, "likelihood")
     turns = getattr(operator, "turns", False)  # a mean of half-turned solutions means nothing
     runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
-    return Cell(name, operator, likelihood, solver, runs or options.num_samples, runs is not None)
+    keep = "" if runs is None else "oracle" if options.oracle else "residual"
+    return Cell(name, operator, likelihood, solver, runs or options.num_samples, keep)
 
 
 def part(name: str, config: configuration.Node, key: str) -> Any:

@@ -69,6 +69,7 @@ def parser(about: str) -> Parser:
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
     add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
     add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
+    add("--oracle", action="store_true", help="with --num-runs: keep the draw nearest to the truth; records say so (kept_by)")
     add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
     add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
     add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")

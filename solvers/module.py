@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -16,7 +16,7 @@ from ldm.denoiser import Prior
 from solvers.intake import Scan
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
-from solvers.outcome import Outcome, failed, scores
+from solvers.outcome import Outcome, failed, nearest, scores
 from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
 from solvers.step import Step, check
@@ -34,7 +34,7 @@ class Cell:
     likelihood: Likelihood | None
     solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.generate)
     draws: int = 1  # posterior draws an image
-    keep: bool = False  # keep the draw of the smallest residual instead of their mean
+    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
 
 
 @dataclass(frozen=True)
@@ -112,19 +112,23 @@ class Reconstruction(pl.LightningModule):
         """Draws [K,C,H,W] of one image -> what is kept and its record."""
         operator, many = problem.operator, len(draws) > 1 and not cell.keep
         residuals = torch.cat([problem.residual(draw[None]) for draw in draws])
+        truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(draws)
+        turns = getattr(operator, "turns", False)
         kept = int(residuals.argmin()) if cell.keep else 0
+        if cell.keep == "oracle" and truth is not None:
+            kept = nearest(draws, truth, turns)
         image = draws.mean(0) if many else draws[kept]
         record = {"image_id": scan.image_id, "residual": float(residuals[kept])}
         if many:
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
-            record |= {"kept_run": kept, "residuals": residuals.tolist()}
+            record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
         if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
             record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
         image, draws = image.cpu(), draws.cpu()
-        truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(image)
         if truth is not None:
-            record |= scores(image, truth, draws if many else None, baseline, getattr(operator, "turns", False))
+            truth = truth.cpu()
+            record |= scores(image, truth, draws if many else None, baseline, turns)
         return Outcome(
             scan=scan,
             record=record | facts | {"status": "ok"},

@@ -40,6 +40,12 @@ def failed(scan: Scan, reason: str) -> Outcome:
     return Outcome(scan, {"image_id": scan.image_id, "status": f"failed: {reason}"})
 
 
+def nearest(draws: Tensor, truth: Tensor, turns: bool) -> int:
+    """Which of the draws [K,C,H,W] has the highest PSNR; what only a simulation can know."""
+    truth = truth.expand_as(draws)
+    return int(metrics.psnr(metrics.aligned(draws, truth) if turns else draws, truth).argmax())
+
+
 def scores(image: Tensor, truth: Tensor, draws: Tensor | None, baseline: Tensor | None, turns: bool) -> dict[str, float]:
     """psnr, ssim, nmse of the result; with several draws, those of the first one and the coverage of their interval.
 

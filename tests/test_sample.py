@@ -106,6 +106,16 @@ def test_num_runs_keeps_the_run_of_smallest_residual(world: Path, tmp_path: Path
     assert restored(tmp_path / "runs")["scan0.png"] == draw.read_bytes()
 
 
+def test_an_oracle_keeps_the_run_nearest_to_the_truth_and_says_so(world: Path, tmp_path: Path):
+    assert run(world, tmp_path / "all", "--num-runs", "4") == 0
+    assert run(world, tmp_path / "oracle", "--num-runs", "4", "--oracle") == 0
+    honest, oracle = records(tmp_path / "all"), records(tmp_path / "oracle")
+    assert {r["kept_by"] for r in honest.values()} == {"residual"} and {r["kept_by"] for r in oracle.values()} == {"oracle"}
+    gains = [oracle[name]["psnr"] - honest[name]["psnr"] for name in honest]
+    assert min(gains) >= 0 and max(gains) > 0  # of four draws of three scans, the smallest residual is not always nearest
+    assert all(r["residual"] == r["residuals"][r["kept_run"]] for r in oracle.values())
+
+
 @pytest.mark.parametrize("model, solver", [("pixel", "codps"), ("latent", "resample"), ("patch", "codps")])
 def test_batch_order_and_start_do_not_change_an_image(world: Path, tmp_path: Path, model: str, solver: str):
     choices = {"model": model, "solver": solver, "task": "mask"}
@@ -348,6 +358,7 @@ BAD = {  # words -> what the line must say
     ("--seeds", "0-3"): "--seeds means nothing with a task",
     ("--manifest", "m.csv"): "--data-root and --manifest",
     ("--num-runs", "2", "--num-samples", "2"): "--num-runs and --num-samples",
+    ("--oracle",): "--oracle chooses among --num-runs",
     ("--diffusion-config", "weights.ckpt"): "old name of",
     ("--precision", "16-mixed"): "needs a GPU",
     ("--plugin", "no_such_module"): "no_such_module",
