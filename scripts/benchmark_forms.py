@@ -33,7 +33,7 @@ FORMS = {  # name -> configuration, steps, other settings
     ("latent", "ReSample, pixels only"): ("solvers/resample_fast", 50),
     ("latent", "ReSample, the paper's stages"): ("solvers/resample_stages", 100),
     ("latent", "ReSample, published"): ("published/resample/ffhq-ddim/super_resolution", 100),
-    ("latent", "PSLD"): ("solvers/psld", 50, "gamma=2", "omega=20"),
+    ("latent", "PSLD"): ("solvers/psld", 100),
     ("latent", "PSLD, published"): ("published/psld/ffhq_ldm-ddim/super_resolution", 100),
     ("latent", "DAPS"): ("solvers/daps", 10),
     ("latent", "DAPS, published"): ("published/daps/ffhq_ldm-hmc/super_resolution", 10),
