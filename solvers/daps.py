@@ -93,7 +93,7 @@ class DAPS:
         else:
             m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
             if self.by_frequency(seen, prior):
-                u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (2 dB of CT)
+                u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
                 return condition(u, evident(m, measured(prior, sigma, x), seen, noise), seen.perturbed(noise))
         if prior.kind == "pixel":
             return condition(m, v, seen, noise)
@@ -106,8 +106,8 @@ class DAPS:
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""
-        first = self.sigma_max or (1.0 if self.by_frequency(problem, prior) else 10.0)
-        return ve_levels(prior, self.steps, self.sigma_min, first)
+        enough = 1.0 if self.by_frequency(problem, prior) else 10.0
+        return ve_levels(prior, self.steps, self.sigma_min, enough if self.sigma_max is None else self.sigma_max)
 
     def ode_levels(self, sigma: float) -> list[float]:
         """K + 1 levels from sigma to where the ODE ends; below that there is nothing left to integrate."""

@@ -208,4 +208,6 @@ def test_daps_starts_lower_where_it_knows_frequencies():
     free, fixed = DAPS(steps=4, sigma_max=None), DAPS(steps=4)
     assert free.levels(linear, known)[0] == pytest.approx(1.0)
     assert free.levels(linear, unknown)[0] == free.levels(curved, known)[0] == pytest.approx(10.0)
+    with pytest.raises(ValueError, match="sigma_max 0.0"):
+        DAPS(sigma_max=0.0).levels(linear, known)
     assert fixed.levels(linear, known)[0] == pytest.approx(80.0)  # 100 lies above the prior's sigma_max
