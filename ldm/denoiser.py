@@ -97,12 +97,13 @@ class Prior(nn.Module):
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call, or None.
     variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
-    (`ldm.errors`).
+    (`ldm.errors`). image_variances: the same of the decoded image, of latent priors.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
     patched: bool = False
     gray: bool = False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
+    image_variances: Sequence[Sequence[float]] = ()
     _origin: str | Callable[[], str] = ""
 
     def __init__(
@@ -172,7 +173,12 @@ class Prior(nn.Module):
         if not self.variances:
             return None
         height, width = self.crop(torch.empty(self.shape, device="meta")).shape[1:]
-        return torch.from_numpy(errors.density(self.variances, sigma, height, width))
+        return torch.from_numpy(errors.state_density(self.variances, sigma, height, width))
+
+    def image_density(self, sigma: float) -> Tensor | None:
+        """[H,W] the same of the image that a latent prior decodes from D(x)."""
+        rows = self.image_variances
+        return torch.from_numpy(errors.density(rows, sigma, *self.image_shape[1:])) if rows else None
 
     def variance(self, sigma: float) -> float | None:
         """Var[x0 | x] per state entry, the mean of `density`."""

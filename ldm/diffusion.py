@@ -64,7 +64,7 @@ class PixelDiffusion(pl.LightningModule):
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
         self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
-        self.found: list[Tensor] = []  # [LEVELS,2,knots] of every batch of this validation: the power of D's errors
+        self.found: dict[str, list[Tensor]] = {}  # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
 
     def configure_optimizers(self):
         return self.optimiser.configure(
@@ -150,34 +150,41 @@ class PixelDiffusion(pl.LightningModule):
         """The loss by noise level; and the power of D's errors on whole images, of which patches are but a part."""
         draws = Draws(self.seed, self.global_rank, -1, index, self.device)  # the same at every validation
         states = self.states(batch, draws)
-        n, total, found = draws.normal(states.x0.shape), torch.zeros((), device=self.device), []
+        n, total = draws.normal(states.x0.shape), torch.zeros((), device=self.device)
+        found: dict[str, list[Tensor]] = {}
         for sigma in self.levels_of_validation():
             level = torch.full((len(n),), sigma, device=self.device)
             error = self.error(states, level, n)
             loss = (self.weight(level) * error.square().mean([1, 2, 3])).mean()
             total = total + loss / LEVELS
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
-            found.append(errors.power(error if self.crops is None else self.whole_error(batch["image"], sigma, draws)))
+            whole = (states.x0, states.x0 + error) if self.crops is None else self.denoised(batch["image"], sigma, draws)
+            for name, power in self.powers(batch["image"], *whole).items():
+                found.setdefault(name, []).append(power)
         self.log("val/loss", total, batch_size=len(n), sync_dist=True)
-        self.found.append(torch.stack(found))
+        for name, powers in found.items():
+            self.found.setdefault(name, []).append(torch.stack(powers))
 
     def levels_of_validation(self) -> list[float]:
         return schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist()
 
-    def whole_error(self, image: Tensor, sigma: float, draws: Draws) -> Tensor:
-        """D(x0 + sigma n) - x0 of the prior as solvers use it, without the border of its states."""
-        prior = self.prior
-        x0 = prior.to_state(image)
+    def denoised(self, image: Tensor, sigma: float, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Whole states x0 and D(x0 + sigma n), by the prior as solvers use it."""
+        x0 = self.prior.to_state(image)
         x = x0 + sigma * draws.normal(x0.shape)
-        return prior.crop(prior.denoise(x, torch.full((len(x),), sigma, device=x.device)).float() - x0)
+        return x0, self.prior.denoise(x, torch.full((len(x),), sigma, device=x.device)).float()
+
+    def powers(self, image: Tensor, x0: Tensor, D: Tensor) -> dict[str, Tensor]:
+        """Parameter of the prior -> [2,knots] the power of D's errors, the border of states left out."""
+        return {"variances": errors.power(self.prior.crop(D - x0))}
 
     def on_validation_epoch_end(self) -> None:
         """The prior learns how wrong it is at each level, which solvers take as Cov[x0 | x]."""
-        if self.found:
-            ours = torch.stack(self.found).sum(0)
+        for name, batches in self.found.items():
+            ours = torch.stack(batches).sum(0)
             both = torch.as_tensor(self.all_gather(ours)).reshape(-1, *ours.shape).sum(0).tolist()
-            self.prior.variances = [errors.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)]
-            self.found.clear()
+            setattr(self.prior, name, [errors.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)])
+        self.found.clear()
 
     def measured(self) -> dict[str, Any]:
         """Numbers that training found out; every checkpoint's configuration holds them as parameters of the prior."""
@@ -241,12 +248,12 @@ class LatentDiffusion(PixelDiffusion):
         super().on_load_checkpoint(checkpoint)
         found = checkpoint["config"]["prior"]["params"]
         self.prior.scale, self.prior.shift = found["scale"], found["shift"]
-        self.prior.error_variance = found["error_variance"]
+        self.prior.error_variance, self.prior.image_variances = found["error_variance"], found.get("image_variances", ())
         self.estimate_scale = False
 
     def measured(self) -> dict[str, Any]:
-        found = {"scale": self.prior.scale, "shift": self.prior.shift, "error_variance": self.prior.error_variance}
-        return super().measured() | found
+        names = "scale", "shift", "error_variance", "image_variances"
+        return super().measured() | {name: getattr(self.prior, name) for name in names}
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         image = self.fitting(batch["image"])
@@ -269,6 +276,12 @@ class LatentDiffusion(PixelDiffusion):
         if self.prior.error_variance == 0:
             image = batch["image"]
             self.errors.append((self.prior.decode(self.prior.encode(image)) - image).square().mean())
+
+    def powers(self, image: Tensor, x0: Tensor, D: Tensor) -> dict[str, Tensor]:
+        """Also of the images that half of the batch decodes to; decoding them lasts longer than all the rest."""
+        half = (len(image) + 1) // 2
+        decoded = self.prior.to_image(D[:half]).float()
+        return super().powers(image, x0, D) | {"image_variances": errors.power(decoded - image[:half])}
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()

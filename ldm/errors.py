@@ -47,14 +47,20 @@ def row(sigma: float, total: Sequence[float], count: Sequence[float]) -> list[fl
 
 
 def density(rows: Sequence[Sequence[float]], sigma: float, height: int, width: int) -> np.ndarray:
-    """[H,W] Var[x0 | x] of every frequency of a grid, whose mean is the variance of an entry.
+    """[H,W] the power of the error at every frequency of a grid, whose mean is the variance of an entry.
 
-    rows: as `row` makes them, or pairs (level, variance) of white errors. Log-log between levels, as sigma^2 below the
-    lowest, constant above the highest; the mean is at most sigma^2, since D(x) = x is no worse.
+    rows: as `row` makes them, or pairs (level, variance) of white errors. Log-log between levels, constant beyond them.
     """
     table = np.log(np.asarray(sorted(rows, key=lambda one: one[0]), dtype=float))
     levels, knots = table[:, 0], np.broadcast_to(table[:, 1:], (len(table), len(KNOTS)))
     at = [np.interp(log(sigma), levels, column) for column in knots.T]
-    below = exp(2 * min(0.0, log(sigma) - levels[0]))
-    found = below * np.exp(np.interp(np.log(radius(height, width)), np.log(KNOTS), at))
+    return np.exp(np.interp(np.log(radius(height, width)), np.log(KNOTS), at))
+
+
+def state_density(rows: Sequence[Sequence[float]], sigma: float, height: int, width: int) -> np.ndarray:
+    """`density` of the state that the noise was added to: as sigma^2 below the lowest level, and with a mean of at most
+    sigma^2, since D(x) = x is no worse.
+    """
+    below = exp(2 * min(0.0, log(sigma) - log(min(one[0] for one in rows))))
+    found = below * density(rows, sigma, height, width)
     return found * min(1.0, sigma**2 / found.mean())

@@ -49,7 +49,7 @@ class Adapted(Prior):
 
     def __init__(self, inner: Prior, shape: Shape):
         super().__init__(inner.denoiser, shape, inner.sigma_min, inner.sigma_max, inner.label, inner.variances)  # type: ignore[arg-type]
-        self.inner = inner
+        self.inner, self.image_variances = inner, inner.image_variances
         self.kind, self.patched, self.gray, self.origin = inner.kind, inner.patched, inner.gray, inner.origin
 
     def __getattr__(self, name: str) -> Any:

@@ -89,9 +89,10 @@ class LatentPrior(Prior):
         sigma_max: float | None = None,
         label: int | None = None,
         variances: Sequence[Sequence[float]] = (),
+        image_variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__(denoiser, shape, sigma_min, sigma_max, label, variances)
-        self.first_stage, self.image_channels = first_stage, image_channels
+        self.first_stage, self.image_channels, self.image_variances = first_stage, image_channels, image_variances
         self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
 
     @property

@@ -27,6 +27,7 @@ class LatentPatchPrior(LatentPrior):
         error_variance: float = 0.0,
         image_channels: int = 1,
         variances: Sequence[Sequence[float]] = (),
+        image_variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__(
             denoiser,
@@ -40,6 +41,7 @@ class LatentPatchPrior(LatentPrior):
             denoiser.sigma_max,
             label=denoiser.label,
             variances=variances,
+            image_variances=image_variances,
         )
 
     @property

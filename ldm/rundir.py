@@ -11,7 +11,7 @@ from ldm.checkpoints.reading import weights
 
 PARTS = ("prior", "first_stage")
 FIXED = (*PARTS, *(f"model.params.optimiser.params.{name}" for name in ("lr", "beta1", "beta2", "weight_decay")))  # by resuming
-MEASURED = ("scale", "shift", "error_variance", "variances")  # parameters of a prior that training finds out
+MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances")  # parameters of a prior that training finds out
 
 
 @contextmanager

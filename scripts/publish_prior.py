@@ -78,6 +78,7 @@ def with_first_stage(described: Described, source: Path | None, validation: Path
     with torch.no_grad():
         errors = [prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"] for i in range(len(data))]
     node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
+    node["params"].pop("image_variances", None)  # of the decoder that was
     return replaced
 
 

@@ -6,6 +6,7 @@
 The draw is exact for linear operators. Images of a batch never influence each other.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import TypeGuard
 
@@ -19,6 +20,7 @@ from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_g
 from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
+FINE, LONG = 0.01, 200  # tolerance and cap for a V by frequency, which asks for scales that differ by orders of magnitude
 
 
 def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
@@ -38,16 +40,19 @@ def conditioned(
     problem: Problem,
     noise: Noise | None = None,
     *,
-    tolerance: float = 0.1,
-    cap: int = 60,
+    tolerance: float | None = None,
+    cap: int | None = None,
     steps: int = 5,
 ) -> Solution:
     """`condition` with its account: iterations [B] and the error [B] that conjugate gradients left, in y's units.
 
     Both are 0 for closed forms. Conjugate gradients stop, each image on its own, when A x is known to
-    tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap. steps: of Gauss-Newton, for operators
-    that are not linear; the mean stops at the noise level then, and the error is |A x - y|.
+    tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap: 0.1 and 60, but 0.01 and 200 for a
+    Stationary V. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
+    error is |A x - y|.
     """
+    usual = (FINE, LONG) if isinstance(v, Stationary) else (0.1, 60)
+    tolerance, cap = tolerance or usual[0], cap or usual[1]
     problem = problem.whitened()
     u = m
     if noise is not None:
@@ -97,27 +102,41 @@ def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: 
     return Solution(S(found.x), found.iterations, found.residual)
 
 
-def discrepancy(m: Tensor, v_max: Scalar, problem: Problem, *, cap: int = 60) -> Tensor:
-    """The v [B] in [0, v_max] whose conditional mean x(v) leaves a residual of sigma_y sqrt(measured) (Morozov).
+def discrepancy(m: Tensor, v_max: Variance, problem: Problem, *, cap: int = 60) -> Variance:
+    """The v [B] in [0, v_max] whose conditional mean x(v) leaves a residual of sigma_y sqrt(measured) (Morozov). Of a
+    Stationary V the share of it that does, as a covariance.
 
     0 if m already does, v_max if no v up to it does; a nonlinear operator is linearised at m. The residual is
-    rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T, r = y - A m, and 1/rho is concave and increasing in t: Newton's
-    method from t = 0 climbs to the root without ever passing it, so there is nothing to bracket.
+    rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T (of V the share t s2, G = A V A^T), r = y - A m, and 1/rho is concave
+    and increasing in t: Newton's method from t = 0 climbs to the root without ever passing it, so there is nothing to
+    bracket.
     """
+    if isinstance(v_max, Stationary):
+        return v_max.scaled(_explaining(m, 1.0, problem, cap, v_max))
+    assert not isinstance(v_max, LinearOperator)
+    return _explaining(m, v_max, problem, cap)
+
+
+def _explaining(m: Tensor, most: Scalar, problem: Problem, cap: int, V: Stationary | None = None) -> Tensor:
+    """The factor [B] of V, at most `most`, that `discrepancy` speaks of; V is the identity if none is given."""
     problem = problem.whitened()
     y = problem.y.to(m)
     known = problem.operator.given(y, problem.sigma_y)
     operator, r = known.linearize(m), y - known.forward(m)
-    v_max = torch.as_tensor(v_max, dtype=r.dtype, device=r.device).expand(len(r))
+    most = torch.as_tensor(most, dtype=r.dtype, device=r.device).expand(len(r))
     s2, target = problem.sigma_y**2, problem.sigma_y * problem.operator.measured(y).sqrt()
     if s2 == 0:
-        return torch.where(norm(r) > 0, v_max, 0)
-    shrink = _shrink_by_solve(operator, r) if operator.exact else _shrink_by_lanczos(operator, r, cap)
-    t = torch.zeros_like(v_max)
+        return torch.where(norm(r) > 0, most, 0)
+    if V is None and operator.exact:
+        shrink = _shrink_by_solve(operator, r)
+    else:
+        gram = operator.gram if V is None else lambda q: operator.forward(V.forward(operator.adjoint(q)))
+        shrink = _shrink_by_lanczos(gram, r, cap)
+    t = torch.zeros_like(most)
     for _ in range(30):  # quadratic once near; 30 is never reached from a finite v_max
         rho, slope = shrink(t)
         step = (1 / target - 1 / rho) * rho**2 / slope.clamp_min(torch.finfo(r.dtype).tiny)
-        before, t = t, (t + step.nan_to_num(0).clamp_min(0)).clamp_max(v_max / s2)
+        before, t = t, (t + step.nan_to_num(0).clamp_min(0)).clamp_max(most / s2)
         if bool((t - before <= 1e-6 * t).all()):  # what is left is of the order of its square
             break
     return t * s2
@@ -168,7 +187,7 @@ def _shrink_by_solve(operator: LinearOperator, r: Tensor):
     return shrink
 
 
-def _shrink_by_lanczos(operator: LinearOperator, r: Tensor, cap: int):
+def _shrink_by_lanczos(gram: Callable[[Tensor], Tensor], r: Tensor, cap: int):
     """The same for every t from one Krylov space of G, as multi-shift conjugate gradients would: Lanczos coefficients,
     whose eigenvalues and first components are the Gauss quadrature of rho^2 = r^T (I + t G)^-2 r (Golub & Meurant)."""
     length = norm(r)
@@ -176,7 +195,7 @@ def _shrink_by_lanczos(operator: LinearOperator, r: Tensor, cap: int):
     T = torch.zeros(len(r), cap, cap, dtype=torch.float64, device=r.device)
     beta = torch.zeros_like(length)
     for k in range(cap):
-        w = operator.gram(q) - per_image(beta, r) * before
+        w = gram(q) - per_image(beta, r) * before
         alpha = (w * q).flatten(1).sum(1)
         w = w - per_image(alpha, r) * q
         T[:, k, k] = alpha.double()

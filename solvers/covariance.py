@@ -12,13 +12,17 @@ from solvers.steps import full
 
 
 class Stationary(LinearOperator):
-    """The covariance of errors that know no place, only frequencies: V = F^H diag(density) F on a state without its border.
+    """The covariance of errors that know no place, only frequencies: V = F^H diag(density) F.
 
-    density: [1 or B,1,H,W/2+1], of the frequencies of `torch.fft.rfft2`.
+    density: [1 or B,1,H,W/2+1], of the frequencies of `torch.fft.rfft2`. prior: of whose states the border is left out.
     """
 
-    def __init__(self, prior: Prior, density: Tensor):
-        self.prior, self.density = prior, density
+    def __init__(self, density: Tensor, prior: Prior | None = None):
+        self.density, self.prior = density, prior
+
+    def scaled(self, factor: Tensor | float) -> "Stationary":
+        """V times a number, or one for each image [B]."""
+        return Stationary(per_image(factor, self.density) * self.density, self.prior)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.filtered(x, self.density)
@@ -31,16 +35,15 @@ class Stationary(LinearOperator):
         return self.filtered(z, self.density.sqrt())
 
     def filtered(self, x: Tensor, gain: Tensor) -> Tensor:
-        core = self.prior.crop(x)
-        return self.prior.pad(torch.fft.irfft2(gain * torch.fft.rfft2(core), core.shape[-2:]), 0.0)
+        core = x if self.prior is None else self.prior.crop(x)
+        filtered = torch.fft.irfft2(gain * torch.fft.rfft2(core), core.shape[-2:])
+        return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
 
 
-def measured(prior: Prior, sigma: float, like: Tensor) -> Stationary:
-    """What training found the errors of D to be at this level. Raises ValueError if nobody measured them."""
-    density = prior.density(sigma)
-    if density is None:
-        raise ValueError("this prior does not know the spectrum of its errors (`variances`)")
-    return Stationary(prior, density[None, None, :, : density.shape[1] // 2 + 1].to(like))
+def stationary(density: Tensor, like: Tensor, variance: float | None = None, prior: Prior | None = None) -> Stationary:
+    """The covariance of this density [H,W]; with a variance per entry, scaled to it."""
+    density = density if variance is None else variance / density.mean() * density
+    return Stationary(density[None, None, :, : density.shape[1] // 2 + 1].to(like), prior)
 
 
 class Covariance(LinearOperator):

@@ -13,12 +13,12 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.schedule import karras
 from solvers.condition import condition, conditioned
-from solvers.covariance import Covariance, measured
+from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import LinearOperator, Scalar
+from solvers.operators.base import Scalar
 from solvers.problem import Problem
-from solvers.state import BLACK, belief, evident, inside, result, shown
+from solvers.state import BLACK, belief, by_frequency, covariance, image_covariance, inside, met, result, shown
 from solvers.step import Step, fraction, need_linear, positive
 from solvers.steps import full, pf_ode, start, ve_levels
 
@@ -36,7 +36,7 @@ class DAPS:
     sigma_min: float = 0.1  # the last
     inner: Literal["exact", "langevin", "hmc", "mh"] = "exact"
     covariance: Literal["measured", "heuristic", "trace", "operator"] = "measured"  # V: of each frequency as training found it
-    # (a number where it did not), one number for each sigma, tr/n, or whole
+    # (a latent's as its image; a number where nobody looked), one number for each sigma, tr/n, or whole
     s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2) for `heuristic`; default: the measured mean, else 0.5 (latents: 1)
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
@@ -71,7 +71,7 @@ class DAPS:
         x = levels[0] * start(prior, noise, problem.y)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
             if self.inner == "exact":
-                x0 = inside(prior, self.draw(x, sigma, seen, prior, noise, offset), BLACK)
+                x0 = inside(prior, self.draw(x, sigma, problem, prior, noise, offset), BLACK)
             else:
                 x0_hat = pf_ode(prior, x, self.ode_levels(sigma), offset, self.ode == "heun")
                 x0 = self.chain(x0_hat, sigma, t / (self.steps + 1), seen, noise)
@@ -82,31 +82,36 @@ class DAPS:
             x = prior.denoise(x, full(levels[-1], x), offset)
         yield Step(t, sigma, x, result(prior, x, problem, self.polish))
 
-    def draw(self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
+    def draw(self, x: Tensor, sigma: float, problem: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
         """A draw of x0 | x, y under the belief N(D(x), V): exact, but for `measured` in that its spread is white."""
+        seen = problem.seen_by(prior)
         if self.covariance in ("trace", "operator"):
-            V = Covariance(prior, x, sigma, offset)
+            tweedie = Covariance(prior, x, sigma, offset)
             if self.covariance == "operator":
-                return conditioned(V.sample(noise.like(x), self.rank), V, seen, noise, tolerance=0.01).x
-            m: Tensor = V.mean
-            v: Scalar = V.trace(inside(prior, noise.like(x).sign(), 0.0))
+                return conditioned(tweedie.sample(noise.like(x), self.rank), tweedie, seen, noise, tolerance=0.01).x
+            m: Tensor = tweedie.mean
+            v: Scalar = tweedie.trace(inside(prior, noise.like(x).sign(), 0.0))
         else:
             m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
-            if self.by_frequency(seen, prior):
+            if self.by_frequency(prior, problem):
                 u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
-                return condition(u, evident(m, measured(prior, sigma, x), seen, noise), seen.perturbed(noise))
+                if prior.kind == "pixel":
+                    return met(m, covariance(prior, sigma, m, problem), seen, noise, u)
+                image = prior.to_image(m)  # pixels say more of their neighbours than latents do
+                V = image_covariance(prior, sigma, image, problem)
+                return prior.to_state(met(image, V, problem, noise, prior.to_image(u)))
         if prior.kind == "pixel":
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
 
-    def by_frequency(self, problem: Problem, prior: Prior) -> bool:
-        """Whether V is what training found: of a prior of images that was measured, under a linear operator."""
+    def by_frequency(self, prior: Prior, problem: Problem) -> bool:
+        """Whether V is what training found, and known by frequency."""
         asked = self.inner == "exact" and self.covariance == "measured" and self.s0 is None
-        return asked and prior.kind == "pixel" and bool(prior.variances) and isinstance(problem.operator, LinearOperator)
+        return asked and by_frequency(prior, problem)
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""
-        enough = 1.0 if self.by_frequency(problem, prior) else 10.0
+        enough = 1.0 if prior.kind == "pixel" and self.by_frequency(prior, problem) else 10.0
         return ve_levels(prior, self.steps, self.sigma_min, enough if self.sigma_max is None else self.sigma_max)
 
     def ode_levels(self, sigma: float) -> list[float]:

@@ -10,10 +10,9 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import condition
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import belief, settle
+from solvers.state import by_frequency, covariance, finish, met
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, start, ve_levels
 
@@ -34,7 +33,8 @@ class PaDIS:
 
     steps: int = 100  # noise levels
     inner: int = 1  # Langevin steps at each; published 10
-    sigma_max: float = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]
+    sigma_max: float | None = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]. None: 20, but 1
+    # where `ddnm` knows the prior's errors by frequency
     sigma_min: float = 0.004
     spacing: Literal["geometric", "karras"] = "geometric"
     data: Literal["ddnm", "dps", "langevin"] = "ddnm"
@@ -54,27 +54,33 @@ class PaDIS:
             need_linear("PaDIS", problem.operator, prior)
         if prior.kind == "latent":
             raise ValueError("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
-        ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
+        self.levels(problem, prior)
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
-        levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, self.spacing)
+        levels = self.levels(problem, prior)
         gain = squared_norms(seen, prior) if self.data != "ddnm" and self.normalisation == "operator" else torch.ones(())
         x = levels[0] * start(prior, noise, problem.y)
         for t, sigma in enumerate(levels):
             last = t == len(levels) - 1
             for k in range(self.inner):
-                D, push = self.data_term(x, sigma, seen, prior, offset, gain)
+                D, push = self.data_term(x, sigma, seen, prior, noise, offset, gain)
                 keep, spread = self.langevin(sigma, levels[t + 1] if k == self.inner - 1 and not last else sigma)
                 x = x + push + (1 - keep) * (D - x)
                 x = x if last else x + spread * noise.like(x)
             if not last:
                 yield Step(t, sigma, x, prior.to_image(D))
         if self.final == "mean" and isinstance(seen.operator, LinearOperator):
-            D = settle(D, belief(prior, prior.sigma_max), seen)
+            D = finish(prior, D, sigma, seen)
         yield Step(t, sigma, x, prior.to_image(D if self.final == "mean" else x))
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """From sigma_max to sigma_min."""
+        enough = 1.0 if self.data == "ddnm" and by_frequency(prior, problem) else 20.0
+        most = enough if self.sigma_max is None else self.sigma_max
+        return ve_levels(prior, self.steps, self.sigma_min, most, self.spacing)
 
     def langevin(self, sigma: float, sigma_next: float) -> tuple[float, float]:
         """The share of the noise that a step keeps, and the deviation of what it adds."""
@@ -86,7 +92,7 @@ class PaDIS:
         return keep, sqrt(most**2 - keep**2) * sigma
 
     def data_term(
-        self, x: Tensor, sigma: float, seen: Problem, prior: Prior, offset: Noise, gain: Tensor
+        self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise, gain: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The denoised state, conditioned on y in the DDNM form, and what the data term adds to x."""
         if self.data == "dps":
@@ -98,7 +104,7 @@ class PaDIS:
             return D.detach(), -self.step(distance.detach(), gain, x) * gradient
         D = prior.denoise(x, full(sigma, x), offset)
         if self.data == "ddnm":
-            return condition(D, belief(prior, sigma), seen), torch.zeros(())
+            return met(D, covariance(prior, sigma, D, seen), seen, noise), torch.zeros(())
         operator: LinearOperator = seen.operator  # type: ignore[assignment]
         r = seen.y - operator.forward(x)
         strength = min(40.0, 100.0 * sigma) if self.normalisation != "operator" else 1.0  # 200 sigma of [0, 1] images

@@ -14,7 +14,7 @@ from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.padis import squared_norms
 from solvers.problem import Problem
-from solvers.state import belief, settle
+from solvers.state import finish
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, start, ve_levels
 
@@ -72,7 +72,7 @@ class PaDISPC:
             if t < len(levels) - 2:
                 yield Step(t, sigma, x, prior.to_image(D))
         D = prior.denoise(x, full(levels[-1], x), offset)
-        x = x if self.final == "state" else settle(D, belief(prior, prior.sigma_max), seen)
+        x = x if self.final == "state" else finish(prior, D, levels[-1], seen)
         yield Step(max(len(levels) - 2, 0), levels[-1], x, prior.to_image(x))
 
     def data_step(self, x: Tensor, seen: Problem, gain: Tensor | None, strength: float) -> Tensor:

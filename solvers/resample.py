@@ -11,11 +11,24 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import conditioned, discrepancy
+from solvers.condition import Variance, conditioned, discrepancy
+from solvers.covariance import Stationary
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import BLACK, IMAGE_DEVIATION, autoencoder_error, belief, image_belief, inside, result, settle, shown
+from solvers.state import (
+    BLACK,
+    IMAGE_DEVIATION,
+    autoencoder_error,
+    belief,
+    covariance,
+    image_covariance,
+    inside,
+    met,
+    result,
+    settle,
+    shown,
+)
 from solvers.step import Step, fraction, positive
 from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
 
@@ -76,19 +89,22 @@ class ReSample:
                 x0 = self.look(z, x0, levels[t + 1 : t + 2 + self.look_ahead], prior, offset)
                 stage: Stage = "pixel" if sigma_at(a) > self.sigma_latent else "latent"
                 if stage == "pixel" and prior.kind == "latent":
-                    image = self.meet(prior.to_image(x0), image_belief(prior, sigma_at(a)), problem, moments, stage)
-                    x0 = prior.to_state(image)
+                    image = prior.to_image(x0)
+                    V = image_covariance(prior, sigma_at(a), image, problem)
+                    x0 = prior.to_state(self.meet(image, V, problem, moments, stage, noise))
                 else:
-                    x0 = self.meet(x0, belief(prior, sigma_at(a)), seen, moments, stage)
+                    x0 = self.meet(x0, covariance(prior, sigma_at(a), x0, seen), seen, moments, stage, noise)
                 z = self.resample(inside(prior, x0, BLACK), z, a, a_next, noise)
             if t < last:
                 yield Step(t, sigma_at(a), z, shown(prior, x0))
-        if self.sigma_latent > 0 or prior.kind == "pixel":  # final consistency
-            z = self.meet(z, belief(prior, prior.sigma_max), seen, moments, "latent")
+        if self.sigma_latent > 0 or prior.kind == "pixel":  # final consistency: y is met, whatever the prior says of itself
+            most = covariance(prior, sigma_at(a), z, seen, belief(prior, prior.sigma_max))
+            z = self.meet(z, most, seen, moments, "latent")
             image = result(prior, z, problem, self.polish)
         else:
-            most = IMAGE_DEVIATION**2 + autoencoder_error(prior)  # the data are to be met, whatever the prior says of itself
-            image = self.meet(result(prior, z, problem, False), most, problem, moments, "pixel")
+            image = result(prior, z, problem, False)
+            most = image_covariance(prior, sigma_at(a), image, problem, IMAGE_DEVIATION**2 + autoencoder_error(prior))
+            image = self.meet(image, most, problem, moments, "pixel")
         yield Step(last, sigma_at(a), z, image)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
@@ -104,13 +120,19 @@ class ReSample:
             z, x0 = ddim_step(z, clean, a, a_next), self.estimate(z, clean, a)
         return x0
 
-    def meet(self, x: Tensor, v: float, problem: Problem, moments: Moments, stage: Stage) -> Tensor:
-        """x moved until it explains y to the noise level, or as far as a belief of variance v lets it."""
+    def meet(
+        self, x: Tensor, V: Variance, problem: Problem, moments: Moments, stage: Stage, noise: Noise | None = None
+    ) -> Tensor:
+        """x moved until it explains y to the noise level, or as far as V lets it. With noise, for what is resampled next, a
+        V by frequency is taken at its word: the step that noise will follow loses if it stops there.
+        """
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)
+        if noise is not None and isinstance(V, Stationary):
+            return met(x, V, problem, noise)
         if stage == "pixel" or isinstance(problem.operator, LinearOperator):
-            return settle(x, v, problem)
-        needed = discrepancy(x, v, problem, cap=self.cg)
+            return settle(x, V, problem)
+        needed = torch.as_tensor(discrepancy(x, V, problem, cap=self.cg))
         return conditioned(x, needed, problem, cap=self.cg, steps=self.newton).x if bool((needed > 0).any()) else x
 
     def resample(self, z0: Tensor, z: Tensor, a: float, a_next: float, noise: Noise) -> Tensor:

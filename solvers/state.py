@@ -7,8 +7,8 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import condition, discrepancy
-from solvers.covariance import Stationary
+from solvers.condition import Variance, condition, discrepancy
+from solvers.covariance import Stationary, stationary
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 
@@ -28,6 +28,33 @@ def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
+def image_belief(prior: Prior, sigma: float) -> float:
+    """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
+    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * belief(prior, sigma) + autoencoder_error(prior)
+
+
+def by_frequency(prior: Prior, problem: Problem) -> bool:
+    """Whether training found how D errs at each frequency of images (latents have none of their own to speak of), and y is
+    linear in them, so that it can be used. problem: of images.
+    """
+    known = prior.variances if prior.kind == "pixel" else prior.image_variances
+    return bool(known) and isinstance(problem.operator, LinearOperator)
+
+
+def covariance(prior: Prior, sigma: float, like: Tensor, problem: Problem, variance: float | None = None) -> Variance:
+    """Cov[x0 | x]: by frequency where it is known so, else one number. With a variance per entry, as wide as that."""
+    if prior.kind == "pixel" and by_frequency(prior, problem) and (density := prior.density(sigma)) is not None:
+        return stationary(density, like, variance, prior)
+    return belief(prior, sigma) if variance is None else variance
+
+
+def image_covariance(prior: Prior, sigma: float, like: Tensor, problem: Problem, variance: float | None = None) -> Variance:
+    """The same of the image that a latent prior decodes from D(x)."""
+    if by_frequency(prior, problem) and (density := prior.image_density(sigma)) is not None:
+        return stationary(density, like, variance)
+    return image_belief(prior, sigma) if variance is None else variance
+
+
 def evident(m: Tensor, V: Stationary, problem: Problem, noise: Noise) -> Stationary:
     """V scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on average, and V at
     least, which is what D errs by on a mean image. For linear operators; noise draws the probe of the trace.
@@ -37,12 +64,7 @@ def evident(m: Tensor, V: Stationary, problem: Problem, noise: Noise) -> Station
     probe = operator.restrict(noise.like(y).sign())
     expected = norm(V.half(operator.adjoint(probe))) ** 2  # tr(A V A^T) by Hutchinson's estimate
     found = norm(y - operator.forward(m)) ** 2 - problem.sigma_y**2 * operator.measured(y)
-    return Stationary(V.prior, V.density * per_image((found / expected).clamp_min(1), m))
-
-
-def image_belief(prior: Prior, sigma: float) -> float:
-    """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
-    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * belief(prior, sigma) + autoencoder_error(prior)
+    return V.scaled((found / expected).clamp_min(1))
 
 
 def inside(prior: Prior, state: Tensor, border: float) -> Tensor:
@@ -55,9 +77,22 @@ def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
     return (lambda: prior.to_image(state)) if prior.kind == "latent" else prior.to_image(state)
 
 
-def settle(x: Tensor, v_max: float, problem: Problem) -> Tensor:
-    """x moved just as far as it takes to explain y to the noise level, with a variance up to v_max."""
-    return condition(x, discrepancy(x, v_max, problem), problem)
+def met(m: Tensor, V: Variance, problem: Problem, noise: Noise, u: Tensor | None = None) -> Tensor:
+    """The mean of x | y for x ~ N(m, V), a V by frequency taken as wide as the residual speaks for; with u, spread about m,
+    a draw.
+    """
+    V = evident(m, V, problem, noise) if isinstance(V, Stationary) else V
+    return condition(m, V, problem) if u is None else condition(u, V, problem.perturbed(noise))
+
+
+def settle(x: Tensor, V: Variance, problem: Problem) -> Tensor:
+    """x moved just as far as it takes to explain y to the noise level, with a covariance up to V."""
+    return condition(x, discrepancy(x, V, problem), problem)
+
+
+def finish(prior: Prior, x: Tensor, sigma: float, problem: Problem) -> Tensor:
+    """The last estimate, of this level, moved until it explains y to the noise level, whatever the prior says of itself."""
+    return settle(x, covariance(prior, sigma, x, problem, belief(prior, prior.sigma_max)), problem)
 
 
 def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
@@ -72,7 +107,9 @@ def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -
     enough = enough.clamp_min(1) + 0.1 if problem.sigma_y > 0 else enough  # a tenth is what the update leaves open as well
     image = torch.where(per_image(problem.residual(image) <= enough, image).bool(), image, free)
     error = autoencoder_error(prior)
-    return settle(image, error, problem) if polish and error > 0 else image
+    if not (polish and error > 0):
+        return image
+    return settle(image, image_covariance(prior, prior.sigma_min, image, problem, error), problem)
 
 
 def autoencoder_error(prior: Prior) -> float:

@@ -71,6 +71,9 @@ class Shuffle(nn.Module):
             s = image - self.bend * s.sin()
         return nn.functional.pixel_unshuffle(s, 2)
 
+    def posterior(self, image: Tensor) -> tuple[Tensor, None]:
+        return self.encode(image), None
+
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         s = nn.functional.pixel_shuffle(z, 2)
         return s + self.bend * s.sin()

@@ -7,19 +7,23 @@ import torch
 from torch import nn
 
 from data.seeding import Noise
-from ldm import errors
+from ldm import errors, schedule
 from ldm.crops import Crops
 from ldm.denoiser import Prior
-from ldm.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
+from ldm.diffusion import LEVELS, LatentDiffusion, PatchDiffusion, PixelDiffusion
 from ldm.frame import fit
+from ldm.latent import LatentPrior
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
-from solvers.condition import conditioned
-from solvers.covariance import Stationary, measured
+from solvers.condition import conditioned, discrepancy
+from solvers.covariance import Stationary, stationary
 from solvers.daps import DAPS
 from solvers.operators import HighDynamicRange, Inpainting, SuperResolution
+from solvers.padis import PaDIS
 from solvers.problem import Gaussian, measure
+from solvers.resample import ReSample
 from solvers.state import belief, evident
+from tests.analytic import Shuffle, Table, latent
 
 S0 = 0.5
 
@@ -54,6 +58,31 @@ def test_an_exact_denoiser_measures_the_posterior_variance():
         exact = S0**2 * sigma**2 / (S0**2 + sigma**2)
         assert abs(prior.variance(sigma) / exact - 1) < 5 * math.sqrt(2 / entries)  # a mean of squares; 12 comparisons
     assert len(prior.variances) == LEVELS
+
+
+def test_a_latent_prior_also_measures_what_it_decodes():
+    """Pixels that are latents twice as wide, of a unit Gaussian: at every level and frequency 4 sigma^2 / (1 + sigma^2)."""
+    prior = latent((1, 64, 64), bend=0.0)
+    prior.first_stage = Doubled(0.0)
+    image = 4 * noise(8, 1, 64, 64)
+    found = validated(LatentDiffusion(prior, AdamW(1e-3), weighting="edm"), image)
+    entries = 4 * 64 * 64  # half of the batch is decoded
+    for sigma, *_ in found.image_variances:
+        exact = 4 * sigma**2 / (1 + sigma**2)
+        assert abs(float(found.image_density(sigma).mean()) / exact - 1) < 5 * math.sqrt(2 / entries)
+    assert len(found.image_variances) == LEVELS
+    framed, _ = fit(found, (1, 60, 50))
+    assert framed.image_density(1.0).shape == (60, 50)
+
+
+class Doubled(Shuffle):
+    """Latents are half the pixels."""
+
+    def encode(self, image):
+        return super().encode(image / 2)
+
+    def decode(self, z, quantize=True):
+        return 2 * super().decode(z, quantize)
 
 
 class Smooth(nn.Module):
@@ -135,7 +164,7 @@ def spectral(prior: Prior, density: float = 0.3) -> Stationary:
     """A covariance of errors that fade with frequency."""
     rows = [errors.row(1.0, (density * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS))]
     prior.variances = rows
-    return measured(prior, 1.0, torch.zeros((), dtype=torch.float64))
+    return stationary(prior.density(1.0), torch.zeros((), dtype=torch.float64), prior=prior)
 
 
 @pytest.mark.parametrize("kind", PRIORS)
@@ -187,18 +216,60 @@ def test_the_residual_tells_how_wrong_an_estimate_is(factor):
     assert factor >= 1 or ratio == 1
 
 
-def test_what_is_measured_speaks_for_its_neighbours():
-    """Smooth images with a hole: DAPS that knows how its errors are spread fills it closer to the truth than by one number."""
-    side = 32
+class Unshuffled(nn.Module):
+    """Smooth, for latents that are regrouped pixels."""
+
+    def forward(self, x, sigma, label=None):
+        return nn.functional.pixel_unshuffle(Smooth()(nn.functional.pixel_shuffle(x, 2), sigma), 2)
+
+
+NEIGHBOURS = {
+    "DAPS": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
+    "DAPS, a latent prior": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
+    "PaDIS": PaDIS(steps=4, sigma_max=1.0, sigma_min=0.05),
+    "ReSample": ReSample(steps=8, skip=2),
+    "ReSample in pixels of a latent prior": ReSample(steps=8, skip=2, sigma_latent=0.0),
+}
+
+
+@pytest.mark.parametrize("name", NEIGHBOURS)
+def test_what_is_measured_speaks_for_its_neighbours(name):
+    """Smooth images with a hole: who knows how errors are spread fills it closer to the truth than by their mean alone."""
+    side, ids = 32, [str(i) for i in range(8)]
     x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(8, 1, side, side) / S0)).real.float()
-    prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side), sigma_max=10.0), AdamW(1e-3)), x0)
-    ids = [str(i) for i in range(8)]
     problem = measure(hole(side, side, 8), x0, Gaussian(0.01), Noise(ids, "noise"))
     error = {}
-    for covariance in ("measured", "heuristic"):
-        *_, last = DAPS(steps=4, sigma_max=1.0, sigma_min=0.05, covariance=covariance)(problem, prior, Noise(ids, "solver"))
-        error[covariance] = float((last.x0 - x0).square().mean())
-    assert error["measured"] < error["heuristic"]
+    for known in (True, False):
+        if "latent" in name:
+            denoiser = Table(Unshuffled(), schedule.scaled_linear_alpha_bar())
+            prior = LatentPrior(denoiser, (4, side // 2, side // 2), Shuffle(0.0))
+            prior = validated(LatentDiffusion(prior, AdamW(1e-3), weighting="edm"), x0)
+        else:
+            prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side), sigma_max=10.0), AdamW(1e-3)), x0)
+        if not known:
+            prior.variances = [[sigma, prior.variance(sigma)] for sigma, *_ in prior.variances]
+            prior.image_variances = [[s, float(prior.image_density(s).mean())] for s, *_ in prior.image_variances]
+        *_, last = NEIGHBOURS[name](problem, prior, Noise(ids, "solver"))
+        assert (problem.residual(last.x0) < 1.2).all()
+        error[known] = float((last.x0 - x0).square().mean())
+    assert error[True] < error[False]
+
+
+@pytest.mark.parametrize("kind", PRIORS)
+def test_a_share_of_a_stationary_covariance_leaves_the_noise_level(kind):
+    """And none of it is taken where the estimate already explains y."""
+    prior, ids = PRIORS[kind], Noise(["a", "b"], "noise")
+    V = spectral(prior)
+    height, width = prior.image_shape[1:]
+    truth = torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    problem = measure(hole(height, width, 4), truth, Gaussian(0.1), ids).seen_by(prior)
+    m = prior.to_state(torch.cat([torch.zeros_like(truth[:1]), truth[1:]]))
+    share = discrepancy(m, V, problem)
+    found = conditioned(m, share, problem, tolerance=1e-9, cap=400).x
+    assert float(problem.residual(found)[0]) == pytest.approx(1, abs=1e-5) and problem.residual(m)[0] > 2
+    expected = problem.residual(m)[1].clamp_max(1)
+    assert float(problem.residual(found)[1]) == pytest.approx(float(expected), abs=1e-5)
+    assert not discrepancy(m, V.scaled(1e-9), problem).density[0].sub(1e-9 * V.density[0]).any()  # all of it
 
 
 def test_daps_starts_lower_where_it_knows_frequencies():
