@@ -1,7 +1,8 @@
 """Export a trained prior as a model folder with its card: what it was trained on, how long, and what it does on held-out people.
 
     python scripts/publish_prior.py logs/demo/latent/checkpoints/last.ckpt models/demo-latent
-        --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --test data/demo/test.csv --note "Half an hour on a CPU."
+        --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --validation data/demo/val.csv
+        --test data/demo/test.csv --note "Half an hour on a CPU."
 
 Writes config.yaml, model.safetensors (float16), README.md, samples.png, reconstructions.png and losses.png into a new folder.
 Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
@@ -73,12 +74,12 @@ def with_first_stage(described: Described, source: Path | None, validation: Path
     state, node = dict(described.state), configuration.plain(described.node)
     if source is not None:
         state |= {f"first_stage.{key}": tensor for key, tensor in checkpoints.first_stage(source).state_dict().items()}
+        node["params"].pop("image_variances", None)  # of the decoder that was
     replaced = replace(described, state=state, node=node)
     prior, data = replaced.build(), ManifestDataset(validation)
     with torch.no_grad():
         errors = [prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"] for i in range(len(data))]
     node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
-    node["params"].pop("image_variances", None)  # of the decoder that was
     return replaced
 
 
@@ -156,6 +157,8 @@ def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[st
 def publish(options: argparse.Namespace) -> None:
     described = checkpoints.describe(options.checkpoint)
     if "first_stage" in described.node["params"]:
+        if options.validation is None:
+            raise ValueError("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
         described = with_first_stage(described, options.first_stage, options.validation)
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
