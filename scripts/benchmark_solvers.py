@@ -61,8 +61,9 @@ def overhead() -> Iterator[Row]:
             call = partial(prior.denoise, sigma=torch.ones(1))
             yield share(solver.__name__, solver(steps=STEPS), operator, prior, call, 1.05)
     prior.variances = [[1.0, *(1e-4 / KNOTS**2).tolist()]]  # conjugate gradients, where no `solve` is a closed form
-    for operator in OPERATORS:
-        yield share("DAPS, V by frequency", DAPS(steps=STEPS, sigma_max=None), operator, prior, call, 1.25)
+    for one in (DAPS, PaDIS):
+        for operator in OPERATORS:
+            yield share(f"{one.__name__}, V by frequency", one(steps=STEPS, sigma_max=None), operator, prior, call, 1.25)
 
 
 def gradients() -> Iterator[Row]:

@@ -12,7 +12,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
-from solvers.state import by_frequency, covariance, finish, met
+from solvers.state import belief, by_frequency, covariance, finish, met
 from solvers.step import Step, need_linear, positive
 from solvers.steps import full, start, ve_levels
 
@@ -28,7 +28,7 @@ class PaDIS:
     |A|^2, so that one zeta serves all geometries; `paper` and `code` divide the squared norm's gradient by |r| and 2|r|.
     variance `corrected` scales the Langevin noise so that the state has the deviation that the network is told next; where
     the levels fall faster than the step removes noise, more of it is removed. The published update is noisier, in variance by
-    1 / (1 - eps / 4) where levels are dense, and without bound where they are few.
+    1 / (1 - eps / 4) where levels are dense, and without bound where they are few. It also takes the errors of D for white.
     """
 
     steps: int = 100  # noise levels
@@ -78,7 +78,7 @@ class PaDIS:
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min."""
-        enough = 1.0 if self.data == "ddnm" and by_frequency(prior, problem) else 20.0
+        enough = 1.0 if self.data == "ddnm" and self.variance == "corrected" and by_frequency(prior, problem) else 20.0
         most = enough if self.sigma_max is None else self.sigma_max
         return ve_levels(prior, self.steps, self.sigma_min, most, self.spacing)
 
@@ -104,7 +104,8 @@ class PaDIS:
             return D.detach(), -self.step(distance.detach(), gain, x) * gradient
         D = prior.denoise(x, full(sigma, x), offset)
         if self.data == "ddnm":
-            return met(D, covariance(prior, sigma, D, seen), seen, noise), torch.zeros(())
+            V = covariance(prior, sigma, D, seen) if self.variance == "corrected" else belief(prior, sigma)
+            return met(D, V, seen, noise), torch.zeros(())
         operator: LinearOperator = seen.operator  # type: ignore[assignment]
         r = seen.y - operator.forward(x)
         strength = min(40.0, 100.0 * sigma) if self.normalisation != "operator" else 1.0  # 200 sigma of [0, 1] images
