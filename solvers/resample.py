@@ -42,7 +42,7 @@ class ReSample:
 
     The noise level decides which stage is due, so that any number of steps works. inner `exact`: one conditional update
     with the variance that the discrepancy principle asks for (Gauss-Newton where A, or A after the decoder, is not
-    linear); `adamw`: the published descents. The published look-ahead feeds the network a time one step off its
+    linear), or with the errors of D by frequency where training measured them; `adamw`: the published descents. The published look-ahead feeds the network a time one step off its
     coefficients; that is not kept.
     """
 
@@ -123,8 +123,8 @@ class ReSample:
     def meet(
         self, x: Tensor, V: Variance, problem: Problem, moments: Moments, stage: Stage, noise: Noise | None = None
     ) -> Tensor:
-        """x moved until it explains y to the noise level, or as far as V lets it. With noise, for what is resampled next, a
-        V by frequency is taken at its word: the step that noise will follow loses if it stops there.
+        """x moved until it explains y to the noise level, or as far as V lets it. With noise, which is for what is resampled
+        next, a V by frequency is taken at its word: stopping at the noise level would only cost (half a dB of deblurring).
         """
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)
