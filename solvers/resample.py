@@ -42,8 +42,8 @@ class ReSample:
 
     The noise level decides which stage is due, so that any number of steps works. inner `exact`: one conditional update
     with the variance that the discrepancy principle asks for (Gauss-Newton where A, or A after the decoder, is not
-    linear), or with the errors of D by frequency where training measured them; `adamw`: the published descents. The published look-ahead feeds the network a time one step off its
-    coefficients; that is not kept.
+    linear), or with the errors of D by frequency where training measured them; `adamw`: the published descents. The
+    published look-ahead feeds the network a time one step off its coefficients; that is not kept.
     """
 
     steps: int = 500
