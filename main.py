@@ -35,7 +35,7 @@ from ldm import config as configuration
 from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
-from solvers.flags import Parser, overrides
+from solvers.flags import Parser
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
@@ -69,7 +69,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(
             f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=yaml.safe_load, help=argparse.SUPPRESS
         )
-    changes = overrides(argv)
+    changes = parser.overrides(argv)
     options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
     for word in rest:
         near = configuration.nearest(word, parser._option_string_actions) if word.startswith("-") else ""
@@ -164,7 +164,8 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
     try:
         return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
     except (TypeError, MisconfigurationException) as error:
-        raise ValueError(f"trainer: {str(error).splitlines()[0]}") from error
+        words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
+        raise ValueError(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error
 
 
 def main(argv: Sequence[str]) -> int:

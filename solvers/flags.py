@@ -3,6 +3,7 @@
 import argparse
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import yaml
@@ -18,10 +19,11 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str):
         raise ValueError(message)
 
-
-def overrides(argv: Sequence[str]) -> list[str]:
-    """The words of the form key=value; what is a file is a file, such as epoch=3.ckpt."""
-    return [word for word in argv if OVERRIDE.match(word) and not Path(word).exists()]
+    def overrides(self, argv: Sequence[str]) -> list[str]:
+        """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
+        asking = {dashes(name) for action in self._actions if action.nargs is None for name in action.option_strings}
+        free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
+        return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
 
 
 def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
@@ -32,13 +34,14 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     """
     if "" in argv:
         raise ValueError("an argument is empty; is a variable of the shell not set?")
-    changes = overrides(argv)
+    ours = parser(about)
+    changes = ours.overrides(argv)
     instead = yaml.safe_load(REFUSED.read_text())
     for word in argv:
         flag = dashes(word).split("=")[0]
         if flag in instead and (word.startswith("--") or "=" in word):  # not the values of other flags
             raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
-    options, rest = parser(about).parse_known_args([dashes(word) for word in argv if word not in changes])
+    options, rest = ours.parse_known_args([dashes(word) for word in argv if word not in changes])
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))

@@ -47,9 +47,10 @@ def test_dashes_and_underscores_are_the_same():
         (["--base", "configs/projects/medical_super_resolution.yaml"], "training needs `model:`"),
         (
             ["--base", DEMO, "--train", "--max_steps", "many", "data.params.train=README.md", "data.params.validation=null"],
-            "trainer: ",
+            "max_steps=many",
         ),
         (["--base", DEMO, "--train", "--resume", "nowhere"], "no such checkpoint"),
+        (["--base", DEMO, "--train", "--resume", "epoch=3.ckpt"], "epoch=3.ckpt: no such checkpoint"),
         (["--base", DEMO, "--plugin", "no_such_module"], "--plugin no_such_module: No module named"),
         (["--base", DEMO, "modle.params.flip=true"], "modle: unknown key; did you mean 'model'?"),
         (["--base", DEMO, "prior=3"], "prior: 3 is not a mapping"),

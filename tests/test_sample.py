@@ -409,6 +409,8 @@ def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_run
 def test_values_may_be_words_of_the_published_scripts():
     options, overrides = sample.parse(["--accelerator", "gpu", "--split", "name", "--model", "runs/lr=0.1/epoch=3.ckpt"])
     assert (options.accelerator, options.split, options.model) == ("gpu", "name", "runs/lr=0.1/epoch=3.ckpt") and not overrides
+    options, overrides = sample.parse(["--model", "epoch=3.ckpt", "--task", "hdr", "run.x=1"])  # a file that does not exist
+    assert options.model == "epoch=3.ckpt" and options.task == ["hdr"] and overrides == ["run.x=1"]
 
 
 def test_old_flags_work(world: Path, tmp_path: Path):
