@@ -240,3 +240,11 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
         best[who] = min(best.get(who, (seconds, grown)), (seconds, grown))
     print(f"size {size / 1e9:.2f} GB; seconds and peak {best}")
     assert best["ours"][1] <= 1.3 * size and best["ours"][0] <= 1.5 * best["torch"][0]
+
+
+def test_publishing_a_latent_prior_needs_validation_images(tmp_path, capsys):
+    from scripts import publish_prior
+
+    manifests = ["--train", "models/demo-data/test.csv", "--test", "models/demo-data/test.csv"]
+    assert publish_prior.main(["models/demo-latent", str(tmp_path / "new"), "--runs", str(tmp_path), *manifests]) == 2
+    assert "needs --validation" in capsys.readouterr().err and not (tmp_path / "new").exists()

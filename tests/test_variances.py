@@ -238,7 +238,7 @@ def test_what_is_measured_speaks_for_its_neighbours(name):
     side, ids = 32, [str(i) for i in range(8)]
     x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(8, 1, side, side) / S0)).real.float()
     problem = measure(hole(side, side, 8), x0, Gaussian(0.01), Noise(ids, "noise"))
-    error = {}
+    error, sooner = {}, {}
     for known in (True, False):
         if "latent" in name:
             denoiser = Table(Unshuffled(), schedule.scaled_linear_alpha_bar())
@@ -249,10 +249,10 @@ def test_what_is_measured_speaks_for_its_neighbours(name):
         if not known:
             prior.variances = [[sigma, prior.variance(sigma)] for sigma, *_ in prior.variances]
             prior.image_variances = [[s, float(prior.image_density(s).mean())] for s, *_ in prior.image_variances]
-        *_, last = NEIGHBOURS[name](problem, prior, Noise(ids, "solver"))
+        *_, before, last = NEIGHBOURS[name](problem, prior, Noise(ids, "solver"))
         assert (problem.residual(last.x0) < 1.2).all()
-        error[known] = float((last.x0 - x0).square().mean())
-    assert error[True] < error[False]
+        error[known], sooner[known] = (float((step.x0 - x0).square().mean()) for step in (last, before))
+    assert error[True] < error[False] and sooner[True] < sooner[False]
 
 
 @pytest.mark.parametrize("kind", PRIORS)
