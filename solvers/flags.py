@@ -84,7 +84,7 @@ def parser(about: str) -> Parser:
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
-    add("--precision", choices=PRECISIONS, default="32-true", help="of the networks")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
     add("--devices", type=whole, default=1, metavar="N")
     add("--num-nodes", type=whole, default=1, metavar="N")
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")

@@ -1,4 +1,4 @@
-"""A prior under observation: network calls and backward passes are counted, and networks alone run in low precision."""
+"""A prior under observation: calls and backward passes are counted; the diffusion network alone runs in low precision."""
 
 from collections.abc import Callable
 from typing import Any
@@ -36,8 +36,9 @@ class Meter:
     """`with Meter(prior) as meter:` counts nfe, calls of `denoise`, and vjps, backward passes through the denoiser or
     the decoder; every call counts once for all images of the batch.
 
-    dtype: autocast type of the networks ("mixed" precision), or None. The sampler's state, operators and solves around
-    them stay in the state's own precision.
+    dtype: autocast type of the diffusion network ("mixed" precision), or None. The sampler's state, operators and solves
+    around it stay in the state's own precision, and so does the autoencoder: it is a part of the operator where a solver
+    linearises A(decode), and what it puts out is the image, of which bfloat16 would keep eight bits.
     """
 
     def __init__(self, prior: Prior, dtype: torch.dtype | None = None):
@@ -58,13 +59,14 @@ class Meter:
 
     def _observe(self, name: str) -> None:
         method: Callable[..., Tensor] = getattr(self.prior, name)
+        dtype = self.dtype if name == "denoise" else None
 
         def observed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if self._inside:  # to_image calls decode: one call, not two
                 return method(x, *args, **kwargs)
             self._inside = True
             try:
-                with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+                with torch.autocast(x.device.type, dtype, enabled=dtype is not None):
                     y = method(x, *args, **kwargs).to(x.dtype)
             finally:
                 self._inside = False

@@ -44,7 +44,7 @@ class Run:
     seed: int = 0
     rows: int = 1  # images times draws in one network call
     measurements: bool = False  # the scans are y, there is no truth
-    precision: str = "32-true"  # Lightning's words; mixed is of the networks alone (see Meter), so Lightning is not told
+    precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
 class Reconstruction(pl.LightningModule):

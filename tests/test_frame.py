@@ -135,8 +135,8 @@ def test_patch_priors_are_not_tiled_and_channels_must_agree():
         frame.fit(pixel(), (3, 8, 8))
 
 
-def test_the_meter_counts_calls_and_backward_passes_and_lowers_networks_only():
-    seen = []
+def test_the_meter_counts_calls_and_backward_passes_and_lowers_the_denoiser_only():
+    seen, decoding = [], []
 
     class Watched(Pointwise):
         def forward(self, x, sigma, label=None, position=None):
@@ -145,6 +145,8 @@ def test_the_meter_counts_calls_and_backward_passes_and_lowers_networks_only():
 
     prior = latent()
     prior.denoiser = Watched()
+    decode = prior.first_stage.decode
+    prior.first_stage.decode = lambda z, **how: (decoding.append(torch.is_autocast_enabled("cpu")), decode(z, **how))[1]
     z = noise(1, *prior.shape).float().requires_grad_()
     with Meter(prior, torch.bfloat16) as meter:
         x0 = prior.denoise(z, torch.ones(1))
@@ -156,5 +158,6 @@ def test_the_meter_counts_calls_and_backward_passes_and_lowers_networks_only():
         torch.func.jvp(prior.to_image, (z.detach(),), (z.detach(),))
         assert not torch.is_autocast_enabled("cpu") and x0.dtype == torch.float32
     assert (meter.nfe, meter.vjps) == (1, 4) and seen == [True]
+    assert decoding == [False] * 3  # once by itself, once in each derivative
     prior.denoise(z, torch.ones(1))
     assert meter.nfe == 1 and seen == [True, False]

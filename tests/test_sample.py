@@ -314,6 +314,14 @@ def test_low_resolution_volume_in_high_resolution_volume_out(world: Path, tmp_pa
     assert np.abs(np.asarray(after.dataobj) - expected[:, 0].permute(1, 2, 0).numpy()).max() <= 0.51
 
 
+@pytest.mark.parametrize("model, solver", [("pixel", "daps"), ("patch", "padis"), ("latent", "resample"), ("latent", "psld")])
+def test_mixed_precision_goes_through_every_derivative(world: Path, tmp_path: Path, model: str, solver: str):
+    """A decoder under autocast cannot be pushed forward by torch.func.jvp, which ReSample and DAPS do."""
+    mixed = ["--precision", "bf16-mixed", "--limit", "1", "--steps", "4", "--solver", solver]
+    assert run(world, tmp_path, *mixed, model=model) == 0
+    assert records(tmp_path)["scan0"]["status"] == "ok"
+
+
 @pytest.mark.parametrize("model, solver", [("pixel", "prior"), ("latent", "prior_ddim"), ("patch", "prior_langevin")])
 def test_draws_from_the_prior_depend_on_their_seed_alone(world: Path, tmp_path: Path, model: str, solver: str):
     base = ["--solver", solver, "--model", f"{world}/{model}", "--steps", "3", "--accelerator", "cpu", "--precision", "64-true"]
