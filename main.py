@@ -53,14 +53,14 @@ KNOWN = {  # keys of a configuration, and what is allowed there
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options and Trainer flags, and the key=value overrides."""
     parser = Parser(prog="main.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-    parser.add_argument("--base", nargs="+", required=True)
-    parser.add_argument("--train", nargs="?", const=True, default=False, type=yes)
-    parser.add_argument("--name")
-    parser.add_argument("--project", default="palimpsest")
-    parser.add_argument("--resume")
+    parser.add_argument("-b", "--base", nargs="+", required=True)
+    parser.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
+    parser.add_argument("-n", "--name")
+    parser.add_argument("-p", "--project", default="palimpsest")
+    parser.add_argument("-r", "--resume")
     parser.add_argument("--init")
-    parser.add_argument("--logdir", type=Path, default=Path("logs"))
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
+    parser.add_argument("-s", "--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--plugin", nargs="+", default=[])
@@ -69,6 +69,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         parser.add_argument(
             f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=yaml.safe_load, help=argparse.SUPPRESS
         )
+    parser.refuse(argv)
     changes = parser.overrides(argv)
     options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
     for word in rest:

@@ -1,4 +1,5 @@
-"""The flags of sample.py. Old names of a flag stand behind its own; those that are refused are in configs/flags.yaml."""
+"""The flags of sample.py, and what both doors' parsers share. Old names of a flag stand behind its own; those of the
+published scripts that are refused are in configs/flags.yaml."""
 
 import argparse
 import re
@@ -25,22 +26,25 @@ class Parser(argparse.ArgumentParser):
         free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
         return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
 
+    def refuse(self, argv: Sequence[str]) -> None:
+        """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
+        instead = yaml.safe_load(REFUSED.read_text())[self.prog]
+        for word in argv:
+            flag = dashes(word).split("=")[0]
+            if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
+                raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+
 
 def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
     """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
 
-    Raises ValueError for wrong values, for pairs that say the same twice, and for flags of the published scripts that
-    have another name here, which it tells.
+    Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
     if "" in argv:
         raise ValueError("an argument is empty; is a variable of the shell not set?")
     ours = parser(about)
     changes = ours.overrides(argv)
-    instead = yaml.safe_load(REFUSED.read_text())
-    for word in argv:
-        flag = dashes(word).split("=")[0]
-        if flag in instead and (word.startswith("--") or "=" in word):  # not the values of other flags
-            raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+    ours.refuse(argv)
     options, rest = ours.parse_known_args([dashes(word) for word in argv if word not in changes])
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):

@@ -15,14 +15,13 @@ import numpy as np
 import pytest
 import tiny
 import torch
-import yaml
 
 import sample
 from data import dataset, formats
 from data.manifest import Row
 from data.ranges import DEPTH_16, to_report
 from ldm import names
-from solvers import flags, report
+from solvers import report
 from solvers.intake import Scan
 from solvers.outcome import Outcome, failed
 from solvers.panel import panel
@@ -211,48 +210,6 @@ def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
     (tmp_path / "hostile.pth").write_bytes(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.")
     assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "hostile.pth") == 2
     assert "os.system" in one_line(capsys)
-
-
-TABLE = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \| (works|refused) \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
-
-
-ROWS = [(published, here, fate) for _, several, here, fate in TABLE for published in re.findall("`([^`]+)`", several)]
-
-
-@pytest.mark.parametrize("published, here, fate", ROWS)
-def test_every_old_flag_works_or_is_refused_with_its_equivalent(published: str, here: str, fate: str):
-    words = published.split()
-    words = [word if word not in ("N", "K", "I", "E", "A-B") else "3-4" if word == "A-B" else "3" for word in words]
-    equivalent = re.findall("`([^`]+)`", here)
-    if fate == "works":
-        options, overrides = sample.parse(words)
-        value = "[3, 4]" if words[-1] == "3-4" else words[-1]
-        assert value in str(vars(options)) + str(overrides)
-        if equivalent[0].startswith("--"):
-            assert sample.parse(equivalent[0].replace(" N", " 3").replace("A-B", "3-4").replace(" K", " 3").split())
-    else:
-        with pytest.raises(ValueError, match="of the published scripts") as error:
-            sample.parse(words)
-        said = str(error.value).split(": ", 1)[1]
-        key = re.split("[ =…]", equivalent[0])[0] if equivalent else "not needed"
-        assert key in said, said
-
-
-def test_every_old_task_name_in_the_table_is_known():
-    listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
-    assert len(listed) > 8
-    for old, new in listed:
-        assert names.settings("tasks", old).stem == new and "operator" in yaml.safe_load(names.settings("tasks", new).read_text())
-
-
-def test_every_published_configuration_file_has_one_here():
-    section = (ROOT / "docs/coming-from.md").read_text().split("## Configuration files")[1]
-    rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M)[1:]
-    here = [word for row in rows for word in re.findall("`([^`]+)`", row[2])]
-    assert {row[0].split(",")[0].split(" (")[0] for row in rows} == {"DPS", "CoDPS", "ReSample", "PSLD", "DAPS", "PaDIS"}
-    assert [word for word in here if not ((ROOT / word).exists() or word in flags.names())] == []
-    published = {f"{path.relative_to(ROOT)}/" for path in (ROOT / "configs/published").iterdir()}
-    assert all(any(word.startswith(system) for word in here) for system in published)
 
 
 @pytest.mark.parametrize("job", ["train", "sample", "evaluate"])
