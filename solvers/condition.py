@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.covariance import Stationary
+from solvers.covariance import ErrorCovariance
 from solvers.gauss_newton import Root, gauss_newton, whitened_step
 from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_gradients, norm, per_image
 from solvers.problem import Problem
@@ -26,7 +26,7 @@ FINE, LONG = 0.01, 200  # tolerance and cap for a V by frequency, which asks for
 def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
     """The mean of x | y for x ~ N(m, V), y = A x + sigma_y n; with noise, a draw from it.
 
-    m [B,C,H,W], whose dtype is the one computed in. v: a number, [B], a diagonal shaped like m, Stationary, or another
+    m [B,C,H,W], whose dtype is the one computed in. v: a number, [B], a diagonal shaped like m, ErrorCovariance, or another
     LinearOperator (then m must already be a draw u of N(m, V) when noise is given). noise: z is drawn from it first,
     shaped like m (unless m is u), then z2, shaped like y. sigma_y = 0 is the limit: y is met exactly where it can be.
     Operators that are not linear are met by Gauss-Newton, draws then being perturb-and-optimise.
@@ -48,10 +48,10 @@ def conditioned(
 
     Both are 0 for closed forms. Conjugate gradients stop, each image on its own, when A x is known to
     tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap: 0.1 and 60, but 0.01 and 200 for a
-    Stationary V. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
+    ErrorCovariance V. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
     error is |A x - y|.
     """
-    usual = (FINE, LONG) if isinstance(v, Stationary) else (0.1, 60)
+    usual = (FINE, LONG) if isinstance(v, ErrorCovariance) else (0.1, 60)
     tolerance, cap = tolerance or usual[0], cap or usual[1]
     problem = problem.whitened()
     u = m
@@ -104,20 +104,20 @@ def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: 
 
 def discrepancy(m: Tensor, v_max: Variance, problem: Problem, *, cap: int = 60) -> Variance:
     """The v [B] in [0, v_max] whose conditional mean x(v) leaves a residual of sigma_y sqrt(measured) (Morozov). Of a
-    Stationary V the share of it that does, as a covariance.
+    ErrorCovariance V the share of it that does, as a covariance.
 
     0 if m already does, v_max if no v up to it does; a nonlinear operator is linearised at m. The residual is
     rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T (of V the share t s2, G = A V A^T), r = y - A m, and 1/rho is concave
     and increasing in t: Newton's method from t = 0 climbs to the root without ever passing it, so there is nothing to
     bracket.
     """
-    if isinstance(v_max, Stationary):
+    if isinstance(v_max, ErrorCovariance):
         return v_max.scaled(_explaining(m, 1.0, problem, cap, v_max))
     assert not isinstance(v_max, LinearOperator)
     return _explaining(m, v_max, problem, cap)
 
 
-def _explaining(m: Tensor, most: Scalar, problem: Problem, cap: int, V: Stationary | None = None) -> Tensor:
+def _explaining(m: Tensor, most: Scalar, problem: Problem, cap: int, V: ErrorCovariance | None = None) -> Tensor:
     """The factor [B] of V, at most `most`, that `discrepancy` speaks of; V is the identity if none is given."""
     problem = problem.whitened()
     y = problem.y.to(m)
@@ -160,7 +160,7 @@ def spread(v: Scalar, like: Tensor) -> Tensor:
 
 def root(v: Variance, like: Tensor) -> Root | None:
     """V^(1/2) as a function of images, symmetric; None for operators that have none at hand."""
-    if isinstance(v, Stationary):
+    if isinstance(v, ErrorCovariance):
         return v.half
     return None if isinstance(v, LinearOperator) else partial(torch.mul, spread(v, like).sqrt())
 

@@ -1,49 +1,69 @@
-"""Cov[x0 | x] behind a denoiser: as it was measured, by frequency; or sigma^2 dD/dx (Tweedie's second moment), as a number
-per image or as an operator."""
+"""Cov[x0 | x] behind a denoiser: as it was measured, by frequency and place; or sigma^2 dD/dx (Tweedie's second moment),
+as a number per image or as an operator."""
+
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import avg_pool2d
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, dot, norm, per_image
 from solvers.steps import full
 
+WINDOW = 9  # pixels across, in which local contrast is taken
+TINY = 1e-12  # a variance that counts as none
+CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken to go with (docs/update.md)
 
-class Stationary(LinearOperator):
-    """The covariance of errors that know no place, only frequencies: V = F^H diag(density) F.
 
-    density: [1 or B,1,H,W/2+1], of the frequencies of `torch.fft.rfft2`. prior: of whose states the border is left out.
+class ErrorCovariance(LinearOperator):
+    """The covariance of a denoiser's errors by frequency and place: V = H^2, H = T F^H diag(root) F T.
+
+    density: [1 or B,1,H,W/2+1], root^2, of the frequencies of `torch.fft.rfft2`. place: T, [B,1,H,W]; 1: errors are as
+    large anywhere. prior: of whose states the border is left out.
     """
 
-    def __init__(self, density: Tensor, prior: Prior | None = None):
-        self.density, self.prior = density, prior
+    def __init__(self, density: Tensor, place: Tensor | float = 1.0, prior: Prior | None = None):
+        self.density, self.place, self.prior = density, place, prior
 
-    def scaled(self, factor: Tensor | float) -> "Stationary":
+    def scaled(self, factor: Tensor | float) -> "ErrorCovariance":
         """V times a number, or one for each image [B]."""
-        return Stationary(per_image(factor, self.density) * self.density, self.prior)
+        return ErrorCovariance(per_image(factor, self.density) * self.density, self.place, self.prior)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.filtered(x, self.density)
+        return self.half(self.half(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.forward(y)
 
     def half(self, z: Tensor) -> Tensor:
         """V^(1/2) z, itself symmetric."""
-        return self.filtered(z, self.density.sqrt())
-
-    def filtered(self, x: Tensor, gain: Tensor) -> Tensor:
-        core = x if self.prior is None else self.prior.crop(x)
-        filtered = torch.fft.irfft2(gain * torch.fft.rfft2(core), core.shape[-2:])
+        core = self.place * (z if self.prior is None else self.prior.crop(z))
+        filtered = self.place * torch.fft.irfft2(self.density.sqrt() * torch.fft.rfft2(core), core.shape[-2:])
         return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
 
 
-def stationary(density: Tensor, like: Tensor, variance: float | None = None, prior: Prior | None = None) -> Stationary:
-    """The covariance of this density [H,W]; with a variance per entry, scaled to it."""
+def error_covariance(
+    density: Tensor, estimate: Tensor, variance: float | None = None, prior: Prior | None = None
+) -> ErrorCovariance:
+    """The covariance of this density [H,W] around an estimate; with a variance per entry, scaled to it."""
     density = density if variance is None else variance / density.mean() * density
-    return Stationary(density[None, None, :, : density.shape[1] // 2 + 1].to(like), prior)
+    deviation = contrast(estimate if prior is None else prior.crop(estimate)) ** CONTRAST
+    place = (deviation / deviation.square().mean((2, 3), keepdim=True).sqrt()).sqrt()  # T twice, and the mean variance as found
+    return ErrorCovariance(density[None, None, :, : density.shape[1] // 2 + 1].to(estimate), place, prior)
+
+
+def contrast(image: Tensor) -> Tensor:
+    """[B,C,H,W] -> [B,1,H,W]: the local deviation over the image's mean one; 1 where the image has none at all.
+
+    Networks err at edges and in texture, hardly in air.
+    """
+    around = partial(avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
+    mean = local.mean((2, 3), keepdim=True)
+    return ((local + 1e-4 * mean + TINY) / (mean + TINY)).sqrt()
 
 
 class Covariance(LinearOperator):

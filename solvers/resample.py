@@ -12,7 +12,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance, conditioned, discrepancy
-from solvers.covariance import Stationary
+from solvers.covariance import ErrorCovariance
 from solvers.descent import AdamW, Moments, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
@@ -128,7 +128,7 @@ class ReSample:
         """
         if self.inner == "adamw":
             return self.adamw(x, problem, moments, stage)
-        if noise is not None and isinstance(V, Stationary):
+        if noise is not None and isinstance(V, ErrorCovariance):
             return met(x, V, problem, noise)
         if stage == "pixel" or isinstance(problem.operator, LinearOperator):
             return settle(x, V, problem)

@@ -8,7 +8,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance, condition, discrepancy
-from solvers.covariance import Stationary, stationary
+from solvers.covariance import ErrorCovariance, error_covariance
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 
@@ -41,21 +41,23 @@ def by_frequency(prior: Prior, problem: Problem) -> bool:
     return bool(known) and isinstance(problem.operator, LinearOperator)
 
 
-def covariance(prior: Prior, sigma: float, like: Tensor, problem: Problem, variance: float | None = None) -> Variance:
-    """Cov[x0 | x]: by frequency where it is known so, else one number. With a variance per entry, as wide as that."""
+def covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
+    """Cov[x0 | x] of an estimate: by frequency and place where training found it so, else one number. With a variance per
+    entry, as wide as that.
+    """
     if prior.kind == "pixel" and by_frequency(prior, problem) and (density := prior.density(sigma)) is not None:
-        return stationary(density, like, variance, prior)
+        return error_covariance(density, estimate, variance, prior)
     return belief(prior, sigma) if variance is None else variance
 
 
-def image_covariance(prior: Prior, sigma: float, like: Tensor, problem: Problem, variance: float | None = None) -> Variance:
+def image_covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
     """The same of the image that a latent prior decodes from D(x)."""
     if by_frequency(prior, problem) and (density := prior.image_density(sigma)) is not None:
-        return stationary(density, like, variance)
+        return error_covariance(density, estimate, variance)
     return image_belief(prior, sigma) if variance is None else variance
 
 
-def evident(m: Tensor, V: Stationary, problem: Problem, noise: Noise) -> Stationary:
+def evident(m: Tensor, V: ErrorCovariance, problem: Problem, noise: Noise) -> ErrorCovariance:
     """V scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on average, and V at
     least, which is what D errs by on a mean image. For linear operators; noise draws the probe of the trace.
     """
@@ -81,7 +83,7 @@ def met(m: Tensor, V: Variance, problem: Problem, noise: Noise, u: Tensor | None
     """The mean of x | y for x ~ N(m, V), a V by frequency taken as wide as the residual speaks for; with u, spread about m,
     a draw.
     """
-    V = evident(m, V, problem, noise) if isinstance(V, Stationary) else V
+    V = evident(m, V, problem, noise) if isinstance(V, ErrorCovariance) else V
     return condition(m, V, problem) if u is None else condition(u, V, problem.perturbed(noise))
 
 

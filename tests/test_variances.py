@@ -16,7 +16,7 @@ from ldm.latent import LatentPrior
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
 from solvers.condition import conditioned, discrepancy
-from solvers.covariance import Stationary, stationary
+from solvers.covariance import ErrorCovariance, error_covariance
 from solvers.daps import DAPS
 from solvers.operators import HighDynamicRange, Inpainting, SuperResolution
 from solvers.padis import PaDIS
@@ -160,31 +160,69 @@ def hole(height: int, width: int, size: int) -> Inpainting:
     return Inpainting(mask)
 
 
-def spectral(prior: Prior, density: float = 0.3) -> Stationary:
-    """A covariance of errors that fade with frequency."""
+def spectral(prior: Prior, density: float = 0.3, estimate: torch.Tensor | None = None) -> ErrorCovariance:
+    """A covariance of errors that fade with frequency, around an estimate; without one, around a flat one."""
     rows = [errors.row(1.0, (density * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS))]
     prior.variances = rows
-    return stationary(prior.density(1.0), torch.zeros((), dtype=torch.float64), prior=prior)
+    image = torch.zeros(1, *prior.shape, dtype=torch.float64) if estimate is None else estimate
+    return error_covariance(prior.density(1.0), image, prior=prior)
 
 
+def edged(*shape: int) -> torch.Tensor:
+    """[1,...] an image whose left half is flat and whose right half is not."""
+    image = torch.randn(1, *shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    image[..., : shape[-1] // 2] = 0
+    return image
+
+
+@pytest.mark.parametrize("flat", [True, False])
 @pytest.mark.parametrize("kind", PRIORS)
-def test_a_stationary_covariance_is_one(kind):
-    """Symmetric, the square of its half, of the variance that was measured, and nothing in the border."""
+def test_a_covariance_of_errors_is_one(kind, flat):
+    """Symmetric, the square of its half, around a flat estimate of the variance that was measured, and nothing in the border."""
     prior = PRIORS[kind]
-    V = spectral(prior)
+    V = spectral(prior, estimate=None if flat else edged(*prior.shape))
     n = math.prod(prior.shape)
     unit = torch.eye(n, dtype=torch.float64).reshape(n, *prior.shape)
     dense, half = (f(unit).reshape(n, n) for f in (V.forward, V.half))
     torch.testing.assert_close(dense, dense.T)
     torch.testing.assert_close(half @ half, dense)
     inside = prior.crop(unit.reshape(n, *prior.shape)).flatten(1).any(1)
-    torch.testing.assert_close(dense.diag()[inside], torch.full((int(inside.sum()),), prior.variance(1.0)).double())
+    expected = torch.full((int(inside.sum()),), prior.variance(1.0)).double()
+    assert torch.allclose(dense.diag()[inside], expected) == flat
     assert not dense.diag()[~inside].any()
 
 
-def test_the_update_under_a_stationary_covariance_is_the_dense_one():
+def test_errors_lie_where_contrast_is():
+    """White ones of variance 0.3: the deviation goes with the fourth root of local contrast, and its mean square is kept."""
+    image = edged(1, 32, 64)
+    V = error_covariance(torch.full((32, 64), 0.3), torch.cat([image, 5 * image]))
+    variance = V.forward(torch.ones(2, 1, 32, 64, dtype=torch.float64))  # of white errors V is a diagonal
+    torch.testing.assert_close(variance.mean((1, 2, 3)), torch.full((2,), 0.3, dtype=torch.float64))
+    torch.testing.assert_close(variance[0], variance[1])  # five times the contrast everywhere is no news
+    windows = nn.functional.unfold(image, 9)[0]  # whole ones, around row 4 and column 4 onwards
+    local = windows.var(0, correction=0).reshape(24, 56)
+    found = variance[0, 0, 4:-4, 4:-4]
+    textured = local > 0.1
+    ratio = found[textured] / local[textured] ** 0.25
+    torch.testing.assert_close(ratio / ratio.mean(), torch.ones_like(ratio), rtol=1e-3, atol=0)  # 1e-4 keeps flat parts above 0
+    assert found[local == 0].max() < found[textured].min() / 2
+
+
+def test_errors_that_lie_somewhere_are_undone_there():
+    """Who knows where errors lie makes more of y than who takes them to be anywhere, the spectrum and the size being the same."""
+    prior, ids = Prior(Wiener(), (1, 64, 64)), [str(i) for i in range(8)]
+    truth = torch.cat([edged(1, 64, 64)] * 8)
+    V = spectral(prior, 1e-3, truth)
+    m = truth + V.half(noise(8, 1, 64, 64).double() / S0)
+    problem = measure(SuperResolution(4), truth, Gaussian(0.02), Noise(ids, "noise"))
+    anywhere = ErrorCovariance(V.density)
+    here, there = (float((conditioned(m, v, problem).x - truth).square().mean()) for v in (V, anywhere))
+    assert here < there
+
+
+def test_the_update_under_a_covariance_of_errors_is_the_dense_one():
     prior = PRIORS["pixel"]
-    V, ids = spectral(prior), Noise(["a"], "noise")
+    V, ids = spectral(prior, estimate=edged(1, 12, 10)), Noise(["a"], "noise")
     truth = torch.randn(1, 1, 12, 10, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     problem = measure(hole(12, 10, 4), truth, Gaussian(0.1), ids)
     m = 0.3 * torch.ones_like(truth)
@@ -256,7 +294,7 @@ def test_what_is_measured_speaks_for_its_neighbours(name):
 
 
 @pytest.mark.parametrize("kind", PRIORS)
-def test_a_share_of_a_stationary_covariance_leaves_the_noise_level(kind):
+def test_a_share_of_a_covariance_of_errors_leaves_the_noise_level(kind):
     """And none of it is taken where the estimate already explains y."""
     prior, ids = PRIORS[kind], Noise(["a", "b"], "noise")
     V = spectral(prior)
