@@ -18,7 +18,7 @@ from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
 from solvers.operators.base import Scalar
 from solvers.problem import Problem
-from solvers.state import BLACK, belief, by_frequency, covariance, image_covariance, inside, met, result, shown
+from solvers.state import BLACK, belief, by_frequency, covariance, drawn, image_covariance, inside, met, result, shown
 from solvers.step import Step, fraction, need_linear, positive
 from solvers.steps import full, pf_ode, start, ve_levels
 
@@ -51,7 +51,7 @@ class DAPS:
     momentum: float = 0.9  # of hmc
     clamp: float | None = None  # bound of the entries of grad |A x - y|^2 (1 in the published latent form)
     final_denoise: bool = False  # end with D(x0, sigma_min); the exact draw needs none
-    polish: bool = True  # latent priors: one pixel-space update at the end
+    polish: bool = True  # latent priors: one pixel-space update at the end, a draw where V is known by frequency
 
     def __post_init__(self) -> None:
         positive(self, "steps", "newton", "cg", "rank", "ode_steps", "M")
@@ -70,6 +70,10 @@ class DAPS:
         levels = self.levels(problem, prior)
         x = levels[0] * start(prior, noise, problem.y)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
+            if sigma_next == 0 and self.ends_in_pixels(prior, problem):
+                x = prior.denoise(x, full(sigma, x), offset)
+                yield Step(t, sigma, x, drawn(prior, prior.to_image(x), sigma, problem, noise))
+                return
             if self.inner == "exact":
                 x0 = inside(prior, self.draw(x, sigma, problem, prior, noise, offset), BLACK)
             else:
@@ -108,6 +112,10 @@ class DAPS:
         """Whether V is what training found, and known by frequency."""
         asked = self.inner == "exact" and self.covariance == "measured" and self.s0 is None
         return asked and by_frequency(prior, problem)
+
+    def ends_in_pixels(self, prior: Prior, problem: Problem) -> bool:
+        """Whether the last draw is of the image: a latent cannot hold what its autoencoder errs by."""
+        return prior.kind == "latent" and self.polish and not self.final_denoise and self.by_frequency(prior, problem)
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""

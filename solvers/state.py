@@ -57,10 +57,12 @@ def image_covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Prob
     return image_belief(prior, sigma) if variance is None else variance
 
 
-def evident(m: Tensor, V: ErrorCovariance, problem: Problem, noise: Noise) -> ErrorCovariance:
-    """V scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on average, and V at
-    least, which is what D errs by on a mean image. For linear operators; noise draws the probe of the trace.
+def evident(m: Tensor, V: Variance, problem: Problem, noise: Noise) -> Variance:
+    """A V by frequency, scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on
+    average, and V at least, which is what D errs by on a mean image. Other V as they are. noise draws the trace's probe.
     """
+    if not isinstance(V, ErrorCovariance):
+        return V
     operator: LinearOperator = problem.operator  # type: ignore[assignment]
     y = problem.y.to(m)
     probe = operator.restrict(noise.like(y).sign())
@@ -83,8 +85,15 @@ def met(m: Tensor, V: Variance, problem: Problem, noise: Noise, u: Tensor | None
     """The mean of x | y for x ~ N(m, V), a V by frequency taken as wide as the residual speaks for; with u, spread about m,
     a draw.
     """
-    V = evident(m, V, problem, noise) if isinstance(V, ErrorCovariance) else V
+    V = evident(m, V, problem, noise)
     return condition(m, V, problem) if u is None else condition(u, V, problem.perturbed(noise))
+
+
+def drawn(prior: Prior, image: Tensor, sigma: float, problem: Problem, noise: Noise) -> Tensor:
+    """A draw of the image itself around what a latent prior decoded D(x) to, whose errors at this level count the
+    autoencoder's too.
+    """
+    return condition(image, evident(image, image_covariance(prior, sigma, image, problem), problem, noise), problem, noise)
 
 
 def settle(x: Tensor, V: Variance, problem: Problem) -> Tensor:

@@ -261,6 +261,14 @@ class Unshuffled(nn.Module):
         return nn.functional.pixel_unshuffle(Smooth()(nn.functional.pixel_shuffle(x, 2), sigma), 2)
 
 
+class Halved(nn.Module):
+    """E[z | z + sigma n] for latents N(0, (S0 / 2)^2)."""
+
+    def forward(self, x, sigma, label=None):
+        k = (S0**2 / 4 / (S0**2 / 4 + sigma**2)).reshape(-1, 1, 1, 1)
+        return k * x
+
+
 NEIGHBOURS = {
     "DAPS": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
     "DAPS, a latent prior": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
@@ -291,6 +299,43 @@ def test_what_is_measured_speaks_for_its_neighbours(name):
         assert (problem.residual(last.x0) < 1.2).all()
         error[known], sooner[known] = (float((step.x0 - x0).square().mean()) for step in (last, before))
     assert error[True] < error[False] and sooner[True] < sooner[False]
+
+
+class Pooled(nn.Module):
+    """A first stage that loses what is finer than 2 x 2 pixels."""
+
+    factor = 2
+
+    def encode(self, image):
+        return nn.functional.avg_pool2d(image, 2)
+
+    def posterior(self, image):
+        return self.encode(image), None
+
+    def decode(self, z, quantize=True):
+        return nn.functional.interpolate(z, scale_factor=2)
+
+
+def test_draws_of_daps_spread_by_what_the_autoencoder_loses():
+    """White images, whose latents have a quarter of their variance: draws must have all of it, where nothing is measured."""
+    side, ids, K = 32, [str(i) for i in range(8)], 8
+    prior = LatentPrior(Table(Halved(), schedule.scaled_linear_alpha_bar()), (1, side // 2, side // 2), Pooled())
+    prior = validated(
+        LatentDiffusion(prior, AdamW(1e-3), weighting="edm"),
+        S0 * torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(7)),
+    )
+    problem = measure(SuperResolution(4), noise(8, 1, side, side), Gaussian(0.01), Noise(ids, "noise"))
+    draws = [
+        list(DAPS(steps=10, sigma_max=2.0, sigma_min=0.02)(problem, prior, Noise([f"{i}/{k}" for i in ids], "solver")))[-1].x0
+        for k in range(K)
+    ]
+    residual = torch.stack([problem.residual(x0) for x0 in draws]).square().mean()
+    assert residual == pytest.approx(1, abs=5 * math.sqrt(2 / (8 * 64)))
+    spread = torch.stack(draws).var(0)
+    wrong = (torch.stack(draws).mean(0) - noise(8, 1, side, side)).square()
+    ratio = float(spread.mean() / wrong.mean()) * (1 + 1 / K)
+    entries = 8 * side**2  # squares in the mean of `wrong`, in the variance that training measured, and K - 1 times in `spread`
+    assert ratio == pytest.approx(1, abs=5 * math.sqrt(2 / entries * (2 + 1 / (K - 1))))
 
 
 @pytest.mark.parametrize("kind", PRIORS)
