@@ -28,7 +28,7 @@ CLASSICAL = ("baseline", "tv")
 SHORT = {"demo-latent": [(("resample_fast",), 50, 4)], "demo-patch": [(("daps",), 20, 4)]}  # prior -> solvers, steps, slices
 MORE = {  # at most 100 network calls a draw: a night on two cores, where SHORT is an hour
     "demo-latent": [(("daps",), 20, 4), (("resample",), 50, 4), (("resample_stages", "psld"), 100, 4)],
-    "demo-patch": [(("codps", "codps_plus"), 50, 4), (("padis", "padis_pc"), 30, 4)],
+    "demo-patch": [(("codps", "codps_plus"), 50, 4), (("padis",), 30, 4), (("padis_pc",), 30, 4)],
 }
 MIXED = {"demo-patch": " --precision bf16-mixed"}  # 1.75 times as fast; the time of latent priors is their decoder's
 LONG = {  # hundreds of network calls a draw, many of them with gradients: one slice, one draw
@@ -78,7 +78,7 @@ def commands() -> Iterator[str]:
     yield call("demo-patch", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
     for prior, solvers in LONG.items():
         for solver in solvers:
-            yield call(prior, TASKS, (solver,), "/long", "--limit 1") + "  # long"
+            yield call(prior, TASKS, (solver,), "/long", f"--limit 1{MIXED.get(prior, '')}") + "  # long"
 
 
 def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:
@@ -113,12 +113,16 @@ def find(folder: Path) -> list[Cell]:
     return cells
 
 
+def shown(cell: Cell) -> str:
+    """The prior's name, "none" for classical methods."""
+    return "none" if cell.solver in CLASSICAL else Path(cell.prior).name
+
+
 def row(cell: Cell) -> list[str]:
     def mean(key: str, digits: int) -> str:
         values = [r[key] for r in cell.records if r.get(key) is not None]
         return f"{fmean(values):.{digits}f}" if values else "–"
 
-    prior = "none" if cell.solver in CLASSICAL else Path(cell.prior).name
     of_draw = (mean("psnr_draw", 2), mean("ssim_draw", 3)) if cell.draws > 1 else (mean("psnr", 2), mean("ssim", 3))
     of_mean = (mean("psnr", 2), mean("ssim", 3)) if cell.draws > 1 else ("–", "–")
     gains = [r["psnr"] - r["baseline_psnr"] for r in cell.records if r.get("baseline_psnr") is not None]
@@ -127,7 +131,7 @@ def row(cell: Cell) -> list[str]:
     calls = f"{fmean(r['nfe'] for r in cell.records):.0f} + {fmean(r['vjps'] for r in cell.records):.0f}"
     count = (str(len(cell.records)), str(cell.draws))
     return [
-        prior,
+        shown(cell),
         cell.solver,
         *count,
         *of_draw,
@@ -146,7 +150,7 @@ def table(cells: Sequence[Cell]) -> str:
     parts = [HEAD, *(f"    {line}\n" for line in dict.fromkeys(c.command for c in cells))]
     for task, sigma_y in sorted({(c.task, c.sigma_y) for c in cells}, key=str):
         chosen = [c for c in cells if (c.task, c.sigma_y) == (task, sigma_y)]
-        chosen.sort(key=lambda c: (c.prior, -fmean(r["psnr"] for r in c.records)))
+        chosen.sort(key=lambda c: (shown(c), -fmean(r["psnr"] for r in c.records)))
         rows = [COLUMNS, ["---"] * 2 + ["--:"] * (len(COLUMNS) - 2), *map(row, chosen)]
         parts.append(f"\n## {task}, sigma_y {sigma_y}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in rows))
     return "".join(parts)
