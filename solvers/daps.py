@@ -58,6 +58,10 @@ class DAPS:
         positive(self, "s0", "ode_sigma_min", "lr", "lr_min_ratio", "tau", "clamp")
         fraction(self, "momentum")
 
+    @property
+    def posterior(self) -> bool:
+        return self.inner == "exact"
+
     def check(self, problem: Problem, prior: Prior) -> None:
         if self.inner == "exact" and self.covariance == "operator":
             need_linear("covariance: operator", problem.operator, prior)

@@ -34,13 +34,22 @@ class Step:
 class Solver(Protocol):
     """A frozen dataclass of settings. `steps` is the number of noise levels, what `--steps` sets.
 
-    A solver may add `check(problem, prior)`, which raises ValueError in one line for what it cannot solve.
+    A solver may add `check(problem, prior)`, which raises ValueError in one line for what it cannot solve, and `posterior`,
+    True where its draws spread as the posterior does.
     """
 
     @property
     def steps(self) -> int: ...
 
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]: ...
+
+
+def narrow(solver: Solver, draws: int) -> str:
+    """What to know about the spread of several draws, or "" where it is an uncertainty (docs/calibration.md)."""
+    if draws < 2 or getattr(solver, "posterior", False):
+        return ""
+    name = type(solver).__name__
+    return f"draws of {name} are estimates, which spread less than the truth may lie off; --solver daps draws from the posterior"
 
 
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:

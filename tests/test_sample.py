@@ -60,6 +60,14 @@ def test_several_tasks_and_solvers_make_a_grid_with_one_table(world: Path, tmp_p
     assert all(name in printed for name in table)
 
 
+@pytest.mark.parametrize("solver, draws, expected", [("codps", 3, True), ("codps", 1, False), ("daps", 3, False)])
+def test_it_is_said_whose_spread_is_no_uncertainty(world: Path, tmp_path: Path, capsys, solver: str, draws: int, expected: bool):
+    assert run(world, tmp_path, "--num-samples", str(draws), "--limit", "1", solver=solver) == 0
+    said = "draws of CoDPSPlus are estimates"
+    places = [capsys.readouterr().out, (tmp_path / "config.yaml").read_text(), (tmp_path / "report.html").read_text()]
+    assert [said.lower() in " ".join(place.lower().split()) for place in places] == [expected] * 3
+
+
 def test_posterior_draws_give_mean_spread_and_interval(world: Path, tmp_path: Path):
     assert run(world, tmp_path, "--num-samples", "3", "--limit", "1") == 0
     record = records(tmp_path)["scan0"]
