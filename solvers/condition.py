@@ -48,7 +48,7 @@ def conditioned(
 
     Both are 0 for closed forms. Conjugate gradients stop, each image on its own, when A x is known to
     tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap: 0.1 and 60, but 0.01 and 200 for a
-    ErrorCovariance V. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
+    V by frequency. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
     error is |A x - y|.
     """
     usual = (FINE, LONG) if isinstance(v, ErrorCovariance) else (0.1, 60)
@@ -104,7 +104,7 @@ def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: 
 
 def discrepancy(m: Tensor, v_max: Variance, problem: Problem, *, cap: int = 60) -> Variance:
     """The v [B] in [0, v_max] whose conditional mean x(v) leaves a residual of sigma_y sqrt(measured) (Morozov). Of a
-    ErrorCovariance V the share of it that does, as a covariance.
+    V by frequency the share of it that does, as a covariance.
 
     0 if m already does, v_max if no v up to it does; a nonlinear operator is linearised at m. The residual is
     rho(t) = |(I + t G)^-1 r|, t = v / s2, G = A A^T (of V the share t s2, G = A V A^T), r = y - A m, and 1/rho is concave
