@@ -158,8 +158,8 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
                 stack.enter_context(result.opened(options.overwrite))
         if demo and rank_zero_only.rank == 0:
             print(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}", flush=True)
-        for note in {one.note: None for one in cells if one.note and rank_zero_only.rank == 0}:
-            print(f"note: {note}", flush=True)
+        for note in filter(None, dict.fromkeys(one.note(prior) for one in cells)):
+            rank_zero_only(print)(f"note: {note}", flush=True)
         trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
         pending = [batches(rows, load, max(1, together // one.draws), result) for one, result in zip(cells, results)]
         trainer.predict(module, pending, return_predictions=False)
@@ -269,7 +269,7 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
         made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
         folder = root / one.name if len(cells) > 1 else root
         facts = {"cell": one.name, "command": options.command, "versions": {"python": platform.python_version(), **versions}}
-        facts |= {"note": one.note} if one.note else {}
+        facts |= {"note": note} if (note := one.note(prior)) else {}
         yield folder, config, facts, made, options.keep_patient
 
 

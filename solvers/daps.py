@@ -16,7 +16,7 @@ from solvers.condition import condition, conditioned
 from solvers.covariance import Covariance
 from solvers.descent import misfit
 from solvers.langevin import hmc, langevin, metropolis, squared
-from solvers.operators.base import Scalar
+from solvers.operators.base import Operator, Scalar
 from solvers.problem import Problem
 from solvers.state import BLACK, belief, by_frequency, covariance, drawn, image_covariance, inside, met, result, shown
 from solvers.step import Step, fraction, need_linear, positive
@@ -58,10 +58,6 @@ class DAPS:
         positive(self, "s0", "ode_sigma_min", "lr", "lr_min_ratio", "tau", "clamp")
         fraction(self, "momentum")
 
-    @property
-    def posterior(self) -> bool:
-        return self.inner == "exact"
-
     def check(self, problem: Problem, prior: Prior) -> None:
         if self.inner == "exact" and self.covariance == "operator":
             need_linear("covariance: operator", problem.operator, prior)
@@ -74,7 +70,7 @@ class DAPS:
         levels = self.levels(problem, prior)
         x = levels[0] * start(prior, noise, problem.y)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
-            if sigma_next == 0 and self.ends_in_pixels(prior, problem):
+            if sigma_next == 0 and self.ends_in_pixels(prior, problem.operator):
                 x = prior.denoise(x, full(sigma, x), offset)
                 yield Step(t, sigma, x, drawn(prior, prior.to_image(x), sigma, problem, noise))
                 return
@@ -101,7 +97,7 @@ class DAPS:
             v: Scalar = tweedie.trace(inside(prior, noise.like(x).sign(), 0.0))
         else:
             m, v = prior.denoise(x, full(sigma, x), offset), belief(prior, sigma, self.s0)
-            if self.by_frequency(prior, problem):
+            if self.by_frequency(prior, problem.operator):
                 u = m + sqrt(v) * noise.like(m)  # noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
                 if prior.kind == "pixel":
                     return met(m, covariance(prior, sigma, m, problem), seen, noise, u)
@@ -112,18 +108,22 @@ class DAPS:
             return condition(m, v, seen, noise)
         return conditioned(m, v, seen, noise, cap=self.cg, steps=self.newton).x
 
-    def by_frequency(self, prior: Prior, problem: Problem) -> bool:
+    def by_frequency(self, prior: Prior, operator: Operator) -> bool:
         """Whether V is what training found, and known by frequency."""
         asked = self.inner == "exact" and self.covariance == "measured" and self.s0 is None
-        return asked and by_frequency(prior, problem)
+        return asked and by_frequency(prior, operator)
 
-    def ends_in_pixels(self, prior: Prior, problem: Problem) -> bool:
+    def ends_in_pixels(self, prior: Prior, operator: Operator) -> bool:
         """Whether the last draw is of the image: a latent cannot hold what its autoencoder errs by."""
-        return prior.kind == "latent" and self.polish and not self.final_denoise and self.by_frequency(prior, problem)
+        return prior.kind == "latent" and self.polish and not self.final_denoise and self.by_frequency(prior, operator)
+
+    def posterior(self, prior: Prior, operator: Operator) -> bool:
+        """Whether draws spread as the posterior does, as far as V is right."""
+        return self.inner == "exact" and (prior.kind == "pixel" or self.ends_in_pixels(prior, operator))
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""
-        enough = 1.0 if prior.kind == "pixel" and self.by_frequency(prior, problem) else 10.0
+        enough = 1.0 if prior.kind == "pixel" and self.by_frequency(prior, problem.operator) else 10.0
         return ve_levels(prior, self.steps, self.sigma_min, enough if self.sigma_max is None else self.sigma_max)
 
     def ode_levels(self, sigma: float) -> list[float]:

@@ -19,7 +19,7 @@ from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, nearest, scores
 from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
-from solvers.step import Step, check, narrow
+from solvers.step import Step, check, doubts
 
 LUMINANCE = "a colour image: its luminance alone is restored, because the prior has one channel"
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
@@ -36,10 +36,9 @@ class Cell:
     draws: int = 1  # posterior draws an image
     keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
 
-    @property
-    def note(self) -> str:
+    def note(self, prior: Prior) -> str:
         """What to know about the spread of the draws, or ""."""
-        return narrow(self.solver, self.draws) if self.operator and not self.keep else ""
+        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class PaDIS:
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min."""
-        enough = 1.0 if self.data == "ddnm" and self.variance == "corrected" and by_frequency(prior, problem) else 20.0
+        enough = 1.0 if self.data == "ddnm" and self.variance == "corrected" and by_frequency(prior, problem.operator) else 20.0
         most = enough if self.sigma_max is None else self.sigma_max
         return ve_levels(prior, self.steps, self.sigma_min, most, self.spacing)
 

@@ -9,7 +9,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance, condition, discrepancy
 from solvers.covariance import ErrorCovariance, error_covariance
-from solvers.operators.base import LinearOperator, norm, per_image
+from solvers.operators.base import LinearOperator, Operator, norm, per_image
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
@@ -33,26 +33,26 @@ def image_belief(prior: Prior, sigma: float) -> float:
     return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * belief(prior, sigma) + autoencoder_error(prior)
 
 
-def by_frequency(prior: Prior, problem: Problem) -> bool:
+def by_frequency(prior: Prior, operator: Operator) -> bool:
     """Whether training found how D errs at each frequency of images (latents have none of their own to speak of), and y is
-    linear in them, so that it can be used. problem: of images.
+    linear in them, so that it can be used. operator: of images.
     """
     known = prior.variances if prior.kind == "pixel" else prior.image_variances
-    return bool(known) and isinstance(problem.operator, LinearOperator)
+    return bool(known) and isinstance(operator, LinearOperator)
 
 
 def covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
     """Cov[x0 | x] of an estimate: by frequency and place where training found it so, else one number. With a variance per
     entry, as wide as that.
     """
-    if prior.kind == "pixel" and by_frequency(prior, problem) and (density := prior.density(sigma)) is not None:
+    if prior.kind == "pixel" and by_frequency(prior, problem.operator) and (density := prior.density(sigma)) is not None:
         return error_covariance(density, estimate, variance, prior)
     return belief(prior, sigma) if variance is None else variance
 
 
 def image_covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
     """The same of the image that a latent prior decodes from D(x)."""
-    if by_frequency(prior, problem) and (density := prior.image_density(sigma)) is not None:
+    if by_frequency(prior, problem.operator) and (density := prior.image_density(sigma)) is not None:
         return error_covariance(density, estimate, variance)
     return image_belief(prior, sigma) if variance is None else variance
 

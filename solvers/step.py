@@ -34,8 +34,8 @@ class Step:
 class Solver(Protocol):
     """A frozen dataclass of settings. `steps` is the number of noise levels, what `--steps` sets.
 
-    A solver may add `check(problem, prior)`, which raises ValueError in one line for what it cannot solve, and `posterior`,
-    True where its draws spread as the posterior does.
+    A solver may add `check(problem, prior)`, which raises ValueError in one line for what it cannot solve, and
+    `posterior(prior, operator)`, True where its draws spread as the posterior does.
     """
 
     @property
@@ -44,12 +44,13 @@ class Solver(Protocol):
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]: ...
 
 
-def narrow(solver: Solver, draws: int) -> str:
+def doubts(solver: Solver, draws: int, prior: Prior, operator: Operator) -> str:
     """What to know about the spread of several draws, or "" where it is an uncertainty (docs/calibration.md)."""
-    if draws < 2 or getattr(solver, "posterior", False):
+    own = getattr(solver, "posterior", None)
+    if draws < 2 or (own is not None and own(prior, operator)):
         return ""
-    name = type(solver).__name__
-    return f"draws of {name} are estimates, which spread less than the truth may lie off; --solver daps draws from the posterior"
+    name, other = type(solver).__name__, "" if own is not None else "; --solver daps draws from the posterior"
+    return f"draws of {name} are estimates here, whose spread may be far less than their error{other}"
 
 
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:

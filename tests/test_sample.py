@@ -60,10 +60,14 @@ def test_several_tasks_and_solvers_make_a_grid_with_one_table(world: Path, tmp_p
     assert all(name in printed for name in table)
 
 
-@pytest.mark.parametrize("solver, draws, expected", [("codps", 3, True), ("codps", 1, False), ("daps", 3, False)])
-def test_it_is_said_whose_spread_is_no_uncertainty(world: Path, tmp_path: Path, capsys, solver: str, draws: int, expected: bool):
-    assert run(world, tmp_path, "--num-samples", str(draws), "--limit", "1", solver=solver) == 0
-    said = "draws of CoDPSPlus are estimates"
+ESTIMATES = [("codps", "pixel", 3, True), ("codps", "pixel", 1, False), ("daps", "pixel", 3, False), ("daps", "latent", 3, True)]
+
+
+@pytest.mark.parametrize("solver, model, draws, expected", ESTIMATES)
+def test_it_is_said_whose_spread_is_no_uncertainty(world: Path, tmp_path: Path, capsys, solver, model, draws, expected):
+    """DAPS's neither, with a latent prior that does not know what its autoencoder errs by."""
+    assert run(world, tmp_path, "--num-samples", str(draws), "--limit", "1", solver=solver, model=model) == 0
+    said = f"draws of {'CoDPSPlus' if solver == 'codps' else 'DAPS'} are estimates"
     places = [capsys.readouterr().out, (tmp_path / "config.yaml").read_text(), (tmp_path / "report.html").read_text()]
     assert [said.lower() in " ".join(place.lower().split()) for place in places] == [expected] * 3
 

@@ -336,6 +336,9 @@ def test_draws_of_daps_spread_by_what_the_autoencoder_loses():
     ratio = float(spread.mean() / wrong.mean()) * (1 + 1 / K)
     entries = 8 * side**2  # squares in the mean of `wrong`, in the variance that training measured, and K - 1 times in `spread`
     assert ratio == pytest.approx(1, abs=5 * math.sqrt(2 / entries * (2 + 1 / (K - 1))))
+    operator = problem.operator
+    assert DAPS().posterior(prior, operator) and not DAPS(inner="hmc").posterior(prior, operator)
+    assert not DAPS().posterior(prior, HighDynamicRange())  # met through the decoder
 
 
 @pytest.mark.parametrize("kind", PRIORS)
