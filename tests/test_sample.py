@@ -170,19 +170,9 @@ def test_an_unfinished_run_goes_on_and_a_finished_one_does_nothing(world: Path, 
 def test_another_configuration_is_refused_unless_overwritten(world: Path, tmp_path: Path, capsys):
     assert run(world, tmp_path, "--limit", "1") == 0
     assert run(world, tmp_path, "--limit", "1", "--seed", "1") == 2
-    assert one_line(capsys) and "--overwrite" in last_error
+    assert "--overwrite" in tiny.refusal(capsys)
     assert run(world, tmp_path, "--limit", "1", "--seed", "1", "--overwrite") == 0
     assert records(tmp_path)["scan0"]["seed"] == 1
-
-
-last_error = ""
-
-
-def one_line(capsys) -> bool:
-    global last_error
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: ")]
-    last_error = lines[-1]
-    return len(lines) == 1
 
 
 @pytest.mark.parametrize("draws", [1, 2])
@@ -197,7 +187,8 @@ def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_pat
     assert run(world, tmp_path / "sound", *more) == 0
     monkeypatch.setattr(codps, "tweedie", poisoned)
     assert run(world, tmp_path / "bad", *more) == 1
-    assert one_line(capsys) and "scan1: non-finite values at step 0" in last_error and "sigma" in last_error
+    line = tiny.refusal(capsys)
+    assert "scan1: non-finite values at step 0" in line and "sigma" in line
     assert records(tmp_path / "bad")["scan1"]["status"].startswith("failed")
     sound = restored(tmp_path / "sound")
     assert restored(tmp_path / "bad") == {name: sound[name] for name in ("scan0.png", "scan2.png")}
@@ -254,7 +245,7 @@ def test_large_images_need_tiles(world: Path, tmp_path: Path, capsys):
     tiny.scans(tmp_path / "large", 1, (40, 36))
     more = ["--data-root", str(tmp_path / "large")]
     assert run(world, tmp_path / "out", *more) == 2
-    assert one_line(capsys) and "--tile" in last_error
+    assert "--tile" in tiny.refusal(capsys)
     assert run(world, tmp_path / "out", *more, "--tile", model="latent", solver="resample") == 0
     assert "overlapping tiles" in records(tmp_path / "out")["scan0"]["notes"][0]
 
@@ -345,85 +336,10 @@ def test_draws_from_the_prior_depend_on_their_seed_alone(world: Path, tmp_path: 
     assert float((a - b).abs().max()) <= 1 and a.std() > 1
 
 
-BAD = {  # words -> what the line must say
-    ("--task", "super_resolutoin"): "did you mean 'super_resolution'?",
-    ("--solver", "resampel"): "did you mean 'resample'?",
-    ("--model", "no/such/model"): "unknown model",
-    ("--task", "WORLD/codps.yaml"): "codps.yaml: is none of the tasks, it has no `operator:`",
-    ("--task", "mri_x4", "mri_x4.yaml"): "would be called 'mri_x4-codps'",
-    ("--data-root", "no/such/folder"): "no such folder",
-    ("--data-root", ""): "an argument is empty",
-    ("--split", "tset"): "split 'tset'",
-    ("--tsak", "x"): "did you mean '--task'?",
-    ("--gpu", "0"): "use --accelerator",
-    ("--steps", "0"): "not a whole number",
-    ("--precision", "8"): "invalid choice",
-    ("--accelerator", "tpu"): "invalid choice",
-    ("--accelerator", "mps"): "not available",
-    ("--devices", "many"): "not a whole number",
-    ("solver.params.stps=3",): "did you mean 'steps'?",
-    ("solver.params.steps=many",): "not of type int",
-    ("sovler.params.steps=3",): "did you mean 'solver'?",
-    ("solver=x",): "'x' is no solver",
-    ("operator=3",): "3 is no operator",
-    ("prior=3",): "prior: 3 is no model",
-    ("prior.label=3",): "prior.label 3: the network is unconditional",
-    ("--model", "WORLD/classes"): "choose a class with prior.label=N, N from 0 to 4",
-    ("--model", "WORLD/classes", "prior.label=5"): "prior.label 5: 0 to 4 are allowed",
-    ("--model", "WORLD/classes", "prior.label=-1"): "prior.label -1: 0 to 4 are allowed",
-    ("--model", "WORLD/classes", "prior.label=x"): "prior.label 'x': 0 to 4 are allowed",
-    ("--seeds", "3-1"): "not of the form",
-    ("--seeds", "0-99999999999"): "at most 10,000,000",
-    ("--start", "7"): "leaves none of 3",
-    ("--seeds", "0-3"): "--seeds means nothing with a task",
-    ("--manifest", "m.csv"): "--data-root and --manifest",
-    ("--num-runs", "2", "--num-samples", "2"): "--num-runs and --num-samples",
-    ("--oracle",): "--oracle chooses among --num-runs",
-    ("--diffusion-config", "weights.ckpt"): "old name of",
-    ("--precision", "16-mixed"): "needs a GPU",
-    ("--plugin", "no_such_module"): "no_such_module",
-    ("--save-dir", "/proc/nothing"): "cannot be written",
-}
-
-
-if not torch.cuda.is_available():
-    BAD[("--accelerator", "gpu")] = "No supported gpu backend found"
-
-
-@pytest.mark.parametrize("more", BAD, ids=" ".join)
-def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
-    assert run(world, tmp_path / "out", *(word.replace("WORLD", str(world)) for word in more)) == 2
-    assert one_line(capsys) and BAD[more] in last_error, last_error
-    assert not (tmp_path / "out/records.jsonl").exists()
-
-
-@pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no"), MemoryError()], ids=repr
-)
-def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, capsys, monkeypatch, error: Exception):
-    def exhausted(*_):
-        raise error
-
-    monkeypatch.setattr("solvers.module.Reconstruction.draw", exhausted)
-    assert run(world, tmp_path, "--limit", "1") == 2
-    assert one_line(capsys) and "lower --batch-size" in last_error
-
-
-def test_measurements_are_the_users_own(capsys):
-    assert sample.main(["--measurements"]) == 2
-    assert one_line(capsys) and "needs --data-root or --manifest" in last_error
-
-
 def test_the_class_that_is_asked_for_is_drawn(world: Path, tmp_path: Path):
     for label in ("0", "4"):
         assert run(world, tmp_path / label, "--limit", "1", f"prior.label={label}", model="classes") == 0
     assert restored(tmp_path / "0") != restored(tmp_path / "4")
-
-
-def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_runs(world: Path, tmp_path: Path, capsys):
-    tiny.solver(tmp_path / "psld.yaml", "psld.PSLD", steps=2)
-    assert run(world, tmp_path / "out", "--solver", str(tmp_path / "psld.yaml")) == 2
-    assert one_line(capsys) and not (tmp_path / "out").exists()
 
 
 def test_values_may_be_words_of_the_published_scripts():

@@ -110,6 +110,12 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(Path(__file__).parents[1] / "sample.py"), *arguments]
 
 
+def refusal(capsys) -> str:
+    """The one line with which sample.py says what is wrong."""
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: "))
+    return line
+
+
 def records(results: Path) -> dict[str, dict]:
     """The lines of records.jsonl by image."""
     lines = [json.loads(line) for line in (results / "records.jsonl").read_text().splitlines()]
