@@ -61,9 +61,9 @@ def overhead() -> Iterator[Row]:
             call = partial(prior.denoise, sigma=torch.ones(1))
             yield share(solver.__name__, solver(steps=STEPS), operator, prior, call, 1.05)
     prior.variances = [[1.0, *(1e-4 / KNOTS**2).tolist()]]  # conjugate gradients, where no `solve` is a closed form
-    for one in (DAPS, PaDIS):
+    for one in (DAPS(steps=STEPS, sigma_max=None), CoDPSPlus(steps=STEPS), PaDIS(steps=STEPS, sigma_max=None)):
         for operator in OPERATORS:
-            yield share(f"{one.__name__}, V by frequency", one(steps=STEPS, sigma_max=None), operator, prior, call, 1.25)
+            yield share(f"{type(one).__name__}, V by frequency", one, operator, prior, call, 1.25)
 
 
 def gradients() -> Iterator[Row]:

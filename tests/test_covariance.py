@@ -15,6 +15,7 @@ from ldm.diffusion import LatentDiffusion, PixelDiffusion
 from ldm.latent import LatentPrior
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
+from solvers.codps import CoDPSPlus
 from solvers.condition import conditioned, discrepancy
 from solvers.covariance import CONTRAST, ErrorCovariance, contrast, error_covariance
 from solvers.daps import DAPS
@@ -168,6 +169,7 @@ class Halved(nn.Module):
 NEIGHBOURS = {
     "DAPS": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
     "DAPS, a latent prior": DAPS(steps=4, sigma_max=1.0, sigma_min=0.05),
+    "CoDPS+": CoDPSPlus(steps=8),
     "PaDIS": PaDIS(steps=4, sigma_max=1.0, sigma_min=0.05),
     "ReSample": ReSample(steps=8, skip=2),
     "ReSample in pixels of a latent prior": ReSample(steps=8, skip=2, sigma_latent=0.0),

@@ -325,6 +325,7 @@ def test_counts_below_one_are_refused(cls):
         (DAPS, "momentum", 1.5, r"in \[0, 1\]"),
         (CoDPS, "scale", float("nan"), "above 0"),
         (CoDPSPlus, "inv_var", -1.0, "at least 0"),
+        (CoDPS, "inv_var", None, "at least 0"),
         (DPS, "eta", 2.0, r"in \[0, 1\]"),
         (PaDIS, "eps", 5.0, r"in \(0, 4\]"),
         (PaDISPC, "r0", 0.0, "above 0"),
