@@ -43,9 +43,12 @@ def latent(size: int = 16) -> dict:
     return {"target": "ldm.latent.LatentPrior", "params": params}
 
 
-def patch(size: int = 16) -> dict:
-    denoiser = {"target": "ldm.denoiser.EDM", "params": {"network": network(3, out=1, time_scale=100)}}
-    return {"target": "ldm.patch.PatchPrior", "params": {"denoiser": denoiser, "channels": 1, "size": size, "patch": 8}}
+def patch(size: int = 16, channels: int = 1) -> dict:
+    denoiser = {"target": "ldm.denoiser.EDM", "params": {"network": network(channels + 2, out=channels, time_scale=100)}}
+    return {
+        "target": "ldm.patch.PatchPrior",
+        "params": {"denoiser": denoiser, "channels": channels, "size": size, "patch": size // 2},
+    }
 
 
 def folder(where: Path, node: dict) -> Path:
