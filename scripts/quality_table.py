@@ -27,13 +27,16 @@ TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_de
 CLASSICAL = ("baseline", "tv")
 SHORT = {"demo-latent": [(("resample_fast",), 50, 4)], "demo-patch": [(("daps",), 20, 4)]}  # prior -> solvers, steps, slices
 MORE = {  # at most 100 network calls a draw: a night on two cores, where SHORT is an hour
-    "demo-latent": [(("daps",), 20, 4), (("resample",), 50, 4), (("resample_stages", "psld"), 100, 4)],
-    "demo-patch": [(("codps", "codps_plus"), 50, 4), (("padis",), 30, 4), (("padis_pc",), 30, 4)],
+    "demo-latent": [(("daps",), 20, 4), (("resample",), 50, 4)],
+    "demo-patch": [(("codps", "codps_plus"), 50, 4), (("padis",), 30, 4), (("padis_pc", "resample"), 30, 4)],
 }
 MIXED = {"demo-patch": " --precision bf16-mixed"}  # 1.75 times as fast; the time of latent priors is their decoder's
-LONG = {  # hundreds of network calls a draw, many of them with gradients: one slice, one draw
-    "demo-latent": ("dps", "psld_published", "daps_hmc", "resample_published"),
-    "demo-patch": ("dps", "padis_dps", "padis_langevin", "padis_dps_published", "daps_langevin"),
+LONG = {  # prior -> solvers and tasks: minutes to hours a draw, so one slice, one draw
+    "demo-latent": [
+        (("psld",), TASKS),
+        (("resample_stages", "psld_published", "dps", "daps_hmc", "resample_published"), TASKS[:1]),
+    ],
+    "demo-patch": [(("dps",), TASKS), (("padis_langevin", "daps_langevin", "padis_dps", "padis_dps_published"), TASKS[:1])],
 }
 HEAD = """# Quality of the shipped priors
 
@@ -76,9 +79,9 @@ def commands() -> Iterator[str]:
             yield call(prior, TASKS[:1], solvers, "/noisier", f"{more} {noisy}") + long
     yield call("demo-patch", TASKS, CLASSICAL, "/classical", "--limit 4")
     yield call("demo-patch", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
-    for prior, solvers in LONG.items():
-        for solver in solvers:
-            yield call(prior, TASKS, (solver,), "/long", f"--limit 1{MIXED.get(prior, '')}") + "  # long"
+    for prior, groups in LONG.items():
+        for solvers, tasks in groups:
+            yield call(prior, tasks, solvers, "/long", f"--limit 1{MIXED.get(prior, '')}") + "  # long"
 
 
 def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:
