@@ -12,8 +12,10 @@ import re
 import struct
 import subprocess
 import sys
+import tarfile
 import textwrap
 import types
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -22,6 +24,8 @@ import torch
 import yaml
 from foreign import MOST
 from safetensors.torch import save_file
+
+from ldm.checkpoints.unpickling import LEGACY
 
 ROOT = Path(__file__).parent.parent
 NODE = {
@@ -113,9 +117,51 @@ def persisted(content):
     return b"\x80\x02" + pickle.dumps(content, 0).replace(ours, b"ctorch_utils.persistence\n_reconstruct_persistent_obj\n")
 
 
+class Program(torch.nn.Module):
+    """Writes a file when torch.jit.load brings it back."""
+
+    def __init__(self, trap):
+        super().__init__()
+        self.trap = str(trap)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+    @torch.jit.export
+    def __getstate__(self) -> tuple[str, bool]:
+        return self.trap, self.training
+
+    @torch.jit.export
+    def __setstate__(self, state: tuple[str, bool]) -> None:
+        self.trap, self.training = state
+        torch.save(torch.zeros(1), state[0])
+
+
+def program(trap):
+    """A TorchScript archive, its entries stored as torch.save would."""
+    file = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls TorchScript deprecated, and still runs it
+        torch.jit.save(torch.jit.script(Program(trap)), file)
+    stored = io.BytesIO()
+    with zipfile.ZipFile(file) as made:
+        zip_with(stored, {entry.filename: made.read(entry) for entry in made.infolist()})
+    return stored.getvalue()
+
+
+def tar_of_a_pipe(path):
+    """Opens like a file of before 1.6, is a tar archive, and waits for ever for what comes through a pipe."""
+    with tarfile.open(path, "w:", format=tarfile.GNU_FORMAT, encoding="utf-8", errors="surrogateescape") as tar:
+        tar.addfile(tarfile.TarInfo(LEGACY.decode("utf-8", "surrogateescape")))
+        pipe = tarfile.TarInfo("storages")
+        pipe.type = tarfile.FIFOTYPE
+        tar.addfile(pipe)
+
+
 def corpus(place, trap):
     """name -> (path, what the line must say)."""
     files = {}
+    place.mkdir(exist_ok=True)
 
     def case(name, suffix, says, write):
         path = place / f"{name}{suffix}"
@@ -170,6 +216,12 @@ def corpus(place, trap):
     case("load_from_bytes", ".pkl", "cannot be read safely", lambda p: p.write_bytes(pickle.dumps(nested)))
     plain = {"ema": Runs(torch.storage._load_from_bytes, pickle.dumps(touch(trap)))}
     case("load_from_bytes_pickle", ".pkl", "cannot be read safely", lambda p: p.write_bytes(pickle.dumps(plain)))
+
+    runs = program(trap)
+    case("program", ".pt", "holds a TorchScript program", lambda p: p.write_bytes(runs))
+    inside = {"ema": Runs(torch.storage._load_from_bytes, runs)}
+    case("program_in_a_pickle", ".pkl", "no torch file of the format before 1.6", lambda p: p.write_bytes(pickle.dumps(inside)))
+    case("tar_of_a_pipe", ".pt", "is a tar archive", tar_of_a_pipe)
 
     build = b"\x80\x04ctorch._utils\n_rebuild_tensor_v2\n}\x8c\x0c__defaults__Nsb."
     case("state_of_a_function", ".pkl", "cannot be read safely", lambda p: p.write_bytes(build))
@@ -440,6 +492,10 @@ def test_the_trap_would_spring(tmp_path):
     trap = tmp_path / "sprung"
     path, _ = corpus(tmp_path, trap)["reduce_pickle"]
     pickle.loads(path.read_bytes())
+    assert trap.exists()
+    trap.unlink()
+    path, _ = corpus(tmp_path / "again", trap)["program"]
+    torch.load(path, weights_only=False)
     assert trap.exists()
 
 

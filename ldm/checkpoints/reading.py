@@ -7,6 +7,7 @@ for gigabytes. Whatever goes wrong inside a foreign file is one ValueError of on
 """
 
 import json
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,9 +19,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ldm.checkpoints.unpickling import DTYPES, INERT, Unpickler
+from ldm.checkpoints.unpickling import DTYPES, INERT, LEGACY, Unpickler
 
-LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that opens torch files before 1.6
+PROGRAM = "constants.pkl"  # the entry by which torch.load tells a TorchScript archive
 TEXT_LIMIT = 256 << 10  # bytes of YAML or JSON; published model descriptions are a few kB
 
 
@@ -35,7 +36,7 @@ def weights(path: str | Path) -> dict[str, Any]:
     if start[:4] == b"PK\x03\x04":
         found = guarded(path, _archive)
     elif start == LEGACY:
-        found = guarded(path, _torch)
+        found = guarded(path, _legacy)
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:  # length of the header, header
         found = guarded(path, _safetensors)
     elif start[:1] == b"\x80":
@@ -117,7 +118,16 @@ def _archive(path: Path) -> Any:
         raise ValueError(f"{path}: compressed archive; torch files are stored uncompressed")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise ValueError(f"{path}: its entries claim more bytes than the file has")
+    if PROGRAM in torch._C.PyTorchFileReader(str(path)).get_all_records():  # asked of the reader that torch.load uses
+        raise ValueError(f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed")
     return _torch(path, mmap=True)
+
+
+def _legacy(path: Path) -> Any:
+    """torch would take a tar archive by that name for one of its first formats and unpack it, links and pipes included."""
+    if tarfile.is_tarfile(path):
+        raise ValueError(f"{path}: is a tar archive; a file of tensors is allowed")
+    return _torch(path)
 
 
 def _torch(path: Path, mmap: bool = False) -> Any:

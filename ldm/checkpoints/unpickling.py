@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that opens torch files before 1.6
 OPERATIONS, NAMES = 400_000, 1000  # of one pickle; the FFHQ file of latent diffusion has 18,500, the nets of EDM 56,000
 MOST_DIMENSIONS = 8
 DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
@@ -57,7 +58,9 @@ def inert(module: str, name: str) -> type[Inert]:
 
 
 def _storage(content: bytes) -> Any:
-    """A tensor storage pickled inside a pickle is a small torch file of its own."""
+    """A tensor storage pickled inside a pickle is a small torch file of its own, in the format without archive."""
+    if not content.startswith(LEGACY):
+        raise pickle.UnpicklingError("a storage that is no torch file of the format before 1.6")
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False, pickle_module=INERT)
 
 
