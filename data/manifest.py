@@ -140,9 +140,13 @@ def _printable(cell: Any) -> str:
 
 
 def identify(path: str, index: int | None = None) -> str:
-    """The image id of a path in a data set: folders joined by '__', no suffix, and the slice: 'a/b.nii.gz', 7 -> 'a__b-0007'."""
+    """The image id of a path in a data set: folders joined by '__', no suffix, and the slice: 'a/b.nii.gz', 7 -> 'a__b-0007'.
+    Numbers after the last dot are no suffix: DICOM files may be named by their UIDs.
+    """
     folder, slash, name = path.rpartition("/")
-    stem = name[:1] + name[1:].removesuffix(".gz").removesuffix(".GZ").rsplit(".", 1)[0]
+    whole = name[1:].removesuffix(".gz").removesuffix(".GZ")
+    stem, dot, suffix = whole.rpartition(".")
+    stem = name[:1] + (stem if dot and not suffix.isdigit() else whole)
     joined = f"{folder}{slash}{stem}".strip("/").replace("/", "__").lstrip(".") or "image"
     return joined if index is None else f"{joined}-{index:04d}"
 

@@ -5,7 +5,6 @@ subject may be in two splits; with a division in shares a subject goes whole int
 """
 
 import hashlib
-import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 import pydicom
 
 from data import formats
+from data.folder import is_dicom, is_image, walk
 from data.formats.dicom_identity import pseudonym
 from data.formats.image import decoding
 from data.manifest import identify
@@ -63,9 +63,9 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     for split, folder in folders.items():
         if not folder.is_dir():
             raise ValueError(f"{folder}: no such folder")
-        for path in _walk(folder, unreadable):
+        for path in walk(folder, unreadable):
             name = path.relative_to(folder).as_posix()
-            if not _is_image(path):
+            if not is_image(path):
                 ignored += 1
             else:
                 found.append((split, path, name, _subject(path, name, pattern)))
@@ -103,40 +103,13 @@ def _check_apart(folders: dict[str, Path]) -> None:
             raise ValueError(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
 
 
-def _walk(folder: Path, unreadable: list[tuple[str, str]]) -> list[Path]:
-    """Every file below, sorted; hidden ones are passed over, links to folders are not followed (they may go in circles)."""
-
-    def refused(error: OSError) -> None:
-        unreadable.append((str(error.filename), error.strerror or "cannot be listed"))
-
-    paths = []
-    for top, below, names in os.walk(folder, onerror=refused):
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        paths += [Path(top, name) for name in names if not name.startswith(".")]
-    return sorted(paths)
-
-
-def _is_image(path: Path) -> bool:
-    if path.suffix and not path.suffix[1:].isdigit():  # DICOM files are often named by number, or not at all
-        return path.name.lower().endswith(tuple(formats.SUFFIXES))
-    return _is_dicom(path)
-
-
-def _is_dicom(path: Path) -> bool:
-    try:
-        with path.open("rb") as stream:
-            return stream.read(132)[128:] == b"DICM"
-    except OSError:
-        return False
-
-
 def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
     if pattern:
         match = pattern.search(name)
         if not match:
             raise ValueError(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
         return match.group(match.re.groups and 1) or ""
-    if not _is_dicom(path):
+    if not is_dicom(path):
         return ""
     try:
         with decoding(path, "DICOM", private=True):
@@ -173,7 +146,7 @@ def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
     ids = []
     for _, path, name, subject in found:
         mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
-        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if _is_dicom(path) else identify(name))
+        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else identify(name))
     taken: dict[str, int] = defaultdict(int)
     for image_id in ids:
         taken[image_id.lower()] += 1  # file systems that do not tell case apart

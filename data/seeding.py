@@ -17,7 +17,7 @@ PURPOSES = ("mask", "kernel", "noise", "solver", "offset", "augment")
 
 def digest(run_seed: int, image_id: str, sample_index: int, purpose: str) -> int:
     """A 63-bit seed; the same on every machine and in every Python."""
-    text = f"{run_seed}\x1f{image_id}\x1f{sample_index}\x1f{purpose}".encode()
+    text = f"{run_seed}\x1f{image_id}\x1f{sample_index}\x1f{purpose}".encode("utf-8", "surrogateescape")
     return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
 
 

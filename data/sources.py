@@ -1,12 +1,15 @@
 """Which images a user means by a folder, a split and a manifest."""
 
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from data import dataset, formats, manifest
+from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
 
@@ -14,22 +17,33 @@ ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
-def find(root: str | Path | None = None, split: str | None = None, listing: str | Path | None = None) -> list[Row]:
+def find(
+    root: str | Path | None = None,
+    split: str | None = None,
+    listing: str | Path | None = None,
+    results: Sequence[Path] = (),
+    passed: list[Path] | None = None,
+) -> list[Row]:
     """The rows of a manifest or of a folder of images, one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
     `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises ValueError if there is none, or if two
-    images would have one id.
+    images would have one id. results: folders that will be written and may be cleared: below a folder of images they are
+    passed over, and an image that lies in one is a ValueError. passed: filled with files that are no images by their name.
     """
+    taken = [path.resolve() for path in results]
     if listing is not None:
         rows: Iterable[Row] = _of_split(listing, split) if split else manifest.read(listing)
     elif root is None:
         raise ValueError("no images are named: give --data-root or --manifest")
     else:
-        rows = _in_root(Path(root), split)
+        rows = _in_root(Path(root), split, taken, [] if passed is None else passed)
     found = list(_slices(rows))
     if not found:
         raise ValueError(f"{listing or root}: holds no images that can be read")
+    for folder in {os.path.dirname(row.path) for row in found} if taken else ():
+        if _within(Path(folder), taken):
+            raise ValueError(f"{folder}: holds images to be read, and results go there; choose another --save-dir")
     seen: set[str] = set()
     for row in found:
         if row.image_id in seen:
@@ -51,13 +65,13 @@ def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image
     return (source.pixels - intensity.low) / intensity.per_unit - 1, source, intensity
 
 
-def _in_root(root: Path, split: str | None) -> Iterable[Row]:
+def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
     if not root.is_dir():
         raise ValueError(f"{root}: no such folder")
     if split is None:
-        return _folder(root)
+        return _folder(root, taken, passed)
     if (root / split).is_dir():
-        return _folder(root / split)
+        return _folder(root / split, taken, passed)
     for name in (f"{split}.csv", f"{split}_images.txt"):
         if (root / name).is_file():
             return manifest.read(root / name)
@@ -77,19 +91,18 @@ def _of_split(listing: str | Path, split: str) -> list[Row]:
     return chosen
 
 
-def _folder(folder: Path) -> Iterator[Row]:
-    """Every readable file below, sorted by path; hidden ones and unknown suffixes are passed over."""
-    for path in sorted(folder.rglob("*")):
-        relative = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in relative.parts) and _readable(path):
-            yield Row(str(path), manifest.identify(relative.as_posix()))
+def _folder(folder: Path, taken: Sequence[Path], passed: list[Path]) -> Iterator[Row]:
+    """Every image below, sorted by path. taken: folders of results, no images of the user's unless all this is one."""
+    result = cache(lambda parent: _within(parent, taken) and not _within(folder, taken))
+    for path in walk(folder):
+        if not is_image(path):
+            passed.append(path)
+        elif not result(path.parent):
+            yield Row(str(path), manifest.identify(path.relative_to(folder).as_posix()))
 
 
-def _readable(path: Path) -> bool:
-    if path.suffix:
-        return path.name.lower().endswith(tuple(formats.SUFFIXES))
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def _within(folder: Path, taken: Sequence[Path]) -> bool:
+    return any(folder.resolve().is_relative_to(one) for one in taken)
 
 
 def _slices(rows: Iterable[Row]) -> Iterator[Row]:
