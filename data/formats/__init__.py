@@ -4,6 +4,7 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
+import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,10 +14,13 @@ from pathlib import Path
 
 from data.formats import archive, arrays, dicom, nifti, nrrd, raster, volume
 from data.formats.commit import commit, commit_folder
-from data.formats.image import Image, Meta
-from data.formats.volume import resized, upright
+from data.formats.image import Image, Meta, with_channels
+from data.formats.volume import as_stored, resized, upright
 
-__all__ = ["Image", "Meta", "SUFFIXES", "commit", "count", "read", "reassemble", "resized", "suffix", "upright", "write"]
+__all__ = [
+    "Image", "Meta", "SUFFIXES", "as_stored", "checksum", "commit", "count", "read", "reassemble", "resized", "suffix", "upright",
+    "with_channels", "write",
+]  # fmt: skip
 
 SUFFIXES = {
     ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
@@ -131,7 +135,8 @@ def _dicom_file(images: list[Image], ids: list[str], config: str, derivation: st
         volume.check_complete([replace(image.meta, affine=None) for image in images])  # each frame may have its own place
         order = sorted(range(len(images)), key=lambda i: images[i].meta.index)
         images, ids = [images[i] for i in order], [ids[i] for i in order]
-    return dicom.encode(images, ids[0] or images[0].meta.source, config, derivation, keep_patient)
+    identity = "\x1f".join(given or image.meta.source for given, image in zip(ids, images))
+    return dicom.encode(images, identity, config, derivation, keep_patient)
 
 
 def _write_series(
@@ -159,6 +164,21 @@ def _volume(path: Path, format: str) -> volume.Volume:
 def _open_volume(path: Path, format: str, changed: int, size: int) -> volume.Volume:
     """The last volume stays open: reading its slices one by one unpacks it once. changed, size: a new file is not the old one."""
     return nifti.open_volume(path) if format == "nifti" else nrrd.open_volume(path)
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file, found once for all its images; "" if it cannot be read."""
+    try:
+        status = Path(path).stat()
+        return _checksum(path, status.st_mtime_ns, status.st_size)
+    except OSError:
+        return ""
+
+
+@lru_cache(maxsize=64)
+def _checksum(path: str | Path, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

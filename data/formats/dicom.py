@@ -139,14 +139,14 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             bits=bits if stored.dtype.kind in "iu" else 0,
             slope=slope,
             intercept=intercept,
-            window=_window(ds, index, bits, colour),
+            window=_window(ds, index, bits, colour, slope, intercept),
             index=index,
             count=total,
             spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
             affine=affine,
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
             subject=pseudonym(str(ds.get("PatientID") or "")),
-            series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute()))),
+            series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute())), *([instance] if total > 1 else [])),
             source=digest("instance", instance, str(index)),
             position=position_of(affine, ds),
             header=buffer.getvalue(),
@@ -169,11 +169,14 @@ def _checked(meta: Meta, ds: pydicom.Dataset, stored: np.ndarray, path: Path) ->
     return meta
 
 
-def _window(ds: pydicom.Dataset, index: int, bits: int, colour: bool) -> tuple[float, float] | None:
+def _window(
+    ds: pydicom.Dataset, index: int, bits: int, colour: bool, slope: float, intercept: float
+) -> tuple[float, float] | None:
     """The first window of the file; colours and 8-bit images: all they can hold."""
     centre, width = (of_frame(ds, index, key, None) for key in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
-        return (0.0, float(2**bits - 1)) if colour or (bits == 8 and not ds.get("PixelRepresentation")) else None
+        whole = sorted((intercept, slope * (2**bits - 1) + intercept))
+        return (whole[0], whole[1]) if colour or (bits == 8 and not ds.get("PixelRepresentation")) else None
     first = [float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)]
     return (first[0] - first[1] / 2, first[0] + first[1] / 2) if first[1] > 0 else None
 

@@ -59,7 +59,7 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
     if keep_patient and old["SOPInstanceUID"]:
         ds.SourceImageSequence = [_reference(source)]
     ds.SOPClassUID = source.get("SOPClassUID", pydicom.uid.SecondaryCaptureImageStorage)
-    ds.SOPInstanceUID = uid("instance", image_id, config)
+    ds.SOPInstanceUID = uid("instance", old["SOPInstanceUID"], image_id, config)
     ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config)
     if not keep_patient:
         ds.PatientID = ds.PatientName = pseudonym(patient) or "unknown"

@@ -56,6 +56,15 @@ class Image:
     meta: Meta
 
 
+def with_channels(meta: Meta, channels: int) -> Meta:
+    """What `meta` says, of an image of this many channels: colours made one are gray, complex numbers made one are real."""
+    if meta.complex and channels % 2:
+        return replace(meta, complex=False, dtype=np.dtype(meta.dtype).type(0).real.dtype.name)
+    if meta.photometric.lower() == "rgb" and channels == 1:
+        return replace(meta, photometric="MONOCHROME2" if meta.format == "dicom" else "gray")
+    return meta
+
+
 def digest(*parts: str) -> str:
     """32 hex digits that stand for `parts`. A pseudonym, not a secret: short numeric patient ids can be found by trying all."""
     return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -105,6 +114,8 @@ def to_stored(image: Image) -> np.ndarray:
     values = pixels.double().numpy()
     if meta.slope != 1 or meta.intercept != 0:
         values = (values - meta.intercept) / meta.slope
+    if meta.complex and len(values) % 2:
+        raise ValueError(f"{len(values)} channels cannot be written as complex numbers; real and imaginary in turn are allowed")
     if meta.complex:
         return (values[0::2] + 1j * values[1::2]).astype(dtype)
     if dtype.kind in "iub":

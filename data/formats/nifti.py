@@ -44,6 +44,7 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
     for field in () if keep_patient else FREE_TEXT:
         if field in header.keys():
             header[field] = b""
+    header.set_data_dtype("RGB" if volume.meta.photometric == "rgb" else volume.meta.dtype)  # colours may have become gray
     header.set_data_shape(volume.meta.shape)
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic

@@ -55,6 +55,8 @@ def encode(images: Sequence[Image], keep_patient: bool) -> bytes:
     for key in ("type", "dimension", "sizes", "line skip", "byte skip", "labels"):
         header.pop(key, None)
     colour = volume.array.ndim == 5
+    if not colour and list(header.get("kinds", [None]))[0] in COLOUR_KINDS:  # colours that became gray
+        header |= {key: header[key][1:] for key in PER_AXIS & header.keys()}
     _place(header, volume.meta, colour)
     array = np.moveaxis(volume.array, -1, 0) if colour else volume.array
     array = array.reshape((3, *volume.meta.shape) if colour else volume.meta.shape)

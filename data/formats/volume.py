@@ -88,7 +88,7 @@ def assemble(images: Sequence[Image]) -> Volume:
     alone = len(images) == 1
     if not alone:
         check_complete(metas)
-    slices = [to_stored(Image(_unturned(image.pixels, image.meta.turn), image.meta)) for image in images]
+    slices = [to_stored(Image(as_stored(image.pixels, image.meta), image.meta)) for image in images]
     if len({s.shape for s in slices}) > 1:
         raise ValueError("slices of one volume have different sizes; one size is allowed")
     stack = np.stack([slices[i] for i in order])  # [n·T, C, H, W]
@@ -153,7 +153,8 @@ def _turned(pixels: torch.Tensor, turn: tuple[bool, bool, bool]) -> torch.Tensor
     return pixels.flip([d for d, flip in ((1, rows), (2, columns)) if flip]).contiguous()
 
 
-def _unturned(pixels: torch.Tensor, turn: tuple[bool, bool, bool]) -> torch.Tensor:
-    transposed, rows, columns = turn
+def as_stored(pixels: torch.Tensor, meta: Meta) -> torch.Tensor:
+    """[..., H, W] that lie as `upright` turned the image of this meta, turned back to how its file has them."""
+    transposed, rows, columns = meta.turn
     pixels = pixels.flip([d for d, flip in ((1, rows), (2, columns)) if flip])
     return pixels.mT if transposed else pixels
