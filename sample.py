@@ -18,7 +18,7 @@ import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from solvers.intake import Batches, Pending, Scan, read, seeded
 from solvers.module import Cell, Reconstruction, Run
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.results import Results, peak_memory
+from solvers.results import FOLDERS, Results, peak_memory
 from solvers.writer import Writer
 
 DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
@@ -94,16 +94,24 @@ def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior
     return prior
 
 
-def chosen_rows(options: argparse.Namespace, unconditional: bool) -> Sequence[Any]:
-    """The rows to restore, or the seeds to draw."""
+def all_rows(options: argparse.Namespace, unconditional: bool, folders: Sequence[Path]) -> Sequence[Any]:
+    """What there is to restore, or the seeds to draw. folders: of results."""
     if unconditional:
-        rows = options.seeds or range(options.num_samples)
-    else:
-        rows = sources.find(options.data_root, options.split, options.manifest)
-    stop = None if options.limit is None else options.start + options.limit
-    if not rows[options.start : stop]:
-        raise ValueError(f"--start {options.start} leaves none of {len(rows)} images")
-    return rows[options.start : stop]
+        return options.seeds or range(options.num_samples)
+    passed: list[Path] = []
+    written = [folder / kind for folder in folders for kind in FOLDERS]
+    rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
+    if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
+        print(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}", flush=True)
+    return rows
+
+
+def chosen(rows: Sequence[Any], start: int, limit: int | None) -> Sequence[Any]:
+    """Those of them that this run restores."""
+    some = rows[start : None if limit is None else start + limit]
+    if not some:
+        raise ValueError(f"--start {start} leaves none of {len(rows)} images")
+    return some
 
 
 def main(argv: Sequence[str]) -> int:
@@ -139,7 +147,10 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     demo = defaults(options, configs)
     prior = load_prior(options, next(iter(configs.values())))
     cells = [cell(name, config, options) for name, config in configs.items()]
-    rows = chosen_rows(options, cells[0].operator is None)
+    folders = result_folders(options, cells)
+    everything = all_rows(options, cells[0].operator is None, folders)
+    by_id = {row.image_id: row for row in everything if isinstance(row, Row)}
+    rows = chosen(everything, options.start, options.limit)
     load, notes, first = reader(prior, cells, rows, options.measurements)
     draws = max(one.draws for one in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(draws, TOGETHER)
@@ -151,11 +162,13 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
     if options.dry_run:
         return estimate(trainer, module, first, len(rows))
-    results = [Results(*place) for place in places(options, configs, cells, prior)]
+    results = [Results(*place) for place in places(options, configs, cells, folders, prior)]
     with contextlib.ExitStack() as stack:
         if rank_zero_only.rank == 0:
             for result in results:
-                stack.enter_context(result.opened(options.overwrite))
+                stack.enter_context(result.opened(options.overwrite, {name: row.path for name, row in by_id.items()}))
+                for name in result.changed:
+                    print(f"note: {name} is another file than was restored before; it is restored again", flush=True)
         if demo and rank_zero_only.rank == 0:
             print(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}", flush=True)
         for note in filter(None, dict.fromkeys(one.note(prior) for one in cells)):
@@ -163,7 +176,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         trainer.callbacks.append(Writer(results))  # type: ignore[attr-defined]
         pending = [batches(rows, load, max(1, together // one.draws), result) for one, result in zip(cells, results)]
         trainer.predict(module, pending, return_predictions=False)
-        return conclude(results, cells, rows, load) if rank_zero_only.rank == 0 else 0
+        return conclude(results, cells, by_id, load) if rank_zero_only.rank == 0 else 0
 
 
 def lightning(options: argparse.Namespace) -> pl.Trainer:
@@ -254,11 +267,18 @@ def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Any], measurement
     return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], load(rows[0])
 
 
-def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence[Cell], prior: Prior):
-    """For every cell: its folder, what decides whether results may be continued, and what is written beside them."""
+def result_folders(options: argparse.Namespace, cells: Sequence[Cell]) -> list[Path]:
+    """One for each cell."""
     root = options.save_dir / options.split if options.split else options.save_dir
+    return [root / one.name for one in cells] if len(cells) > 1 else [root]
+
+
+def places(
+    options: argparse.Namespace, configs: dict[str, Any], cells: Sequence[Cell], folders: Sequence[Path], prior: Prior
+) -> Iterator[tuple]:
+    """For every cell: its folder, what decides whether results may be continued, and what is written beside them."""
     versions = {name: metadata.version(name) for name in ("torch", "pytorch-lightning", "diffusers", "numpy")}
-    for one in cells:
+    for one, folder in zip(cells, folders):
         config = yaml.safe_load(configuration.dump(configs[one.name]))
         config["prior"] = {"model": str(options.model or config.get("prior") or "demo-latent"), "sha256": prior.origin}
         config["run"] = {
@@ -267,17 +287,16 @@ def places(options: argparse.Namespace, configs: dict[str, Any], cells: Sequence
             "keep_patient": options.keep_patient, "images": str(options.manifest or options.data_root or "seeds"),
         }  # fmt: skip
         made = f"{one.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"
-        folder = root / one.name if len(cells) > 1 else root
         facts = {"cell": one.name, "command": options.command, "versions": {"python": platform.python_version(), **versions}}
         facts |= {"note": note} if (note := one.note(prior)) else {}
         yield folder, config, facts, made, options.keep_patient
 
 
-def conclude(results: Sequence[Results], cells: Sequence[Cell], rows: Sequence[Any], load: Any) -> int:
+def conclude(results: Sequence[Results], cells: Sequence[Cell], by_id: dict[str, Row], load: Any) -> int:
     """Volumes, summaries and the report, once every process is done; 1 if any image failed."""
-    by_id = {row.image_id: row for row in rows if isinstance(row, Row)}
     for result in results:
-        result.reassemble(lambda name: load(by_id[name]))
+        for line in result.reassemble(lambda name: load(by_id[name]) if name in by_id else None):
+            print(f"note: {line}", flush=True)
     print(report.conclude({one.name: result for one, result in zip(cells, results)}))
     failures = [f"{one.name}: {line}" for one, result in zip(cells, results) for line in result.failures()]
     for line in failures:
@@ -296,6 +315,7 @@ def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
     # Lightning's own handler only takes note of SIGTERM, and calls this one too; a restart goes on with what is committed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     sys.exit(main(sys.argv[1:]))

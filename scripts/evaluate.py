@@ -1,7 +1,7 @@
 """Compare folders of images, matched by name, or two populations of images.
 
-    python scripts/evaluate.py data/demo/test results/demo/recon               # PSNR, SSIM, NMSE, residuals of records.jsonl
-    python scripts/evaluate.py data/demo/test results/demo/recon --lpips alex  # and LPIPS, if its weights are in the cache
+    python scripts/evaluate.py models/demo-data results/demo/recon             # PSNR, SSIM, NMSE, residuals of records.jsonl
+    python scripts/evaluate.py models/demo-data results/demo/recon --lpips alex  # and LPIPS, if its weights are in the cache
     python scripts/evaluate.py fid results/prior/samples data/demo/test --weights inception.pth  # or a reference .npz
     python scripts/evaluate.py offline results/prior/samples data/demo/test    # no weights: spectrum, nearest neighbours
     python scripts/evaluate.py offline A B --features a.npy b.npy              # and KID on features of your own [N,D]
@@ -35,6 +35,7 @@ from solvers.flags import Parser  # noqa: E402
 from solvers.results import file_name  # noqa: E402
 
 FEATURES = 2048  # of Inception's last pooling
+PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit
 BATCH = 32  # images in one call of the feature network
 OWN = {"lpips": "pairs", "weights": "fid", "features": "offline"}  # flags that one kind of comparison has
 REASSEMBLED = re.compile("volume-[0-9a-f]{16}")  # what sample.py put together again from slices that lie beside it
@@ -124,8 +125,10 @@ def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
     first, second = (formats.upright(formats.read(row.path, row.slice)) for row in (truth, result))
     if first.pixels.shape != second.pixels.shape:
         raise ValueError(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
+    if first.meta.format in PICTURES and second.meta.format not in PICTURES and truth.window is None:
+        raise ValueError(f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source")
     intensity = dataset.contract(truth, first)
-    own = second.meta.window if second.meta.format in ("png", "jpeg", "tiff") else None  # the whole depth of their integers
+    own = second.meta.window if second.meta.format in PICTURES else None  # the whole depth of their integers
     return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(second.pixels)[None]
 
 

@@ -13,7 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from data.formats import Image, Meta
+from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
 
 
@@ -26,12 +26,14 @@ class Scan:
     source: Image | None = None  # the file as it was read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
+    checksum: str = ""  # of the file
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
     try:
-        return Scan(row.image_id, *load(row))
+        pixels, source, intensity = load(row)
+        return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
     except ValueError as error:
         return Scan(row.image_id, error=str(error))
 

@@ -106,7 +106,8 @@ class Reconstruction(pl.LightningModule):
                 outcomes.append(failed(scan, bad[b]))
             else:
                 cheap = None if baseline is None else baseline[b].cpu()
-                said = facts | {"notes": [*notes, *([LUMINANCE] if reduced(scan) else [])]}
+                of_scan = [LUMINANCE if reduced(scan) else "", "" if self.run.measurements else clamped(scan)]
+                said = facts | {"notes": [*notes, *filter(None, of_scan)]}
                 outcomes.append(self.conclude(cell, scan, problem.select([b]), x0[b], cheap, said))
         return outcomes
 
@@ -122,7 +123,7 @@ class Reconstruction(pl.LightningModule):
         if cell.keep == "oracle" and truth is not None:
             kept = nearest(draws, truth, turns)
         image = draws.mean(0) if many else draws[kept]
-        record = {"image_id": scan.image_id, "residual": float(residuals[kept])}
+        record = {"image_id": scan.image_id, "input_sha256": scan.checksum, "residual": float(residuals[kept])}
         if many:
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
@@ -232,6 +233,14 @@ class Reconstruction(pl.LightningModule):
 def reduced(scan: Scan) -> bool:
     """Whether a colour image became a gray one, because that is what the prior knows."""
     return scan.source is not None and scan.pixels is not None and len(scan.source.pixels) > len(scan.pixels)
+
+
+def clamped(scan: Scan) -> str:
+    """How much of the file lies outside the window that it is seen in, or "" if that is next to nothing."""
+    assert scan.source is not None and scan.intensity is not None
+    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
+    share = float(((stored < low) | (stored > high)).float().mean())
+    return f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it" if share > 0.02 else ""
 
 
 def mean_residual(problem: Problem, step: Step) -> float:

@@ -156,5 +156,6 @@ def _number(value: Any, digits: int) -> str:
 
 def _page(path: Path, title: str, parts: Sequence[str]) -> Path:
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    formats.commit(path, "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"]).encode())
+    page = "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
+    formats.commit(path, page.encode(errors="xmlcharrefreplace"))
     return path

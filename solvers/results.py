@@ -13,9 +13,10 @@ import os
 import re
 import resource
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def digest(config: Mapping[str, Any]) -> str:
 def file_name(image_id: str) -> str:
     """The id if it is a safe file name, else its safe part and a digest, so that no two ids share a file."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:120]
-    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode()).hexdigest()[:8]}"
+    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
 
 
 class Results:
@@ -56,11 +57,15 @@ class Results:
     ):
         self.folder, self.config, self.facts = folder, config, facts
         self.digest = digest(config)
+        self.changed: list[str] = []  # images that were restored before, from other files than are there now
         self._dicom: Any = {"config": self.digest, "derivation": derivation, "keep_patient": keep_patient}
 
     @contextmanager
-    def opened(self, overwrite: bool = False) -> Iterator[None]:
-        """Hold the folder alone, new or with an earlier run of the same configuration; another's results are a ValueError."""
+    def opened(self, overwrite: bool = False, files: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+        """Hold the folder alone, new or with an earlier run of the same configuration; another's results are a ValueError.
+
+        files: by image id, what images come from now; what was made from a file of other content is made anew.
+        """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = (self.folder / ".lock").open("w")
@@ -70,13 +75,13 @@ class Results:
         except OSError as error:
             raise ValueError(f"{self.folder}: cannot be written: {error.strerror}") from None
         with lock:
-            self._take_up(overwrite)
+            self._take_up(overwrite, files)
             yield
 
-    def _take_up(self, overwrite: bool) -> None:
-        if overwrite:
-            self._clear()
+    def _take_up(self, overwrite: bool, files: Mapping[str, str]) -> None:
         found = self.folder / "config.yaml"
+        if overwrite:
+            self._clear(ours=_digest_in(found) is not None or (self.folder / "records.jsonl").exists())
         if found.exists():
             old = _digest_in(found)
             if old != self.digest:
@@ -88,7 +93,10 @@ class Results:
             raise ValueError(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
         formats.commit(found, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
-        done = [json.dumps(r).encode() + b"\n" for r in self.records() if r["status"] == "ok"]  # failed images are tried again
+        good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
+        known = [r for r in good if r.get("input_sha256") and r["image_id"] in files]
+        self.changed = [r["image_id"] for r in known if formats.checksum(files[r["image_id"]]) not in ("", r["input_sha256"])]
+        done = [json.dumps(r).encode() + b"\n" for r in good if r["image_id"] not in set(self.changed)]
         formats.commit(self.folder / "records.jsonl", b"".join(done))
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -136,30 +144,41 @@ class Results:
         """id and reason of every image that failed."""
         return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
 
-    def reassemble(self, load: Callable[[str], Scan]) -> None:
+    def reassemble(self, load: Callable[[str], Scan | None]) -> list[str]:
         """Put the restored slices of each volume, multi-frame file or DICOM series back into one; incomplete ones are left alone.
 
-        load: reads a scan again, by its id, for what its file says about itself.
+        load: reads a scan again, by its id, for what its file says about itself; None if there is none any more. Returns one
+        line for each volume that could not be put together though its slices are there.
         """
         groups: dict[str, list[dict[str, Any]]] = {}
+        apart = []
+        failed = {_place(record["image_id"]) for record in self.records() if record["status"] != "ok"}
         for record in self.records():
             if "volume" in record:
                 groups.setdefault(record["volume"], []).append(record)
         for volume, slices in groups.items():
             scans = [load(record["image_id"]) for record in slices]
-            meta = scans[0].source.meta  # type: ignore[union-attr]
-            if len(slices) < max(meta.count, 2):
+            sources = [scan.source for scan in scans if scan and scan.source]
+            if len(sources) < max(2, len(slices), sources[0].meta.count if sources else 0):
                 continue
-            restored = [
-                formats.Image(self._recon(record, scan.source.meta), scan.source.meta)  # type: ignore[union-attr]
-                for record, scan in zip(slices, scans)
-            ]
-            factors = [image.pixels.shape[-1] / scan.source.pixels.shape[-1] for image, scan in zip(restored, scans)]  # type: ignore[union-attr]
-            restored = [i if f == 1 else formats.Image(i.pixels, formats.resized(i.meta, f)) for i, f in zip(restored, factors)]
-            path = self.folder / "recon" / f"volume-{volume}{'' if meta.count == 1 else formats.suffix(meta)}"
-            if path.is_dir():  # a series is a folder, which appears whole or not at all
-                shutil.rmtree(path)
-            formats.reassemble(restored, path, image_ids=[scan.image_id for scan in scans], **self._dicom)
+            name = f"volume-{volume}{'' if sources[0].meta.count == 1 else formats.suffix(sources[0].meta)}"
+            try:
+                if sources[0].meta.count == 1 and any(_place(record["image_id"]) in failed for record in slices):
+                    raise ValueError(f"{name}: an image of its folder failed, which may be one of its slices")
+                self._assemble(name, slices, sources)
+            except ValueError as error:
+                apart.append(f"a volume is not put together, its slices are in recon/: {error}")
+        return apart
+
+    def _assemble(self, name: str, slices: Sequence[dict[str, Any]], sources: Sequence[formats.Image]) -> None:
+        restored = []
+        for record, source in zip(slices, sources):
+            pixels = self._recon(record, source.meta)
+            restored.append(formats.Image(pixels, _described(source, pixels)))
+        path = self.folder / "recon" / name
+        if path.is_dir():  # a series is a folder, which appears whole or not at all
+            shutil.rmtree(path)
+        formats.reassemble(restored, path, image_ids=[record["image_id"] for record in slices], **self._dicom)
 
     def _recon(self, record: dict[str, Any], meta: formats.Meta) -> Tensor:
         """The pixels of one written slice, turned as its source was."""
@@ -182,7 +201,8 @@ class Results:
         for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
             self._image(outcome, draw, place("samples", f"-{k:03d}{suffix}"), k)
         if outcome.std is not None and outcome.scan.intensity is not None:
-            _array(place("std", ".npy"), outcome.std * outcome.scan.intensity.per_unit)
+            std = formats.as_stored(outcome.std * outcome.scan.intensity.per_unit, outcome.scan.source.meta)
+            _array(place("std", ".npy"), std)
         if outcome.y is not None:
             unclear = outcome.y.ndim == 3 and len(outcome.y) not in (1, 3)  # would be read as a stack of slices
             _array(place("measurement", ".npy"), outcome.y[None] if unclear else outcome.y)
@@ -194,16 +214,17 @@ class Results:
         return files
 
     def _image(self, outcome: Outcome, image: Tensor, path: Path, sample: int | None = None) -> None:
-        """An image in the model range -> a file like its source, in stored units; enlarged images get a finer spacing."""
+        """An image in the model range -> a file like its source, in stored units."""
         scan = outcome.scan
-        assert scan.source is not None and scan.pixels is not None and scan.intensity is not None
-        meta, factor = scan.source.meta, image.shape[-1] / scan.source.pixels.shape[-1]
-        meta = meta if factor == 1 else formats.resized(meta, factor)
+        assert scan.source is not None and scan.intensity is not None
         identity = outcome.image_id if sample is None else f"{outcome.image_id}, draw {sample}"
-        pixels = scan.intensity.to_stored(image.float())
-        formats.write(formats.Image(pixels, meta), path, image_id=identity, **self._dicom)
+        made = formats.Image(scan.intensity.to_stored(image.float()), _described(scan.source, image))
+        formats.write(made, path, image_id=identity, **self._dicom)
 
-    def _clear(self) -> None:
+    def _clear(self, ours: bool) -> None:
+        """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
+        if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
+            raise ValueError(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in FILES:
@@ -211,12 +232,23 @@ class Results:
 
 
 def _digest_in(config: Path) -> Any:
-    """The digest that a config.yaml of ours holds; None: it is another program's."""
+    """The digest that a config.yaml of ours holds; None: there is none, or it is another program's."""
     try:
         content = yaml.safe_load(config.read_text())
-    except (ValueError, yaml.YAMLError):
+    except (OSError, ValueError, yaml.YAMLError):
         return None
     return content.get("digest") if isinstance(content, dict) else None
+
+
+def _described(source: formats.Image, image: Tensor) -> formats.Meta:
+    """What the source's file says, of a result: enlarged images get a finer spacing, colours that became gray are gray."""
+    meta, factor = formats.with_channels(source.meta, len(image)), image.shape[-1] / source.pixels.shape[-1]
+    return meta if factor == 1 else formats.resized(meta, factor)
+
+
+def _place(image_id: str) -> str:
+    """The folder that an id was made from."""
+    return image_id.rpartition("__")[0]
 
 
 def _volume(scan: Scan) -> str:

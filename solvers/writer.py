@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from solvers.module import Reconstruction
-from solvers.outcome import Outcome
+from solvers.outcome import Outcome, failed
 from solvers.results import Results
 
 
@@ -36,8 +36,12 @@ class Writer(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         for outcome in prediction:
-            if outcome.image_id not in self.done[dataloader_idx]:
+            if outcome.image_id in self.done[dataloader_idx]:
+                continue
+            try:
                 self.results[dataloader_idx].commit(outcome)
+            except ValueError as error:  # its file's format cannot hold the result; others' may
+                self.results[dataloader_idx].commit(failed(outcome.scan, str(error)))
         pl_module.progress.done += len(prediction)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]

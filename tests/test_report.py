@@ -157,6 +157,10 @@ def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
     assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["without a partner", f"{truth}/b.png"]
     assert evaluate(truth, folder / "recon", "--features", "a.npy", "b.npy") == 2 and "belongs to" in one_line(capsys)
     assert evaluate(truth, folder / "panels") == 2 and one_line(capsys)
+    hounsfield = tmp_path / "hounsfield"
+    hounsfield.mkdir()
+    formats.write(formats.Image(formats.read(truth / "a.png").pixels, formats.Meta("dicom", "int16")), hounsfield / "a.dcm")
+    assert evaluate(truth, hounsfield) == 2 and "is a picture; compare it with its source" in one_line(capsys)
     assert evaluate(truth, "--nope") == 2 and one_line(capsys)
 
 
