@@ -32,8 +32,8 @@ from torch.utils.data import DataLoader
 
 from data import dataset, sources
 from data.manifest import Row
-from ldm import checkpoints, frame, names
 from ldm import config as configuration
+from ldm import frame, names
 from ldm.denoiser import Prior
 from ldm.generate import Sampler
 from solvers import flags, report
@@ -45,7 +45,7 @@ from solvers.results import FOLDERS, Results, peak_memory
 from solvers.writer import Writer
 
 DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
-PARTS = {"prior": (str, dict), "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
+PARTS = {"prior": names.PRIOR, "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
@@ -67,31 +67,6 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
         for key in cell.keys() - set(PARTS):
             raise ValueError(f"{cell.locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
     return cells
-
-
-def load_prior(options: argparse.Namespace, config: configuration.Node) -> Prior:
-    """The weights that --model names, else the configuration's `prior:`, else the shipped latent prior."""
-    given = config.get("prior", {})
-    if not isinstance(given, PARTS["prior"]):
-        raise ValueError(f"{config.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
-    if isinstance(given, dict) and "target" in given and not options.model:
-        prior = configuration.build(given)
-        if any(True for _ in prior.parameters()) and not prior.origin:
-            raise ValueError(f"{config.locate('prior')}: describes a network without weights; name them with --model")
-        return prior
-    if isinstance(given, dict) and given.keys() - {"label"}:
-        raise ValueError(f"{config.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
-    path = names.weights(options.model or (given if isinstance(given, str) else "demo-latent"))
-    with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
-        prior = checkpoints.load(path, options.model_config)
-    if isinstance(given, dict) and "label" in given:
-        try:
-            prior.label = given["label"]
-        except ValueError as error:
-            raise ValueError(f"{config.locate('prior')}.{error}") from None
-    if prior.classes and prior.label is None:
-        raise ValueError(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {prior.classes - 1}")
-    return prior
 
 
 def all_rows(options: argparse.Namespace, unconditional: bool, folders: Sequence[Path]) -> Sequence[Any]:
@@ -145,7 +120,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")
         return 0
     demo = defaults(options, configs)
-    prior = load_prior(options, next(iter(configs.values())))
+    prior = names.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [cell(name, config, options) for name, config in configs.items()]
     folders = result_folders(options, cells)
     everything = all_rows(options, cells[0].operator is None, folders)

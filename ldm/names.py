@@ -1,15 +1,18 @@
-"""What a name on the command line means: a settings file of configs/, or the weights of a prior."""
+"""What a name on the command line means: a settings file of configs/, or a prior and its weights."""
 
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
+import torch
 import yaml
 
-from ldm import config
+from ldm import checkpoints, config
+from ldm.denoiser import Prior
 
 HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
+PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
 SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
 TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
 
@@ -69,6 +72,34 @@ def weights(name: str | Path) -> Path:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
         raise ValueError(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
     return next((path / file for file in TRAINED if (path / file).is_file()), path)
+
+
+def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> Prior:
+    """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
+
+    Raises ValueError for a description without weights, and where a class must be chosen or cannot be.
+    """
+    given = settings.get("prior", {})
+    if not isinstance(given, PRIOR):
+        raise ValueError(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
+    if isinstance(given, dict) and "target" in given and not model:
+        described = config.build(given)
+        if any(True for _ in described.parameters()) and not described.origin:
+            raise ValueError(f"{settings.locate('prior')}: describes a network without weights; name them with --model")
+        return described
+    if isinstance(given, dict) and given.keys() - {"label"}:
+        raise ValueError(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
+    path = weights(model or (given if isinstance(given, str) else "demo-latent"))
+    with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
+        loaded = checkpoints.load(path, model_config)
+    if isinstance(given, dict) and "label" in given:
+        try:
+            loaded.label = given["label"]
+        except ValueError as error:
+            raise ValueError(f"{settings.locate('prior')}.{error}") from None
+    if loaded.classes and loaded.label is None:
+        raise ValueError(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
+    return loaded
 
 
 def listed(word: str, allowed: Iterable[str]) -> str:
