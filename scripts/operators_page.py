@@ -99,7 +99,8 @@ ENTRIES = (
         "mri_x4",
         "MRI, Cartesian",
         "y = M F S u, real and imaginary parts; masks equispaced, random or Poisson-disc; `RadialMRI` for spokes",
-        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: conjugate gradients",
+        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: exact row by row "
+        "for masks of whole columns, else conjugate gradients",
     ),
     Entry("compressed_sensing", "Compressed sensing", "y = P H D x, signs D, fast transform H, random rows P", "exact: A Aᵀ = I"),
 )

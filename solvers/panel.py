@@ -65,7 +65,8 @@ def tile(title: str, values: Tensor, low: float, high: float) -> PIL.Image.Image
 
 def _measurement(y: Tensor, image: Tensor) -> PIL.Image.Image:
     """Image-like measurements keep the images' scale; a sinogram, k-space or amplitude gets its own."""
-    if y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
+    alike = y.ndim == 3 and len(y) == len(image) and y.shape[-2] * image.shape[-1] == y.shape[-1] * image.shape[-2]
+    if alike and float(y.abs().max()) <= 2:
         return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
     y, title = _visible(y), "measurement"

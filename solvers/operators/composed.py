@@ -11,7 +11,9 @@ from solvers.operators.base import LinearOperator, Operator, Shape
 
 @dataclass(frozen=True, eq=False)
 class Composition(Operator):
-    """The operators in the order they act in; unmeasured entries are the last one's. Drawing it makes it linear if all are."""
+    """The operators in the order they act in; what is measured, and in which units, is the last one's business. Drawing it
+    makes it linear if all are.
+    """
 
     operators: Sequence[Operator]
 
@@ -22,6 +24,18 @@ class Composition(Operator):
     @property
     def random(self) -> bool:  # type: ignore[override]
         return any(operator.random for operator in self.operators)
+
+    @property
+    def unit_range(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].unit_range
+
+    @property
+    def transmission(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].transmission
+
+    @property
+    def turns(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].turns
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         drawn, inner = [], tuple(shape)
@@ -57,7 +71,10 @@ class Composition(Operator):
         return known if self.shape is None else known.bind(self.shape)
 
     def files(self) -> dict[str, Tensor]:
-        return {name: tensor for operator in self.operators for name, tensor in operator.files().items()}
+        """Of one name if only one of the operators has it, else with the operator's number."""
+        found = [(i, name, tensor) for i, operator in enumerate(self.operators) for name, tensor in operator.files().items()]
+        names = [name for _, name, _ in found]
+        return {name if names.count(name) == 1 else f"{name}-{i}": tensor for i, name, tensor in found}
 
 
 @dataclass(frozen=True, eq=False)
