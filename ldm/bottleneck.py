@@ -34,12 +34,14 @@ class Codebook(nn.Module):
         if step < self.from_data:
             return z, 0 * model.quantize.embedding.weight.sum(), {}
         codes: Tensor = model.quantize.embedding.weight
+        first = draws.part == 0  # of the batches of this optimiser step; the others keep its coordinates and codes
         with torch.autocast(image.device.type, enabled=False):  # distances between nearby codes need float32
-            if step == self.from_data > 0:
+            if first and step == self.from_data > 0:
                 whiten(model, z.detach())
                 z = model.encode(image).latents.float()
             points = z.detach().permute(0, 2, 3, 1).flatten(0, 2)
-            self.renew(codes, points, step, draws)
+            if first:
+                self.renew(codes, points, step, draws)
             index = torch.cdist(points, codes.detach()).argmin(1)
             z_q = codes[index].unflatten(0, (len(z), *z.shape[2:])).permute(0, 3, 1, 2)
             loss = self.weight * commitment(z, z_q, self.beta)

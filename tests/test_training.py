@@ -146,6 +146,20 @@ def test_codebook_is_set_from_data_and_dead_codes_are_revived():
     assert model.quantize.embedding.weight[5].abs().max() < 100
 
 
+def test_codes_change_once_an_optimiser_step():
+    """With accumulation: no code dies and no coordinate changes between the batches of one step."""
+    torch.manual_seed(0)
+    model = VQModel(1, (32, 32), 1, codes=64, attention=False)
+    codebook = Codebook(64, from_data=1, revive=3)
+    codes, coordinates = model.quantize.embedding.weight, model.quant_conv.weight
+    for step, part in ((1, 0), (1, 1), (3, 0), (3, 1)):
+        before = codes.detach().clone(), coordinates.detach().clone()
+        codebook.uses += step == 3 and part == 0  # every code was used since the last revival
+        codebook(model, Noise([f"{step}{part}"], "noise").normal((1, 1, 8, 8)), step, Draws(0, 0, step, part))
+        changed = not torch.equal(codes, before[0]), not torch.equal(coordinates, before[1])
+        assert changed == ((True, True) if (step, part) == (1, 0) else (False, False)), (step, part)
+
+
 def test_straight_through_gradient_and_code_gradient():
     torch.manual_seed(0)
     model = VQModel(1, (32, 32), 1, codes=16, attention=False)
