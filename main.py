@@ -155,8 +155,8 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
         StopOnNaN(),
         Pictures(),
         LearningRateMonitor("step"),
+        ModelCheckpoint(place, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False),
         Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY)),
-        ModelCheckpoint(place, "best", monitor="val/loss", enable_version_counter=False),
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     asked = dict(config["trainer"])

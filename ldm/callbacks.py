@@ -12,6 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -114,11 +115,12 @@ class Recorded(pl.Callback):
         checkpoint["config"], checkpoint["manifests"] = config, self.manifests
 
 
-class Last(pl.Callback):
+class Last(Checkpoint):
     """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
     after the run would count an unfinished epoch as done. The signal handler only sets a flag, which ranks share.
+    A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
     def __init__(self, path: Path, every: int):

@@ -65,6 +65,30 @@ def test_the_last_checkpoint_holds_what_the_last_validation_found(data, tmp_path
         assert same(a[key], b[key]), key
 
 
+@pytest.mark.parametrize("interval", ["2", "1.0"])
+def test_the_last_checkpoint_knows_the_best_one(interval, data, tmp_path):
+    """Else a run that goes on from it may put a worse model in the place of the best."""
+    more = ["--limit_val_batches", "1", "--val_check_interval", interval, "save_every=2", "--max_steps", "4"]
+    assert main.main(arguments(data, tmp_path, "pixel", *more)) == 0
+    (known,) = (state for name, state in last(tmp_path, "pixel")["callbacks"].items() if name.startswith("ModelCheckpoint"))
+    losses = written(tmp_path, "pixel", "val/loss")
+    assert float(known["current_score"]) == pytest.approx(losses[-1]) and float(known["best_model_score"]) == pytest.approx(
+        min(losses)
+    )
+
+
+def test_a_run_that_is_out_of_time_saves_where_it_stops(data, tmp_path, monkeypatch):
+    steps = []
+
+    def look(timer, trainer):
+        steps.append(trainer.global_step)
+        trainer.should_stop = trainer.should_stop or trainer.global_step == 3
+
+    monkeypatch.setattr("pytorch_lightning.callbacks.Timer._check_time_remaining", look)
+    assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "9", "--max_time", "00:01:00:00")) == 0
+    assert steps[-1] == last(tmp_path, "pixel")["global_step"] == 3
+
+
 @pytest.mark.slow
 def test_killed_at_a_random_step_and_resumed(data, tmp_path):
     """kill -9 while it trains; going on gives the weights of a run that was left alone."""
@@ -159,12 +183,12 @@ def test_sigterm_saves_and_ends_with_143(data, tmp_path, monkeypatch):
     """What a scheduler sends before it takes the machine away; even between the hooks of a batch and the next one."""
     handler = signal.getsignal(signal.SIGTERM)
 
-    def taken_away(self, trainer, *_):
-        if trainer.global_step == 3:
+    def taken_away(self, *_):
+        if self.global_step == 3:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr("main.ModelCheckpoint.on_train_batch_end", taken_away)  # of all callbacks the last
+        patch.setattr("ldm.diffusion.PixelDiffusion.on_train_batch_end", taken_away)  # after all callbacks
         main.main(arguments(data, tmp_path, "pixel", "--max_steps", "9"))
     assert end.value.code == 143 and last(tmp_path, "pixel")["global_step"] == 4
     assert signal.getsignal(signal.SIGTERM) is handler
