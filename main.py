@@ -25,14 +25,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from ldm import checkpoints as weights
 from ldm import config as configuration
-from ldm.callbacks import AtomicSave, Averaging, Last, Pictures, Recorded, Sharded, StopOnNaN
+from ldm.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
 from solvers.flags import Parser
@@ -155,7 +155,7 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
         StopOnNaN(),
         Pictures(),
         LearningRateMonitor("step"),
-        ModelCheckpoint(place, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False),
+        Best(place, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False),
         Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY)),
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")

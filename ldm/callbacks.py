@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -27,7 +27,7 @@ class Averaging(pl.Callback):
 
     def __init__(self, half_life: float):
         self.ema = EMA(half_life)
-        self.stepped = 0
+        self.images = 0  # since the last optimiser step
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         names = {k for k, v in module.state_dict().items() if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()}
@@ -35,13 +35,12 @@ class Averaging(pl.Callback):
         if not self.ema.weights:
             self.ema.start(module, names & trained)
         self.ema.weights = {k: v.to(module.device) for k, v in self.ema.weights.items()}
-        self.stepped = trainer.global_step
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
-        self.images = getattr(self, "images", 0) + len(batch["image"]) * trainer.world_size
-        if trainer.global_step > self.stepped:
+        self.images += len(batch["image"]) * trainer.world_size
+        if not accumulates(trainer):
             self.ema.update(module, self.images)
-            self.stepped, self.images = trainer.global_step, 0
+            self.images = 0
 
     def on_validation_start(self, trainer, module) -> None:
         self.ema.swap(module)
@@ -115,6 +114,32 @@ class Recorded(pl.Callback):
         checkpoint["config"], checkpoint["manifests"] = config, self.manifests
 
 
+def accumulates(trainer: pl.Trainer) -> bool:
+    """Whether the batch just used is not the last of its optimiser step: no checkpoint holds the gradients gathered so far."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+class Best(ModelCheckpoint):
+    """best.ckpt after a validation; after one inside an accumulation, as soon as that is over."""
+
+    due = False
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace("Best", "ModelCheckpoint", 1)  # as runs have it that began without this class
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.due = accumulates(trainer) and not trainer.sanity_checking
+        if not self.due:
+            super().on_validation_end(trainer, module)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        super().on_train_batch_end(trainer, module, outputs, batch, index)
+        if self.due and not accumulates(trainer):
+            self.due = False
+            super().on_validation_end(trainer, module)
+
+
 class Last(Checkpoint):
     """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
 
@@ -134,9 +159,10 @@ class Last(Checkpoint):
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        if accumulates(trainer):
+            trainer.should_stop = False  # nor may the run end here; Lightning's Timer asks again after the next batch
+            return
         step = trainer.global_step
-        if step == self.saved:
-            return  # inside an accumulation
         asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
@@ -148,7 +174,7 @@ class Last(Checkpoint):
 
     def on_validation_end(self, trainer, module) -> None:
         """Once more if it is of this step, with what validation found out about the prior."""
-        if trainer.global_step == self.saved and not trainer.sanity_checking:
+        if trainer.global_step == self.saved and not trainer.sanity_checking and not accumulates(trainer):
             trainer.save_checkpoint(self.path)
 
 

@@ -196,6 +196,46 @@ def test_sigterm_saves_and_ends_with_143(data, tmp_path, monkeypatch):
     assert last(tmp_path, "pixel")["global_step"] == 5
 
 
+ACCUMULATED = ["--accumulate_grad_batches", "4", "data.params.batch_size=1", "--max_steps", "4"]  # two steps an epoch
+
+
+def test_sigterm_inside_an_accumulation_waits_for_its_end(data, tmp_path, monkeypatch):
+    """No checkpoint holds the gradients gathered so far; going on is then going on to the bit."""
+    assert main.main(arguments(data, tmp_path / "whole", "pixel", *ACCUMULATED)) == 0
+
+    def taken_away(self, outputs, batch, index):
+        if (self.global_step, index) == (1, 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr("ldm.diffusion.PixelDiffusion.on_train_batch_end", taken_away)
+        main.main(arguments(data, tmp_path / "parts", "pixel", *ACCUMULATED))
+    assert last(tmp_path / "parts", "pixel")["global_step"] == 2
+    assert main.main(arguments(data, tmp_path / "parts", "pixel", *ACCUMULATED)) == 0
+    a, b = last(tmp_path / "whole", "pixel"), last(tmp_path / "parts", "pixel")
+    for key in ("state_dict", "ema", "ema_images", "optimizer_states", "global_step"):
+        assert same(a[key], b[key]), key
+
+
+def test_nothing_is_saved_and_no_run_ends_inside_an_accumulation(data, tmp_path, monkeypatch):
+    """Neither by a validation that falls into one (after 6 batches, where 4 make a step), nor when time is up."""
+    saved, dump = [], main.pl.Trainer.save_checkpoint
+
+    def save(trainer, path, *more, **settings):
+        saved.append((trainer.fit_loop.epoch_loop.batch_progress.current.ready, os.path.basename(path)))
+        dump(trainer, path, *more, **settings)
+
+    def look(timer, trainer):
+        trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx >= 9
+
+    monkeypatch.setattr("main.pl.Trainer.save_checkpoint", save)
+    monkeypatch.setattr("pytorch_lightning.callbacks.Timer._check_time_remaining", look)
+    more = ["--limit_val_batches", "1", "--val_check_interval", "6", "save_every=1", "--max_time", "00:01:00:00"]
+    assert main.main(arguments(data, tmp_path, "pixel", *ACCUMULATED, *more)) == 0
+    assert saved[:3] == [(4, "last.ckpt"), (8, "best.ckpt"), (8, "last.ckpt")]
+    assert all(ready % 4 == 0 for ready, _ in saved) and last(tmp_path, "pixel")["global_step"] == 3
+
+
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_kinds_train_validate_and_resume(kind, data, tmp_path):
     """Patch-Diffusion, patches of latents in both manners, KL autoencoders and their latents."""
