@@ -179,7 +179,9 @@ class PixelDiffusion(pl.LightningModule):
         return {"variances": errors.power(self.prior.crop(D - x0))}
 
     def on_validation_epoch_end(self) -> None:
-        """The prior learns how wrong it is at each level, which solvers take as Cov[x0 | x]."""
+        """The prior learns how wrong it is at each level, which solvers take as Cov[x0 | x]; not from the sanity check's few."""
+        if self.trainer.sanity_checking:
+            self.found.clear()
         for name, batches in self.found.items():
             ours = torch.stack(batches).sum(0)
             both = torch.as_tensor(self.all_gather(ours)).reshape(-1, *ours.shape).sum(0).tolist()
@@ -275,7 +277,7 @@ class LatentDiffusion(PixelDiffusion):
         super().validation_step(batch, index)
         if self.prior.error_variance == 0:
             image = batch["image"]
-            self.errors.append((self.prior.decode(self.prior.encode(image)) - image).square().mean())
+            self.errors.append((self.prior.decode(self.prior.encode(image)) - image).square().mean([1, 2, 3]))
 
     def powers(self, image: Tensor, x0: Tensor, D: Tensor) -> dict[str, Tensor]:
         """Also of the images that half of the batch decodes to; decoding them lasts longer than all the rest."""
@@ -285,9 +287,9 @@ class LatentDiffusion(PixelDiffusion):
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
-        if self.errors:
-            self.prior.error_variance = float(torch.as_tensor(self.all_gather(torch.stack(self.errors).mean())).mean())
-            self.errors.clear()
+        if self.errors and not self.trainer.sanity_checking:
+            self.prior.error_variance = float(torch.as_tensor(self.all_gather(torch.cat(self.errors).mean())).mean())
+        self.errors.clear()
 
 
 class PatchDiffusion(PixelDiffusion):

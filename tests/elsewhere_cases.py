@@ -233,7 +233,7 @@ def test_training(kind: str, monkeypatch):
     found = []
     for device in ("cpu", DEVICE):
         module, said = trainable(kind).to(device), {}
-        module.trainer = SimpleNamespace(global_step=0, global_rank=0, training=True)
+        module.trainer = SimpleNamespace(global_step=0, global_rank=0, training=True, sanity_checking=False)
         module.log = lambda name, value, said=said, **_: said.update({name: torch.as_tensor(value).cpu()})
         module.log_dict = lambda values, log=module.log, **_: [log(*one) for one in values.items()]
         module.all_gather = lambda x: x

@@ -12,8 +12,10 @@ import torch
 from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F401 (data is a fixture)
 
 import main
+from data.dataset import ManifestDataset
 from ldm import checkpoints
 from ldm.diffusion import LEVELS
+from ldm.latent import reconstruction_variance
 
 
 def test_discriminator_starts_late_and_each_side_sees_the_other_as_constant(data, tmp_path):
@@ -63,6 +65,23 @@ def test_the_last_checkpoint_holds_what_the_last_validation_found(data, tmp_path
     a, b = last(tmp_path / "whole", "latent"), last(tmp_path / "parts", "latent")
     for key in ("state_dict", "ema", "ema_images", "optimizer_states", "lr_schedulers", "global_step"):
         assert same(a[key], b[key]), key
+
+
+def test_the_sanity_check_measures_nothing(data, tmp_path):
+    """Its few batches neither stand for the autoencoder's error on all, nor an untrained network for a prior."""
+    (data / "odd.csv").write_text("path\n" + "".join(f"s{i}.png\n" for i in (0, 1, 2, 4, 5)))  # batches of 2, 2 and 1
+    more = ["prior.params.error_variance=0.0", f"data.params.validation={data}/odd.csv", "--limit_val_batches", "1.0"]
+    more += ["--val_check_interval", "3", "--num_sanity_val_steps"]
+    for sanity in ("0", "1"):
+        assert main.main(arguments(data, tmp_path / sanity, "latent", "--max_steps", "3", *more, sanity)) == 0
+    a, b = (last(tmp_path / sanity, "latent")["config"]["prior"]["params"] for sanity in ("0", "1"))
+    assert a["error_variance"] == b["error_variance"] > 0
+    prior = checkpoints.load(tmp_path / "0" / "p" / "latent")
+    image = torch.stack([ManifestDataset(data / "odd.csv")[i]["image"] for i in range(5)])
+    assert reconstruction_variance(prior, image) == pytest.approx(a["error_variance"], rel=1e-5)
+    assert main.main(arguments(data, tmp_path / "young", "latent", "--max_steps", "1", *more, "1")) == 0
+    young = last(tmp_path / "young", "latent")["config"]["prior"]["params"]
+    assert not young["variances"] and not young["image_variances"] and young["error_variance"] == 0
 
 
 @pytest.mark.parametrize("interval", ["2", "1.0"])

@@ -1,6 +1,7 @@
 """A prior measures how wrong it is at each noise level while it is validated; solvers take that as Var[x0 | x]."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ class Wiener(nn.Module):
 
 def validated(module: PixelDiffusion, image: torch.Tensor) -> Prior:
     """The module's prior after a validation on one batch."""
+    module.trainer = SimpleNamespace(sanity_checking=False, global_rank=0)  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.all_gather = lambda x: x  # type: ignore[method-assign]
     module.eval()
