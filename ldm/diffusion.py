@@ -243,8 +243,9 @@ class LatentDiffusion(PixelDiffusion):
         return self
 
     def on_fit_start(self) -> None:
-        if self.cache and getattr(getattr(self.trainer, "datamodule", None), "augment", False):
-            raise ValueError("cached latents cannot follow data.params.augment: turn it off, or model.params.cache")
+        for name in ("augment", "crop") if self.cache else ():
+            if getattr(getattr(self.trainer, "datamodule", None), name, None):
+                raise ValueError(f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)

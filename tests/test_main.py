@@ -105,8 +105,10 @@ def test_labels_are_needed_for_classes(data, tmp_path, capsys):
     assert "unconditional" in refusal(capsys, *arguments(data, tmp_path, "pixel", "model.params.labels=true"))
 
 
-def test_cached_latents_refuse_augmentation(data, tmp_path, capsys):
-    assert "cached latents" in refusal(capsys, *arguments(data, tmp_path, "latent", "data.params.augment=true"))
+@pytest.mark.parametrize("varied", ["data.params.augment=true", "data.params.crop=8"])
+def test_cached_latents_refuse_what_varies(varied, data, tmp_path, capsys):
+    line = refusal(capsys, *arguments(data, tmp_path, "latent", varied, "prior.params.shape=[3,4,4]", "--max_steps", "1"))
+    assert f"cached latents cannot follow {varied.split('=')[0]}" in line
 
 
 def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):
