@@ -133,6 +133,7 @@ class Autoencoder(pl.LightningModule):
             if not name:
                 self.log("val/loss", (output - image).abs().mean(), batch_size=len(image), sync_dist=True)
 
-    def pictures(self, image: Tensor) -> dict[str, Tensor]:
+    def pictures(self, batch: Mapping) -> dict[str, Tensor]:
         """What to look at: inputs beside reconstructions, each [B,C,H,W] in [-1, 1]."""
+        image = batch["image"]
         return {"reconstruction": torch.cat([image, self.first_stage.decode(self.first_stage.encode(image))])}

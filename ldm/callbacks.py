@@ -195,15 +195,15 @@ class Pictures(pl.Callback):
 
     def __init__(self, count: int = 4):
         self.count = count
-        self.image: Tensor | None = None
+        self.batch: dict[str, Any] = {}
 
     def on_validation_batch_start(self, trainer, module, batch, index, dataloader_idx=0) -> None:
         if index == 0:
-            self.image = batch["image"][: self.count]
+            self.batch = {key: value[: self.count] for key, value in batch.items()}
 
     def on_validation_epoch_end(self, trainer, module) -> None:
-        if self.image is None or trainer.logger is None or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
+        if not self.batch or trainer.logger is None or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
             return
-        for name, rows in module.pictures(self.image).items():  # a network that is split needs every process
-            grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.image))
+        for name, rows in module.pictures(self.batch).items():  # a network that is split needs every process
+            grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.batch["image"]))
             trainer.logger.experiment.add_image(name, grid, trainer.global_step)  # of the first process; elsewhere nothing

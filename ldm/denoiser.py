@@ -4,7 +4,8 @@ eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is 
 the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Literal, Protocol
 
 import torch
@@ -95,7 +96,7 @@ class Prior(nn.Module):
     """A pixel prior, and the base of the latent and patch ones.
 
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
-    alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call, or None.
+    alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call (or one for each state, [B]).
     variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
     (`ldm.errors`). image_variances: the same of the decoded image, of latent priors.
     """
@@ -136,15 +137,29 @@ class Prior(nn.Module):
         return next(filter(None, known), 0)
 
     @property
-    def label(self) -> int | None:
+    def label(self) -> int | Tensor | None:
         return self._label
 
     @label.setter
-    def label(self, value: int | None) -> None:
-        if value is not None and (type(value) is not int or value not in range(self.classes)):
+    def label(self, value: int | Tensor | None) -> None:
+        if value is not None and not isinstance(value, Tensor) and (type(value) is not int or value not in range(self.classes)):
             allowed = f"0 to {self.classes - 1} are allowed" if self.classes else "the network is unconditional and takes none"
             raise ValueError(f"label {value!r}: {allowed}")
         self._label = value
+
+    @contextmanager
+    def told(self, labels: Tensor | None) -> Iterator[None]:
+        """Within, each state has its own of these labels [B]; None: nothing changes."""
+        before = self.label
+        self.label = before if labels is None else labels
+        try:
+            yield
+        finally:
+            self.label = before
+
+    def labels(self, x: Tensor) -> Tensor | None:
+        """[B] what the network is told about the states x."""
+        return None if self.label is None else torch.as_tensor(self.label, device=x.device).expand(len(x))
 
     @property
     def origin(self) -> str:
@@ -165,8 +180,7 @@ class Prior(nn.Module):
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
-        label = None if self.label is None else torch.full((len(x),), self.label, device=x.device)
-        return self.denoiser(x, sigma, label)
+        return self.denoiser(x, sigma, self.labels(x))
 
     def density(self, sigma: float) -> Tensor | None:
         """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""

@@ -158,7 +158,7 @@ class PixelDiffusion(pl.LightningModule):
             loss = (self.weight(level) * error.square().mean([1, 2, 3])).mean()
             total = total + loss / LEVELS
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
-            whole = (states.x0, states.x0 + error) if self.crops is None else self.denoised(batch["image"], sigma, draws)
+            whole = (states.x0, states.x0 + error) if self.crops is None else self.denoised(batch, sigma, draws)
             for name, power in self.powers(batch["image"], *whole).items():
                 found.setdefault(name, []).append(power)
         self.log("val/loss", total, batch_size=len(n), sync_dist=True)
@@ -168,11 +168,12 @@ class PixelDiffusion(pl.LightningModule):
     def levels_of_validation(self) -> list[float]:
         return schedule.geometric(LEVELS, self.prior.sigma_min, self.prior.sigma_max).tolist()
 
-    def denoised(self, image: Tensor, sigma: float, draws: Draws) -> tuple[Tensor, Tensor]:
+    def denoised(self, batch: Mapping, sigma: float, draws: Draws) -> tuple[Tensor, Tensor]:
         """Whole states x0 and D(x0 + sigma n), by the prior as solvers use it."""
-        x0 = self.prior.to_state(image)
+        x0 = self.prior.to_state(batch["image"])
         x = x0 + sigma * draws.normal(x0.shape)
-        return x0, self.prior.denoise(x, torch.full((len(x),), sigma, device=x.device)).float()
+        with self.prior.told(self.label(batch)):
+            return x0, self.prior.denoise(x, torch.full((len(x),), sigma, device=x.device)).float()
 
     def powers(self, image: Tensor, x0: Tensor, D: Tensor) -> dict[str, Tensor]:
         """Parameter of the prior -> [2,knots] the power of D's errors, the border of states left out."""
@@ -196,17 +197,18 @@ class PixelDiffusion(pl.LightningModule):
         self.prior.variances = checkpoint["config"]["prior"]["params"].get("variances", ())
 
     @torch.no_grad()
-    def pictures(self, image: Tensor) -> dict[str, Tensor]:
+    def pictures(self, batch: Mapping) -> dict[str, Tensor]:
         """Samples from fixed seeds, and images | noisy | denoised at three levels; rows of [B,C,H,W] in [-1, 1]."""
-        prior, count = self.prior, len(image)
+        prior, image, count = self.prior, batch["image"], len(batch["image"])
         noise = Noise([f"picture {i}" for i in range(count)], "noise", self.seed)
         n = noise.normal((count, *prior.shape), device=self.device)
         x0 = prior.to_state(image)
         rows = [image]
-        for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
-            x = x0 + sigma * n
-            rows += [prior.to_image(x), prior.to_image(prior.denoise(x, torch.full((count,), sigma, device=self.device)))]
-        *_, last = Heun(STEPS)(prior, noise, n)
+        with prior.told(self.label(batch)):
+            for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
+                x = x0 + sigma * n
+                rows += [prior.to_image(x), prior.to_image(prior.denoise(x, torch.full((count,), sigma, device=self.device)))]
+            *_, last = Heun(STEPS)(prior, noise, n)
         return {"samples": prior.to_image(last.x0), "denoising": torch.cat(rows)}
 
 

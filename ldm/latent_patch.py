@@ -39,7 +39,7 @@ class LatentPatchPrior(LatentPrior):
             image_channels,
             denoiser.sigma_min,
             denoiser.sigma_max,
-            label=denoiser.label,
+            label=denoiser.label,  # type: ignore[arg-type]
             variances=variances,
             image_variances=image_variances,
         )
@@ -50,11 +50,11 @@ class LatentPatchPrior(LatentPrior):
         return (super().image_shape[0], side, side)
 
     @property
-    def label(self) -> int | None:
+    def label(self) -> int | Tensor | None:
         return self.denoiser.label
 
     @label.setter
-    def label(self, value: int | None) -> None:
+    def label(self, value: int | Tensor | None) -> None:
         self.denoiser.label = value
 
     def encode(self, image: Tensor) -> Tensor:

@@ -153,7 +153,8 @@ class PatchPrior(Prior):
         place = positions(x.shape[-1], x.dtype, x.device).expand(len(x), -1, -1, -1)
         place = cut(place, rows, columns, self.patch)
         level = sigma.repeat_interleave(n)
-        label = None if self.label is None else torch.full((len(patches),), self.label, device=x.device)
+        label = self.labels(x)
+        label = None if label is None else label.repeat_interleave(n)
         chunk = self.patch_batch or (CPU_PATCHES if x.device.type == "cpu" else len(patches))
         pieces = [
             self.denoiser(

@@ -246,7 +246,7 @@ def test_training(kind: str, monkeypatch):
         with torch.no_grad():
             module.validation_step(batch, 0)
             module.on_validation_epoch_end()
-            said |= {name: rows.cpu() for name, rows in module.pictures(image).items()}
+            said |= {name: rows.cpu() for name, rows in module.pictures(batch).items()}
         found.append((said, getattr(getattr(module, "prior", None), "variances", None)))
     (here, errs), (there, also) = found
     assert here.keys() == there.keys()

@@ -285,6 +285,17 @@ def test_tensorboard_shows_what_one_looks_for(data, tmp_path):
     assert written(tmp_path, "patch", "lr-AdamW") == pytest.approx([1e-3 / 3, 2e-3 / 3, 1e-3, 5e-4])  # warm-up 2, cosine to 4
 
 
+@pytest.mark.parametrize("kind", ["pixel", "patch", "padis on latents"])
+def test_class_conditional_training_validates(kind, data, tmp_path):
+    """And shows pictures; the prior is told nothing once that is over."""
+    where = "prior.params.denoiser.params" + (".denoiser.params" if kind == "padis on latents" else "") + ".network.params"
+    more = ["model.params.labels=true", f"{where}.classes=2", "--limit_val_batches", "1.0", "--val_check_interval", "2"]
+    assert main.main(arguments(data, tmp_path, kind, "--max_steps", "2", *more)) == 0
+    assert len(last(tmp_path, kind)["config"]["prior"]["params"]["variances"]) == LEVELS
+    assert checkpoints.load(tmp_path / "p" / kind).label is None
+    assert {"samples", "denoising"} <= set(written(tmp_path, kind)["images"])
+
+
 @pytest.mark.parametrize("kind", ["autoencoder", "pixel"])
 def test_trainer_flags(kind, data, tmp_path):
     """Mixed precision, accumulation, clipping and memory layout: weights stay float32, two batches make a step."""

@@ -28,14 +28,14 @@ class Wiener(nn.Module):
         return k * x
 
 
-def validated(module: PixelDiffusion, image: torch.Tensor) -> Prior:
+def validated(module: PixelDiffusion, image: torch.Tensor, label: torch.Tensor | None = None) -> Prior:
     """The module's prior after a validation on one batch."""
     module.trainer = SimpleNamespace(sanity_checking=False, global_rank=0)  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.all_gather = lambda x: x  # type: ignore[method-assign]
     module.eval()
     with torch.no_grad():
-        module.validation_step({"image": image, "image_id": [str(i) for i in range(len(image))]}, 0)
+        module.validation_step({"image": image, "image_id": [str(i) for i in range(len(image))], "label": label}, 0)
     module.on_validation_epoch_end()
     return module.prior
 
@@ -110,6 +110,25 @@ def test_the_padding_of_patches_does_not_count():
     measured = validated(PatchDiffusion(prior, AdamW(1e-3), crops=Crops({12: 1.0}, per_image=4)), noise(16, 1, 32, 32))
     sigma = measured.variances[0][0]
     assert abs(measured.variance(sigma) / (S0**2 * sigma**2 / (S0**2 + sigma**2)) - 1) < 5 * math.sqrt(2 / (16 * 32 * 32))
+
+
+class Classes(nn.Module):
+    """An exact denoiser of constants, one for each class: without error, if it is told the class of every image."""
+
+    classes = 2
+
+    def forward(self, x, sigma, label, position=None):
+        return (label - 0.5).reshape(-1, 1, 1, 1).expand_as(x)
+
+
+def test_patch_priors_measure_each_image_under_its_own_label():
+    prior, label = PatchPrior(Classes(), 1, 32, 12), torch.tensor([1, 0, 1])
+    module = PatchDiffusion(prior, AdamW(1e-3), labels=True, crops=Crops({12: 1.0}, per_image=4))
+    image = (label - 0.5).reshape(-1, 1, 1, 1).expand(-1, 1, 32, 32)
+    validated(module, image, label)
+    assert all(max(row) < 1e-20 for _, *row in prior.variances) and prior.label is None
+    shown = module.pictures({"image": image, "label": label})
+    assert torch.equal(shown["samples"], image) and torch.equal(shown["denoising"][-3:], image)
 
 
 def test_between_levels_below_and_above():
