@@ -117,11 +117,15 @@ def made(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
 def start(module: pl.LightningModule, config: configuration.Node, init: str | None) -> None:
     """Give a new run the weights it begins with: all of them (--init), and the first stage that the configuration names."""
     if init is not None:
-        changed = weights.initialise(getattr(module, "prior", None) or module.first_stage, init)
-        print(f"--init {init}" + (f"; adapted from 3 image channels to 1: {', '.join(changed)}" if changed else ""))
+        part, estimated = getattr(module, "prior", None) or module.first_stage, getattr(module, "estimate_scale", False)
+        print("; ".join([f"--init {init}", *weights.initialise(part, init, estimated=estimated)]))
     if "first_stage_weights" in config:
         source = config["first_stage_weights"]
-        fill(module.prior.first_stage, weights.first_stage(source).state_dict(), source)
+        if not hasattr(stage := getattr(module, "prior", None), "first_stage"):
+            raise ValueError(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
+        found = weights.first_stage(source)
+        fill(stage.first_stage, found.state_dict(), source)
+        weights.agree(found, stage.first_stage, source)
 
 
 def train(config: configuration.Node, options: argparse.Namespace) -> None:

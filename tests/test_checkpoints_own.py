@@ -131,7 +131,8 @@ def test_fine_tuning_starts_where_the_published_model_is(tmp_path):
     stage = {"target": "ldm.networks.VQModel", "params": {"channels": 1, "widths": [32, 64, 64], "blocks": 1, "codes": 32}}
     gray = config.build({"target": "ldm.latent.VQ", "params": {"model": stage}})
     changed = checkpoints.initialise(gray, tmp_path / "vq.ckpt")
-    assert changed == ["model.encoder.conv_in.weight", "model.decoder.conv_out.weight", "model.decoder.conv_out.bias"]
+    layers = "model.encoder.conv_in.weight, model.decoder.conv_out.weight, model.decoder.conv_out.bias"
+    assert changed == [f"adapted from 3 image channels to 1: {layers}"]
     assert all(p.requires_grad for p in gray.parameters()) and gray.training
     image = normal(2, 1, 32, 32)
     with torch.no_grad():

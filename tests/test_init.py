@@ -93,3 +93,37 @@ def test_what_does_not_fit_is_one_line(data, tmp_path, published, capsys):
     wrong = arguments(data, tmp_path, "ldm", "--init", str(source), "prior.params.denoiser.params.network.params.blocks=1")
     assert main.main(wrong) == 2
     assert "does not fit the model" in capsys.readouterr().err
+
+
+def test_weights_that_mean_something_else_here(data, tmp_path, capsys):
+    """Of the same shapes, so that nothing would show but a bad result; a scale that training estimates is only remarked."""
+    network = "prior.params.denoiser.params"
+    assert main.main(arguments(data, tmp_path / "source", "latent", "--max_steps", "1", f"{network}.predicts=v")) == 0
+    source = tmp_path / "source" / "p" / "latent" / "checkpoints" / "last.ckpt"
+    target = [*arguments(data, tmp_path / "target", "latent", "--max_steps", "1"), "--init", str(source)]
+    other = [f"{network}.alpha_bar.params.kind=cosine", f"{network}.network.params.groups=8"]
+    assert main.main([*target, *other, "model.params.estimate_scale=false"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    for difference in (
+        "denoiser.predicts v instead of eps",
+        "alpha_bar is another table",
+        "num_groups 32 instead of 8",
+        "scale ",
+        "shift ",
+    ):
+        assert difference in line
+    sized = ["prior.params.sigma_max=20.0", f"{network}.network.params.dropout=0.1", "prior.params.error_variance=0.5"]
+    assert main.main([*target, f"{network}.predicts=v", *sized]) == 0
+    scale = torch.load(source, weights_only=True)["config"]["prior"]["params"]["scale"]
+    assert f"; scale {scale} instead of 1.0, to be estimated" in capsys.readouterr().out
+
+
+def test_a_first_stage_of_other_groups(data, tmp_path, capsys):
+    assert main.main(arguments(data, tmp_path, "autoencoder", "--max_steps", "1")) == 0
+    weights = f"first_stage_weights={tmp_path}/p/autoencoder/checkpoints/last.ckpt"
+    groups = "prior.params.first_stage.params.model.params.groups=8"
+    assert main.main(arguments(data, tmp_path, "latent", "--max_steps", "1", weights, groups)) == 2
+    assert "num_groups 32 instead of 8" in capsys.readouterr().err
+    for kind in ("pixel", "autoencoder"):
+        assert main.main(arguments(data, tmp_path / kind, kind, "--max_steps", "1", weights)) == 2
+        assert "only a latent prior has a first stage" in capsys.readouterr().err

@@ -4,7 +4,7 @@ Each family has a file here that turns its layout into a description of ours and
 weight file is ever executed. `docs/weights.md` lists the published files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from torch import nn
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
 from ldm.checkpoints.described import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
+from ldm.checkpoints.meaning import ESTIMATED, differences
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
 from ldm.denoiser import Prior
 
-__all__ = ["describe", "export", "first_stage", "initialise", "load"]
+__all__ = ["agree", "describe", "export", "first_stage", "initialise", "load"]
 
 Settings = str | Path | Mapping[str, Any] | None
 
@@ -45,23 +46,36 @@ def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) 
     return module.first_stage  # type: ignore[return-value]
 
 
-def initialise(module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool = True) -> list[str]:
+def initialise(
+    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool = True, estimated: bool = False
+) -> list[str]:
     """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels.
 
-    Returns the names of the layers adapted from 3 image channels to 1. Trainability of the parameters is left as it was.
+    estimated: scale and shift of a latent prior need not be the file's. Returns remarks: layers adapted from 3 image channels
+    to 1, and a scale and shift left behind. Trainability of the parameters is left as it was.
     """
     source = describe(path, config, ema=ema)
-    state = source.state
+    state, built = source.state, source.build()
     if source.part == "prior" and not isinstance(module, Prior):
-        state = within("first_stage.", state)
+        state, built = within("first_stage.", state), getattr(built, "first_stage", built)
     state, changed = adapt_channels(state, module.state_dict())
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     training = module.training
     fill(module, {key: tensor.clone() for key, tensor in state.items()}, path)
+    left = agree(built, module, path, ESTIMATED if estimated else ())
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in trainable)
     module.train(training)
-    return changed
+    adapted = [f"adapted from 3 image channels to 1: {', '.join(changed)}"] if changed else []
+    return adapted + [f"{phrase}, to be estimated" for phrase in left]
+
+
+def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
+    """Raise ValueError if the weights of `theirs`, from this file, mean something else in `ours`; phrases for what is free."""
+    found = differences(theirs, ours)
+    if fixed := [phrase for what, phrase in found.items() if what not in free]:
+        raise ValueError(f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}")
+    return list(found.values())
 
 
 def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
