@@ -16,27 +16,30 @@ MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances") 
 
 @contextmanager
 def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
-    """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one and `resume` is None."""
+    """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one that is not resumed."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise ValueError(f"{folder}: another run is writing here; choose another --name") from None
-        if resume is None and (folder / "checkpoints").exists():
+        goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
+        if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
             raise ValueError(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
         yield folder
 
 
 def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
-    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with."""
+    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with.
+
+    A folder means its last checkpoint, or the best of a run that ended before it had saved one.
+    """
     if resume is None:
         return None
-    if resume == "auto":
-        last = folder / "checkpoints" / "last.ckpt"
-        return last if last.is_file() else None
-    path = Path(resume)
-    path = path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    path = folder if resume == "auto" else Path(resume)
+    kept = [file for name in ("last.ckpt", "best.ckpt") if (file := path / "checkpoints" / name).is_file()]
+    if kept or resume == "auto":
+        return kept[0] if kept else None
     if not path.is_file():
         raise ValueError(f"--resume: {path}: no such checkpoint")
     return path

@@ -128,6 +128,15 @@ def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):
     assert "holds an earlier run" in refusal(capsys, *without)
 
 
+def test_no_run_is_overwritten_by_the_resumption_of_another(data, tmp_path, capsys):
+    other = [word for word in arguments(data, tmp_path, "pixel", "--max_steps", "3") if word not in ("--resume", "auto")]
+    for name in ("a", "b"):
+        assert main.main([*other, "--name", name, "--max_steps", "2"]) == 0
+    assert "b: holds an earlier run" in refusal(capsys, *other, "--name", "b", "--resume", str(tmp_path / "p" / "a"))
+    for name, source in (("b", "b"), ("c", "a")):  # itself; and into a new folder
+        assert main.main([*other, "--name", name, "--resume", str(tmp_path / "p" / source)]) == 0
+
+
 def test_two_runs_in_one_folder(data, tmp_path, capsys):
     folder = tmp_path / "p" / "pixel"
     folder.mkdir(parents=True)

@@ -67,6 +67,17 @@ def test_the_last_checkpoint_holds_what_the_last_validation_found(data, tmp_path
         assert same(a[key], b[key]), key
 
 
+def test_killed_before_the_first_save_a_run_goes_on_from_its_best(data, tmp_path):
+    more = ["--limit_val_batches", "1", "--val_check_interval", "2", "model.params.optimiser.params.floor=1.0", "--max_steps"]
+    assert main.main(arguments(data, tmp_path / "whole", "pixel", *more, "5")) == 0
+    assert main.main(arguments(data, tmp_path / "parts", "pixel", *more, "3")) == 0
+    (tmp_path / "parts" / "p" / "pixel" / "checkpoints" / "last.ckpt").unlink()
+    assert main.main(arguments(data, tmp_path / "parts", "pixel", *more, "5")) == 0
+    a, b = last(tmp_path / "whole", "pixel"), last(tmp_path / "parts", "pixel")
+    for key in ("state_dict", "ema", "ema_images", "optimizer_states", "lr_schedulers", "global_step"):
+        assert same(a[key], b[key]), key
+
+
 def test_the_sanity_check_measures_nothing(data, tmp_path):
     """Its few batches neither stand for the autoencoder's error on all, nor an untrained network for a prior."""
     (data / "odd.csv").write_text("path\n" + "".join(f"s{i}.png\n" for i in (0, 1, 2, 4, 5)))  # batches of 2, 2 and 1
