@@ -84,6 +84,17 @@ def underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
 
 
+def seeded(config: configuration.Node, seed: int) -> None:
+    """--seed is also that of training's noise and of the data's order, where the configuration names none."""
+    for key in ("model", "data"):
+        node = config.get(key)
+        if not isinstance(node, configuration.Node):
+            continue
+        kind = configuration.resolve(node.get("target"), node.locate("target"))
+        if "seed" in inspect.signature(kind).parameters:
+            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault("seed", seed)
+
+
 def yes(word: str) -> bool:
     value = yaml.safe_load(word)
     if not isinstance(value, bool):
@@ -182,6 +193,7 @@ def main(argv: Sequence[str]) -> int:
         given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
         if isinstance(trainer := config.get("trainer", {}), dict):
             config["trainer"] = {**trainer, **given}
+        seeded(config, options.seed)
         if options.train and not options.print_config:
             train(config, options)
         else:

@@ -10,7 +10,12 @@ from typing import Any
 from ldm.checkpoints.reading import weights
 
 PARTS = ("prior", "first_stage")
-FIXED = (*PARTS, *(f"model.params.optimiser.params.{name}" for name in ("lr", "beta1", "beta2", "weight_decay")))  # by resuming
+SEEDS = {"model.params.seed": 0, "data.params.seed": 0}  # what they are where a configuration names none
+FIXED = (
+    *PARTS,
+    *SEEDS,
+    *(f"model.params.optimiser.params.{name}" for name in ("lr", "beta1", "beta2", "weight_decay")),
+)  # by resuming
 MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances")  # parameters of a prior that training finds out
 
 
@@ -61,7 +66,7 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
     saved = weights(path)
     if "config" not in saved or "manifests" not in saved:
         raise ValueError(f"{path}: not a checkpoint of main.py; start from its weights with --init")
-    old, new = flat(saved["config"], ""), flat(config, "")
+    old, new = SEEDS | flat(saved["config"], ""), SEEDS | flat(config, "")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key.startswith(FIXED) and key.rsplit(".", 1)[-1] not in MEASURED:
             raise ValueError(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")

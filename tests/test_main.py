@@ -6,9 +6,10 @@ import fcntl
 
 import pytest
 import torch
-from runs import KINDS, arguments, data, last  # noqa: F401 (data is a fixture)
+from runs import KINDS, arguments, data, last, written  # noqa: F401 (data is a fixture)
 
 import main
+from ldm import config as configuration
 
 DEMO = "configs/pixel-diffusion/small-64.yaml"
 
@@ -135,6 +136,32 @@ def test_no_run_is_overwritten_by_the_resumption_of_another(data, tmp_path, caps
     assert "b: holds an earlier run" in refusal(capsys, *other, "--name", "b", "--resume", str(tmp_path / "p" / "a"))
     for name, source in (("b", "b"), ("c", "a")):  # itself; and into a new folder
         assert main.main([*other, "--name", name, "--resume", str(tmp_path / "p" / source)]) == 0
+
+
+def test_the_seed_is_of_noise_and_order_too(data, tmp_path, capsys):
+    """From the same weights; seeds of the configuration go first, and a run is gone on with by its own."""
+    assert main.main(arguments(data, tmp_path, "patch", "--max_steps", "1")) == 0
+    start = [
+        "--max_steps",
+        "3",
+        "--log_every_n_steps",
+        "1",
+        "--init",
+        str(tmp_path / "p" / "patch" / "checkpoints" / "last.ckpt"),
+    ]
+    losses = {}
+    for name, more in {
+        "0": [],
+        "7": ["--seed", "7"],
+        "named": ["--seed", "7", *(f"{s}.params.seed=0" for s in ("model", "data"))],
+    }.items():
+        assert main.main(arguments(data, tmp_path / name, "patch", *start, *more)) == 0
+        losses[name] = written(tmp_path / name, "patch", "train/loss")
+    assert losses["0"] == losses["named"] and all(a != b for a, b in zip(losses["0"], losses["7"]))
+    config = configuration.load([tmp_path / "7" / "p" / "patch" / "config.yaml"])
+    assert config["model"]["params"]["seed"] == config["data"]["params"]["seed"] == 7
+    line = refusal(capsys, *arguments(data, tmp_path / "7", "patch", "--max_steps", "4"))
+    assert "trained with data.params.seed = 7, the configuration says 0" in line
 
 
 def test_two_runs_in_one_folder(data, tmp_path, capsys):
