@@ -15,6 +15,7 @@ Dashes and underscores are the same. Exit codes: 0 done, 2 a mistake in what was
 
 import argparse
 import inspect
+import re
 import sys
 import warnings
 from collections.abc import Sequence
@@ -34,20 +35,14 @@ from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
+from ldm.run_config import known, seeded, trainer_arguments
 from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
 from solvers.flags import Parser
 
-OWN = ("logger", "callbacks", "default_root_dir", "plugins")  # Trainer arguments that the program sets itself
+OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
 EMA_HALF_LIFE = 10_000  # images
 SAVE_EVERY = 500  # steps
-MAPPING = "a mapping", lambda value: isinstance(value, dict)
-NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
-KNOWN = {  # keys of a configuration, and what is allowed there
-    **dict.fromkeys(("model", "data", *PARTS, "trainer"), MAPPING),
-    **dict.fromkeys(("ema_half_life", "save_every"), NUMBER),
-    "first_stage_weights": ("a path", lambda value: isinstance(value, str)),
-}
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -66,9 +61,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--plugin", nargs="+", default=[])
     parser.add_argument("--print_config", action="store_true")
     for flag in FLAGS:
-        parser.add_argument(
-            f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=yaml.safe_load, help=argparse.SUPPRESS
-        )
+        parser.add_argument(f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=value, help=argparse.SUPPRESS)
     parser.refuse(argv)
     changes = parser.overrides(argv)
     options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
@@ -84,32 +77,22 @@ def underscored(word: str) -> str:
     return "--" + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
 
 
-def seeded(config: configuration.Node, seed: int) -> None:
-    """--seed is also that of training's noise and of the data's order, where the configuration names none."""
-    for key in ("model", "data"):
-        node = config.get(key)
-        if not isinstance(node, configuration.Node):
-            continue
-        kind = configuration.resolve(node.get("target"), node.locate("target"))
-        if "seed" in inspect.signature(kind).parameters:
-            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault("seed", seed)
+def value(word: str) -> Any:
+    """What YAML takes it for, but for 10:00:00:00, which it would read as a number to the base 60."""
+    try:
+        return word if re.fullmatch(r"\d+(:\d+)+", word) else yaml.safe_load(word)
+    except yaml.YAMLError as error:
+        raise argparse.ArgumentTypeError(f"{word!r} is not valid YAML") from error
 
 
 def yes(word: str) -> bool:
-    value = yaml.safe_load(word)
-    if not isinstance(value, bool):
+    if not isinstance(found := value(word), bool):
         raise argparse.ArgumentTypeError(f"{word!r} is neither True nor False")
-    return value
+    return found
 
 
 def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.LightningDataModule]:
     """The module to train and its data; the prior or first stage is built once and handed to the module."""
-    for key, value in config.items():
-        if key not in KNOWN:
-            raise ValueError(f"{config.locate(key)}: unknown key{configuration.nearest(key, KNOWN)}")
-        kind, fits = KNOWN[key]
-        if not fits(value):
-            raise ValueError(f"{config.locate(key)}: {value!r} is not {kind}")
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
         raise ValueError("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
@@ -190,9 +173,9 @@ def main(argv: Sequence[str]) -> int:
         for module in options.plugin:
             configuration.admit(module)
         config = configuration.load(options.base, changes)
+        known(config)
         given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
-        if isinstance(trainer := config.get("trainer", {}), dict):
-            config["trainer"] = {**trainer, **given}
+        config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
         seeded(config, options.seed)
         if options.train and not options.print_config:
             train(config, options)
@@ -202,6 +185,8 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError, MisconfigurationException) as error:
         return refuse(str(error))
     except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
+        if str(error).startswith("Given groups="):  # what a convolution says
+            return refuse(f"channels of the images, the states and the networks do not fit each other ({error})")
         if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
             raise
         return refuse(f"out of memory: lower data.params.batch_size or model.params.crops, or set `checkpointing` ({error})")

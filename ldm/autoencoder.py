@@ -48,7 +48,11 @@ class Autoencoder(pl.LightningModule):
     ):
         super().__init__()
         self.first_stage, self.bottleneck, self.optimiser = first_stage, bottleneck, optimiser
-        self.crops, self.per_image = dict(sorted((crops or {}).items())), per_image
+        bottleneck.check(self.first_stage.model)
+        crops = crops or {}
+        if not all(type(number) is int and number >= least for pair in crops.items() for number, least in zip(pair, (0, 1))):
+            raise ValueError(f"crops {dict(crops)} must be whole numbers: step from 0 on, size from 1 on")
+        self.crops, self.per_image = dict(sorted(crops.items())), per_image
         if self.crops and 0 not in self.crops:
             raise ValueError(f"crops {self.crops} must name a size from step 0 on")
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight

@@ -28,6 +28,13 @@ class Codebook(nn.Module):
         self.weight, self.beta, self.from_data, self.revive = weight, beta, from_data, revive
         self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
 
+    def check(self, model: Model) -> None:
+        """Raise ValueError unless the model has a codebook of this size."""
+        if not hasattr(model, "quantize"):
+            raise ValueError("a Codebook needs a VQ model, which has codes; a KL model takes ldm.bottleneck.Gaussian")
+        if (codes := len(model.quantize.embedding.weight)) != len(self.uses):
+            raise ValueError(f"bottleneck: codes must be the model's {codes}, not {len(self.uses)}")
+
     def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         z = model.encode(image).latents.float()
@@ -99,6 +106,11 @@ class Gaussian(nn.Module):
     def __init__(self, weight: float = 1e-6):
         super().__init__()
         self.weight = weight
+
+    def check(self, model: Model) -> None:
+        """Raise ValueError unless the model's latents have a mean and a variance."""
+        if hasattr(model, "quantize"):
+            raise ValueError("a Gaussian needs a KL model; a VQ model takes ldm.bottleneck.Codebook")
 
     def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""

@@ -100,7 +100,7 @@ def build(node: Any, **extra: Any) -> Any:
         if not isinstance(params, Mapping):
             raise ValueError(f"{node.locate('params')}: must be a mapping, not {params!r}")
         arguments = {key: build(value) for key, value in params.items()}
-        _check(cls, arguments, extra, typing.cast(Node, params))
+        check(cls, arguments, extra, typing.cast(Node, params))
         try:
             return cls(**arguments, **extra)
         except (ValueError, TypeError) as error:
@@ -190,8 +190,8 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], params: Node) -> None:
-    """Names and types against the constructor's signature."""
+def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], params: Node) -> None:
+    """Raise ValueError unless names and types are those of the constructor's signature, without the `extra` ones."""
     signature = inspect.signature(cls)
     kinds = [p.kind for p in signature.parameters.values()]
     allowed = [

@@ -42,6 +42,7 @@ class PixelDiffusion(pl.LightningModule):
     """
 
     prior: Prior
+    kind = "pixel"  # of the priors it trains
     patched = False  # trained on patches, so that `crops` are needed
 
     def __init__(
@@ -56,6 +57,8 @@ class PixelDiffusion(pl.LightningModule):
         seed: int = 0,
     ):
         super().__init__()
+        if prior.kind != self.kind:
+            raise ValueError(f"{type(self).__name__} trains a {self.kind} prior, and this one is a {prior.kind} prior")
         if self.patched != (crops is not None):
             raise ValueError(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
         if labels and not prior.classes:
@@ -70,6 +73,10 @@ class PixelDiffusion(pl.LightningModule):
         return self.optimiser.configure(
             (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
         )
+
+    def on_fit_start(self) -> None:
+        if self.prior.alpha_bar is not None and self.trainer.precision in ("bf16-true", "16-true"):
+            raise ValueError(f"precision {self.trainer.precision} would round the prior's noise table; bf16-mixed does not")
 
     def configure_model(self) -> None:
         """Under --strategy fsdp, split the network's weights over the processes, block by block."""
@@ -220,6 +227,7 @@ class LatentDiffusion(PixelDiffusion):
     """
 
     prior: LatentPrior
+    kind = "latent"
 
     def __init__(
         self,
@@ -245,6 +253,7 @@ class LatentDiffusion(PixelDiffusion):
         return self
 
     def on_fit_start(self) -> None:
+        super().on_fit_start()
         for name in ("augment", "crop") if self.cache else ():
             if getattr(getattr(self.trainer, "datamodule", None), name, None):
                 raise ValueError(f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache")

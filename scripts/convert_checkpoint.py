@@ -81,7 +81,7 @@ def main(argv: Sequence[str]) -> int:
         print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
         if options.verify and described.part == "prior":
             verify(options.source, options.config, not options.raw, options.folder, options.half)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"convert_checkpoint.py: {error}", file=sys.stderr)
         return 2
     return 0

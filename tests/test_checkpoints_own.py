@@ -100,6 +100,8 @@ def test_convert_script(tmp_path, capsys, monkeypatch):
     assert main([out, half, "--half", "--verify"]) == 0
     assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
     capsys.readouterr()
+    assert main([out, "/proc/x"]) == 2
+    assert capsys.readouterr().err.startswith("convert_checkpoint.py: ")
     assert main([str(tmp_path / "nothing.ckpt"), str(tmp_path / "x")]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "no such file" in said

@@ -48,7 +48,7 @@ def test_dashes_and_underscores_are_the_same():
         (["--base", "configs/projects/medical_super_resolution.yaml"], "training needs `model:`"),
         (
             ["--base", DEMO, "--train", "--max_steps", "many", "data.params.train=README.md", "data.params.validation=null"],
-            "max_steps=many",
+            "trainer.max_steps: 'many' is not of type int",
         ),
         (["--base", DEMO, "--train", "--resume", "nowhere"], "no such checkpoint"),
         (["--base", DEMO, "--train", "--resume", "epoch=3.ckpt"], "epoch=3.ckpt: no such checkpoint"),
@@ -59,6 +59,17 @@ def test_dashes_and_underscores_are_the_same():
         (["--base", DEMO, "first_stage_weights=3"], "first_stage_weights: 3 is not a path"),
         (["--base", DEMO, "data.target=ldm.schedule.Table", "data.params.kind=linear"], "data: is no LightningDataModule"),
         (["--base", DEMO, "--train", "data.params.train=nowhere.csv"], "nowhere.csv: no such manifest"),
+        (["--base", DEMO, "--devices", "[0"], "--devices: '[0' is not valid YAML"),
+        (["--base", DEMO, "--train", "["], "'[' is not valid YAML"),
+        (["--base", DEMO, "--accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 must be above 0"),
+        (["--base", DEMO, "--accumulate_grad_batches", "x"], "trainer.accumulate_grad_batches: 'x' is not of type int"),
+        (["--base", DEMO, "--max_epochs", "1.5"], "trainer.max_epochs: 1.5 is not"),
+        (["--base", DEMO, "--log_every_n_steps", "x"], "trainer.log_every_n_steps: 'x' is not"),
+        (["--base", DEMO, "--val_check_interval", "0"], "trainer.val_check_interval: 0 must be above 0"),
+        (["--base", DEMO, "--max_steps"], "trainer.max_steps: True is not of type int"),
+        (["--base", DEMO, "--overfit_batches", "2"], "name a manifest of a few rows"),
+        (["--base", DEMO, "trainer.overfit_batches=2"], "trainer.overfit_batches"),
+        (["--base", DEMO, "trainer.max_stepss=2"], "did you mean 'max_steps'"),
     ],
 )
 def test_mistakes_are_one_line(argv, says, capsys, tmp_path):
@@ -104,6 +115,38 @@ def test_labels_are_needed_for_classes(data, tmp_path, capsys):
     (data / "third.csv").write_text("path,label\ns0.png,0\ns1.png,2\n")
     assert "from 0 to 1" in refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/third.csv"))
     assert "unconditional" in refusal(capsys, *arguments(data, tmp_path, "pixel", "model.params.labels=true"))
+
+
+def test_a_time_of_days_stays_text():
+    assert main.parse(["--base", DEMO, "--max_time", "10:00:00:00"])[0].max_time == "10:00:00:00"
+
+
+COLOUR = "channels of the images, the states and the networks do not fit each other (Given groups=1"
+
+
+@pytest.mark.parametrize(
+    "kind, changes, says",
+    [
+        ("pixel", ["model.target=ldm.diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
+        ("latent", ["model.target=ldm.diffusion.PixelDiffusion"], "PixelDiffusion trains a pixel prior"),
+        ("autoencoder", ["model.params.bottleneck.target=ldm.bottleneck.Gaussian"], "a Gaussian needs a KL model"),
+        ("kl", ["model.params.bottleneck={target: ldm.bottleneck.Codebook, params: {codes: 16}}"], "a Codebook needs a VQ model"),
+        ("autoencoder", ["model.params.bottleneck.params.codes=8"], "codes must be the model's 16, not 8"),
+        ("autoencoder", ["model.params.crops={0: 0}"], "size from 1 on"),
+        ("autoencoder", ["model.params.crops={0: a}"], "whole numbers"),
+        ("autoencoder", ["data.params.channels=3"], COLOUR),
+        ("pixel", ["prior.params.denoiser.params.network.params.channels=3"], COLOUR),
+        ("latent", ["prior.params.image_channels=3", "data.params.channels=3"], COLOUR),
+        ("latent", ["--precision", "bf16-true"], "bf16-mixed"),
+        ("latent", ["--precision", "16-true"], "bf16-mixed"),
+    ],
+)
+def test_parts_that_do_not_fit_each_other(kind, changes, says, data, tmp_path, capsys):
+    optimiser = (
+        "model.params.optimiser={target: ldm.optimisation.AdamW, params: {lr: 1.0e-3}}"  # a new target forgets the old one
+    )
+    more = [optimiser] if "model.target" in changes[0] else []
+    assert says in refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", *changes, *more))
 
 
 @pytest.mark.parametrize("varied", ["data.params.augment=true", "data.params.crop=8"])
