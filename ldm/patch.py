@@ -186,7 +186,8 @@ class FixedPatchPrior(PatchPrior):
         first = (width - count * step - overlap) // 2
         if not 0 <= overlap < self.patch or first < 0:
             raise ValueError(f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}")
-        self.blend, self.starts = blend, first + step * torch.arange(count)
+        with torch.device("cpu"):  # even where the network is being built without memory (meta device)
+            self.blend, self.starts = blend, first + step * torch.arange(count)
 
     def layouts(self, batch: int, noise: Noise | None) -> list[tuple[Tensor, Tensor]]:
         corners = torch.cartesian_prod(self.starts, self.starts).expand(batch, -1, -1)

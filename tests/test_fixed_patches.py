@@ -1,10 +1,12 @@
 """The fixed-layout patch baselines of PaDIS."""
 
 import pytest
+import tiny
 import torch
 from analytic import Shrink
 
 from data.seeding import Noise
+from ldm import checkpoints
 from ldm.patch import FixedPatchPrior
 
 
@@ -32,6 +34,15 @@ def test_where_patches_overlap():
         prior = FixedPatchPrior(Corner(), 1, 256, 56, blend=blend)
         row = prior.denoise(torch.zeros(1, *prior.shape, dtype=torch.float64), torch.ones(1))[0, 0, 100]
         assert float(row[55]) == pytest.approx(expected) and float(row[51]) == pytest.approx(left)
+
+
+def test_loaded_from_a_model_folder(tmp_path):
+    """Where a prior is built without memory before its weights are read."""
+    node = {**tiny.patch(), "target": "ldm.patch.FixedPatchPrior"}
+    node["params"]["overlap"] = 2
+    prior = checkpoints.load(tiny.folder(tmp_path / "fixed", node))
+    assert prior.starts.tolist() == [6, 12, 18]
+    assert torch.isfinite(prior.denoise(torch.zeros(1, *prior.shape), torch.ones(1))).all()
 
 
 def test_an_impossible_layout_is_refused():
