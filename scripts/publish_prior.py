@@ -114,17 +114,16 @@ def curves(runs: Sequence[Path], last: int, path: Path) -> list[str]:
     return lines
 
 
-def card(folder: Path, options: argparse.Namespace, prior: Prior, lines: dict[str, list[str]]) -> str:
-    subjects = Counter(row.subject for row in manifest.read(options.train))
+def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: dict[str, list[str]]) -> str:
     size = (folder / "model.safetensors").stat().st_size / 1e6
     text = [
         f"# {folder.name}",
         "",
-        options.note,
+        note,
         "",
         f"* {prior.kind} prior{' of patches' * prior.patched}; images {list(prior.image_shape)}, state {list(prior.shape)}",
         f"* {sum(p.numel() for p in prior.parameters()):,} parameters, float16, {size:.1f} MB",
-        "* trained on: " + ", ".join(f"{name} ({n} slices)" for name, n in sorted(subjects.items())) + "; nobody else",
+        "* trained on: " + ", ".join(f"{name} ({n} slices)" for name, n in sorted(trained.items())) + "; nobody else",
         *(f"* {line}" for line in lines["runs"]),
         "",
         "## Held-out subjects",
@@ -160,9 +159,14 @@ def publish(options: argparse.Namespace) -> None:
         if options.validation is None:
             raise ValueError("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
         described = with_first_stage(described, options.first_stage, options.validation)
+    subjects, images = held_out(options.test)  # this and the next lines before anything is written: they may find a mistake
+    trained = Counter(row.subject for row in manifest.read(options.train))
+    steps = weights(options.checkpoint)["global_step"]
+    for run in options.runs:
+        if not (run / "tensorboard").is_dir():
+            raise ValueError(f"--runs: {run}: no run of main.py, which writes {run}/tensorboard")
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
-    subjects, images = held_out(options.test)
     with torch.no_grad():
         found, decoded = figures(prior, images)
         noise = Noise([f"sample {i}" for i in range(options.samples)], "noise")
@@ -177,8 +181,9 @@ def publish(options: argparse.Namespace) -> None:
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
         table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
-    runs = curves(options.runs, weights(options.checkpoint)["global_step"], options.folder / "losses.png")
-    (options.folder / "README.md").write_text(card(options.folder, options, prior, {"runs": runs, "table": table}), "utf-8")
+    runs = curves(options.runs, steps, options.folder / "losses.png")
+    text = card(options.folder, options.note, prior, trained, {"runs": runs, "table": table})
+    (options.folder / "README.md").write_text(text, "utf-8")
     print("\n".join(table))
 
 
@@ -196,7 +201,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
     try:
         publish(parser.parse_args(argv))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"publish_prior.py: {error}", file=sys.stderr)
         return 2
     return 0

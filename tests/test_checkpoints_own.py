@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 import yaml
 from foreign import MOST, close, normal, randomise
@@ -251,3 +252,21 @@ def test_publishing_a_latent_prior_needs_validation_images(tmp_path, capsys):
     manifests = ["--train", "models/demo-data/test.csv", "--test", "models/demo-data/test.csv"]
     assert publish_prior.main(["models/demo-latent", str(tmp_path / "new"), "--runs", str(tmp_path), *manifests]) == 2
     assert "needs --validation" in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("wrong, says", [("--test", "nowhere.csv"), ("--train", "nowhere.csv"), ("--runs", "nowhere.csv")])
+def test_a_mistake_in_publishing_leaves_no_folder(wrong, says, tmp_path, capsys):
+    from scripts import publish_prior
+
+    save = tmp_path / "last.ckpt"
+    node = tiny.pixel()
+    state = {f"prior.{key}": tensor for key, tensor in config.build(node).state_dict().items()}
+    torch.save({"config": {"prior": node}, "state_dict": state, "ema": {}, "global_step": 1}, save)
+    (tmp_path / "tensorboard").mkdir()
+    tiny.scans(tmp_path)
+    (tmp_path / "test.csv").write_text("path,subject\nscan0.png,a\nscan1.png,b\n")
+    given = {"--test": tmp_path / "test.csv", "--train": tmp_path / "test.csv", "--runs": tmp_path}
+    given[wrong] = tmp_path / "nowhere.csv"
+    words = [str(word) for pair in given.items() for word in pair]
+    assert publish_prior.main([str(save), str(tmp_path / "new"), *words]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path / "new").exists()

@@ -201,6 +201,19 @@ def test_checkpoints_load_by_path(kind, data, tmp_path):
     assert checkpoints.load(tmp_path / "p" / kind).origin == prior.origin  # the run's folder means its last checkpoint
 
 
+def test_a_run_is_published(data, tmp_path):
+    """As a model folder with a card of what it was trained on and what it does."""
+    from scripts import publish_prior
+
+    assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "3", "--log_every_n_steps", "1")) == 0
+    run, new = tmp_path / "p" / "pixel", tmp_path / "new"
+    words = ["--runs", str(run), "--train", f"{data}/train.csv", "--test", f"{data}/train.csv", "--steps", "2"]
+    assert publish_prior.main([str(run / "checkpoints" / "last.ckpt"), str(new), *words, "--note", "Three steps."]) == 0
+    card = (new / "README.md").read_text()
+    assert "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
+    assert {path.name for path in new.glob("*.png")} == {"samples.png", "losses.png"}
+
+
 def test_losses_fall(data, tmp_path):
     """A few steps on eight pictures: the training loss at the end is below that at the start."""
     for kind in ("autoencoder", "pixel"):
