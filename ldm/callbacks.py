@@ -14,12 +14,11 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
-from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
 from torchvision.utils import make_grid
 
 from data.ranges import to_report
 from ldm.ema import EMA
+from ldm.sharding import split_like, whole
 
 
 class Averaging(pl.Callback):
@@ -69,18 +68,6 @@ class Sharded(ModelParallelStrategy):
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
         super().setup_environment()
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that is split over the processes; they must all ask."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def split_like(other: Tensor, tensor: Tensor) -> Tensor:
-    """This process's part of a tensor that all have, if `other` is split."""
-    if not isinstance(other, DTensor):
-        return tensor
-    return distribute_tensor(tensor.to(other.device), other.device_mesh, other.placements)
 
 
 class AtomicSave(TorchCheckpointIO):

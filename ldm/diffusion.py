@@ -9,8 +9,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch import Tensor
 
 from data.seeding import Noise
 from ldm import errors, schedule
@@ -22,6 +21,7 @@ from ldm.latent import LatentPrior
 from ldm.latents import Latents
 from ldm.levels import Mixture, UniformTime, Weighting, weight
 from ldm.optimisation import AdamW
+from ldm.sharding import shard
 
 LEVELS = 12  # noise levels at which the validation loss is reported and the error measured
 STEPS = 18  # of the sampler behind the pictures
@@ -80,12 +80,8 @@ class PixelDiffusion(pl.LightningModule):
 
     def configure_model(self) -> None:
         """Under --strategy fsdp, split the network's weights over the processes, block by block."""
-        if self.device_mesh is not None and not isinstance(self.denoiser.network, FSDPModule):
-            network, mesh = self.denoiser.network, self.device_mesh["data_parallel"]
-            rows = [child for child in network.children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))]
-            for block in (block for row in rows for block in row.children()):
-                fully_shard(block, mesh=mesh)
-            fully_shard(network, mesh=mesh)
+        if self.device_mesh is not None:
+            shard(self.denoiser.network, self.device_mesh["data_parallel"])
 
     def compile_networks(self) -> None:
         self.denoiser.network.compile()
