@@ -29,12 +29,13 @@ def differences(theirs: nn.Module, ours: nn.Module) -> dict[str, str]:
 
 
 def meanings(module: nn.Module, other: nn.Module) -> Iterator[tuple[str, Any, Any]]:
+    """What counts, its value in one module, its value in the other."""
     if hasattr(module, "scalings"):  # a denoiser: VP, EDM and their kin
         yield "kind", type(module).__name__, type(other).__name__
+    theirs, ours = ({**vars(one), **dict(one.named_buffers(recurse=False))} for one in (module, other))
     for what in MEANT + (ESTIMATED if hasattr(module, "first_stage") else ()):
-        here, there = getattr(module, what, None), getattr(other, what, None)
-        if here is not None and there is not None:
-            yield what, here, there
+        if what in theirs and what in ours:
+            yield what, theirs[what], ours[what]
 
 
 def equal(a: Any, b: Any) -> bool:
