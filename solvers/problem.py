@@ -10,6 +10,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
+from solvers.operators.composed import Composition
 from solvers.operators.weighted import weighted
 
 
@@ -165,7 +166,10 @@ def unit_scale(operator: Operator) -> float:
 
 
 def constant(operator: Operator, like: Tensor) -> Tensor:
-    """The part of y that does not depend on the image: A(ones), as x = 2u - 1; 1 for operators that are not linear."""
+    """The part of y that does not depend on the image: A(ones), as x = 2u - 1; 1 for operators that are not linear, but
+    after a map that is not linear the last operator's."""
+    if isinstance(operator, Composition) and not isinstance(operator, LinearOperator):
+        return constant(operator.operators[-1], like)
     if not isinstance(operator, LinearOperator):
         return torch.ones_like(like[:1])
     if operator.shape is None:

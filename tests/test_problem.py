@@ -8,13 +8,16 @@ import torch
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators import (
+    CT,
     CartesianMRI,
+    Composition,
     CompressedSensing,
     Denoising,
     GaussianBlur,
     HighDynamicRange,
     Inpainting,
     MotionBlur,
+    PhaseRetrieval,
     RandomInpainting,
     SuperResolution,
 )
@@ -77,6 +80,23 @@ def test_counts_have_the_mean_and_variance_of_photons(operator):
     worst = 4.9 * deviation / math.sqrt(n)  # 5e-7 a side, times 3072 pixels: fails by chance once in 300
     assert bool(((y.mean(0) - clean[0]).abs() <= worst[0] + 1e-9).all())
     torch.testing.assert_close(y.var(0).mean(), deviation.square().mean(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("first", [Denoising(), HighDynamicRange(1.0)])
+def test_a_composition_is_counted_as_its_last_operator(first):
+    """Two operators that change nothing, one of them not linear, before CT: the same photons, and the same real data."""
+    x = scene() / 2
+    alone, both = draw(CT(views=4, bins=24), x), draw(Composition([first, CT(views=4, bins=24)]), x)
+    y = measure(alone, x, Poisson(1e4), Noise(IDS, "noise")).y
+    torch.testing.assert_close(measure(both, x, Poisson(1e4), Noise(IDS, "noise")).y, y, rtol=0, atol=1e-12)
+    real = [from_measurement(op, y, Gaussian(0.1), Noise(IDS, "noise"), (1, 64, 48)).y for op in (alone, both)]
+    torch.testing.assert_close(real[0], real[1], rtol=0, atol=1e-12)
+    assert Composition([first, PhaseRetrieval()]).turns and not both.turns
+
+
+def test_files_of_a_composition_keep_their_names_apart():
+    both = draw(Composition([RandomInpainting(), GaussianBlur(5, 1.0), RandomInpainting()]), scene())
+    assert both.files().keys() == {"mask_1", "kernel", "mask_3"}
 
 
 @pytest.mark.parametrize("operator", [Denoising(), GaussianBlur(7, 1.0), RandomInpainting(0.3, 0.5), HighDynamicRange(0.5)])

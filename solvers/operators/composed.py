@@ -1,5 +1,6 @@
 """Operators one after another: y = A_n(...A_2(A_1 x)). `base.Composed` is an operator after any differentiable map."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from solvers.operators.base import LinearOperator, Operator, Shape
 
 @dataclass(frozen=True, eq=False)
 class Composition(Operator):
-    """The operators in the order they act in; unmeasured entries are the last one's. Drawing it makes it linear if all are."""
+    """The operators in the order they act in; what y holds is the last one's. Drawing it makes it linear if all are."""
 
     operators: Sequence[Operator]
 
@@ -22,6 +23,18 @@ class Composition(Operator):
     @property
     def random(self) -> bool:  # type: ignore[override]
         return any(operator.random for operator in self.operators)
+
+    @property
+    def unit_range(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].unit_range
+
+    @property
+    def transmission(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].transmission
+
+    @property
+    def turns(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].turns
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         drawn, inner = [], tuple(shape)
@@ -57,7 +70,14 @@ class Composition(Operator):
         return known if self.shape is None else known.bind(self.shape)
 
     def files(self) -> dict[str, Tensor]:
-        return {name: tensor for operator in self.operators for name, tensor in operator.files().items()}
+        """Names that several operators use end in the operator's place, from 1."""
+        each = [operator.files() for operator in self.operators]
+        uses = Counter(name for files in each for name in files)
+        return {
+            name if uses[name] == 1 else f"{name}_{i}": tensor
+            for i, files in enumerate(each, 1)
+            for name, tensor in files.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)
