@@ -22,9 +22,10 @@ from data import formats
 from data.ranges import percentiles, to_report, to_unit
 from data.seeding import Noise
 from ldm.config import build, load
+from solvers.counts import constant
 from solvers.operators import Inpainting
 from solvers.operators.base import LinearOperator, Operator
-from solvers.problem import Problem, constant, measure
+from solvers.problem import Problem, measure
 
 HOME = Path(__file__).resolve().parents[1]
 SIDE, TITLE = 144, 18  # pixels of a picture, and of the line above it

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.counts import constant
 from solvers.intake import Scan
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, nearest, scores
-from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
 from solvers.step import Step, check, doubts
 

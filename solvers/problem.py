@@ -9,8 +9,8 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.counts import constant, count_deviation, counted, level, unit_scale
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
-from solvers.operators.composed import Composition
 from solvers.operators.weighted import weighted
 
 
@@ -28,7 +28,8 @@ class Gaussian:
 @dataclass(frozen=True)
 class Poisson:
     """Photon counting: counts ~ Poisson(rate * A u), u in [0, 1], or Poisson(rate * exp(-A u)) where photons are
-    transmitted (CT). y is stored as A x: counts / rate (or its negative logarithm) less the constant part."""
+    transmitted (CT), or Poisson(rate * A(u)^2) where A is an amplitude (phase retrieval). y is stored as A x: counts / rate
+    (its negative logarithm, its root) less the constant part."""
 
     rate: float  # expected counts of a measurement entry at u = 1 (emitted), or unattenuated (transmitted)
 
@@ -73,7 +74,10 @@ class Problem:
         estimated for each image. Problems that have a sigma_y are returned as they are.
         """
         if isinstance(self.likelihood, Poisson):
-            deviation, sigma_y = count_deviation(self), unit_scale(self.operator) / math.sqrt(self.likelihood.rate)
+            deviation, sigma_y = (
+                count_deviation(self.operator, self.y, self.likelihood.rate),
+                unit_scale(self.operator) / math.sqrt(self.likelihood.rate),
+            )
         elif isinstance(self.likelihood, Gaussian) and self.likelihood.sigma_y is None:
             deviation, sigma_y = per_image(estimated_sigma_y(self), self.y), REFERENCE
         else:
@@ -156,49 +160,10 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
         )
     if not bool(torch.isfinite(y).all()):
         raise ValueError("the measurement holds values that are not finite")
-    y = y - constant(operator, y) if operator.unit_range else y
-    return Problem(operator.restrict(y), operator, likelihood, noise.ids)
-
-
-def unit_scale(operator: Operator) -> float:
-    """y units per unit of the physical A u: 1 where forward is A u less its constant part, 2 where y is image-like."""
-    return 1.0 if operator.unit_range else 2.0
-
-
-def constant(operator: Operator, like: Tensor) -> Tensor:
-    """The part of y that does not depend on the image: A(ones), as x = 2u - 1; 1 for operators that are not linear, but
-    after a map that is not linear the last operator's."""
-    if isinstance(operator, Composition) and not isinstance(operator, LinearOperator):
-        return constant(operator.operators[-1], like)
-    if not isinstance(operator, LinearOperator):
-        return torch.ones_like(like[:1])
-    if operator.shape is None:
-        raise ValueError(f"{type(operator).__name__} needs an image shape: call draw first")
-    return operator.forward(torch.ones(1, *operator.shape, dtype=like.dtype, device=like.device))
-
-
-def counted(operator: Operator, clean: Tensor, rate: float, noise: Noise) -> Tensor:
-    """Photon counts of a noise-free y, stored in y's units; at least one count where a logarithm is taken."""
-    scale, offset = unit_scale(operator), constant(operator, clean)
-    level = (clean + offset) / scale
-    negative = float(level.clamp_max(0).abs().sum() / level.abs().sum().clamp_min(1e-30))
-    if not operator.transmission and negative > 0.01:  # bicubic lobes make 0.0005 of a scan
-        raise ValueError(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
-    mean = rate * ((-level).exp() if operator.transmission else level.clamp_min(0))
-    counts = [torch.poisson(m.double().cpu(), generator=g) for m, g in zip(mean, noise.generators)]
-    share = torch.stack(counts).to(clean) / rate
-    return scale * (-share.clamp_min(1 / rate).log() if operator.transmission else share) - offset
-
-
-def count_deviation(problem: Problem) -> Tensor:
-    """Standard deviation of every entry of a counted y: a count's variance is the count, estimated by itself."""
-    assert isinstance(problem.likelihood, Poisson)
-    operator, rate = problem.operator, problem.likelihood.rate
-    scale = unit_scale(operator)
-    level = (problem.y + constant(operator, problem.y)) / scale
-    if operator.transmission:  # -log(counts) has variance 1 / counts
-        return scale * (rate * (-level).exp()).clamp_min(1).rsqrt()
-    return scale * (rate * level).clamp_min(1).sqrt() / rate
+    y = operator.restrict(y - constant(operator, y) if operator.unit_range else y)
+    if isinstance(likelihood, Poisson):
+        level(operator, y)
+    return Problem(y, operator, likelihood, noise.ids)
 
 
 def estimated_sigma_y(problem: Problem) -> Tensor:

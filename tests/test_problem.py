@@ -9,6 +9,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators import (
     CT,
+    MRI,
     CartesianMRI,
     Composition,
     CompressedSensing,
@@ -63,6 +64,30 @@ def test_what_has_both_signs_is_not_counted(operator):
     """Not even for a batch, whose images have their own signs and masks."""
     with pytest.raises(ValueError, match="both signs"):
         measure(draw(operator, scene()), scene(), Poisson(50), Noise(IDS, "noise"))
+
+
+def test_nor_is_it_taken_for_counts_when_measured():
+    """k-space as a real measurement; image-like counts pass."""
+    mri, noise = MRI(torch.ones(64, 48)), Noise(IDS, "noise")
+    y = measure(draw(mri, scene()), scene(), Clean(), noise).y
+    with pytest.raises(ValueError, match="both signs"):
+        from_measurement(mri, y, Poisson(50), noise, (1, 64, 48))
+    from_measurement(Denoising(), measure(Denoising(), scene(), Poisson(50), noise).y, Poisson(50), noise, (1, 64, 48))
+
+
+def test_an_amplitude_is_the_root_of_counts():
+    """The detector counts |F u|^2: none of a black image; and the root of a count errs by 1/2 wherever light falls.
+
+    4 standard errors of 6912 squares an image, and 0.01 for entries of few counts."""
+    noise, rate = Noise(IDS, "noise"), 2e4
+    operator, black = draw(PhaseRetrieval(), scene()), -torch.ones(3, 1, 64, 48).double()
+    assert not measure(operator, black, Poisson(rate), noise).y.any()
+    x = 2 * noise.of("solver").uniform(tuple(black.shape), torch.float64) - 1
+    problem = measure(operator, x, Poisson(rate), noise)
+    assert (problem.y >= 0).all()
+    torch.testing.assert_close(problem.y.square().mean(), operator.forward(x).square().mean(), rtol=1e-3, atol=0)
+    white = problem.whitened()
+    torch.testing.assert_close(white.residual(x).square(), torch.ones(3).double(), rtol=0, atol=4 * math.sqrt(2 / 6912) + 0.01)
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class Operator:
 
     unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
     transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
+    amplitude: bool = False  # True: y is the root of what Poisson photons are counted of, expected rate * y^2
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`

@@ -33,6 +33,10 @@ class Composition(Operator):
         return self.operators[-1].transmission
 
     @property
+    def amplitude(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].amplitude
+
+    @property
     def turns(self) -> bool:  # type: ignore[override]
         return self.operators[-1].turns
 
