@@ -1,10 +1,13 @@
 """Measuring: noise of the right size in the right places, counts made Gaussian, unknown noise estimated, real data checked."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from data import formats
+from data.ranges import percentiles
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators import (
@@ -19,11 +22,12 @@ from solvers.operators import (
     Inpainting,
     MotionBlur,
     PhaseRetrieval,
+    RadialMRI,
     RandomInpainting,
     SuperResolution,
 )
 from solvers.operators.base import LinearOperator
-from solvers.problem import Clean, Gaussian, Poisson, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Clean, Gaussian, Poisson, Problem, estimated_sigma_y, from_measurement, measure
 
 IDS = ("a", "b", "c")
 
@@ -33,6 +37,12 @@ def scene(shape=(3, 1, 64, 48)) -> torch.Tensor:
     r, c = torch.linspace(-1, 1, shape[-2]).double(), torch.linspace(-1, 1, shape[-1]).double()
     bump = torch.exp(-3 * (r[:, None] ** 2 + c**2))
     return torch.stack([(0.3 + 0.2 * i) * 2 * bump - 1 for i in range(shape[0])])[:, None].expand(shape).clone()
+
+
+def shipped(name: str) -> torch.Tensor:
+    """One of the demo's scans in the model range."""
+    pixels = formats.read(Path(__file__).parents[1] / "models/demo-data" / name).pixels
+    return percentiles(pixels).to_model(pixels)[None].double()
 
 
 def draw(operator, x, purpose="noise"):
@@ -166,6 +176,32 @@ def test_unknown_noise_is_estimated_for_each_image():
         assert torch.equal(white.y[2:], alone.y), "an estimate may not depend on the batch"
         r = torch.ones_like(white.y)
         torch.testing.assert_close(white.operator.solve(r, 0.1, 1.0)[2:], alone.operator.solve(r[2:], 0.1, 1.0))
+
+
+@pytest.mark.parametrize(
+    "operator, sigma_y, tolerance",
+    [
+        (CartesianMRI(), 0.01, 0.05),
+        (RadialMRI(), 0.01, 0.05),
+        (CT(), 0.1, 0.15),
+        (CT(views=180, beam="fan"), 0.1, 0.15),
+    ],
+)
+def test_unknown_noise_of_a_scan_is_estimated(operator, sigma_y, tolerance):
+    """MRI: n >= 5376 values that hold noise alone, half of them the other half's mirror images, err by 1/sqrt(n) = 1.4 %.
+    CT: structure along the bins adds up to 11 % to noise of 1 % of the largest line integral."""
+    x = shipped("brain2-ax-003.png")
+    problem = measure(operator.draw((1, 256, 256), Noise(("a",), "mask")), x, sigma_y, Noise(("a",), "noise"))
+    found = estimated_sigma_y(Problem(problem.y, problem.operator, Gaussian(None), ("a",)))
+    assert float(found) == pytest.approx(sigma_y, rel=tolerance)
+
+
+def test_noise_of_scattered_k_space_cannot_be_told_from_structure():
+    x, ids = scene((1, 1, 64, 48)), ("a",)
+    operator = RadialMRI(coils=3).draw((1, 64, 48), Noise(ids, "mask"))
+    y = measure(operator, x, 0.01, Noise(ids, "noise")).y
+    with pytest.raises(ValueError, match="a: sigma_y cannot be estimated from this measurement"):
+        estimated_sigma_y(Problem(y, operator, Gaussian(None), ids))
 
 
 def test_selection_and_repetition():

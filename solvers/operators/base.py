@@ -7,7 +7,7 @@ at construction, shaped [1,...] or [B,...] when each image has its own mask or k
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class Operator:
     amplitude: bool = False  # True: y is the root of what Poisson photons are counted of, expected rate * y^2
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
+    neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
@@ -77,6 +78,10 @@ class Operator:
     def restrict(self, y: Tensor) -> Tensor:
         """y with its unmeasured entries set to 0 (a mask's holes carry neither signal nor noise)."""
         return y
+
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        """What of y no image can explain, [B,...]: noise of y's own deviation, 0 where there is none. None: nowhere."""
+        return None
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         """The cheap classical answer (bicubic, FBP, zero-filled, ...) as an image [B,C,H,W], or None."""

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -40,6 +41,10 @@ class Composition(Operator):
     def turns(self) -> bool:  # type: ignore[override]
         return self.operators[-1].turns
 
+    @property
+    def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
+        return self.operators[-1].neighbours
+
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         drawn, inner = [], tuple(shape)
         for operator in self.operators:
@@ -67,6 +72,9 @@ class Composition(Operator):
 
     def measured(self, y: Tensor) -> Tensor:
         return self.operators[-1].measured(y)
+
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        return self.operators[-1].noise_alone(y)
 
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         *before, last = self.operators

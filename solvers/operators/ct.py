@@ -43,6 +43,7 @@ class CT(LinearOperator):
 
     unit_range = True
     transmission = True
+    neighbours = "rows"  # bins of a view; the views of a sparse scan lie far apart
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.bins < 2:
