@@ -60,6 +60,14 @@ def test_masks_keep_their_share_and_the_centre(pattern, acceleration, centre):
         assert (masks == masks[:, :1]).all()
 
 
+@pytest.mark.parametrize("w, acceleration, centre", [(32, 4.0, 1.0), (8, 8.0, 0.0), (8, 16.0, 0.0), (1, 4.0, 0.08)])
+def test_equispaced_masks_of_extreme_settings_measure_something(w, acceleration, centre):
+    """A centre that is everything, and no more columns than the acceleration: every image keeps one at least."""
+    masks = kspace.equispaced(4, w, acceleration, centre, Noise(tuple(map(str, range(40))), "mask"))
+    kept = masks[:, 0].sum(1)
+    assert (kept == w).all() if centre == 1 else (kept == 1).all()
+
+
 def test_points_of_a_poisson_disc_keep_their_distance():
     radius = np.full((40, 40), 3.0)
     order = np.random.default_rng(0).permutation(1600)

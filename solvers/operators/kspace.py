@@ -51,10 +51,13 @@ def equispaced(h: int, w: int, acceleration: float, centre: float, noise: Noise)
     """The centre and columns at equal distances from a random offset on, 1/acceleration of all together (Zbontar et al. 2018)."""
     middle = centre_columns(w, centre)
     low = float(middle.sum())
-    spacing = (w - low) / max(w / acceleration - low, 1)
     lines = middle.repeat(len(noise), 1)
+    if low >= w:
+        return lines[:, None].expand(-1, h, -1)
+    spacing = (w - low) / max(w / acceleration - low, 1)
     for row, u in zip(lines, noise.uniform((len(noise), 1), torch.float64)):
-        row[torch.arange(float(u) * spacing, w - 0.5, spacing, dtype=torch.float64).round().long().clamp_max(w - 1)] = 1
+        columns = torch.arange(float(u) * min(spacing, w - 0.5), w - 0.5, spacing, dtype=torch.float64)
+        row[columns.round().long().clamp_max(w - 1)] = 1
     return lines[:, None].expand(-1, h, -1)
 
 
