@@ -47,21 +47,17 @@ class Operator:
         self.shape_out(shape)
         return self.bind(shape)
 
-    def bind(self, shape: Shape, **tensors: Tensor) -> Self:
+    def bind(self, shape: Shape | None, **tensors: Tensor) -> Self:
         """A copy bound to images of this shape, with these fields set."""
         bound = replace(self, **tensors) if is_dataclass(self) else copy.copy(self)  # type: ignore[type-var]
-        object.__setattr__(bound, "shape", tuple(shape))
+        object.__setattr__(bound, "shape", shape and tuple(shape))
         return bound
 
     def select(self, indices: Sequence[int]) -> "Operator":
         """The operator of some rows of the batch; per-image tensors are indexed, shared ones ([1,...]) kept."""
         rows = list(indices)
         own = {name: value[rows] for name, value in settings(self).items() if isinstance(value, Tensor) and len(value) > 1}
-        if not own:
-            return self
-        chosen = replace(self, **own)  # type: ignore[type-var]
-        object.__setattr__(chosen, "shape", self.shape)
-        return chosen
+        return self.bind(self.shape, **own) if own else self
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,C,H,W] -> y [B,...]"""

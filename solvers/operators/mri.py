@@ -1,5 +1,6 @@
 """Magnetic resonance imaging: Cartesian k-space of one or several coils, y = M F (S u)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,7 @@ from data import formats
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators import kspace
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image, settings
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
@@ -107,6 +108,11 @@ class MRI(LinearOperator):
         """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest."""
         return "columns" if self.columns else "none"
 
+    def select(self, indices: Sequence[int]) -> Operator:
+        """Of masks of both kinds each goes on as all did: how an image is solved may not depend on the others."""
+        chosen = super().select(indices)
+        return chosen if self.exact or chosen is self else ScatteredMRI(**settings(chosen)).bind(self.shape)
+
     @property
     def exact(self) -> bool:
         return self.sensitivities is None or self.columns
@@ -163,6 +169,12 @@ class MRI(LinearOperator):
 
     def files(self) -> dict[str, Tensor]:
         return {"mask": self.m}
+
+
+class ScatteredMRI(MRI):
+    """Several coils and any mask, solved by conjugate gradients."""
+
+    exact = False  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
