@@ -248,7 +248,7 @@ def test_resample_counts_match_the_published_schedule():
     prior = latent(SHAPE)
     inner = type(prior).denoise
     prior.denoise = lambda *args: calls.append(1) or inner(prior, *args)
-    object.__setattr__(solver, "adamw", lambda x, problem, moments, stage: stages.append(stage) or x)
+    object.__setattr__(solver, "adamw", lambda x, problem, stage: stages.append(stage) or x)
     final(solver, prior, ("a",))
     assert (stages.count("pixel"), stages.count("latent"), len(calls)) == (17, 16 + 1, 665)
 
