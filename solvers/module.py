@@ -244,9 +244,10 @@ def shape_of(scan: Scan) -> Shape:
 
 
 def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
-    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number."""
+    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
+    channels or, as several coils measure one image, the prior's."""
     channels, *size = measured
-    candidates = [prior, *((channels, *(n * f for n in size)) for f in range(1, 17))]
+    candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
     for shape in candidates:
         try:
             if tuple(operator.shape_out(shape)) == measured:
