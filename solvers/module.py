@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.counts import constant
+from solvers.counts import constant, unit_scale
 from solvers.intake import Scan
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
@@ -142,6 +142,7 @@ class Reconstruction(pl.LightningModule):
             truth=truth,
             y=(problem.y + constant(operator, problem.y) if operator.unit_range else problem.y)[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
+            image_like=unit_scale(operator) == 2,
         )
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
