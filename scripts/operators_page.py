@@ -22,9 +22,10 @@ from data import formats
 from data.ranges import percentiles, to_report, to_unit
 from data.seeding import Noise
 from ldm.config import build, load
+from solvers.counts import constant
 from solvers.operators import Inpainting
 from solvers.operators.base import LinearOperator, Operator
-from solvers.problem import Problem, constant, measure
+from solvers.problem import Problem, measure
 
 HOME = Path(__file__).resolve().parents[1]
 SIDE, TITLE = 144, 18  # pixels of a picture, and of the line above it
@@ -99,8 +100,8 @@ ENTRIES = (
         "mri_x4",
         "MRI, Cartesian",
         "y = M F S u, real and imaginary parts; masks equispaced, random or Poisson-disc; `RadialMRI` for spokes",
-        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: exact row by row "
-        "for masks of whole columns, else conjugate gradients",
+        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: exact row by row for "
+        "masks of whole columns, else conjugate gradients",
     ),
     Entry("compressed_sensing", "Compressed sensing", "y = P H D x, signs D, fast transform H, random rows P", "exact: A Aᵀ = I"),
 )
@@ -110,8 +111,12 @@ HEAD = """# Operators
 Written by `scripts/operators_page.py`; do not edit by hand.
 
 Images x are in [−1, 1]. Noise is added to y where something is measured: `Gaussian(sigma_y)`, `Poisson(rate)` or `Clean`.
-`Gaussian(null)` estimates sigma_y for each image from its measurement. CT, MRI and photon counts see u = (x + 1) / 2; their
-constant part is moved into y, so that A stays linear in x.
+CT, MRI and photon counts see u = (x + 1) / 2; their constant part is moved into y, so that A stays linear in x.
+
+`Gaussian(null)` estimates sigma_y for each image from its measurement: exactly from one coil's k-space of real images, which
+holds entries of noise alone; else from the finest differences, which structure makes too large, most where noise is weakest. Of
+the shipped scans at the tasks' noise, sinograms come out 2 to 11 % too large, k-space of several coils 1.6 to 1.8 times, of
+complex images 3 to 4 times. Scattered points of k-space (radial, Poisson-disc) are refused there.
 
 Every linear operator has `forward`, `adjoint` (exact), `solve(r, s2, v)` = (s2 I + v A Aᵀ)⁻¹ r, `norm`; all have `linearize`.
 `tests/operator_list.py` is the list that the battery in `tests/test_operators.py` runs over.

@@ -23,10 +23,6 @@ def misfit(problem: Problem, x: Tensor) -> tuple[Tensor, Tensor]:
     return r, local.adjoint(r)
 
 
-class Moments(dict):
-    """AdamW's (count, first, second) by stage, kept from one descent of a run to the next if they start warm."""
-
-
 @dataclass(frozen=True)
 class AdamW:
     """ReSample's descents of the mean squared residual (Loshchilov & Hutter 2019, algorithm 2), with its settings.
@@ -42,18 +38,16 @@ class AdamW:
     patience: int = 200
     stop: float | None = None  # mean squared residual; default the noise of what is measured, published 1e-6 whatever it is
     weight_decay: float = 0.0  # published 0.01, which pulls what y does not see to mid-grey
-    warm: bool = False  # start with the moments of the descent before
 
     def __post_init__(self) -> None:
         positive(self, "iterations_pixel", "iterations_latent", "patience", "lr_pixel", "lr_latent")
 
-    def __call__(self, x: Tensor, problem: Problem, moments: Moments, stage: str) -> Tensor:
+    def __call__(self, x: Tensor, problem: Problem, stage: str) -> Tensor:
         pixel = stage == "pixel"
         lr, iterations = (self.lr_pixel, self.iterations_pixel) if pixel else (self.lr_latent, self.iterations_latent)
         share = problem.operator.measured(problem.y) / problem.y[0].numel()  # of the entries of y
         stop = problem.sigma_y**2 * share if self.stop is None else self.stop
-        fresh = (0, torch.zeros_like(x), torch.zeros_like(x))
-        count, first, second = moments.get(stage, fresh) if self.warm else fresh
+        first, second = torch.zeros_like(x), torch.zeros_like(x)
         active, history = torch.ones(len(x), dtype=torch.bool, device=x.device), []
         for k in range(iterations):
             r, gradient = misfit(problem, x)
@@ -64,10 +58,8 @@ class AdamW:
                 active = active & ~(loss > history[k - self.patience])
             if not bool(active.any()):
                 break
-            count += 1
             first = BETA1 * first + (1 - BETA1) * gradient
             second = BETA2 * second + (1 - BETA2) * gradient**2
-            step = first / (1 - BETA1**count) / ((second / (1 - BETA2**count)).sqrt() + EPS)
+            step = first / (1 - BETA1 ** (k + 1)) / ((second / (1 - BETA2 ** (k + 1))).sqrt() + EPS)
             x = torch.where(per_image(active, x).bool(), (1 - lr * self.weight_decay) * x - lr * step, x)
-        moments[stage] = count, first, second
         return x

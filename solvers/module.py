@@ -13,11 +13,12 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.counts import constant, unit_scale
 from solvers.intake import Scan
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, nearest, scores
-from solvers.problem import Gaussian, Likelihood, Problem, constant, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, measure
 from solvers.progress import Progress
 from solvers.step import Step, check, doubts
 
@@ -142,6 +143,7 @@ class Reconstruction(pl.LightningModule):
             truth=truth,
             y=(problem.y + constant(operator, problem.y) if operator.unit_range else problem.y)[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
+            image_like=unit_scale(operator) == 2,
         )
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
@@ -252,7 +254,8 @@ def shape_of(scan: Scan) -> Shape:
 
 
 def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
-    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number."""
+    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
+    channels or, as several coils measure one image, the prior's."""
     channels, *size = measured
     candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
     for shape in candidates:

@@ -24,6 +24,7 @@ class Outcome:
     truth: Tensor | None = None
     y: Tensor | None = None  # what was measured, in the units of a user's own file
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
+    image_like: bool = True  # y is on the images' scale; sinograms, k-space and amplitudes are not
     folder: str = "recon"  # "samples" for draws from the prior itself
 
     @property

@@ -24,7 +24,7 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     if outcome.truth is not None:
         tiles.append(tile("truth", to_unit(outcome.truth), 0, 1))
     if outcome.y is not None:
-        tiles.append(_measurement(outcome.y, outcome.image))
+        tiles.append(_measurement(outcome.y, outcome.image, outcome.image_like))
     several = outcome.draws is not None
     psnr = outcome.record.get("psnr")
     title = "posterior mean" if several else "reconstruction"
@@ -63,10 +63,9 @@ def tile(title: str, values: Tensor, low: float, high: float) -> PIL.Image.Image
     return out
 
 
-def _measurement(y: Tensor, image: Tensor) -> PIL.Image.Image:
+def _measurement(y: Tensor, image: Tensor, image_like: bool) -> PIL.Image.Image:
     """Image-like measurements keep the images' scale; a sinogram, k-space or amplitude gets its own."""
-    alike = y.ndim == 3 and len(y) == len(image) and y.shape[-2] * image.shape[-1] == y.shape[-1] * image.shape[-2]
-    if alike and float(y.abs().max()) <= 2:
+    if image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
         return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
     y, title = _visible(y), "measurement"

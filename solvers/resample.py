@@ -13,7 +13,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance, conditioned, discrepancy
 from solvers.covariance import ErrorCovariance
-from solvers.descent import AdamW, Moments, misfit
+from solvers.descent import AdamW, misfit
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 from solvers.state import (
@@ -77,7 +77,7 @@ class ReSample:
         problem = problem.whitened()
         seen, offset = problem.seen_by(prior), noise.of("offset")
         levels = vp_levels(prior, self.steps, self.spacing)
-        skip, last, moments = self.skip or max(1, round(self.steps / 50)), len(levels) - 2, Moments()
+        skip, last = self.skip or max(1, round(self.steps / 50)), len(levels) - 2
         z = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(levels)):
             x0 = tweedie(prior, z, a, offset)
@@ -91,20 +91,20 @@ class ReSample:
                 if stage == "pixel" and prior.kind == "latent":
                     image = prior.to_image(x0)
                     V = image_covariance(prior, sigma_at(a), image, problem)
-                    x0 = prior.to_state(self.meet(image, V, problem, moments, stage, noise))
+                    x0 = prior.to_state(self.meet(image, V, problem, stage, noise))
                 else:
-                    x0 = self.meet(x0, covariance(prior, sigma_at(a), x0, seen), seen, moments, stage, noise)
+                    x0 = self.meet(x0, covariance(prior, sigma_at(a), x0, seen), seen, stage, noise)
                 z = self.resample(inside(prior, x0, BLACK), z, a, a_next, noise)
             if t < last:
                 yield Step(t, sigma_at(a), z, shown(prior, x0))
         if self.sigma_latent > 0 or prior.kind == "pixel":  # final consistency: y is met, whatever the prior says of itself
             most = covariance(prior, sigma_at(a), z, seen, belief(prior, prior.sigma_max))
-            z = self.meet(z, most, seen, moments, "latent")
+            z = self.meet(z, most, seen, "latent")
             image = result(prior, z, problem, self.polish)
         else:
             image = result(prior, z, problem, False)
             most = image_covariance(prior, sigma_at(a), image, problem, IMAGE_DEVIATION**2 + autoencoder_error(prior))
-            image = self.meet(image, most, problem, moments, "pixel")
+            image = self.meet(image, most, problem, "pixel")
         yield Step(last, sigma_at(a), z, image)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
@@ -120,14 +120,12 @@ class ReSample:
             z, x0 = ddim_step(z, clean, a, a_next), self.estimate(z, clean, a)
         return x0
 
-    def meet(
-        self, x: Tensor, V: Variance, problem: Problem, moments: Moments, stage: Stage, noise: Noise | None = None
-    ) -> Tensor:
+    def meet(self, x: Tensor, V: Variance, problem: Problem, stage: Stage, noise: Noise | None = None) -> Tensor:
         """x moved until it explains y to the noise level, or as far as V lets it. With noise, which is for what is resampled
         next, a V by frequency is taken at its word: stopping at the noise level would only cost (half a dB of deblurring).
         """
         if self.inner == "adamw":
-            return self.adamw(x, problem, moments, stage)
+            return self.adamw(x, problem, stage)
         if noise is not None and isinstance(V, ErrorCovariance):
             return met(x, V, problem, noise)
         if stage == "pixel" or isinstance(problem.operator, LinearOperator):

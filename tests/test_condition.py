@@ -10,8 +10,10 @@ from torch import Tensor
 
 from data.seeding import Noise
 from solvers.condition import condition, conditioned, discrepancy
+from solvers.operators import MRI, KernelBlur
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, norm
-from solvers.problem import Clean, Gaussian, Problem
+from solvers.operators.mri import simulated
+from solvers.problem import Clean, Gaussian, Problem, measure
 from tests.operator_list import LINEAR, Case
 
 SHAPE = (1, 3, 4)
@@ -240,3 +242,27 @@ def test_draws_are_the_exact_posterior(case: Case) -> None:
     of_covariance = (x.T.cov() - C) / ((C.diagonal() * C.diagonal()[:, None] + C**2) / DRAWS).sqrt()
     bound = NormalDist().inv_cdf(1 - 0.001 / 2 / (n + n * (n + 1) / 2))
     assert float(of_mean.abs().max()) < bound and float(of_covariance.abs().max()) < bound
+
+
+def kernels() -> torch.Tensor:
+    """A kernel that is an outer product, and one that is not."""
+    return torch.stack([torch.ones(1, 3, 3) / 9, torch.eye(3)[None] / 3]).double()
+
+
+def masks() -> torch.Tensor:
+    """Whole columns, and scattered points."""
+    scattered = torch.ones(8, 8)
+    scattered[1, 2] = scattered[5, 6] = 0
+    return torch.stack([torch.ones(8, 1).expand(8, 8) * (torch.arange(8) % 2), scattered])[:, None].double()
+
+
+@pytest.mark.parametrize("operator", [KernelBlur(kernels()), MRI(masks(), simulated(3, 8, 8))], ids=["kernels", "masks"])
+def test_how_an_image_is_solved_does_not_depend_on_its_mates(operator):
+    """A closed form for one and iterations for the other: taken together and each alone to 1e-10."""
+    ids = ("a", "b")
+    truth = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    problem = measure(operator.draw((1, 8, 8), Noise(ids, "mask")), truth, 0.2, Noise(ids, "noise"))
+    together = condition(torch.zeros_like(truth), 0.5, problem)
+    for i in range(2):
+        alone = condition(torch.zeros_like(truth[:1]), 0.5, problem.select([i]))
+        torch.testing.assert_close(alone, together[i : i + 1], rtol=0, atol=1e-10)

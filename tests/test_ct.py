@@ -114,6 +114,12 @@ def test_bad_settings_are_one_line(settings):
     assert "\n" not in str(error.value)
 
 
+def test_the_norm_of_a_single_pixel_is_its_columns():
+    operator = CT(views=3, bins=41).bind((1, 1, 1))
+    column = operator.forward(torch.ones(1, 1, 1, 1, dtype=torch.float64))
+    assert operator.norm() == pytest.approx(float(column.norm()), rel=1e-6) and operator.norm() > 0
+
+
 def test_an_adjoint_needs_a_size():
     with pytest.raises(ValueError, match="call draw first"):
         CT(3).adjoint(torch.zeros(1, 1, 3, 512))

@@ -6,7 +6,18 @@ import torch
 
 from data.seeding import Noise
 from solvers.condition import conditioned
-from solvers.operators import MRI, CartesianMRI, Composition, CompressedSensing, Denoising, HighDynamicRange, RadialMRI, kspace
+from solvers.module import image_shape
+from solvers.operators import (
+    MRI,
+    CartesianMRI,
+    Composition,
+    CompressedSensing,
+    Denoising,
+    HighDynamicRange,
+    RadialMRI,
+    SuperResolution,
+    kspace,
+)
 from solvers.operators.base import LinearOperator
 from solvers.operators.compressed_sensing import basis
 from solvers.operators.mri import simulated, to_complex
@@ -60,6 +71,14 @@ def test_masks_keep_their_share_and_the_centre(pattern, acceleration, centre):
         assert (masks == masks[:, :1]).all()
 
 
+@pytest.mark.parametrize("w, acceleration, centre", [(32, 4.0, 1.0), (8, 8.0, 0.0), (8, 16.0, 0.0), (1, 4.0, 0.08)])
+def test_equispaced_masks_of_extreme_settings_measure_something(w, acceleration, centre):
+    """A centre that is everything, and no more columns than the acceleration: every image keeps one at least."""
+    masks = kspace.equispaced(4, w, acceleration, centre, Noise(tuple(map(str, range(40))), "mask"))
+    kept = masks[:, 0].sum(1)
+    assert (kept == w).all() if centre == 1 else (kept == 1).all()
+
+
 def test_points_of_a_poisson_disc_keep_their_distance():
     radius = np.full((40, 40), 3.0)
     order = np.random.default_rng(0).permutation(1600)
@@ -105,6 +124,14 @@ def test_rows_and_conjugate_gradients_agree():
     assert (b.iterations > 0).all() and not a.iterations.any()
     ones = conditioned(m[1:], v[1:], Problem(y, operator, Gaussian(0.1), IDS).select([1]))
     torch.testing.assert_close(a.x[1:], ones.x, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+def test_real_k_space_may_be_of_any_size(coils):
+    """Not the prior's: y's own, with the prior's channels and not the coils'."""
+    operator = MRI(torch.ones(24, 20), simulated(coils, 24, 20) if coils > 1 else None)
+    assert image_shape(operator, (2 * coils, 24, 20), (1, 32, 32)) == (1, 24, 20)
+    assert image_shape(SuperResolution(2), (3, 8, 10), (3, 32, 32)) == (3, 16, 20)
 
 
 def test_bad_input_is_one_line():

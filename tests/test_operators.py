@@ -156,7 +156,7 @@ def test_a_composition_has_the_units_of_its_last_operator():
     chain = Composition([Denoising(), CT(3, bins=9)]).draw((1, 4, 4), Noise(["a"], "mask"))
     assert chain.unit_range and chain.transmission and Composition([Denoising(), PhaseRetrieval()]).turns
     kernels = Composition([GaussianBlur(3, 1.0), MotionBlur(3)]).draw((1, 6, 6), Noise(["a"], "mask"))
-    assert sorted(kernels.files()) == ["kernel-0", "kernel-1"]
+    assert sorted(kernels.files()) == ["kernel_1", "kernel_2"]
 
 
 def test_masks_at_the_ends_of_their_settings():

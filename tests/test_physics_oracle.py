@@ -105,3 +105,6 @@ def test_the_adapter_refuses_in_one_line():
         Physics(torch.nn.Identity())
     with pytest.raises(ValueError, match="cannot measure images of shape"):
         drawn(Physics(deepinv.Tomography(angles=4, img_width=16, normalize=False)), 1, 9, 9)
+    each = deepinv.Inpainting(img_size=(1, 4, 4), mask=torch.stack([torch.eye(4), torch.ones(4, 4)])[:, None])
+    with pytest.raises(ValueError, match="makes 2 measurements of one image"):
+        drawn(Physics(each), 1, 4, 4)

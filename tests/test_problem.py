@@ -1,25 +1,33 @@
 """Measuring: noise of the right size in the right places, counts made Gaussian, unknown noise estimated, real data checked."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 
+from data import formats
+from data.ranges import percentiles
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators import (
+    CT,
+    MRI,
     CartesianMRI,
+    Composition,
     CompressedSensing,
     Denoising,
     GaussianBlur,
     HighDynamicRange,
     Inpainting,
     MotionBlur,
+    PhaseRetrieval,
+    RadialMRI,
     RandomInpainting,
     SuperResolution,
 )
 from solvers.operators.base import LinearOperator
-from solvers.problem import Clean, Gaussian, Poisson, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Clean, Gaussian, Poisson, Problem, estimated_sigma_y, from_measurement, measure
 
 IDS = ("a", "b", "c")
 
@@ -29,6 +37,12 @@ def scene(shape=(3, 1, 64, 48)) -> torch.Tensor:
     r, c = torch.linspace(-1, 1, shape[-2]).double(), torch.linspace(-1, 1, shape[-1]).double()
     bump = torch.exp(-3 * (r[:, None] ** 2 + c**2))
     return torch.stack([(0.3 + 0.2 * i) * 2 * bump - 1 for i in range(shape[0])])[:, None].expand(shape).clone()
+
+
+def shipped(name: str) -> torch.Tensor:
+    """One of the demo's scans in the model range."""
+    pixels = formats.read(Path(__file__).parents[1] / "models/demo-data" / name).pixels
+    return percentiles(pixels).to_model(pixels)[None].double()
 
 
 def draw(operator, x, purpose="noise"):
@@ -62,6 +76,30 @@ def test_what_has_both_signs_is_not_counted(operator):
         measure(draw(operator, scene()), scene(), Poisson(50), Noise(IDS, "noise"))
 
 
+def test_nor_is_it_taken_for_counts_when_measured():
+    """k-space as a real measurement; image-like counts pass."""
+    mri, noise = MRI(torch.ones(64, 48)), Noise(IDS, "noise")
+    y = measure(draw(mri, scene()), scene(), Clean(), noise).y
+    with pytest.raises(ValueError, match="both signs"):
+        from_measurement(mri, y, Poisson(50), noise, (1, 64, 48))
+    from_measurement(Denoising(), measure(Denoising(), scene(), Poisson(50), noise).y, Poisson(50), noise, (1, 64, 48))
+
+
+def test_an_amplitude_is_the_root_of_counts():
+    """The detector counts |F u|^2: none of a black image; and the root of a count errs by 1/2 wherever light falls.
+
+    4 standard errors of 6912 squares an image, and 0.01 for entries of few counts."""
+    noise, rate = Noise(IDS, "noise"), 2e4
+    operator, black = draw(PhaseRetrieval(), scene()), -torch.ones(3, 1, 64, 48).double()
+    assert not measure(operator, black, Poisson(rate), noise).y.any()
+    x = 2 * noise.of("solver").uniform(tuple(black.shape), torch.float64) - 1
+    problem = measure(operator, x, Poisson(rate), noise)
+    assert (problem.y >= 0).all()
+    torch.testing.assert_close(problem.y.square().mean(), operator.forward(x).square().mean(), rtol=1e-3, atol=0)
+    white = problem.whitened()
+    torch.testing.assert_close(white.residual(x).square(), torch.ones(3).double(), rtol=0, atol=4 * math.sqrt(2 / 6912) + 0.01)
+
+
 @pytest.mark.parametrize(
     "operator", [Denoising(), GaussianBlur(7, 1.0, "zero"), SuperResolution(2, "average"), Inpainting(torch.eye(64, 48))]
 )
@@ -77,6 +115,23 @@ def test_counts_have_the_mean_and_variance_of_photons(operator):
     worst = 4.9 * deviation / math.sqrt(n)  # 5e-7 a side, times 3072 pixels: fails by chance once in 300
     assert bool(((y.mean(0) - clean[0]).abs() <= worst[0] + 1e-9).all())
     torch.testing.assert_close(y.var(0).mean(), deviation.square().mean(), rtol=0.02, atol=0)
+
+
+@pytest.mark.parametrize("first", [Denoising(), HighDynamicRange(1.0)])
+def test_a_composition_is_counted_as_its_last_operator(first):
+    """Two operators that change nothing, one of them not linear, before CT: the same photons, and the same real data."""
+    x = scene() / 2
+    alone, both = draw(CT(views=4, bins=24), x), draw(Composition([first, CT(views=4, bins=24)]), x)
+    y = measure(alone, x, Poisson(1e4), Noise(IDS, "noise")).y
+    torch.testing.assert_close(measure(both, x, Poisson(1e4), Noise(IDS, "noise")).y, y, rtol=0, atol=1e-12)
+    real = [from_measurement(op, y, Gaussian(0.1), Noise(IDS, "noise"), (1, 64, 48)).y for op in (alone, both)]
+    torch.testing.assert_close(real[0], real[1], rtol=0, atol=1e-12)
+    assert Composition([first, PhaseRetrieval()]).turns and not both.turns
+
+
+def test_files_of_a_composition_keep_their_names_apart():
+    both = draw(Composition([RandomInpainting(), GaussianBlur(5, 1.0), RandomInpainting()]), scene())
+    assert both.files().keys() == {"mask_1", "kernel", "mask_3"}
 
 
 @pytest.mark.parametrize("operator", [Denoising(), GaussianBlur(7, 1.0), RandomInpainting(0.3, 0.5), HighDynamicRange(0.5)])
@@ -121,6 +176,32 @@ def test_unknown_noise_is_estimated_for_each_image():
         assert torch.equal(white.y[2:], alone.y), "an estimate may not depend on the batch"
         r = torch.ones_like(white.y)
         torch.testing.assert_close(white.operator.solve(r, 0.1, 1.0)[2:], alone.operator.solve(r[2:], 0.1, 1.0))
+
+
+@pytest.mark.parametrize(
+    "operator, sigma_y, tolerance",
+    [
+        (CartesianMRI(), 0.01, 0.05),
+        (RadialMRI(), 0.01, 0.05),
+        (CT(), 0.1, 0.15),
+        (CT(views=180, beam="fan"), 0.1, 0.15),
+    ],
+)
+def test_unknown_noise_of_a_scan_is_estimated(operator, sigma_y, tolerance):
+    """MRI: n >= 5376 values that hold noise alone, half of them the other half's mirror images, err by 1/sqrt(n) = 1.4 %.
+    CT: structure along the bins adds up to 11 % to noise of 1 % of the largest line integral."""
+    x = shipped("brain2-ax-003.png")
+    problem = measure(operator.draw((1, 256, 256), Noise(("a",), "mask")), x, sigma_y, Noise(("a",), "noise"))
+    found = estimated_sigma_y(Problem(problem.y, problem.operator, Gaussian(None), ("a",)))
+    assert float(found) == pytest.approx(sigma_y, rel=tolerance)
+
+
+def test_noise_of_scattered_k_space_cannot_be_told_from_structure():
+    x, ids = scene((1, 1, 64, 48)), ("a",)
+    operator = RadialMRI(coils=3).draw((1, 64, 48), Noise(ids, "mask"))
+    y = measure(operator, x, 0.01, Noise(ids, "noise")).y
+    with pytest.raises(ValueError, match="a: sigma_y cannot be estimated from this measurement"):
+        estimated_sigma_y(Problem(y, operator, Gaussian(None), ids))
 
 
 def test_selection_and_repetition():

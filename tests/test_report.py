@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import tomllib
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -62,6 +63,13 @@ def test_the_panel_holds_truth_measurement_reconstruction_error_and_spread():
 @pytest.mark.parametrize("shape", [(1, 9, 40), (4, 24, 20), (1, 100), (300,)], ids=str)
 def test_measurements_of_any_shape_are_pictured(shape: tuple[int, ...]):
     assert panel(outcome(y=torch.linspace(0, 50, torch.Size(shape).numel()).reshape(shape))).width > 800
+
+
+def test_a_weak_sinogram_has_its_own_scale():
+    """Line integrals up to 0.5 span black to white, instead of the gray of images."""
+    seen = replace(outcome(y=torch.linspace(0, 0.5, 24 * 20).reshape(1, 24, 20)), truth=None)  # the first tile is y's then
+    own, images = (np.asarray(panel(replace(seen, image_like=like)).convert("L"))[22:278, 8:221] for like in (False, True))
+    assert own.min() == 0 and own.max() == 255 and images.min() > 100
 
 
 class Sources(HTMLParser):

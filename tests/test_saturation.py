@@ -6,7 +6,7 @@ from analytic import latent
 
 from data.seeding import Noise
 from solvers.condition import condition, discrepancy
-from solvers.operators import Composition, Denoising, HighDynamicRange
+from solvers.operators import Composition, Denoising, HighDynamicRange, NonlinearBlur
 from solvers.operators.weighted import weighted
 from solvers.problem import Gaussian, Problem, view_through
 
@@ -43,6 +43,18 @@ def test_a_clean_measurement_keeps_its_ends():
     known = HighDynamicRange(GAIN).given(torch.tensor([1.0, -1.0, 0.999]).reshape(1, 1, 1, 3), 0.0)
     found = known.forward(torch.tensor([2.0, -2.0, 2.0]).reshape(1, 1, 1, 3))
     torch.testing.assert_close(found.flatten(), torch.tensor([1.0, -1.0, 4.0]))
+
+
+def test_a_saturated_blur_is_left_where_y_is_dark():
+    """From white, where light is clipped, back to a gray that y shows; white stays where y is white."""
+    operator, noise = NonlinearBlur(5, 1.0).draw((1, 8, 8), Noise(["a"], "noise")), Noise(["a"], "noise")
+    white = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    for truth in (-0.2, 0.3):
+        y = operator.forward(truth * white) + SIGMA_Y * noise.like(white)
+        problem = Problem(y, operator, Gaussian(SIGMA_Y), ("a",))
+        assert problem.residual(white) > 5 and problem.residual(condition(white, V, problem)) < 1.5
+    problem = Problem(operator.forward(white), operator, Gaussian(SIGMA_Y), ("a",))
+    torch.testing.assert_close(condition(white, V, problem), white)
 
 
 def test_behind_a_decoder_too():

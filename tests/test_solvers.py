@@ -8,6 +8,7 @@ from analytic import Dense, Shrink, Squares, correlated, isotropic, latent, patc
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from ldm.errors import KNOTS
 from ldm.schedule import karras
 from solvers.baseline import Baseline
 from solvers.codps import CoDPS, CoDPSPlus
@@ -142,21 +143,27 @@ def test_recursions_give_the_known_numbers():
 
 SHAPE, IDS = (1, 8, 8), ("a", "b", "c")
 VP, EDM, LATENT, PATCH = correlated(SHAPE, vp=True), isotropic(SHAPE), latent(SHAPE, error_variance=1e-3), patched(8, 3)
+BY_FREQUENCY = isotropic(SHAPE)
+BY_FREQUENCY.variances = [[s, *(0.05 * s * KNOTS**-0.7)] for s in (0.01, 10.0)]  # errors as smooth as networks'
 DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
 SOLVERS = {
     "resample": (ReSample(steps=12, skip=3), LATENT),
     "resample fast": (ReSample(steps=12, skip=3, sigma_latent=0.0), LATENT),
     "resample pixel": (ReSample(steps=12, skip=3), VP),
+    "resample by frequency": (ReSample(steps=12, skip=3), BY_FREQUENCY),
     "psld": (PSLD(steps=6), LATENT),
     "daps": (DAPS(steps=6), PATCH),
     "daps trace": (DAPS(steps=6, covariance="trace"), PATCH),
     "daps operator": (DAPS(steps=6, covariance="operator"), EDM),
     "daps latent": (DAPS(steps=6), LATENT),
+    "daps by frequency": (DAPS(steps=6), BY_FREQUENCY),
     "daps hmc": (DAPS(steps=4, inner="hmc", M=5, lr=1e-5), LATENT),
     "codps": (CoDPS(steps=6), VP),
     "codps+": (CoDPSPlus(steps=6), PATCH),
+    "codps+ by frequency": (CoDPSPlus(steps=6), BY_FREQUENCY),
     "dps": (DPS(steps=6), PATCH),
     "padis": (PaDIS(steps=6), PATCH),
+    "padis by frequency": (PaDIS(steps=6), BY_FREQUENCY),
     "padis dps": (PaDIS(steps=6, data="dps"), PATCH),
     "padis pc": (PaDISPC(steps=6), PATCH),
     "tv": (TV(steps=6), VP),
@@ -241,7 +248,7 @@ def test_resample_counts_match_the_published_schedule():
     prior = latent(SHAPE)
     inner = type(prior).denoise
     prior.denoise = lambda *args: calls.append(1) or inner(prior, *args)
-    object.__setattr__(solver, "adamw", lambda x, problem, moments, stage: stages.append(stage) or x)
+    object.__setattr__(solver, "adamw", lambda x, problem, stage: stages.append(stage) or x)
     final(solver, prior, ("a",))
     assert (stages.count("pixel"), stages.count("latent"), len(calls)) == (17, 16 + 1, 665)
 

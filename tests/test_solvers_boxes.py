@@ -23,7 +23,7 @@ from transcriptions import tv as tv_box
 from data.seeding import Noise
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.descent import AdamW, Moments
+from solvers.descent import AdamW
 from solvers.dps import DPS
 from solvers.operators import Inpainting
 from solvers.padis import PaDIS
@@ -284,15 +284,6 @@ def test_tv_is_admm():
         np.testing.assert_allclose(row, tv_box(w.A, w.y, 4, 4, 15, 0.02, 0.2), atol=1e-8)
 
 
-def test_a_warm_descent_goes_on():
-    """Two warm descents of ten steps are one of twenty."""
-    posed, x = problem(), torch.zeros(3, *SHAPE, dtype=torch.float64)
-    half, moments = AdamW(iterations_pixel=10, stop=0.0, warm=True), Moments()
-    twice = half(half(x, posed, moments, "pixel"), posed, moments, "pixel")
-    once = AdamW(iterations_pixel=20, stop=0.0)(x, posed, Moments(), "pixel")
-    torch.testing.assert_close(twice, once, rtol=0, atol=1e-12)
-
-
 def test_a_descent_stops_at_the_noise_of_what_is_measured():
     """y misses x by 1.2 sigma_y in a quarter of the entries: to be mended, although the mean over all entries is 0.36 of it."""
     mask = torch.zeros(4, 4)
@@ -300,7 +291,7 @@ def test_a_descent_stops_at_the_noise_of_what_is_measured():
     operator = Inpainting(mask).draw(SHAPE, Noise(IDS, "noise"))
     y = 1.2 * SIGMA_Y * operator.restrict(torch.ones(3, *SHAPE, dtype=torch.float64))
     posed = Problem(y, operator, Gaussian(SIGMA_Y), IDS)
-    x = AdamW(lr_pixel=1e-3)(torch.zeros_like(y), posed, Moments(), "pixel")
+    x = AdamW(lr_pixel=1e-3)(torch.zeros_like(y), posed, "pixel")
     assert ((posed.residual(x) < 1) & (posed.residual(x) > 0.95)).all()
 
 

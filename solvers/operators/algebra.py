@@ -30,6 +30,33 @@ def norm(a: Tensor) -> Tensor:
     return a.flatten(1).norm(dim=1)
 
 
+class Orthogonal:
+    """Vectors per image [B,...] that are kept, so that later ones can be made orthogonal to all of them."""
+
+    BLOCK = 16  # vectors that are stored, and multiplied, at a time
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[Tensor, Tensor]] = []  # vectors [B,BLOCK,n] and their squared norms [B,1,BLOCK]
+        self.count = 0
+
+    def keep(self, r: Tensor, square: Tensor) -> None:
+        """Keep r, of squared norm `square` [B]."""
+        at = self.count % self.BLOCK
+        if at == 0:
+            self.blocks.append((r.new_empty(len(r), self.BLOCK, r[0].numel()), r.new_empty(len(r), 1, self.BLOCK)))
+        vectors, squares = self.blocks[-1]
+        vectors[:, at], squares[:, 0, at] = r.flatten(1), square.clamp_min(torch.finfo(r.dtype).tiny)
+        self.count += 1
+
+    def clear(self, r: Tensor) -> Tensor:
+        """r without its components along what is kept."""
+        row, left = r.flatten(1)[:, None], self.count
+        for vectors, squares in self.blocks:
+            vectors, squares = vectors[:, :left], squares[..., :left]
+            row, left = torch.baddbmm(row, row @ vectors.mT / squares, vectors, alpha=-1), left - self.BLOCK
+        return row.reshape(r.shape)
+
+
 class Solution:
     """What conjugate gradients return: x, the iterations each image took [B], and what error they left [B]."""
 
@@ -52,7 +79,9 @@ def conjugate_gradients(
     tolerance: residual norm per image at which that image stops, a number or [B] (default: 1e-6 of |b| in float32,
     1e-12 in float64). An image that has stopped no longer changes, so batches equal single images.
     look_back: if not 0, tolerance is on the error of x in the norm of `apply` instead, that of the iterate so many steps
-    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on.
+    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on. Residuals
+    are then kept orthogonal to all earlier ones: where eigenvalues span orders of magnitude rounding would undo it, and
+    grow to what the iterate differs by in another batch. One image per iteration is stored for it.
     """
     if tolerance is None:
         tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
@@ -64,6 +93,7 @@ def conjugate_gradients(
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
     error = norm(r) if not look_back else torch.where(rz > 0, torch.inf, 0)
     gains: list[Tensor] = []
+    earlier = Orthogonal()
     for _ in range(cap):
         active = error > stop
         if not bool(active.any()):
@@ -73,7 +103,9 @@ def conjugate_gradients(
         alpha = torch.where(active & (curvature > 0), rz / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
         gains.append(alpha * rz)
         x = x + per_image(alpha, b) * p
-        r = r - per_image(alpha, b) * q
+        if look_back:
+            earlier.keep(r, rz)
+        r = earlier.clear(r - per_image(alpha, b) * q)
         z = precondition(r) if precondition else r
         rz_next = dot(r, z)
         beta = torch.where(active, rz_next / rz.clamp_min(torch.finfo(b.dtype).tiny), 0)

@@ -7,7 +7,7 @@ at construction, shaped [1,...] or [B,...] when each image has its own mask or k
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -33,8 +33,10 @@ class Operator:
 
     unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
     transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
+    amplitude: bool = False  # True: y is the root of what Poisson photons are counted of, expected rate * y^2
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
+    neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
@@ -45,21 +47,17 @@ class Operator:
         self.shape_out(shape)
         return self.bind(shape)
 
-    def bind(self, shape: Shape, **tensors: Tensor) -> Self:
+    def bind(self, shape: Shape | None, **tensors: Tensor) -> Self:
         """A copy bound to images of this shape, with these fields set."""
         bound = replace(self, **tensors) if is_dataclass(self) else copy.copy(self)  # type: ignore[type-var]
-        object.__setattr__(bound, "shape", tuple(shape))
+        object.__setattr__(bound, "shape", shape and tuple(shape))
         return bound
 
     def select(self, indices: Sequence[int]) -> "Operator":
         """The operator of some rows of the batch; per-image tensors are indexed, shared ones ([1,...]) kept."""
         rows = list(indices)
         own = {name: value[rows] for name, value in settings(self).items() if isinstance(value, Tensor) and len(value) > 1}
-        if not own:
-            return self
-        chosen = replace(self, **own)  # type: ignore[type-var]
-        object.__setattr__(chosen, "shape", self.shape)
-        return chosen
+        return self.bind(self.shape, **own) if own else self
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,C,H,W] -> y [B,...]"""
@@ -76,6 +74,10 @@ class Operator:
     def restrict(self, y: Tensor) -> Tensor:
         """y with its unmeasured entries set to 0 (a mask's holes carry neither signal nor noise)."""
         return y
+
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        """What of y no image can explain, [B,...]: noise of y's own deviation, 0 where there is none. None: nowhere."""
+        return None
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         """The cheap classical answer (bicubic, FBP, zero-filled, ...) as an image [B,C,H,W], or None."""

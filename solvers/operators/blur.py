@@ -4,14 +4,15 @@ Circular borders are solved exactly by Fourier transforms, kernels that are one 
 by dense factors, anything else by preconditioned conjugate gradients.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 from torch.nn import functional
 
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Shape
-from solvers.operators.convolution import Circulant, Convolution, engine
+from solvers.operators.base import LinearOperator, Operator, Shape, settings
+from solvers.operators.convolution import Bordered, Circulant, Convolution, engine
 from solvers.operators.kernels import checked, gaussian_taps, motion, odd, product, uniform_taps
 from solvers.operators.separable import BORDERS, Axis, Border, Separable
 
@@ -101,10 +102,23 @@ class KernelBlur(Blur):
         assert isinstance(self.kernel, Tensor)
         return {"kernel": self.kernel}
 
+    def select(self, indices: Sequence[int]) -> Operator:
+        chosen = super().select(indices)
+        return chosen if chosen is self else KernelBlurs(**settings(chosen)).bind(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class KernelBlurs(KernelBlur):
+    """A kernel for each image. None is factored, even if it could be: how an image is solved may not depend on the others."""
+
+    def make_engine(self) -> LinearOperator:
+        assert isinstance(self.kernel, Tensor)
+        return Circulant(self.kernel) if self.border == "circular" else Bordered(self.kernel, self.border)
+
 
 @dataclass(frozen=True, eq=False)
 class MotionBlur(Operator):
-    """Camera shake, another one for each image; `draw` gives the KernelBlur. 61x61 and intensity 0.5 in all five systems."""
+    """Camera shake, another one for each image; `draw` gives the KernelBlurs. 61x61 and intensity 0.5 in all five systems."""
 
     random = True
     size: int = 61  # pixels
@@ -124,6 +138,6 @@ class MotionBlur(Operator):
             raise ValueError(f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}")
         return (c, h - self.size + 1, w - self.size + 1) if self.border == "valid" else (c, h, w)
 
-    def draw(self, shape: Shape, noise: Noise) -> KernelBlur:
+    def draw(self, shape: Shape, noise: Noise) -> KernelBlurs:
         self.shape_out(shape)
-        return KernelBlur(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(shape)
+        return KernelBlurs(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(shape)

@@ -1,7 +1,9 @@
 """Operators one after another: y = A_n(...A_2(A_1 x)). `base.Composed` is an operator after any differentiable map."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -11,9 +13,7 @@ from solvers.operators.base import LinearOperator, Operator, Shape
 
 @dataclass(frozen=True, eq=False)
 class Composition(Operator):
-    """The operators in the order they act in; what is measured, and in which units, is the last one's business. Drawing it
-    makes it linear if all are.
-    """
+    """The operators in the order they act in; what y holds is the last one's. Drawing it makes it linear if all are."""
 
     operators: Sequence[Operator]
 
@@ -34,8 +34,16 @@ class Composition(Operator):
         return self.operators[-1].transmission
 
     @property
+    def amplitude(self) -> bool:  # type: ignore[override]
+        return self.operators[-1].amplitude
+
+    @property
     def turns(self) -> bool:  # type: ignore[override]
         return self.operators[-1].turns
+
+    @property
+    def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
+        return self.operators[-1].neighbours
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         drawn, inner = [], tuple(shape)
@@ -65,16 +73,23 @@ class Composition(Operator):
     def measured(self, y: Tensor) -> Tensor:
         return self.operators[-1].measured(y)
 
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        return self.operators[-1].noise_alone(y)
+
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         *before, last = self.operators
         known = type(self)([*before, last.given(y, sigma)])
         return known if self.shape is None else known.bind(self.shape)
 
     def files(self) -> dict[str, Tensor]:
-        """Of one name if only one of the operators has it, else with the operator's number."""
-        found = [(i, name, tensor) for i, operator in enumerate(self.operators) for name, tensor in operator.files().items()]
-        names = [name for _, name, _ in found]
-        return {name if names.count(name) == 1 else f"{name}-{i}": tensor for i, name, tensor in found}
+        """Names that several operators use end in the operator's place, from 1."""
+        each = [operator.files() for operator in self.operators]
+        uses = Counter(name for files in each for name in files)
+        return {
+            name if uses[name] == 1 else f"{name}_{i}": tensor
+            for i, files in enumerate(each, 1)
+            for name, tensor in files.items()
+        }
 
 
 @dataclass(frozen=True, eq=False)

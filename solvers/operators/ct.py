@@ -43,6 +43,7 @@ class CT(LinearOperator):
 
     unit_range = True
     transmission = True
+    neighbours = "rows"  # bins of a view; the views of a sparse scan lie far apart
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.bins < 2:
@@ -172,7 +173,7 @@ def largest(scan: Scan, height: int, width: int) -> float:
     """The largest singular value of the line integrals, by Lanczos from a flat image."""
     A = joseph(scan, height, width).astype(np.float64)
     n = height * width
-    if n == 1:  # too few for Lanczos
+    if n == 1:  # too small for Lanczos
         return float(sparse.linalg.norm(A))
     square = sparse.linalg.LinearOperator((n, n), matvec=lambda x: A.T @ (A @ x), dtype=np.float64)
     return float(sparse.linalg.eigsh(square, 1, v0=np.ones(n), return_eigenvectors=False)[0]) ** 0.5

@@ -171,7 +171,7 @@ class StripeInpainting(DrawnMask):
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         n = w if self.along == "columns" else h
         count = round(self.fraction * n / self.width)
-        free = n - count * (self.width + 1) + 2  # stripes with a live line between two of them, among the lines left over
+        free = n - count * (self.width + 1) + 2  # places among the lines left over, of stripes with a live line between two
         if count < 1 or free < 1:
             raise ValueError(f"stripes of {self.width} that make {self.fraction:.0%} do not fit {n} {self.along}")
         gaps = (noise.uniform((len(noise), count), torch.float64) * free).long().sort(1).values

@@ -1,4 +1,4 @@
-"""Which points of k-space a Cartesian scan measures: masks [B,H,W] of 0 and 1 with frequency 0 at [H//2, W//2].
+"""k-space with frequency 0 at [H//2, W//2], and which points of it a Cartesian scan measures: masks [B,H,W] of 0 and 1.
 
 Columns are phase-encoding lines, as in fastMRI. Each image's mask is drawn from its own stream of uniform numbers.
 """
@@ -15,6 +15,31 @@ from data.seeding import Noise
 GOLDEN = math.pi * (3 - 5**0.5)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
 
 
+def fourier(z: Tensor) -> Tensor:
+    """Centred orthonormal transform of the last two axes."""
+    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def inverse_fourier(z: Tensor) -> Tensor:
+    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def mirrored(z: Tensor) -> Tensor:
+    """z(-k) for a centred z(k)"""
+    flipped = torch.fft.ifftshift(z, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1))
+    return torch.fft.fftshift(flipped, dim=(-2, -1))
+
+
+def to_complex(x: Tensor) -> Tensor:
+    """[B,2n,H,W] -> [B,n,H,W], channels 2i and 2i+1 being real and imaginary part."""
+    return torch.complex(x[:, 0::2].contiguous(), x[:, 1::2].contiguous())
+
+
+def to_real(z: Tensor) -> Tensor:
+    """[B,n,H,W] -> [B,2n,H,W]"""
+    return torch.stack([z.real, z.imag], 2).flatten(1, 2)
+
+
 def centre_columns(w: int, fraction: float) -> Tensor:
     """[W], 1 in the fully sampled middle."""
     kept = round(w * fraction)
@@ -27,11 +52,12 @@ def equispaced(h: int, w: int, acceleration: float, centre: float, noise: Noise)
     middle = centre_columns(w, centre)
     low = float(middle.sum())
     lines = middle.repeat(len(noise), 1)
-    if low == w:
+    if low >= w:
         return lines[:, None].expand(-1, h, -1)
-    spacing = min((w - low) / max(w / acceleration - low, 1), w - 0.5)
+    spacing = (w - low) / max(w / acceleration - low, 1)
     for row, u in zip(lines, noise.uniform((len(noise), 1), torch.float64)):
-        row[torch.arange(float(u) * spacing, w - 0.5, spacing, dtype=torch.float64).round().long().clamp_max(w - 1)] = 1
+        columns = torch.arange(float(u) * min(spacing, w - 0.5), w - 0.5, spacing, dtype=torch.float64)
+        row[columns.round().long().clamp_max(w - 1)] = 1
     return lines[:, None].expand(-1, h, -1)
 
 

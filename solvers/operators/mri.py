@@ -1,5 +1,6 @@
 """Magnetic resonance imaging: Cartesian k-space of one or several coils, y = M F (S u)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +11,9 @@ from data import formats
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators import kspace
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image, settings
 from solvers.operators.inpainting import checked
+from solvers.operators.kspace import fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
 
@@ -89,9 +91,31 @@ class MRI(LinearOperator):
     def measured(self, y: Tensor) -> Tensor:
         return (self.m.to(y).sum((1, 2, 3)) * y.shape[1]).expand(len(y))
 
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        """F u(-k) is the conjugate of F u(k) where u is real: what their measured values differ by, over root 2."""
+        if self.complex_image or self.sensitivities is not None:
+            return None
+        k, both = to_complex(y), self.m * mirrored(self.m)
+        return both.to(y) * to_real(k - mirrored(k).conj()) / 2**0.5
+
+    @property
+    def columns(self) -> bool:
+        """Whether the mask is made of whole columns."""
+        return bool((self.m == self.m[..., :1, :]).all())
+
+    @property
+    def neighbours(self) -> Literal["columns", "none"]:  # type: ignore[override]
+        """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest."""
+        return "columns" if self.columns else "none"
+
+    def select(self, indices: Sequence[int]) -> Operator:
+        """Of masks of both kinds each goes on as all did: how an image is solved may not depend on the others."""
+        chosen = super().select(indices)
+        return chosen if self.exact or chosen is self else ScatteredMRI(**settings(chosen)).bind(self.shape)
+
     @property
     def exact(self) -> bool:
-        return self.sensitivities is None or bool((self.m == self.m[..., :1, :]).all())
+        return self.sensitivities is None or self.columns
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """One coil: a weight for each frequency, as A^T drops what no real image can have. Several and a mask of whole
@@ -145,6 +169,12 @@ class MRI(LinearOperator):
 
     def files(self) -> dict[str, Tensor]:
         return {"mask": self.m}
+
+
+class ScatteredMRI(MRI):
+    """Several coils and any mask, solved by conjugate gradients."""
+
+    exact = False  # type: ignore[assignment]
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,31 +233,6 @@ class RadialMRI(Operator):
         mask = kspace.positions(h, w, kspace.table(self.table)) if self.table else kspace.spokes(h, w, self.spokes)
         sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
         return MRI(mask[:, None], sensitivities, self.complex_image).draw(shape, noise)
-
-
-def fourier(z: Tensor) -> Tensor:
-    """Centred orthonormal transform of the last two axes."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
-
-
-def inverse_fourier(z: Tensor) -> Tensor:
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
-
-
-def mirrored(z: Tensor) -> Tensor:
-    """z(-k) for a centred z(k)"""
-    flipped = torch.fft.ifftshift(z, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1))
-    return torch.fft.fftshift(flipped, dim=(-2, -1))
-
-
-def to_complex(x: Tensor) -> Tensor:
-    """[B,2n,H,W] -> [B,n,H,W], channels 2i and 2i+1 being real and imaginary part."""
-    return torch.complex(x[:, 0::2].contiguous(), x[:, 1::2].contiguous())
-
-
-def to_real(z: Tensor) -> Tensor:
-    """[B,n,H,W] -> [B,2n,H,W]"""
-    return torch.stack([z.real, z.imag], 2).flatten(1, 2)
 
 
 def maps(sensitivities: Tensor | str) -> Tensor:

@@ -42,16 +42,38 @@ class NonlinearBlur(Operator):
         return self.blur.shape_out(shape)
 
     def forward(self, x: Tensor) -> Tensor:
-        light = self.blur.forward(to_unit(x).clamp_min(0) ** self.gamma)
-        light = (self.gain * light).clamp(0, 1)
+        return self.response(self.light(x).clamp(0, 1))
+
+    def light(self, x: Tensor) -> Tensor:
+        return self.gain * self.blur.forward(to_unit(x).clamp_min(0) ** self.gamma)
+
+    def response(self, light: Tensor) -> Tensor:
         low, high = DARK ** (1 / self.gamma), (1 + DARK) ** (1 / self.gamma)
         return from_unit(((light + DARK) ** (1 / self.gamma) - low) / (high - low))
+
+    def given(self, y: Tensor, sigma: float | Tensor) -> "Saturated":
+        """Saturated only where y is: light beyond 1, where y is 3 sigma below white, goes on along the response."""
+        return Saturated(self, torch.where(y >= 1 - 3 * sigma, 1.0, torch.inf).to(y))
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         return self.blur.baseline(y, shape)
 
     def files(self) -> dict[str, Tensor]:
         return self.blur.files()
+
+
+@dataclass(frozen=True, eq=False)
+class Saturated(Operator):
+    """A nonlinear blur with each entry's own largest light [B,C,H,W], infinite where it has none."""
+
+    blur: NonlinearBlur
+    most: Tensor
+
+    def shape_out(self, shape: Shape) -> Shape:
+        return self.blur.shape_out(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blur.response(self.blur.light(x).clamp_min(0).minimum(self.most.to(x)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,6 +19,7 @@ class PhaseRetrieval(Operator):
     """
 
     oversampling: float = 2.0
+    amplitude = True
     turns = True
 
     def __post_init__(self) -> None:

@@ -52,6 +52,11 @@ class Physics(Operator):
             raise ValueError(f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}") from None
         if not isinstance(y, Tensor):
             raise ValueError(f"deepinv's {type(self.physics).__name__} measures a list of tensors; one tensor is due")
+        if len(y) != 1:
+            name = type(self.physics).__name__
+            raise ValueError(
+                f"deepinv's {name} makes {len(y)} measurements of one image; its parameters must serve every image alike"
+            )
         return tuple(y.shape[1:])
 
 
