@@ -28,6 +28,7 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
 }
+DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
 _plugins: set[str] = set()
 
 
@@ -120,6 +121,9 @@ def resolve(target: Any, where: str = "target") -> type:
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | _plugins:
         raise ValueError(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
+    folder, _, rest = module_name.partition(".")
+    if folder == "data" and _of_the_user(rest.split(".")[0]):
+        raise ValueError(f"{where}: {target!r} lies in a folder of data/ that is not the program's, where data sets are unpacked")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -137,6 +141,11 @@ def resolve(target: Any, where: str = "target") -> type:
             f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)"
         )
     return found
+
+
+def _of_the_user(name: str) -> bool:
+    """Whether data/<name> is a folder of images, whose Python files are nobody's that is trusted here."""
+    return name != "formats" and (DATA / name).is_dir()
 
 
 def nearest(word: str, allowed: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+import data
 import ldm.config as config
 from data.ranges import Intensity
 
@@ -103,3 +104,15 @@ def test_dump_is_the_merged_result(tmp_path):
     merged = config.load([write(tmp_path / "a.yaml", "b: 1e-4\na: [1, {c: true}]\n")])
     assert merged["b"] == 1e-4
     assert config.dump(merged) == "b: 0.0001\na:\n- 1\n- {c: true}\n"
+
+
+def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
+    """A Python file that came with images in data/<folder>/ is not imported, let alone run."""
+    (tmp_path / "scans").mkdir()
+    (tmp_path / "scans/loader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Loader: pass\n")
+    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
+    monkeypatch.setattr(config, "DATA", tmp_path)
+    for target in ("data.scans.loader.Loader", "data.scans.Loader"):
+        with pytest.raises(ValueError, match="lies in a folder of data/ that is not the program's"):
+            config.resolve(target)
+    assert not (tmp_path / "ran").exists() and config.resolve("data.datamodule.ManifestData").__module__ == "data.datamodule"
