@@ -4,19 +4,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from data.seeding import Noise
-from solvers.module import image_shape
-from solvers.operators import (
-    CT,
-    MRI,
-    CartesianMRI,
-    Composition,
-    Denoising,
-    GaussianBlur,
-    MotionBlur,
-    PhaseRetrieval,
-    StripeInpainting,
-)
 from solvers.operators.base import LinearOperator
 from tests.operator_list import IDS, LINEAR, NONLINEAR, Case
 
@@ -150,25 +137,3 @@ def test_the_device_follows_the_input(case):
     if isinstance(operator, LinearOperator):
         torch.testing.assert_close(operator.adjoint(y.cuda()).cpu(), operator.adjoint(y), rtol=0, atol=1e-11)
         torch.testing.assert_close(operator.solve(y.cuda(), 0.1, 1.0).cpu(), operator.solve(y, 0.1, 1.0), rtol=0, atol=1e-8)
-
-
-def test_a_composition_has_the_units_of_its_last_operator():
-    chain = Composition([Denoising(), CT(3, bins=9)]).draw((1, 4, 4), Noise(["a"], "mask"))
-    assert chain.unit_range and chain.transmission and Composition([Denoising(), PhaseRetrieval()]).turns
-    kernels = Composition([GaussianBlur(3, 1.0), MotionBlur(3)]).draw((1, 6, 6), Noise(["a"], "mask"))
-    assert sorted(kernels.files()) == ["kernel_1", "kernel_2"]
-
-
-def test_masks_at_the_ends_of_their_settings():
-    ids = Noise([str(i) for i in range(400)], "mask")
-    lines = StripeInpainting(0.3, 1).masks(2, 16, ids)[:, 0]
-    first, last = (float((lines[:, i] == 0).float().mean()) for i in (0, -1))
-    assert abs(first - last) < 5 * (2 * 0.25 / 400) ** 0.5, "both ends are dead equally often"
-    assert bool(CartesianMRI("equispaced", 8.0, 1.0).draw((1, 8, 8), Noise(["a"], "mask")).mask.all())
-    assert CartesianMRI("equispaced", 8.0, 0.0).draw((1, 8, 8), ids).mask.any(-1).all()
-    point = CT(3, bins=9).draw((1, 1, 1), Noise(["a"], "mask"))
-    assert point.norm() == pytest.approx(float(dense(point, (1, 1, 1)).norm()))
-
-
-def test_measured_k_space_of_any_size_finds_its_image():
-    assert image_shape(MRI(torch.ones(32, 32)), (2, 32, 32), (1, 64, 64)) == (1, 32, 32)
