@@ -77,7 +77,8 @@ def all_rows(options: argparse.Namespace, unconditional: bool, folders: Sequence
     written = [folder / kind for folder in folders for kind in FOLDERS]
     rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
     if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
-        print(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}", flush=True)
+        note = f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}"
+        rank_zero_only(print)(note, flush=True)
     return rows
 
 

@@ -96,7 +96,8 @@ class Results:
         good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
         known = [r for r in good if r.get("input_sha256") and r["image_id"] in files]
         self.changed = [r["image_id"] for r in known if formats.checksum(files[r["image_id"]]) not in ("", r["input_sha256"])]
-        done = [json.dumps(r).encode() + b"\n" for r in good if r["image_id"] not in set(self.changed)]
+        again = set(self.changed)
+        done = [json.dumps(record).encode() + b"\n" for record in good if record["image_id"] not in again]
         formats.commit(self.folder / "records.jsonl", b"".join(done))
 
     def records(self) -> Iterator[dict[str, Any]]:
@@ -152,7 +153,7 @@ class Results:
         """
         groups: dict[str, list[dict[str, Any]]] = {}
         apart = []
-        failed = {_place(record["image_id"]) for record in self.records() if record["status"] != "ok"}
+        failed = {_folder_of(record["image_id"]) for record in self.records() if record["status"] != "ok"}
         for record in self.records():
             if "volume" in record:
                 groups.setdefault(record["volume"], []).append(record)
@@ -163,7 +164,7 @@ class Results:
                 continue
             name = f"volume-{volume}{'' if sources[0].meta.count == 1 else formats.suffix(sources[0].meta)}"
             try:
-                if sources[0].meta.count == 1 and any(_place(record["image_id"]) in failed for record in slices):
+                if sources[0].meta.count == 1 and any(_folder_of(record["image_id"]) in failed for record in slices):
                     raise ValueError(f"{name}: an image of its folder failed, which may be one of its slices")
                 self._assemble(name, slices, sources)
             except ValueError as error:
@@ -246,7 +247,7 @@ def _described(source: formats.Image, image: Tensor) -> formats.Meta:
     return meta if factor == 1 else formats.resized(meta, factor)
 
 
-def _place(image_id: str) -> str:
+def _folder_of(image_id: str) -> str:
     """The folder that an id was made from."""
     return image_id.rpartition("__")[0]
 
