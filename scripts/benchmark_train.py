@@ -14,9 +14,10 @@ from data.seeding import Noise
 from ldm import config
 from ldm.autoencoder import Autoencoder
 from ldm.bottleneck import Codebook
-from ldm.diffusion import LatentDiffusion, PatchDiffusion
+from ldm.diffusion import PatchDiffusion
 from ldm.draws import Draws
 from ldm.latent import VQ, LatentPrior
+from ldm.latent_diffusion import LatentDiffusion
 from ldm.networks import VQModel
 from ldm.optimisation import AdamW
 from ldm.rundir import PARTS

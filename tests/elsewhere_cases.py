@@ -21,9 +21,10 @@ from ldm.autoencoder import Autoencoder
 from ldm.bottleneck import Codebook
 from ldm.crops import Crops
 from ldm.denoiser import Prior
-from ldm.diffusion import LatentDiffusion, LatentPatchDiffusion, PatchDiffusion, PixelDiffusion
+from ldm.diffusion import PatchDiffusion, PixelDiffusion
 from ldm.draws import Draws
 from ldm.generate import DDIM, Heun
+from ldm.latent_diffusion import LatentDiffusion, LatentPatchDiffusion
 from ldm.latent_patch import LatentPatchPrior
 from ldm.optimisation import AdamW
 from solvers.codps import CoDPSPlus

@@ -26,7 +26,7 @@ CODEBOOK = {"target": "ldm.bottleneck.Codebook", "params": {"codes": 16, "from_d
 CROPS = {"target": "ldm.crops.Crops", "params": {"sizes": {4: 0.4, 8: 0.6}, "per_image": 2}}
 KINDS = {
     "autoencoder": trainable("first_stage", tiny.STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK, crops={0: 8}),
-    "latent": trainable("prior", tiny.latent(), "diffusion.LatentDiffusion", estimate_scale=True, flip=True),
+    "latent": trainable("prior", tiny.latent(), "latent_diffusion.LatentDiffusion", estimate_scale=True, flip=True),
     "pixel": trainable("prior", edm(dropout=0.1), "diffusion.PixelDiffusion", flip=True),
     "patch": trainable("prior", tiny.patch(), "diffusion.PatchDiffusion", crops=CROPS),
 }
@@ -68,13 +68,13 @@ PADIS = {
     },
 }
 GAUSSIAN = {"target": "ldm.bottleneck.Gaussian", "params": {"weight": 1e-4}}
-LATENT_PATCHES = "diffusion.LatentPatchDiffusion"
+LATENT_PATCHES = "latent_diffusion.LatentPatchDiffusion"
 OTHERS = {
     "patch-diffusion": trainable("prior", WHOLE, "diffusion.PatchDiffusion", crops=crops(p4=0.2, p8=0.3, p16=0.5)),
     "patches of latents": trainable("prior", on_latents(whole(3), KL), LATENT_PATCHES, crops=crops(p4=0.5, p8=0.5)),
     "padis on latents": trainable("prior", PADIS, LATENT_PATCHES, crops=crops(p2=0.5, p6=0.5), estimate_scale=True, flip=True),
     "kl": trainable("first_stage", KL, "autoencoder.Autoencoder", bottleneck=GAUSSIAN),
-    "latents of kl": trainable("prior", on_latents(tiny.vp(3), KL), "diffusion.LatentDiffusion", cache=True),
+    "latents of kl": trainable("prior", on_latents(tiny.vp(3), KL), "latent_diffusion.LatentDiffusion", cache=True),
 }
 
 

@@ -11,8 +11,9 @@ from data import dataset, manifest
 from data.seeding import Noise
 from ldm import checkpoints, errors, schedule
 from ldm.denoiser import Prior
-from ldm.diffusion import LatentDiffusion, PixelDiffusion
+from ldm.diffusion import PixelDiffusion
 from ldm.latent import LatentPrior
+from ldm.latent_diffusion import LatentDiffusion
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
 from solvers.codps import CoDPSPlus

@@ -32,7 +32,7 @@ LATENT = {
 }
 CODEBOOK = {"target": "ldm.bottleneck.Codebook", "params": {"codes": 32}}
 PUBLISHED = {
-    "ldm": trainable("prior", LATENT, "diffusion.LatentDiffusion"),
+    "ldm": trainable("prior", LATENT, "latent_diffusion.LatentDiffusion"),
     "vq-f4": trainable("first_stage", STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK),
 }
 

@@ -127,7 +127,7 @@ COLOUR = "channels of the images, the states and the networks do not fit each ot
 @pytest.mark.parametrize(
     "kind, changes, says",
     [
-        ("pixel", ["model.target=ldm.diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
+        ("pixel", ["model.target=ldm.latent_diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
         ("latent", ["model.target=ldm.diffusion.PixelDiffusion"], "PixelDiffusion trains a pixel prior"),
         ("autoencoder", ["model.params.bottleneck.target=ldm.bottleneck.Gaussian"], "a Gaussian needs a KL model"),
         ("kl", ["model.params.bottleneck={target: ldm.bottleneck.Codebook, params: {codes: 16}}"], "a Codebook needs a VQ model"),

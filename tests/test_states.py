@@ -12,9 +12,10 @@ from ldm.autoencoder import Autoencoder
 from ldm.bottleneck import Codebook
 from ldm.crops import Crops
 from ldm.denoiser import EDM, VP, Prior
-from ldm.diffusion import LatentDiffusion, PatchDiffusion, PixelDiffusion
+from ldm.diffusion import PatchDiffusion, PixelDiffusion
 from ldm.draws import Draws
 from ldm.latent import KL, VQ, LatentPrior
+from ldm.latent_diffusion import LatentDiffusion
 from ldm.latent_patch import LatentPatchPrior
 from ldm.latents import Latents
 from ldm.networks import KLModel, UNet, VQModel

@@ -10,8 +10,9 @@ from torch import nn
 from ldm import errors
 from ldm.crops import Crops
 from ldm.denoiser import Prior
-from ldm.diffusion import LEVELS, LatentDiffusion, PatchDiffusion, PixelDiffusion
+from ldm.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
 from ldm.frame import fit
+from ldm.latent_diffusion import LatentDiffusion
 from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
 from solvers.state import belief
