@@ -66,7 +66,7 @@ ENTRIES = (
         "motion_deblur",
         "Motion blur",
         "y = k_i * x_i, a camera-shake path k_i for each image, saved with the result",
-        "Fourier for circular borders, else conjugate gradients with the circular inverse as preconditioner",
+        "Fourier for circular borders, else conjugate gradients",
     ),
     Entry("inpainting_random", "Random inpainting", "y = m_i ∘ x_i, a share of the pixels removed", "exact: diagonal"),
     Entry("inpainting_box", "Box inpainting", "y = m_i ∘ x_i, a box removed", "exact: diagonal"),

@@ -20,7 +20,8 @@ from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_g
 from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
-FINE, LONG = 0.01, 200  # tolerance and cap for a V by frequency, which asks for scales that differ by orders of magnitude
+COARSE, FINE = 0.1, 0.01  # of the noise level: how well A x is known; fine for a V by frequency, whose scales differ by far
+CAP = 200  # iterations; most problems need a tenth of it
 
 
 def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
@@ -41,18 +42,17 @@ def conditioned(
     noise: Noise | None = None,
     *,
     tolerance: float | None = None,
-    cap: int | None = None,
+    cap: int = CAP,
     steps: int = 5,
 ) -> Solution:
     """`condition` with its account: iterations [B] and the error [B] that conjugate gradients left, in y's units.
 
     Both are 0 for closed forms. Conjugate gradients stop, each image on its own, when A x is known to
-    tolerance * sigma_y * sqrt(m), m the number of measured entries, or at the cap: 0.1 and 60, but 0.01 and 200 for a
-    V by frequency. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
+    tolerance * sigma_y * sqrt(m), m the number of measured entries and tolerance 0.1, but 0.01 for a V by frequency; or at
+    the cap. steps: of Gauss-Newton, for operators that are not linear; the mean stops at the noise level then, and the
     error is |A x - y|.
     """
-    usual = (FINE, LONG) if isinstance(v, ErrorCovariance) else (0.1, 60)
-    tolerance, cap = tolerance or usual[0], cap or usual[1]
+    tolerance = tolerance or (FINE if isinstance(v, ErrorCovariance) else COARSE)
     problem = problem.whitened()
     u = m
     if noise is not None:
@@ -79,25 +79,24 @@ def conditioned(
 def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: Scalar, accuracy: Tensor, cap: int) -> Solution:
     """V A^T (s2 I + A V A^T)^-1 r for images like m: entry by entry if A and V are diagonal.
 
-    Else by conjugate gradients: in the image, which needs the fewest steps; or among the measurements where an
-    approximate inverse is known there, or V has no root at hand.
+    Else by conjugate gradients: in the image, which needs the fewest steps, or among the measurements if V has no root at
+    hand.
     """
     weight, S = per_image(s2, r), root(v, m)
     if S is None:
         assert isinstance(v, LinearOperator)
         found = conjugate_gradients(
-            lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))), r, tolerance=accuracy, cap=cap
+            lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))),
+            r,
+            tolerance=accuracy,
+            cap=cap,
+            orthogonal=True,
         )
         return Solution(v.forward(operator.adjoint(found.x)), found.iterations, found.residual)
     if operator.elementwise and not isinstance(v, LinearOperator):
         V = spread(v, m)
         spectrum = operator.forward(V * operator.adjoint(torch.ones_like(r)))
         return Solution(V * operator.adjoint(r / (weight + spectrum)), *zeros(r))
-    if is_number(v) and (inverse := operator.preconditioner(s2, v)) is not None:
-        found = conjugate_gradients(
-            lambda p: weight * p + per_image(v, r) * operator.gram(p), r, tolerance=accuracy, cap=cap, precondition=inverse
-        )
-        return Solution(spread(v, m) * operator.adjoint(found.x), found.iterations, found.residual)
     found = whitened_step(operator, S, s2, r, 0.0, accuracy, cap)
     return Solution(S(found.x), found.iterations, found.residual)
 

@@ -31,6 +31,7 @@ def whitened_step(A: LinearOperator, S: Root, s2: Scalar, r: Tensor, xi: Tensor 
         tolerance=accuracy / s2.flatten().sqrt(),
         cap=cap,
         look_back=LOOK_BACK,
+        orthogonal=True,
     )
     return Solution(found.x, found.iterations, found.residual * s2.flatten().sqrt())
 

@@ -40,12 +40,12 @@ class Orthogonal:
         self.count = 0
 
     def keep(self, r: Tensor, square: Tensor) -> None:
-        """Keep r, of squared norm `square` [B]."""
+        """Keep r, of squared norm `square` [B]; infinite for images whose r is none."""
         at = self.count % self.BLOCK
         if at == 0:
             self.blocks.append((r.new_empty(len(r), self.BLOCK, r[0].numel()), r.new_empty(len(r), 1, self.BLOCK)))
         vectors, squares = self.blocks[-1]
-        vectors[:, at], squares[:, 0, at] = r.flatten(1), square.clamp_min(torch.finfo(r.dtype).tiny)
+        vectors[:, at], squares[:, 0, at] = r.flatten(1), square
         self.count += 1
 
     def clear(self, r: Tensor) -> Tensor:
@@ -71,27 +71,26 @@ def conjugate_gradients(
     x: Tensor | None = None,
     tolerance: Scalar | None = None,
     cap: int = 60,
-    precondition: Callable[[Tensor], Tensor] | None = None,
     look_back: int = 0,
+    orthogonal: bool = False,
 ) -> Solution:
     """Solve apply(x) = b for a symmetric positive apply, each image on its own.
 
     tolerance: residual norm per image at which that image stops, a number or [B] (default: 1e-6 of |b| in float32,
     1e-12 in float64). An image that has stopped no longer changes, so batches equal single images.
     look_back: if not 0, tolerance is on the error of x in the norm of `apply` instead, that of the iterate so many steps
-    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on. Residuals
-    are then kept orthogonal to all earlier ones: where eigenvalues span orders of magnitude rounding would undo it, and
-    grow to what the iterate differs by in another batch. One image per iteration is stored for it.
+    ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on.
+    orthogonal: keep residuals orthogonal to all earlier ones, for which an image per iteration is stored. Where eigenvalues
+    span orders of magnitude rounding would undo it, which costs iterations and grows until batches differ from images.
     """
     if tolerance is None:
         tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
     stop = torch.as_tensor(tolerance, dtype=b.dtype, device=b.device).expand(len(b))
     x = torch.zeros_like(b) if x is None else x.clone()
     r = b - apply(x) if bool(x.any()) else b.clone()
-    z = precondition(r) if precondition else r
-    p, rz = z.clone(), dot(r, z)
+    p, rr = r.clone(), dot(r, r)
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
-    error = norm(r) if not look_back else torch.where(rz > 0, torch.inf, 0)
+    error = norm(r) if not look_back else torch.where(rr > 0, torch.inf, 0)
     gains: list[Tensor] = []
     earlier = Orthogonal()
     for _ in range(cap):
@@ -100,17 +99,15 @@ def conjugate_gradients(
             break
         q = apply(p)
         curvature = dot(p, q)
-        alpha = torch.where(active & (curvature > 0), rz / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
-        gains.append(alpha * rz)
+        alpha = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        gains.append(alpha * rr)
         x = x + per_image(alpha, b) * p
-        if look_back:
-            earlier.keep(r, rz)
+        if orthogonal:
+            earlier.keep(r, torch.where(active & (rr > 0), rr, torch.inf))
         r = earlier.clear(r - per_image(alpha, b) * q)
-        z = precondition(r) if precondition else r
-        rz_next = dot(r, z)
-        beta = torch.where(active, rz_next / rz.clamp_min(torch.finfo(b.dtype).tiny), 0)
-        p = torch.where(per_image(active, b).bool(), z + per_image(beta, b) * p, p)
-        rz = rz_next
+        rr, before = dot(r, r), rr
+        beta = torch.where(active, rr / before.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        p = torch.where(per_image(active, b).bool(), r + per_image(beta, b) * p, p)
         iterations = iterations + active
         if not look_back:
             error = norm(r)

@@ -110,10 +110,6 @@ class LinearOperator(Operator):
         """Whether `solve` is a closed form; if not, the update runs conjugate gradients, which can stop at the noise."""
         return type(self).solve is not LinearOperator.solve
 
-    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
-        """An approximate inverse of s2 I + v A A^T for conjugate gradients, where a good one is known."""
-        return None
-
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y: [B,...] -> [B,C,H,W]"""
         raise NotImplementedError
@@ -125,7 +121,7 @@ class LinearOperator(Operator):
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """(s2 I + v A A^T)^-1 r with s2, v numbers or [B]; closed form where there is one, else conjugate gradients."""
         a, b = per_image(s2, r), per_image(v, r)
-        return conjugate_gradients(lambda p: a * p + b * self.gram(p), r, cap=500, precondition=self.preconditioner(s2, v)).x
+        return conjugate_gradients(lambda p: a * p + b * self.gram(p), r, cap=500, orthogonal=True).x
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
@@ -190,9 +186,6 @@ class Seen(LinearOperator):
     @property
     def exact(self) -> bool:
         return self.operator.exact
-
-    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
-        return self.operator.preconditioner(s2, v * self.gain)
 
     def restrict(self, y: Tensor) -> Tensor:
         return self.operator.restrict(y)

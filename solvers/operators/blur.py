@@ -1,7 +1,7 @@
 """Blurs: y = kernel * x, with a choice of what stands outside the image.
 
 Circular borders are solved exactly by Fourier transforms, kernels that are one outer product exactly for every border
-by dense factors, anything else by preconditioned conjugate gradients.
+by dense factors, anything else by conjugate gradients.
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,6 @@ Kernels are [1,1,k,k], or [B,1,k,k] when each image has its own; the image of a 
 """
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -108,8 +107,7 @@ def power(kernel: Tensor, m1: int, m2: int, d: int, before: tuple[int, int], dty
 
 @dataclass(frozen=True, eq=False)
 class Bordered(LinearOperator):
-    """Convolution with any border but circular: pad, multiply in Fourier space, crop. A A^T has no closed form here, so
-    `solve` is conjugate gradients, with the circular operator's inverse as preconditioner."""
+    """Convolution with any border but circular: pad, multiply in Fourier space, crop. A A^T has no closed form here."""
 
     kernel: Tensor
     border: Border = "reflect"
@@ -156,17 +154,6 @@ class Bordered(LinearOperator):
             x = torch.zeros(shape, dtype=x.dtype, device=x.device).index_add(axis, index.to(x.device), x)
         return x
 
-    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor]:
-        """The inverse for a circular border on y's grid: near the true one, and symmetric positive."""
-
-        def circular(r: Tensor) -> Tensor:
-            (k1, k2), (m1, m2) = self.kernel.shape[-2:], r.shape[-2:]
-            eigenvalues = power(self.kernel, m1, m2, 1, ((k1 - 1) // 2, (k2 - 1) // 2), r.dtype, r.device)
-            by = per_image(s2, r) + per_image(v, r) * eigenvalues
-            return torch.fft.irfft2(divide(torch.fft.rfft2(r), by), s=(m1, m2))
-
-        return circular
-
 
 def engine(kernel: Tensor, border: Border) -> LinearOperator:
     """The cheapest exact form of a convolution: Fourier for circular borders, dense factors if the kernel is one outer
@@ -209,9 +196,6 @@ class Convolution(LinearOperator):
     @property
     def exact(self) -> bool:
         return self.engine.exact
-
-    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
-        return self.engine.preconditioner(s2, v)
 
     def shape_out(self, shape: Shape) -> Shape:
         return self.engine.shape_out(shape)

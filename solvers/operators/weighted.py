@@ -1,6 +1,6 @@
 """An operator whose entries of y are multiplied by weights, so that their noise has one standard deviation."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -44,8 +44,7 @@ class Weighted(Operator):
 
 
 class WeightedLinear(Weighted, LinearOperator):
-    """The same for a linear A: `solve` is A's own for one weight per image and for masks, else conjugate gradients with
-    A's closed form at the mean noise as preconditioner, so that they take as many steps as the noise varies."""
+    """The same for a linear A: `solve` is A's own for one weight per image and for masks, else conjugate gradients."""
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
@@ -69,17 +68,6 @@ class WeightedLinear(Weighted, LinearOperator):
         if self.uniform:
             return self.operator.solve(r, s2, w2.flatten() * torch.as_tensor(v).to(r))
         return divide(r, per_image(s2, r) + per_image(v, r) * w2 * self.operator.gram(torch.ones_like(r)))
-
-    def preconditioner(self, s2: Scalar, v: Scalar) -> Callable[[Tensor], Tensor] | None:
-        if not self.operator.exact:
-            return None
-        mean = self.weights.reciprocal().square().flatten(1).mean(1)
-
-        def at_mean_noise(r: Tensor) -> Tensor:
-            w = self.weights.to(r)
-            return self.operator.solve(r / w, mean.to(r) * torch.as_tensor(s2).to(r), v) / w
-
-        return at_mean_noise
 
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
