@@ -47,16 +47,21 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
 class Adapted(Prior):
     """A prior that speaks through another one; what it does not change, it passes on."""
 
-    def __init__(self, inner: Prior, shape: Shape):
+    def __init__(self, inner: Prior, shape: Shape, image_shape: Shape):
         super().__init__(inner.denoiser, shape, inner.sigma_min, inner.sigma_max, inner.label, inner.variances)  # type: ignore[arg-type]
         self.inner, self.image_variances = inner, inner.image_variances
         self.kind, self.patched, self.gray, self.origin = inner.kind, inner.patched, inner.gray, inner.origin
+        self._image_shape = tuple(image_shape)
 
     def __getattr__(self, name: str) -> Any:
         try:
             return super().__getattr__(name)
         except AttributeError:
             return getattr(super().__getattr__("inner"), name)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        return self._image_shape  # type: ignore[return-value]
 
     def crop(self, state: Tensor) -> Tensor:
         return self.inner.crop(state)
@@ -69,17 +74,12 @@ class Framed(Adapted):
     """image_shape [C,H,W] is the central window of the inner prior's images."""
 
     def __init__(self, inner: Prior, image_shape: Shape):
-        super().__init__(inner, inner.shape)
+        super().__init__(inner, inner.shape, image_shape)
         _, height, width = inner.image_shape
-        self._image_shape = tuple(image_shape)
         top, left = (height - image_shape[1]) // 2, (width - image_shape[2]) // 2
         self.margins = (left, width - image_shape[2] - left, top, height - image_shape[1] - top)
         reflects = max(self.margins[:2]) < image_shape[2] and max(self.margins[2:]) < image_shape[1]
         self.padding = "reflect" if reflects else "black"
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._image_shape  # type: ignore[return-value]
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         return self.inner.denoise(x, sigma, noise)
@@ -117,16 +117,11 @@ class Tiled(Adapted):
     """
 
     def __init__(self, inner: Prior, image_shape: Shape):
-        self.factor = inner.image_shape[1] // inner.shape[1]
-        super().__init__(inner, (inner.shape[0], image_shape[1] // self.factor, image_shape[2] // self.factor))
-        self.factor = inner.image_shape[1] // inner.shape[1]
-        self._image_shape = tuple(image_shape)
+        factor = inner.image_shape[1] // inner.shape[1]
+        super().__init__(inner, (inner.shape[0], image_shape[1] // factor, image_shape[2] // factor), image_shape)
+        self.factor = factor
         rows, columns = (_starts(n, m) for n, m in zip(self.shape[1:], inner.shape[1:]))
         self.corners = [(r, c) for r in rows for c in columns]
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self._image_shape  # type: ignore[return-value]
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         return self._blend(x, lambda piece: self.inner.denoise(piece, sigma, noise), 1, 1, x.shape[1])
