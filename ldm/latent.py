@@ -26,8 +26,8 @@ class FirstStage(Protocol):
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor: ...
 
 
-class VQ(nn.Module):
-    """diffusers' VQModel: latents before quantisation; decode snaps them to the codebook when asked (straight-through)."""
+class Wrapped(nn.Module):
+    """An autoencoder of diffusers; every block but its last halves rows and columns."""
 
     model: Any
 
@@ -35,6 +35,10 @@ class VQ(nn.Module):
         super().__init__()
         self.model = model
         self.factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
+
+
+class VQ(Wrapped):
+    """diffusers' VQModel: latents before quantisation; decode snaps them to the codebook when asked (straight-through)."""
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latents
@@ -46,15 +50,8 @@ class VQ(nn.Module):
         return self.model.decode(z, force_not_quantize=not quantize).sample
 
 
-class KL(nn.Module):
+class KL(Wrapped):
     """diffusers' AutoencoderKL: the latent is the posterior's mean; there is nothing to quantise."""
-
-    model: Any
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-        self.factor = 2 ** (len(self.model.config["block_out_channels"]) - 1)
 
     def encode(self, image: Tensor) -> Tensor:
         return self.model.encode(image).latent_dist.mode()
