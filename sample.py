@@ -36,12 +36,14 @@ from ldm import config as configuration
 from ldm import frame, names
 from ldm.denoiser import Prior
 from ldm.generate import Sampler
-from solvers import flags, report
+from solvers import flags, report, volumes
+from solvers.files import FOLDERS
 from solvers.intake import Batches, Pending, Scan, read, seeded
+from solvers.meter import peak_memory
 from solvers.module import Cell, Reconstruction, Run
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.results import FOLDERS, Results, peak_memory
+from solvers.results import Results
 from solvers.writer import Writer
 
 DEMO, DEMO_IMAGES = names.HOME / "models/demo-data/test.csv", 3
@@ -271,7 +273,7 @@ def places(
 def conclude(results: Sequence[Results], cells: Sequence[Cell], by_id: dict[str, Row], load: Any) -> int:
     """Volumes, summaries and the report, once every process is done; 1 if any image failed."""
     for result in results:
-        for line in result.reassemble(lambda name: load(by_id[name]) if name in by_id else None):
+        for line in volumes.reassemble(result, lambda name: load(by_id[name]) if name in by_id else None):
             print(f"note: {line}", flush=True)
     print(report.conclude({one.name: result for one, result in zip(cells, results)}))
     failures = [f"{one.name}: {line}" for one, result in zip(cells, results) for line in result.failures()]

@@ -31,8 +31,8 @@ from data.manifest import Row  # noqa: E402
 from data.ranges import Intensity, to_report  # noqa: E402
 from ldm.checkpoints.reading import weights  # noqa: E402
 from solvers import metrics, populations  # noqa: E402
+from solvers.files import file_name  # noqa: E402
 from solvers.flags import Parser  # noqa: E402
-from solvers.results import file_name  # noqa: E402
 
 FEATURES = 2048  # of Inception's last pooling
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit

@@ -28,6 +28,13 @@ class Scan:
     error: str = ""
     checksum: str = ""  # of the file
 
+    @property
+    def volume(self) -> str:
+        """What the slices of one volume, multi-frame file or DICOM series share; "" for a picture."""
+        if self.source is None or not (self.source.meta.count > 1 or self.source.meta.format == "dicom"):
+            return ""
+        return (self.source.meta.series or "")[:16]
+
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""

@@ -1,5 +1,6 @@
-"""A prior under observation: calls and backward passes are counted; the diffusion network alone runs in low precision."""
+"""What restoring costs: a prior's calls and backward passes are counted, and its network alone runs in low precision."""
 
+import resource
 from collections.abc import Callable
 from typing import Any
 
@@ -74,3 +75,10 @@ class Meter:
             return _Tick.apply(y, self)  # type: ignore[no-any-return]
 
         self.prior.__dict__[name] = observed
+
+
+def peak_memory() -> int:
+    """Bytes that were in use at once: of the accelerator if there is one in use, else of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

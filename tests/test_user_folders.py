@@ -19,9 +19,11 @@ from data.formats.image import to_stored
 from data.ranges import DEPTH_8
 from data.seeding import Noise
 from ldm import config as configuration
+from solvers.files import file_name
 from solvers.intake import Scan
 from solvers.outcome import Outcome
-from solvers.results import Results, file_name
+from solvers.results import Results
+from solvers.volumes import reassemble
 
 
 @pytest.fixture(scope="module")
@@ -245,4 +247,4 @@ def test_a_volume_of_results_that_are_gone_is_left_alone(tmp_path):
     with results.opened():
         scan = Scan("a-0000", torch.zeros(1, 4, 4), Image(torch.zeros(1, 4, 4), meta), DEPTH_8)
         results.commit(Outcome(scan, {"image_id": "a-0000", "status": "ok", "seconds": 1.0}, scan.pixels))
-        assert results.reassemble(lambda name: None) == []
+        assert reassemble(results, lambda name: None) == []

@@ -9,9 +9,11 @@ import torch
 
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
+from solvers.files import file_name
 from solvers.intake import Scan
 from solvers.outcome import Outcome
-from solvers.results import Results, digest, file_name
+from solvers.results import Results, digest
+from solvers.volumes import reassemble
 
 CONFIG = {"solver": "x"}
 
@@ -56,7 +58,7 @@ def test_slices_of_a_volume_come_back_as_one_file(tmp_path: Path):
             scan = Scan(row.image_id, scan.intensity.to_model(file.pixels), file, scan.intensity)
             scans[row.image_id] = scan
             folder.commit(restored(scan))
-        folder.reassemble(scans.get)
+        reassemble(folder, scans.get)
     (whole,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
     before, after = nibabel.load(source), nibabel.load(whole)
     assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(before.affine, after.affine)
@@ -70,7 +72,7 @@ def test_an_incomplete_volume_is_left_alone(tmp_path: Path):
         scans = {row.image_id: read(row) for row in rows}
         for scan in scans.values():
             folder.commit(restored(scan))
-        folder.reassemble(scans.get)
+        reassemble(folder, scans.get)
     assert not list((tmp_path / "out/recon").glob("volume-*"))
 
 
