@@ -3,13 +3,16 @@ published scripts that are refused are in configs/flags.yaml."""
 
 import argparse
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import yaml
 
-REFUSED = Path(__file__).resolve().parents[1] / "configs/flags.yaml"
+HOME = Path(__file__).resolve().parents[1]
+REFUSED = HOME / "configs/flags.yaml"
+DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
 OVERRIDE = re.compile(r"[\w.]+=")
 MOST = 10_000_000  # seeds in one call
@@ -38,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
     """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
 
+    Flags that are short for an override stand before the overrides, which may contradict them; `options.command` is the line.
     Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
     if "" in argv:
@@ -57,7 +61,36 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
         options.solver = [word]
     elif word:
         options.model = word
-    return options, changes, rest[0] if rest else ""
+    options.command = shlex.join(["python", ours.prog, *argv])
+    short = {"steps": options.steps, "eta": options.ddim_eta}
+    meant = [f"solver.params.{key}={value}" for key, value in short.items() if value is not None]
+    return options, [*meant, *changes], rest[0] if rest else ""
+
+
+def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
+    """Fill in what was not said. Without any data it is the demo: whether it is, is what is returned.
+
+    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises ValueError for
+    flags that mean nothing with what is asked for.
+    """
+    unconditional = not any(tasks.values())
+    if not unconditional and not all(tasks.values()):
+        raise ValueError("samplers of the prior and solvers of a task do not share a grid; run them apart")
+    needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    for flag in needless:
+        if getattr(options, flag):
+            raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+    if options.oracle and (options.measurements or not options.num_runs):
+        raise ValueError("--oracle chooses among --num-runs by the truth, of which measurements have none")
+    options.num_samples = options.num_samples or 1
+    demo = not (options.data_root or options.manifest or unconditional)
+    if demo and options.measurements:
+        raise ValueError("--measurements needs --data-root or --manifest: the files that were measured")
+    if demo:
+        options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
+    if options.save_dir is None:
+        options.save_dir = Path("results") / ("demo" if demo else "grid" if len(tasks) > 1 else next(iter(tasks)))
+    return demo
 
 
 def parser(about: str) -> Parser:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
@@ -45,10 +45,21 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         return Scan(row.image_id, error=str(error))
 
 
-def seeded(channels: int, seed: int) -> Scan:
+def seeded(channels: int, row: Any) -> Scan:
     """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
     nothing = torch.zeros(channels, 1, 1)
-    return Scan(f"{seed:06d}", nothing, Image(nothing, Meta("png")), DEPTH_8)
+    return Scan(row.image_id, nothing, Image(nothing, Meta("png")), DEPTH_8)
+
+
+def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
+    """The first scan that can be read; if there is none, ValueError says what ails the very first."""
+    reasons = []
+    for row in rows:
+        scan = load(row)
+        if not scan.error:
+            return scan
+        reasons.append(scan.error)
+    raise ValueError(reasons[0])
 
 
 class Batches(Dataset):
@@ -86,3 +97,9 @@ class Pending(Sampler):
 
     def __len__(self) -> int:
         return len(self.mine)
+
+
+def batches(rows: Sequence[Any], load: Callable[[Any], Scan], size: int, committed: Callable[[], Collection[str]]) -> DataLoader:
+    """What is left to do of the rows of a manifest, in batches of `size` images."""
+    pending = Pending([row.image_id for row in rows], size, committed)
+    return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())

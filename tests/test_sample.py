@@ -225,9 +225,11 @@ def test_images_of_unequal_shape_are_computed_apart(world: Path, tmp_path: Path)
 
 
 def test_gray_images_under_a_prior_of_three_channels(world: Path, tmp_path: Path):
-    assert run(world, tmp_path, "--limit", "1", model="rgb", solver="daps", task="denoising") == 0
-    assert "3 channels" in records(tmp_path)["scan0"]["notes"][0]
-    assert formats.read(tmp_path / "recon/scan0.png").pixels.shape == (1, 16, 16)
+    scans, out = tiny.scans(tmp_path / "scans", 1), tmp_path / "out"
+    (scans / "broken.png").touch()  # and read first
+    assert run(world, out, "--data-root", str(scans), model="rgb", solver="daps", task="denoising") == 1
+    assert "3 channels" in records(out)["scan0"]["notes"][0] and "failed" in records(out)["broken"]["status"]
+    assert formats.read(out / "recon/scan0.png").pixels.shape == (1, 16, 16)
 
 
 def test_colour_images_under_a_prior_of_one_channel(world: Path, tmp_path: Path):
