@@ -45,6 +45,19 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         return Scan(row.image_id, error=str(error))
 
 
+def remarks(scan: Scan, measured: bool) -> list[str]:
+    """What the record must say of how a file was read. measured: it holds y, which no window clamps."""
+    assert scan.pixels is not None and scan.source is not None and scan.intensity is not None
+    said = []
+    if len(scan.source.pixels) > len(scan.pixels):
+        said.append("a colour image: its luminance alone is restored, because the prior has one channel")
+    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
+    share = float(((stored < low) | (stored > high)).float().mean())
+    if share > 0.02 and not measured:
+        said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
+    return said
+
+
 def seeded(channels: int, row: Any) -> Scan:
     """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
     nothing = torch.zeros(channels, 1, 1)

@@ -13,16 +13,15 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.counts import constant, unit_scale
-from solvers.intake import Scan
+from solvers.counts import unit_scale
+from solvers.intake import Scan, remarks
 from solvers.meter import Meter
 from solvers.operators.base import Operator, Shape
 from solvers.outcome import Outcome, failed, nearest, scores
-from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.progress import Progress
-from solvers.step import Step, check, doubts
+from solvers.step import Step, check, doubts, lowered
 
-LUMINANCE = "a colour image: its luminance alone is restored, because the prior has one channel"
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
@@ -76,10 +75,8 @@ class Reconstruction(pl.LightningModule):
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
         cell = self.cells[dataloader_idx]
-        outcomes, readable = (
-            [failed(scan, scan.error) for scan in batch if scan.error],
-            [scan for scan in batch if not scan.error],
-        )
+        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
+        readable = [scan for scan in batch if not scan.error]
         for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
             outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
         order = {scan.image_id: i for i, scan in enumerate(batch)}
@@ -92,24 +89,20 @@ class Reconstruction(pl.LightningModule):
             problem, prior, note = self.pose(cell, scans)
             check(cell.solver, problem, prior)
             with Meter(prior, self.autocast) as meter:
-                x0, bad = self.draw(cell, problem, prior)
+                draws, bad = self.draw(cell, problem, prior)
         except ValueError as error:
             return [failed(scan, str(error)) for scan in scans]
-        calls = {"nfe": meter.nfe, "vjps": meter.vjps}
-        wanted = getattr(cell.solver, "sigma_max", None) or 0.0
-        low = f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
-        notes = [n for n in (*self.notes, note, low if wanted > prior.sigma_max else "") if n]
-        facts = calls | {"seconds": self.since(start) / len(scans), "seed": self.run.seed}
+        facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
+        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
         for b, scan in enumerate(scans):
             if b in bad:
                 outcomes.append(failed(scan, bad[b]))
-            else:
-                cheap = None if baseline is None else baseline[b].cpu()
-                of_scan = [LUMINANCE if reduced(scan) else "", "" if self.run.measurements else clamped(scan)]
-                said = facts | {"notes": [*notes, *filter(None, of_scan)]}
-                outcomes.append(self.conclude(cell, scan, problem.select([b]), x0[b], cheap, said))
+                continue
+            cheap = None if baseline is None else baseline[b].cpu()
+            said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
+            outcomes.append(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))
         return outcomes
 
     def conclude(
@@ -141,7 +134,7 @@ class Reconstruction(pl.LightningModule):
             image=image,
             draws=draws if many else None,
             truth=truth,
-            y=(problem.y + constant(operator, problem.y) if operator.unit_range else problem.y)[0].cpu(),
+            y=problem.stored()[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
         )
@@ -214,10 +207,11 @@ class Reconstruction(pl.LightningModule):
         with torch.no_grad():
             for _, _ in zip(range(trials + 1), steps):
                 times.append(self.since(0))
-        each = (times[-1] - times[min(1, len(times) - 2)]) / max(len(times) - 2, 1)
-        return each * cell.solver.steps * cell.draws / count
+        warm = times[1:] if len(times) > 2 else times
+        return (warm[-1] - warm[0]) / (len(warm) - 1) * cell.solver.steps * cell.draws / count
 
     def since(self, start: float) -> float:
+        """Seconds, once the accelerator has done what it was given."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
@@ -232,38 +226,9 @@ class Reconstruction(pl.LightningModule):
         return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
 
 
-def reduced(scan: Scan) -> bool:
-    """Whether a colour image became a gray one, because that is what the prior knows."""
-    return scan.source is not None and scan.pixels is not None and len(scan.source.pixels) > len(scan.pixels)
-
-
-def clamped(scan: Scan) -> str:
-    """How much of the file lies outside the window that it is seen in, or "" if that is next to nothing."""
-    assert scan.source is not None and scan.intensity is not None
-    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
-    share = float(((stored < low) | (stored > high)).float().mean())
-    return f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it" if share > 0.02 else ""
-
-
 def mean_residual(problem: Problem, step: Step) -> float:
     return float(problem.residual(step.x0).nanmean())
 
 
 def shape_of(scan: Scan) -> Shape:
     return tuple(scan.pixels.shape) if scan.pixels is not None else ()
-
-
-def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
-    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
-    channels or, as several coils measure one image, the prior's."""
-    channels, *size = measured
-    candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
-    for shape in candidates:
-        try:
-            if tuple(operator.shape_out(shape)) == measured:
-                return tuple(shape)
-        except ValueError:
-            continue
-    raise ValueError(
-        f"a measurement of shape {measured} does not fit {type(operator).__name__} on images of {prior} or its own size"
-    )

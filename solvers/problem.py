@@ -104,6 +104,10 @@ class Problem:
         rows = list(indices)
         return Problem(self.y[rows], self.operator.select(rows), self.likelihood, tuple(self.ids[i] for i in rows))
 
+    def stored(self) -> Tensor:
+        """y as files hold it, with the constant part of CT and MRI: what `from_measurement` takes."""
+        return self.y + constant(self.operator, self.y) if self.operator.unit_range else self.y
+
     def residual(self, x: Tensor) -> Tensor:
         """|A x - y| / (sigma_y sqrt(m)) per image [B], m the number of measured entries; without noise |A x - y| / |y|."""
         problem = self.whitened()
@@ -170,6 +174,22 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
     if isinstance(likelihood, Poisson):
         level(operator, y)
     return Problem(y, operator, likelihood, noise.ids)
+
+
+def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
+    """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
+    channels or, as several coils measure one image, the prior's."""
+    channels, *size = measured
+    candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
+    for shape in candidates:
+        try:
+            if tuple(operator.shape_out(shape)) == measured:
+                return tuple(shape)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"a measurement of shape {measured} does not fit {type(operator).__name__} on images of {prior} or its own size"
+    )
 
 
 def estimated_sigma_y(problem: Problem) -> Tensor:

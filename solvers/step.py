@@ -53,6 +53,14 @@ def doubts(solver: Solver, draws: int, prior: Prior, operator: Operator) -> str:
     return f"draws of {name} are estimates here, whose spread may be far less than their error{other}"
 
 
+def lowered(solver: Solver, prior: Prior) -> str:
+    """What to know about a solver that would start at more noise than the prior was trained on, or ""."""
+    wanted = getattr(solver, "sigma_max", None) or 0.0
+    if wanted <= prior.sigma_max:
+        return ""
+    return f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
+
+
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:
     """Refuse, in one line and before any network runs, what cannot be solved. Raises ValueError."""
     rows, expected = len(problem.ids), problem.operator.shape_out(prior.image_shape)

@@ -6,7 +6,6 @@ import torch
 
 from data.seeding import Noise
 from solvers.condition import conditioned
-from solvers.module import image_shape
 from solvers.operators import (
     MRI,
     CartesianMRI,
@@ -21,7 +20,7 @@ from solvers.operators import (
 from solvers.operators.base import LinearOperator
 from solvers.operators.compressed_sensing import basis
 from solvers.operators.mri import simulated, to_complex
-from solvers.problem import Gaussian, Problem, measure
+from solvers.problem import Gaussian, Problem, image_shape, measure
 
 IDS = ("first", "second")
 
