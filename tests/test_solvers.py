@@ -16,10 +16,11 @@ from solvers.daps import DAPS
 from solvers.descent import AdamW
 from solvers.dps import DPS
 from solvers.operators import CT, GaussianBlur, MotionBlur
+from solvers.operators.base import norm
 from solvers.padis import PaDIS
 from solvers.padis_pc import PaDISPC
 from solvers.problem import Clean, Gaussian, Poisson, Problem, measure
-from solvers.psld import PSLD
+from solvers.psld import PSLD, back
 from solvers.resample import ReSample
 from solvers.step import Step, check
 from solvers.steps import ve_levels, vp_levels
@@ -214,6 +215,14 @@ def test_conjugate_gradients_keep_images_apart(name):
     for k in (2, 0):
         alone = Problem(posed.y[k : k + 1], operator.select([k]), likelihood, IDS[k : k + 1])
         torch.testing.assert_close(final(solver, prior, IDS[k : k + 1], alone).x0, together[k : k + 1], rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("s2", [0.1, 1e-3])
+def test_psld_glues_by_iteration_where_there_is_no_closed_form(s2):
+    operator = MotionBlur(9).draw((1, 16, 16), Noise(IDS, "mask"))
+    r = Noise(IDS, "noise").normal((3, 1, 16, 16), torch.float64)
+    error = operator.forward(back(operator, r, s2) - operator.correct(r, s2, 1.0))
+    assert not operator.exact and bool((norm(error) <= 1e-3 * norm(r)).all())
 
 
 @pytest.mark.parametrize("name", [n for n in SOLVERS if n != "tv"])

@@ -121,7 +121,7 @@ class LinearOperator(Operator):
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """(s2 I + v A A^T)^-1 r with s2, v numbers or [B]; closed form where there is one, else conjugate gradients."""
         a, b = per_image(s2, r), per_image(v, r)
-        return conjugate_gradients(lambda p: a * p + b * self.gram(p), r, cap=500, orthogonal=True).x
+        return conjugate_gradients(lambda p: a * p + b * self.gram(p), r, cap=500).x
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
