@@ -125,6 +125,17 @@ def test_rows_and_conjugate_gradients_agree():
     torch.testing.assert_close(a.x[1:], ones.x, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("sigma_y, dtype, limit", [(1e-5, torch.float32, 1e-4), (0.0, torch.float64, 1e-2)])
+def test_rows_that_coils_see_too_little_of_are_not_filled_by_rounding(sigma_y, dtype, limit):
+    """Two coils at 4-fold acceleration leave half of a complex image to the belief, whatever the noise is divided by."""
+    operator = CartesianMRI("equispaced", 4.0, 0.1, coils=2, complex_image=True).draw((2, 6, 16), Noise(IDS[:1], "mask"))
+    A = operator.forward(torch.eye(192).double().reshape(192, 2, 6, 16)).flatten(1).T
+    y = operator.forward(field(1, 2, 6, 16))
+    x = conditioned(torch.zeros(1, 2, 6, 16, dtype=dtype), 0.5, Problem(y.to(dtype), operator, Gaussian(sigma_y), IDS[:1])).x
+    expected = torch.linalg.pinv(A, rtol=1e-10) @ y.flatten()  # sigma_y is far below every singular value
+    assert float((x.flatten() - expected).abs().max()) < limit
+
+
 @pytest.mark.parametrize("coils", [1, 4])
 def test_real_k_space_may_be_of_any_size(coils):
     """Not the prior's: y's own, with the prior's channels and not the coils'."""

@@ -119,19 +119,18 @@ class MRI(LinearOperator):
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """One coil: a weight for each frequency, as A^T drops what no real image can have. Several and a mask of whole
-        columns: row by row in the image."""
-        S = self.coils(r)
+        columns: row by row in the image, from A^T r in double precision, as s2 divides what rounding puts where y is blind."""
         if not self.exact:
             return super().correct(r, s2, v)
-        if S is None:
+        if (S := self.coils(r.double())) is None:
             m = self.m.to(r)
             power = m if self.complex_image else (m + mirrored(m)) / 2
             return self.adjoint(divide(r, per_image(s2, r) + per_image(v, r) * self.gain**2 * power))
         s2, v = (torch.as_tensor(a, dtype=r.dtype, device=r.device).expand(len(r)) for a in (s2, v))
-        back = self.adjoint(r)
+        back = self.adjoint(r.double())
         b = to_complex(back) if self.complex_image else back
         solved = solve_rows(b, self.m[:, 0, 0].to(r), S, s2, v * self.gain**2)
-        return to_real(solved) if self.complex_image else solved
+        return (to_real(solved) if self.complex_image else solved).to(r)
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """One coil: diagonal for complex images. For real ones A A^T couples k and -k: it halves what only one of them

@@ -12,6 +12,7 @@ from torch import Tensor
 
 ROWS = 8  # at once, so that their matrices stay near the processor
 SAFE = 1e4  # condition number up to which single precision solves to better than a thousandth
+LEAST = 1e-12  # of s2 over the entries of v A^T A; below, rounding of b in double precision would fill what y does not see
 
 
 def solve_rows(b: Tensor, columns: Tensor, S: Tensor, s2: Tensor, v: Tensor) -> Tensor:
@@ -27,7 +28,8 @@ def solve_rows(b: Tensor, columns: Tensor, S: Tensor, s2: Tensor, v: Tensor) -> 
         precision = s2.dtype if c <= SAFE * a else torch.float64
         for rows, H in row_grams(columns[mask].to(precision), S[maps], not b.is_complex()):
             right = b[images, 0, rows].permute(1, 2, 0).to(H.dtype)
-            H.mul_(c).diagonal(dim1=1, dim2=2).add_(a)
+            diagonal = H.mul_(c).diagonal(dim1=1, dim2=2)
+            diagonal.add_((LEAST * diagonal.real.amax(1, keepdim=True)).clamp_min(a))
             solved = torch.cholesky_solve(right, torch.linalg.cholesky(H))
             result[images, 0, rows] = solved.permute(2, 0, 1).to(b.dtype)
     return result
