@@ -15,8 +15,8 @@ from torch import Tensor
 
 from data.seeding import Noise
 from solvers.covariance import ErrorCovariance
-from solvers.gauss_newton import Root, gauss_newton, whitened_step
-from solvers.operators.base import LinearOperator, Scalar, Solution, conjugate_gradients, norm, per_image
+from solvers.gauss_newton import Root, dual_step, gauss_newton, whitened_step
+from solvers.operators.base import LinearOperator, Scalar, Solution, norm, per_image
 from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
@@ -71,33 +71,29 @@ def conditioned(
             raise ValueError("a covariance without a root needs a linear measurement; give a number, [B] or a diagonal")
         operator = operator.given(problem.y.to(m), problem.sigma_y)
         target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
-        return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps)
-    found = correction(operator, m, v, r, s2, accuracy, cap)
+        return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps, clean=problem.sigma_y == 0)
+    found = correction(operator, m, v, r, s2, accuracy, cap, problem.sigma_y == 0)
     return Solution(u + found.x, found.iterations, found.residual)
 
 
-def correction(operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: Scalar, accuracy: Tensor, cap: int) -> Solution:
+def correction(
+    operator: LinearOperator, m: Tensor, v: Variance, r: Tensor, s2: Scalar, accuracy: Tensor, cap: int, clean: bool = False
+) -> Solution:
     """V A^T (s2 I + A V A^T)^-1 r for images like m: entry by entry if A and V are diagonal.
 
     Else by conjugate gradients: in the image, which needs the fewest steps, or among the measurements if V has no root at
-    hand.
+    hand or there is no noise.
     """
-    weight, S = per_image(s2, r), root(v, m)
+    S = root(v, m)
     if S is None:
         assert isinstance(v, LinearOperator)
-        found = conjugate_gradients(
-            lambda p: weight * p + operator.forward(v.forward(operator.adjoint(p))),
-            r,
-            tolerance=accuracy,
-            cap=cap,
-            orthogonal=True,
-        )
+        found = dual_step(operator, v.forward, s2, r, accuracy, cap)
         return Solution(v.forward(operator.adjoint(found.x)), found.iterations, found.residual)
     if operator.elementwise and not isinstance(v, LinearOperator):
         V = spread(v, m)
         spectrum = operator.forward(V * operator.adjoint(torch.ones_like(r)))
-        return Solution(V * operator.adjoint(r / (weight + spectrum)), *zeros(r))
-    found = whitened_step(operator, S, s2, r, 0.0, accuracy, cap)
+        return Solution(V * operator.adjoint(r / (per_image(s2, r) + spectrum)), *zeros(r))
+    found = whitened_step(operator, S, s2, r, torch.zeros_like(m), accuracy, cap, clean)
     return Solution(S(found.x), found.iterations, found.residual)
 
 

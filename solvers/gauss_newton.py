@@ -11,18 +11,25 @@ from torch import Tensor
 
 from solvers.operators.base import LinearOperator, Operator, Scalar, Solution, conjugate_gradients, dot, norm, per_image
 
-Root = Callable[[Tensor], Tensor]  # V^(1/2)
+Root = Callable[[Tensor], Tensor]  # V^(1/2), or V, of images
 
 LOOK_BACK = 3  # steps of conjugate gradients by which the error of an earlier one is judged
 HALVINGS = 6  # of a step that does not descend; 2^-6 of a Gauss-Newton step is as good as none
 
 
-def whitened_step(A: LinearOperator, S: Root, s2: Scalar, r: Tensor, xi: Tensor | float, accuracy: Tensor, cap: int) -> Solution:
+def whitened_step(
+    A: LinearOperator, S: Root, s2: Scalar, r: Tensor, xi: Tensor, accuracy: Tensor, cap: int, clean: bool = False
+) -> Solution:
     """The d that minimises |r - A S d|^2 / s2 + |xi + d|^2, by conjugate gradients in the image.
 
     S: of images, symmetric. accuracy [B]: A S d is known to this, in y's units: the error in the cost, which bounds
     it, is what conjugate gradients minimise. Returned is the error they left, in the same units.
+    clean: s2 is no noise but rounding error. In the image, divided by it, rounding would become as large as xi wherever y
+    sees nothing; among the measurements it cannot, as S A^T goes last.
     """
+    if clean:
+        found = dual_step(A, lambda z: S(S(z)), s2, r + A.forward(S(xi)), accuracy, cap)
+        return Solution(S(A.adjoint(found.x)) - xi, found.iterations, found.residual)
     back = A.adjoint(r)
     s2 = per_image(s2, back)
     found = conjugate_gradients(
@@ -36,8 +43,24 @@ def whitened_step(A: LinearOperator, S: Root, s2: Scalar, r: Tensor, xi: Tensor 
     return Solution(found.x, found.iterations, found.residual * s2.flatten().sqrt())
 
 
+def dual_step(A: LinearOperator, V: Root, s2: Scalar, r: Tensor, accuracy: Tensor, cap: int) -> Solution:
+    """The p of (s2 I + A V A^T) p = r, by conjugate gradients among the measurements. V: of images."""
+    weight = per_image(s2, r)
+    return conjugate_gradients(lambda p: weight * p + A.forward(V(A.adjoint(p))), r, tolerance=accuracy, cap=cap, orthogonal=True)
+
+
 def gauss_newton(
-    u: Tensor, S: Root, operator: Operator, y: Tensor, s2: Scalar, accuracy: Tensor, target: Tensor, *, cap: int, steps: int
+    u: Tensor,
+    S: Root,
+    operator: Operator,
+    y: Tensor,
+    s2: Scalar,
+    accuracy: Tensor,
+    target: Tensor,
+    *,
+    cap: int,
+    steps: int,
+    clean: bool,
 ) -> Solution:
     """Linearise, step, and halve the step until the cost falls; each image on its own.
 
@@ -51,7 +74,7 @@ def gauss_newton(
     active = torch.ones(len(u), dtype=torch.bool, device=u.device)
     for _ in range(steps):
         slack = torch.where(active, accuracy, torch.inf)
-        full = whitened_step(operator.linearize(u + S(xi)), S, s2, y - value, xi, slack, cap)
+        full = whitened_step(operator.linearize(u + S(xi)), S, s2, y - value, xi, slack, cap, clean)
         iterations = iterations + torch.where(active, full.iterations, 0)
         length = active.to(u)
         for _ in range(HALVINGS):

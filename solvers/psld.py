@@ -10,8 +10,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import CAP
-from solvers.gauss_newton import whitened_step
+from solvers.condition import CAP, correction
 from solvers.operators.base import LinearOperator, norm
 from solvers.problem import Problem
 from solvers.recompute import recomputing
@@ -86,16 +85,16 @@ class Glue(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, y: Tensor, A: LinearOperator, s2: float | None) -> Tensor:
         ctx.A, ctx.s2 = A, s2
-        return x + back(A, y - A.forward(x), s2)
+        return x + back(A, x, y - A.forward(x), s2)
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None, None, None]:
         (g,) = upstream
-        return g - back(ctx.A, ctx.A.forward(g), ctx.s2), None, None, None
+        return g - back(ctx.A, g, ctx.A.forward(g), ctx.s2), None, None, None
 
 
-def back(A: LinearOperator, r: Tensor, s2: float | None) -> Tensor:
-    """B r; without a closed form, with A B r right to a thousandth of r."""
+def back(A: LinearOperator, like: Tensor, r: Tensor, s2: float | None) -> Tensor:
+    """B r, an image like `like`; without a closed form, with A B r right to a thousandth of r."""
     if s2 is None:
         return A.adjoint(r)
-    return A.correct(r, s2, 1.0) if A.exact else whitened_step(A, lambda x: x, s2, r, 0.0, 0.001 * norm(r), CAP).x
+    return A.correct(r, s2, 1.0) if A.exact else correction(A, like, 1.0, r, s2, 0.001 * norm(r), CAP).x

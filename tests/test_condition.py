@@ -10,6 +10,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from solvers.condition import condition, conditioned, discrepancy
+from solvers.covariance import ErrorCovariance
 from solvers.operators import MRI, KernelBlur
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, norm
 from solvers.operators.mri import simulated
@@ -134,6 +135,21 @@ def test_without_noise_the_measurement_is_met(v) -> None:
         assert torch.isfinite(x).all()
         rows = slice(1, None) if isinstance(v, Tensor) else slice(None)
         torch.testing.assert_close(operator.forward(x)[rows], y[rows], rtol=1e-5, atol=1e-5)  # CG stops at sqrt(eps)
+
+
+@pytest.mark.parametrize("operator", [Dense(M), Composed(Dense(M), torch.Tensor.clone)])  # the latter by Gauss-Newton
+@pytest.mark.parametrize("kind", ["number", "diagonal", "frequency"])
+def test_without_noise_the_mean_is_the_limit(kind: str, operator: Operator) -> None:
+    """Rounding, divided by no noise, must not fill what y does not see: conjugate gradients leave sqrt(eps) of |r|."""
+    density = 0.1 + normal(1, 1, 3, 3, seed=7).square()
+    density[..., 2, 0], density[..., 2, 2] = density[..., 1, 0], density[..., 1, 2]  # real images: the same at k and -k
+    v = {"number": 0.7, "diagonal": DIAGONAL[:1], "frequency": ErrorCovariance(density)}[kind]
+    eye = torch.eye(12).double()
+    V = v.forward(eye.reshape(12, *SHAPE)).flatten(1) if isinstance(v, ErrorCovariance) else eye * torch.as_tensor(v).flatten()
+    m, y = normal(1, *SHAPE, seed=9), normal(1, 7, seed=8)
+    x = condition(m, v, Problem(y, operator, Clean(), ids(1)))
+    expected = posterior_mean(M[0], V, m[0], y[0], 0.0)
+    assert float((x[0] - expected).norm()) < 1e-6 * float(norm(y - operator.forward(m)))
 
 
 def test_v_zero_keeps_the_belief() -> None:
