@@ -1,4 +1,4 @@
-"""Manifests: what the three formats give, what `check` finds, and that every bad one is refused in one line with file and row."""
+"""Manifests: what the three formats give, what `check` finds, and a million rows."""
 
 import hashlib
 import json
@@ -8,28 +8,10 @@ import sys
 import textwrap
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from manifests import HEADER, refused, write
 
 from data.manifest import COLUMNS, Row, check, identify, read
 from data.manifest_lines import _BLOCK
-
-HEADER = ",".join(COLUMNS)
-
-
-def write(tmp_path, content, name="m.csv"):
-    path = tmp_path / name
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return path
-
-
-def refused(path, row, reason, how=lambda path: list(read(path))):
-    with pytest.raises(ValueError) as caught:
-        how(path)
-    message = str(caught.value)
-    assert "\n" not in message and message.startswith(f"{path}: ") and len(message) < 600
-    assert reason in message, message
-    assert row is None or f"row {row}:" in message, message
 
 
 def test_three_formats_say_the_same(tmp_path):
@@ -98,89 +80,6 @@ def test_identify(path, index, identity):
     assert identify(path, index) == identity
 
 
-@pytest.mark.parametrize(
-    "cells, reason",
-    [
-        ("../a.png,,,,,,,", "climbs out"),
-        ("a/../../b.png,,,,,,,", "climbs out"),
-        (",,,,,,,", "the path is empty"),
-        ("a.png,x/y,,,,,,", "no safe file name"),
-        ("a.png,.x,,,,,,", "no safe file name"),
-        (f"a.png,{'x' * 201},,,,,,", "no safe file name"),
-        ("a.png,,,,-1,,,", "not a whole number"),
-        ("a.png,,,,1.5,,,", "not a whole number"),
-        ("a.png,,,,99999999999,,,", "not a whole number"),
-        ("a.png,,,,,,two,", "not a whole number"),
-        ("a.png,,,,,,-2,", "not a whole number"),
-        ("a.png,,,,,400:-1000,,", "low < high"),
-        ("a.png,,,,,1,,", "low < high"),
-        ("a.png,,,,,0:inf,,", "low < high"),
-        ("a.png,,,,,nan:1,,", "low < high"),
-        ("a\tb.png,,,,,,,", "not printable"),
-        ("a\x00b.png,,,,,,,", "not printable"),
-        ("a.png,,p\x1b[31m,,,,,", "not printable"),
-        ("a.png,,", "has 3 cells where the header has 8"),
-        ('"a.png,,,,,,,', "unexpected end of data"),
-        (f"{'a/' * 2100}a.png,,,,,,,", "longer than any file system"),
-    ],
-)
-def test_bad_rows(tmp_path, cells, reason):
-    path = write(tmp_path, f"{HEADER}\nfine.png,,,,,,,\n{cells}\nfine2.png,,,,,,,\n")
-    refused(path, 3, reason)
-
-
-@pytest.mark.parametrize(
-    "line, reason",
-    [
-        ("{", "not JSON"),
-        ("[1]", "not a JSON object"),
-        ('{"path": "a.png", "subjct": "x"}', "did you mean 'subject'"),
-        ('{"path": 5}', "not printable text"),
-        ('{"path": "a.png", "subject": 5}', "not printable text"),
-        ('{"path": "a.png", "window": [0, 1]}', "wrong type"),
-        ('{"path": "a.png", "window": 0}', "wrong type"),
-        ('{"path": "a.png", "label": true}', "not a whole number"),
-        ('{"path": "a.png", "label": 1.0}', "not a whole number"),
-        ('{"path": "\\ud800.png"}', "not printable text"),
-        ('{"path": "\\u002e\\u002e/a.png"}', "climbs out"),
-        ('{"label": 1}', "empty"),
-        ('{"path": "a.png"},{"path": "b.png"}', "not JSON"),
-        ("[" * 60000, "not JSON"),
-    ],
-)
-def test_bad_objects(tmp_path, line, reason):
-    refused(write(tmp_path, f'{{"path": "fine.png"}}\n{line}\n', "m.jsonl"), 2, reason)
-    full = {name: None for name in COLUMNS}
-    if line.startswith('{"path": "a.png", "'):  # the same where all rows have all keys, which goes another way
-        whole = json.dumps(full | {"path": "fine.png"}) + "\n" + json.dumps(full | json.loads(line)) + "\n"
-        if "subjct" not in line:
-            refused(write(tmp_path, whole, "m.jsonl"), 2, reason)
-
-
-def whole(**given):
-    return json.dumps(dict.fromkeys(COLUMNS) | given)
-
-
-@pytest.mark.parametrize(
-    "content, row",
-    [
-        (whole(path="a.png")[:-1] + "\n" + whole(path="b.png")[1:] + "," + whole(path="c.png"), 1),  # an object over two lines
-        (whole(path="a.png") + "," + whole(path="b.png").replace(", ", "\n", 1), 1),
-        (whole(path="a.png").replace("a.png", "a\n.png") + "," + whole(path="b.png"), 1),  # a text over two lines
-        (whole(path="a.png") + "\n" + whole(path="b.png", sha256=[{}, {}]).replace("{}, {}", "{}\n{}"), 2),
-        (whole(path="a.png") + "\n" + whole(path="b.png") + "," + whole(path="c.png"), 2),
-        ("[" + whole(path="a.png") + "\n" + whole(path="b.png") + "]", 1),
-        (whole(path="a.png") + "\n" + whole(path="b.png") + " x", 2),
-        (whole(path="a.png") + "\n" + whole(path="b.png", label=1).replace(": 1,", ": 01,"), 2),
-        (whole(path="a.png") + "\n" + whole(path="b.png").replace("b.png", "b\\x.png"), 2),
-        (whole(path="a.png") + "\n" + whole(path="b.png").replace("{", "\\u007b"), 2),
-    ],
-)
-def test_lines_that_are_no_objects_by_themselves(tmp_path, content, row):
-    """Joined with commas, as many as there are lines, most of these would pass."""
-    refused(write(tmp_path, content + "\n", "m.jsonl"), row, "not JSON" if content[0] == "{" else "is not")
-
-
 def test_spaces_about_cells_are_no_part_of_them(tmp_path):
     for name, content in (
         ("m.csv", 'path,subject\n" a b.png"," p"\n"c d.png",p\n'),
@@ -197,33 +96,6 @@ def test_spaces_about_cells_are_no_part_of_them(tmp_path):
     ]
 
 
-@pytest.mark.parametrize(
-    "content, row, reason",
-    [
-        (b"", 1, "no header"),
-        (b"a.png\nb.png\n", 1, "unknown column 'a.png'"),
-        (b"path,path\n", 1, "no column twice"),
-        (b"label\n1\n", 1, "must name 'path'"),
-        (b"path;label\na.png;1\n", 1, "unknown column 'path;label'"),
-        (b"path\nok.png\n\xff\xfe.png\n", 3, "not UTF-8"),
-        ("path\nok.png\n".encode("utf-16"), 1, "not UTF-8"),
-        (b"path\n" + b"a" * 10_000_000, 2, "longer than 65536 bytes"),
-        (b"path\n" + b"a" * 10_000_000 + b"\nb.png\n", 2, "longer than 65536 bytes"),
-        (b'path\nok.png\n"a\nb.png"\n', 3, "quoted cell runs over"),
-    ],
-)
-def test_bad_files(tmp_path, content, row, reason):
-    refused(write(tmp_path, content), row, reason)
-
-
-def test_files_that_cannot_be_opened(tmp_path):
-    refused(tmp_path / "none.csv", None, "No such file")
-    refused(tmp_path, None, "Is a directory")
-    loop = tmp_path / "loop.csv"
-    loop.symlink_to(loop)
-    refused(loop, None, "symbolic links")
-
-
 def test_rows_before_a_bad_one_are_given(tmp_path):
     rows = read(write(tmp_path, "path\na.png\n../b.png\n"))
     assert next(rows).image_id == "a"
@@ -236,9 +108,6 @@ def test_rows_across_blocks(tmp_path):
     path = write(tmp_path, "path,label\n" + "".join(f"é{i:07d}.png,{i}\n" for i in range(n)))
     assert path.stat().st_size > 2 * _BLOCK
     assert all(row.label == i == row.line - 2 and row.path.endswith(f"é{i:07d}.png") for i, row in enumerate(read(path)))
-
-
-# ---- check
 
 
 @pytest.fixture
@@ -287,111 +156,6 @@ def test_slices_of_a_volume_are_different_images(good):
     tmp_path, _ = good
     assert check(write(tmp_path, "path,slice\n0.png,0\n0.png,1\n")) == 2
     refused(write(tmp_path, "path,slice\n0.png,1\n0.png,1\n"), 3, "slice 1' is in row 2", check)
-
-
-# ---- properties: whatever the bytes are, there are rows or one line, and never anything else
-
-cell = st.text(max_size=12) | st.sampled_from(["a.png", "..", "/x", "1", "-1", "0:1", '"', ",", "\n", "\ufeff", "é", " "])
-value = cell | st.integers() | st.floats() | st.booleans() | st.none() | st.lists(st.integers(), max_size=2)
-lines = {
-    ".csv": st.lists(st.lists(cell, max_size=9).map(",".join), max_size=5).map(lambda rows: "\n".join([HEADER, *rows])),
-    ".jsonl": st.lists(
-        st.dictionaries(st.sampled_from([*COLUMNS, "other"]), value, max_size=8).map(json.dumps) | cell, max_size=5
-    ).map("\n".join),
-    ".txt": st.lists(cell, max_size=5).map("\n".join),
-}
-contents = st.sampled_from(sorted(lines)).flatmap(
-    lambda suffix: st.tuples(
-        st.just(suffix), lines[suffix].map(lambda text: text.encode("utf-8", "surrogatepass")) | st.binary(max_size=80)
-    )
-)
-
-
-def read_or_refuse(tmp_path, suffix, content):
-    path = write(tmp_path, content, f"m{suffix}")
-    try:
-        for row in read(path):
-            assert row.path and row.path.isprintable() and ".." not in row.path[len(str(tmp_path)) :].split("/")
-            assert row.image_id and "/" not in row.image_id and row.image_id.isprintable() and len(row.image_id.encode()) <= 200
-            assert all(isinstance(text, str) for text in (row.subject, row.split, row.sha256))
-            assert row.slice is None or (type(row.slice) is int and row.slice >= 0)
-            assert type(row.label) is int and row.label >= -1
-            assert row.window is None or row.window[0] < row.window[1]
-    except ValueError as error:
-        assert str(error).startswith(f"{path}: row ") and len(str(error).splitlines()) == 1
-
-
-likely = st.fixed_dictionaries(
-    {"path": st.sampled_from(["a.png", "b c.png", "é.png", "\U0001f600.png", " d.png", "..", "e\\f.png", '".png'])},
-    optional={name: cell | st.none() for name in ("image_id", "subject", "split", "sha256")}
-    | {name: st.integers(-2, 9) | st.none() | st.booleans() | st.just(1.0) for name in ("slice", "label")}
-    | {"window": st.sampled_from(["0:1", "1:0", "", None, 3])},
-)
-alike = st.lists(likely, min_size=1, max_size=5) | st.tuples(likely, st.integers(1, 5)).map(lambda drawn: [drawn[0]] * drawn[1])
-style = st.sampled_from([(", ", ": "), (",", ":"), (" , ", " : ")])
-objects = st.tuples(alike, style, st.booleans(), st.lists(st.tuples(st.integers(0, 400), st.sampled_from("cje")), max_size=2))
-
-
-def lines_alone(tmp_path, drawn):
-    """A file gives what each of its lines gives by itself, with a space after it: that is not read by the pattern of many."""
-    records, separators, ascii_only, cuts = drawn
-    content = "\n".join(json.dumps(record, separators=separators, ensure_ascii=ascii_only) for record in records)
-    for place, how in cuts:  # cut a line, join two with a comma, or escape a character
-        at = place % len(content)
-        if how == "j":
-            content = content.replace("\n", ",", 1)
-        else:
-            middle = "\n" + content[at] if how == "c" else f"\\u{min(ord(content[at]), 0xFFFF):04x}"
-            content = content[:at] + middle + content[at + 1 :]
-    expected, bad = [], 0
-    for line, text in enumerate(content.split("\n"), 1):
-        rows, failed = outcome(write(tmp_path, f"{text} ", "m.jsonl"))
-        expected += [row._replace(line=line) for row in rows]
-        if failed:
-            bad = line
-            break
-    for end in ("", "\n"):  # the last line without an end comes by itself
-        assert outcome(write(tmp_path, content + end, "m.jsonl")) == (expected, bad)
-
-
-def outcome(path):
-    """(rows before the bad one, its line or 0)."""
-    rows = []
-    try:
-        for row in read(path):
-            rows.append(row)
-    except ValueError as error:
-        return rows, int(str(error).removeprefix(f"{path}: row ").partition(":")[0])
-    return rows, 0
-
-
-unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
-
-
-@given(contents)
-@settings(unhurried, max_examples=100)
-def test_any_bytes(tmp_path, drawn):
-    read_or_refuse(tmp_path, *drawn)
-
-
-@pytest.mark.slow
-@given(contents)
-@settings(unhurried, max_examples=2000)
-def test_any_bytes_2000_times(tmp_path, drawn):
-    read_or_refuse(tmp_path, *drawn)
-
-
-@given(objects)
-@settings(unhurried, max_examples=100)
-def test_any_objects(tmp_path, drawn):
-    lines_alone(tmp_path, drawn)
-
-
-@pytest.mark.slow
-@given(objects)
-@settings(unhurried, max_examples=2000)
-def test_any_objects_2000_times(tmp_path, drawn):
-    lines_alone(tmp_path, drawn)
 
 
 @pytest.mark.slow
