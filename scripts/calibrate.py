@@ -22,20 +22,21 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data.seeding import Noise, Purpose  # noqa: E402
-from ldm.analytic import Mixture, gaussian  # noqa: E402
-from ldm.denoiser import Prior  # noqa: E402
-from ldm.latent import LatentPrior  # noqa: E402
-from ldm.schedule import Table  # noqa: E402
-from solvers.codps import CoDPS, CoDPSPlus  # noqa: E402
-from solvers.daps import DAPS  # noqa: E402
-from solvers.dps import DPS  # noqa: E402
-from solvers.operators.inpainting import Inpainting  # noqa: E402
-from solvers.padis import PaDIS  # noqa: E402
-from solvers.padis_pc import PaDISPC  # noqa: E402
-from solvers.problem import Gaussian, Problem, measure  # noqa: E402
-from solvers.psld import PSLD  # noqa: E402
-from solvers.resample import ReSample  # noqa: E402
+from data.seeding import Noise, Purpose
+from ldm.analytic import Mixture, gaussian
+from ldm.denoiser import Prior
+from ldm.latent import LatentPrior
+from ldm.schedule import Table
+from solvers import metrics
+from solvers.codps import CoDPS, CoDPSPlus
+from solvers.daps import DAPS
+from solvers.dps import DPS
+from solvers.operators.inpainting import Inpainting
+from solvers.padis import PaDIS
+from solvers.padis_pc import PaDISPC
+from solvers.problem import Gaussian, Problem, measure
+from solvers.psld import PSLD
+from solvers.resample import ReSample
 
 SIDE, S0, SIGMA_Y, LOW, TOP = 4, 0.5, 0.1, 0.002, 10.0
 D = SIDE * SIDE
@@ -153,11 +154,11 @@ def calibrate(solver, truth: Mixture, pairs: int = 64, draws: int = 24, seed: in
     weights, means, variances = truth.posterior(torch.eye(D, dtype=torch.float64)[kept], problem.y.flatten(1)[:, kept], SIGMA_Y)
     mean = torch.einsum("bk,bkd->bd", weights, means)
     variance = torch.einsum("bk,bkd->bd", weights, variances + means**2) - mean**2
-    found_mean, found_variance = x.mean(1), x.var(1)
+    found_mean, found_std, half = metrics.interval(x.movedim(1, 0))
+    found_variance = found_std**2
     error = (((found_mean - mean) ** 2 - found_variance / draws) / variance).mean().clamp_min(0).sqrt()
     inflation = (1 + 1 / draws) * (draws - 1) / (draws - 3)  # of z^2, from finitely many draws
     z2 = (((found_mean - mean) ** 2 + variance) / found_variance).mean() / inflation
-    half = student(draws - 1) * (found_variance * (1 + 1 / draws)).sqrt()
     inside = [torch.special.ndtr((found_mean[:, None] + sign * half[:, None] - means) / variances.sqrt()) for sign in (1, -1)]
     coverage = torch.einsum("bk,bkd->bd", weights, inside[0] - inside[1]).mean()
     ratio = found_variance / variance
@@ -169,13 +170,6 @@ def calibrate(solver, truth: Mixture, pairs: int = 64, draws: int = 24, seed: in
         z_std=math.sqrt(float(z2)),
         coverage=float(coverage),
     )
-
-
-def student(freedom: int) -> float:
-    """The 95 % point of Student's t."""
-    from scipy.stats import t
-
-    return float(t.ppf(0.95, freedom))
 
 
 TITLES = [

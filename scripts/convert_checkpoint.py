@@ -12,18 +12,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.seeding import Noise  # noqa: E402
-from ldm import checkpoints, schedule  # noqa: E402
-from ldm.denoiser import Prior  # noqa: E402
-from ldm.latent import LatentPrior  # noqa: E402
+from data.seeding import Noise
+from ldm import checkpoints, schedule
+from ldm.denoiser import Prior
+from ldm.latent import LatentPrior
+from solvers.flags import Parser
 
 TOLERANCE = 1e-5  # the same numbers at other addresses are added in another order by vectorised kernels (5e-7 was seen)
 HALF_TOLERANCE = 1e-2  # float16 weights carry 2^-11; 1e-3 was seen on a network of random weights
@@ -54,13 +53,6 @@ def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool
             raise ValueError(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
 
 
-class Parser(argparse.ArgumentParser):
-    """Mistakes are one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"convert_checkpoint.py: {message}\n")
-
-
 def arguments() -> Parser:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="weight file or model folder")
@@ -73,8 +65,8 @@ def arguments() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = arguments().parse_args(argv)
     try:
+        options = arguments().parse_args(argv)
         described = checkpoints.describe(options.source, options.config, ema=not options.raw)
         described.build()  # every key and shape is checked before anything is written
         checkpoints.export(described, options.folder, half=options.half)

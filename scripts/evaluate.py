@@ -26,13 +26,13 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data import dataset, formats, sources  # noqa: E402
-from data.manifest import Row  # noqa: E402
-from data.ranges import Intensity, to_report  # noqa: E402
-from ldm.checkpoints.reading import weights  # noqa: E402
-from solvers import metrics, populations  # noqa: E402
-from solvers.files import file_name  # noqa: E402
-from solvers.flags import Parser  # noqa: E402
+from data import dataset, formats, sources
+from data.manifest import Row
+from data.ranges import Intensity, to_report
+from ldm.checkpoints.reading import weights
+from solvers import metrics, populations
+from solvers.files import file_name
+from solvers.flags import Parser
 
 FEATURES = 2048  # of Inception's last pooling
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit

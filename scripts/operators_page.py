@@ -22,9 +22,8 @@ from data import formats
 from data.ranges import percentiles, to_report, to_unit
 from data.seeding import Noise
 from ldm.config import build, load
-from solvers.counts import constant
 from solvers.operators import Inpainting
-from solvers.operators.base import LinearOperator, Operator
+from solvers.operators.base import Operator
 from solvers.problem import Problem, measure
 
 HOME = Path(__file__).resolve().parents[1]
@@ -189,9 +188,7 @@ def scratches(x: Tensor) -> Tensor:
 
 def visible(problem: Problem) -> Tensor:
     """One channel in [0, 1] of y: image-like as it is, sinograms stretched, spectra (pairs, amplitudes) on a log scale."""
-    y = problem.y
-    if problem.operator.unit_range and isinstance(problem.operator, LinearOperator):
-        y = y + constant(problem.operator, y)  # what the scanner records
+    y = problem.stored()
     if y.ndim == 3:  # projections without an order: as many as fill a square
         side = int(y.shape[-1] ** 0.5)
         y = y[..., : side**2].reshape(1, 1, side, side)

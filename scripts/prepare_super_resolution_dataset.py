@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -22,17 +22,11 @@ from data.prepare import Done, Recipe, run
 from data.prepare_journal import held
 from data.prepare_plan import SPLITS, Plan, plan
 from data.prepare_report import collect
+from solvers.flags import Parser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read
 WORKERS = 256  # at most
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes are one line, without the usage before it."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"prepare: {message}\n")
 
 
 def pair(text: str) -> tuple[float, float]:
@@ -162,9 +156,8 @@ def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    options = parse(argv)
     try:
-        return prepare(options)
+        return prepare(parse(argv))
     except (ValueError, OSError) as error:
         reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
         print(f"prepare: {printable(reason)}", file=sys.stderr)

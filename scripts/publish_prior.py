@@ -20,20 +20,20 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data import manifest  # noqa: E402
-from data.dataset import ManifestDataset  # noqa: E402
-from data.ranges import to_report  # noqa: E402
-from data.seeding import Noise  # noqa: E402
-from ldm import checkpoints  # noqa: E402
-from ldm import config as configuration  # noqa: E402
-from ldm.checkpoints.described import Described  # noqa: E402
-from ldm.checkpoints.reading import weights  # noqa: E402
-from ldm.denoiser import Prior  # noqa: E402
-from ldm.generate import Heun  # noqa: E402
-from ldm.latent import LatentPrior  # noqa: E402
+from data import manifest
+from data.dataset import ManifestDataset
+from data.ranges import to_report
+from data.seeding import Noise
+from ldm import checkpoints
+from ldm import config as configuration
+from ldm.checkpoints.described import Described
+from ldm.checkpoints.reading import weights
+from ldm.denoiser import Prior
+from ldm.generate import Heun
+from ldm.latent import LatentPrior
+from solvers.metrics import psnr
 
 LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
@@ -46,11 +46,6 @@ def held_out(path: Path) -> tuple[list[str], Tensor]:
         rows[row.subject].append(index)
     chosen = [i for group in rows.values() for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]]
     return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
-
-
-def psnr(estimate: Tensor, image: Tensor) -> Tensor:
-    """Per image [B], of images in [0, 1]."""
-    return -10 * (to_report(estimate) - to_report(image)).square().mean([1, 2, 3]).log10()
 
 
 def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:

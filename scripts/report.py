@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from solvers import report  # noqa: E402
-from solvers.flags import Parser  # noqa: E402
+from solvers import report
+from solvers.flags import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
 

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, per_image
-from solvers.operators.separable import divide
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 
 Transform = Literal["hadamard", "cosine", "fourier"]
 

@@ -13,9 +13,8 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from data.ranges import from_unit
-from solvers.operators.base import LinearOperator, Scalar, Shape
+from solvers.operators.base import LinearOperator, Scalar, Shape, divide
 from solvers.operators.projection import Scan, filtered_backprojection, joseph
-from solvers.operators.separable import divide
 
 EXACT_RAYS = 3000  # up to here A A^T fits in memory as eigenvectors (72 MB), found in seconds
 
