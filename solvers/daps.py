@@ -87,7 +87,9 @@ class DAPS:
         yield Step(t, sigma, x, result(prior, x, problem, self.polish))
 
     def draw(self, x: Tensor, sigma: float, problem: Problem, prior: Prior, noise: Noise, offset: Noise) -> Tensor:
-        """A draw of x0 | x, y under the belief N(D(x), V): exact, but for `measured` in that its spread is white."""
+        """A draw of x0 | x, y under the belief N(D(x), V). It is exact, except where V is known by frequency: there the draw
+        before y, u, has V's mean variance but white noise.
+        """
         seen = problem.seen_by(prior)
         if self.covariance in ("trace", "operator"):
             tweedie = Covariance(prior, x, sigma, offset)

@@ -113,7 +113,7 @@ class PaDIS:
         return D, strength * self.step(distance, gain, x) * operator.adjoint(r) / per_image(distance, x)
 
     def step(self, distance: Tensor, gain: Tensor, like: Tensor) -> Tensor:
-        """The factor of grad |r|, per image: of grad |r|^2 / 2 |A|^2, of the paper's grad |r|^2 / |r|, of the code's."""
+        """What grad |r| is multiplied by, per image: zeta |r| / |A|^2 (`operator`), 2 zeta (`paper`, with `dps`), else zeta."""
         if self.normalisation == "operator":
             return per_image(self.zeta * distance / gain, like)
         twice = self.normalisation == "paper" and self.data == "dps"

@@ -121,8 +121,10 @@ class ReSample:
         return x0
 
     def meet(self, x: Tensor, V: Variance, problem: Problem, stage: Stage, noise: Noise | None = None) -> Tensor:
-        """x moved until it explains y to the noise level, or as far as V lets it. With noise, which is for what is resampled
-        next, a V by frequency is taken at its word: stopping at the noise level would only cost (half a dB of deblurring).
+        """x moved until it explains y to the noise level, or as far as V lets it.
+
+        noise is given where x is resampled next. There a V by frequency is not cut down to what the noise level asks for, which
+        would cost half a dB of deblurring.
         """
         if self.inner == "adamw":
             return self.adamw(x, problem, stage)

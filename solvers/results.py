@@ -34,8 +34,11 @@ def digest(config: Mapping[str, Any]) -> str:
 
 
 class Results:
-    """folder: where. config: merged configuration, whose digest must agree with what is there. facts: versions and such,
-    kept beside it. derivation: how the images were made, for DICOM. keep_patient: leave the patient's data in DICOM files.
+    """One folder of results, of one configuration.
+
+    config: what must be the same for an earlier run in this folder to be continued; its digest is compared. facts: what is
+    only noted beside it, like versions. derivation: how the images were made, for DICOM files. keep_patient: leave the
+    patient's data in them.
     """
 
     def __init__(
@@ -48,9 +51,9 @@ class Results:
 
     @contextmanager
     def opened(self, overwrite: bool = False, files: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
-        """Hold the folder alone, new or with an earlier run of the same configuration; another's results are a ValueError.
+        """Keep every other run out of the folder, which is new or holds results of the same configuration (else ValueError).
 
-        files: by image id, what images come from now; what was made from a file of other content is made anew.
+        files: image id -> the file it comes from now. An image that was restored from other content is restored again.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -18,8 +18,10 @@ BLACK = -1.0  # what patch priors have around their images
 
 
 def belief(prior: Prior, sigma: float, s0: float | None = None) -> float:
-    """Var[x0 | x_t] per state entry: what the prior measured of itself, if it did and s0 is not given; else that of an
-    isotropic Gaussian prior of deviation s0, s0^2 sigma^2 / (s0^2 + sigma^2).
+    """Var[x0 | x_t] per entry of the state, one number.
+
+    Without s0 it is what training measured of the prior's own errors; where nothing was measured, or s0 is given, it is that
+    of an isotropic Gaussian prior of deviation s0: s0^2 sigma^2 / (s0^2 + sigma^2).
     """
     known = prior.variance(sigma) if s0 is None else None
     if known is not None:
@@ -34,16 +36,17 @@ def image_belief(prior: Prior, sigma: float) -> float:
 
 
 def by_frequency(prior: Prior, operator: Operator) -> bool:
-    """Whether training found how D errs at each frequency of images (latents have none of their own to speak of), and y is
-    linear in them, so that it can be used. operator: of images.
+    """Whether V can be a covariance by frequency: training measured the errors of D at each frequency of the image (for
+    latent priors: of the decoded image), and y is linear in the image. operator: of images, not of states.
     """
     known = prior.variances if prior.kind == "pixel" else prior.image_variances
     return bool(known) and isinstance(operator, LinearOperator)
 
 
 def covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
-    """Cov[x0 | x] of an estimate: by frequency and place where training found it so, else one number. With a variance per
-    entry, as wide as that.
+    """Cov[x0 | x] about an estimate D(x): by frequency and place if that was measured (`by_frequency`), else one number.
+
+    variance: if given, V is scaled to this mean variance per entry.
     """
     if prior.kind == "pixel" and by_frequency(prior, problem.operator) and (density := prior.density(sigma)) is not None:
         return error_covariance(density, estimate, variance, prior)
@@ -51,15 +54,17 @@ def covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, v
 
 
 def image_covariance(prior: Prior, sigma: float, estimate: Tensor, problem: Problem, variance: float | None = None) -> Variance:
-    """The same of the image that a latent prior decodes from D(x)."""
+    """`covariance` of the image that a latent prior decodes from D(x)."""
     if by_frequency(prior, problem.operator) and (density := prior.image_density(sigma)) is not None:
         return error_covariance(density, estimate, variance)
     return image_belief(prior, sigma) if variance is None else variance
 
 
 def evident(m: Tensor, V: Variance, problem: Problem, noise: Noise) -> Variance:
-    """A V by frequency, scaled to what y - A m speaks for, image by image: |y - A m|^2 is sigma_y^2 n + tr(A V A^T) on
-    average, and V at least, which is what D errs by on a mean image. Other V as they are. noise draws the trace's probe.
+    """A V by frequency, scaled for each image to the residual that it has; other V as they are.
+
+    On average |y - A m|^2 = sigma_y^2 n + tr(A V A^T), which gives the factor. It is never below 1: V itself is what D errs by
+    on an average image. noise: draws the random signs that the trace is estimated with.
     """
     if not isinstance(V, ErrorCovariance):
         return V
@@ -82,34 +87,33 @@ def shown(prior: Prior, state: Tensor) -> Tensor | Callable[[], Tensor]:
 
 
 def met(m: Tensor, V: Variance, problem: Problem, noise: Noise, u: Tensor | None = None) -> Tensor:
-    """The mean of x | y for x ~ N(m, V), a V by frequency taken as wide as the residual speaks for; with u, spread about m,
-    a draw.
-    """
+    """The mean of x | y for x ~ N(m, V), V scaled to the residual (`evident`). With u, a draw about m before y, a draw."""
     V = evident(m, V, problem, noise)
     return condition(m, V, problem) if u is None else condition(u, V, problem.perturbed(noise))
 
 
 def drawn(prior: Prior, image: Tensor, sigma: float, problem: Problem, noise: Noise) -> Tensor:
-    """A draw of the image itself around what a latent prior decoded D(x) to, whose errors at this level count the
-    autoencoder's too.
-    """
+    """A draw of the image given y, around the decoded D(x) of a latent prior; its V counts the autoencoder's errors too."""
     return condition(image, evident(image, image_covariance(prior, sigma, image, problem), problem, noise), problem, noise)
 
 
 def settle(x: Tensor, V: Variance, problem: Problem) -> Tensor:
-    """x moved just as far as it takes to explain y to the noise level, with a covariance up to V."""
+    """The mean of N(x, share of V) given y, with the smallest share that explains y to the noise level (Morozov)."""
     return condition(x, discrepancy(x, V, problem), problem)
 
 
 def finish(prior: Prior, x: Tensor, sigma: float, problem: Problem) -> Tensor:
-    """The last estimate, of this level, moved until it explains y to the noise level, whatever the prior says of itself."""
+    """The estimate at the last level, moved until it explains y to the noise level. V may grow to what the prior does not know
+    at its largest sigma, so that an overconfident prior cannot keep x away from y.
+    """
     return settle(x, covariance(prior, sigma, x, problem, belief(prior, prior.sigma_max)), problem)
 
 
 def result(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
-    """The image a run ends with. A latent is decoded with its codebook, unless that loses data which the latent itself
-    explains, and then, with polish, conditioned once in pixel space with a variance up to the autoencoder's error, so
-    that the data are met to the noise level.
+    """The image a run ends with.
+
+    A latent is decoded with its codebook, or without where the codebook spoils the fit to y. With polish that image is then
+    moved (`settle`) by at most the autoencoder's error, so that y is met to the noise level.
     """
     if prior.kind == "pixel":
         return prior.to_image(state)

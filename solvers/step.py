@@ -45,7 +45,7 @@ class Solver(Protocol):
 
 
 def doubts(solver: Solver, draws: int, prior: Prior, operator: Operator) -> str:
-    """What to know about the spread of several draws, or "" where it is an uncertainty (docs/calibration.md)."""
+    """A warning that the spread of several draws is less than their uncertainty; "" where it is not (docs/calibration.md)."""
     own = getattr(solver, "posterior", None)
     if draws < 2 or (own is not None and own(prior, operator)):
         return ""
@@ -88,7 +88,7 @@ def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> No
 
 
 def positive(settings: object, *names: str) -> None:
-    """Refuse counts below 1, and other numbers that are not above 0, by their field names; None is no number."""
+    """Refuse fields that are not positive: whole numbers below 1, others not above 0. None passes: such a field is unset."""
     kinds = typing.get_type_hints(type(settings))
     for name in names:
         value, count = getattr(settings, name), kinds[name] in (int, int | None)
