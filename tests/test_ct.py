@@ -106,7 +106,10 @@ def test_photons_make_noise_of_their_number():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"views": 0}, {"bins": 1}, {"beam": "cone"}, {"arc": 0.0}, {"mu_max": -1.0}, {"beam": "fan", "radius": 20.0}],
+    [
+        *({"views": 0}, {"bins": 1}, {"beam": "cone"}, {"arc": 0.0}, {"mu_max": -1.0}, {"beam": "fan", "radius": 20.0}),
+        *({"mu_max": math.nan}, {"box": math.inf}, {"cutoff": math.nan}, {"beam": "fan", "radius": math.nan}),
+    ],
 )
 def test_bad_settings_are_one_line(settings):
     with pytest.raises(ValueError) as error:

@@ -152,6 +152,7 @@ def test_bad_input_is_one_line():
         lambda: MRI(torch.zeros(4, 4)),
         lambda: MRI(torch.ones(4, 4), torch.ones(1, 3, 4, 4)),
         lambda: MRI(torch.ones(4, 4), torch.ones(1, 1, 4, 4, dtype=torch.complex64)),
+        lambda: MRI(torch.ones(4, 4), torch.full((1, 2, 4, 4), torch.nan)),
         lambda: MRI(torch.ones(4, 4)).draw((3, 4, 4), Noise(("a",), "mask")),
         lambda: MRI(torch.ones(4, 4)).draw((1, 4, 5), Noise(("a",), "mask")),
         lambda: CompressedSensing(0.0),

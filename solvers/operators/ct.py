@@ -51,10 +51,10 @@ class CT(LinearOperator):
             raise ValueError(f"CT beams are parallel or fan and windows hann or ramp, not {self.beam!r}, {self.window!r}")
         if not 0 < self.arc <= 360:
             raise ValueError(f"the views of a CT cover 0 < arc <= 360 degrees, not {self.arc}")
-        if min(self.detector, self.box, self.mu_max, self.cutoff) <= 0 or self.cutoff > 1:
-            raise ValueError("CT needs detector, box, mu_max > 0 and 0 < cutoff <= 1")
-        if self.beam == "fan" and self.radius <= self.box / 2**0.5:
-            raise ValueError(f"the source at radius {self.radius} lies inside the image of side {self.box}")
+        if not (all(0 < length < math.inf for length in (self.detector, self.box, self.mu_max)) and 0 < self.cutoff <= 1):
+            raise ValueError("CT needs finite detector, box, mu_max > 0 and 0 < cutoff <= 1")
+        if self.beam == "fan" and not self.box / 2**0.5 < self.radius < math.inf:
+            raise ValueError(f"the source at radius {self.radius} lies inside the image of side {self.box}, or nowhere")
 
     @property
     def scan(self) -> Scan:

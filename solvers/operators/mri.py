@@ -242,6 +242,8 @@ def maps(sensitivities: Tensor | str) -> Tensor:
     value = value[None] if value.ndim == 3 else value
     if value.ndim != 4 or value.shape[1] % 2:
         raise ValueError(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
+    if not bool(torch.isfinite(value).all()):
+        raise ValueError("sensitivities hold values that are not finite")
     return value
 
 

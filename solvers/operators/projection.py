@@ -51,7 +51,7 @@ class Scan:
 @lru_cache(maxsize=4)
 def joseph(scan: Scan, height: int, width: int) -> csr_matrix:
     """The matrix [views*bins, height*width] of line integrals (Joseph 1982): a ray is sampled once per row, or per column
-    if it runs closer to the x axis, with linear interpolation between the two nearest pixels. float64 values, int32 indices.
+    if it runs closer to the x axis, with linear interpolation between the two nearest pixels. float32 values, int32 indices.
     """
     columns, values, counts = [], [], []
     for angle in scan.angles:
