@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from ldm import allowed
 from ldm.draws import Draws
 from ldm.losses import commitment, kl_to_normal
 
@@ -25,6 +26,8 @@ class Codebook(nn.Module):
 
     def __init__(self, codes: int, weight: float = 1.0, beta: float = 0.25, from_data: int = 0, revive: int = 0):
         super().__init__()
+        allowed.counts(codes=codes)
+        allowed.natural(weight=weight, beta=beta, from_data=from_data, revive=revive)
         self.weight, self.beta, self.from_data, self.revive = weight, beta, from_data, revive
         self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
 
@@ -105,6 +108,7 @@ class Gaussian(nn.Module):
 
     def __init__(self, weight: float = 1e-6):
         super().__init__()
+        allowed.natural(weight=weight)
         self.weight = weight
 
     def check(self, model: Model) -> None:

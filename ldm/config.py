@@ -104,7 +104,7 @@ def build(node: Any, **extra: Any) -> Any:
         check(cls, arguments, extra, typing.cast(Node, params))
         try:
             return cls(**arguments, **extra)
-        except (ValueError, TypeError) as error:
+        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
             raise ValueError(f"{node.locate('params')}: {_first_line(error)}") from error
     if isinstance(node, Mapping):
         return {key: build(value) for key, value in node.items()}
@@ -248,7 +248,8 @@ def _fits(value: Any, hint: Any) -> bool:
             return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
         return all(_fits(v, arguments[0]) for v in value) if arguments else True
     if origin in (dict, Mapping) or hint in (dict, Mapping):
-        return isinstance(value, Mapping)
+        fits = lambda pair: all(map(_fits, pair, arguments))  # noqa: E731
+        return isinstance(value, Mapping) and all(map(fits, value.items()))
     if inspect.isclass(hint) and not getattr(hint, "_is_protocol", False):
         return isinstance(value, hint)
     return True

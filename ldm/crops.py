@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ldm import allowed
 from ldm.denoiser import Prior
 from ldm.draws import Draws
 from ldm.latent_patch import LatentPatchPrior
@@ -23,8 +24,11 @@ class Crops:
     per_image: int = 4  # patches of the largest size out of one image; of smaller ones as many as make up its pixels
 
     def __post_init__(self) -> None:
-        if self.per_image < 1 or abs(sum(self.sizes.values()) - 1) > 1e-6:
-            raise ValueError(f"patch sizes {dict(self.sizes)} need probabilities that sum to 1, and per_image >= 1")
+        allowed.counts(per_image=self.per_image, **{"a patch size": [*self.sizes]})
+        allowed.fraction(**{f"the probability of {size}": share for size, share in self.sizes.items()})
+        if abs(sum(self.sizes.values()) - 1) > 1e-6:
+            raise ValueError(f"patch sizes {dict(self.sizes)} need probabilities that sum to 1; 0 leaves a size out")
+        object.__setattr__(self, "sizes", {size: share for size, share in self.sizes.items() if share})
 
     @property
     def largest(self) -> int:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.seeding import Noise
-from ldm import errors, schedule
+from ldm import allowed, errors, schedule
 
 
 class Denoiser(Protocol):
@@ -66,6 +66,7 @@ class EDM(nn.Module):
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5):
         super().__init__()
+        allowed.positive(sigma_data=sigma_data)
         self.network, self.sigma_data = network, sigma_data
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -124,6 +125,11 @@ class Prior(nn.Module):
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
+        allowed.counts(shape=self.shape)
+        allowed.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # whose logarithms are taken
+        if not self.sigma_min < self.sigma_max:
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+        errors.check(variances)
 
     @property
     def alpha_bar(self) -> Tensor | None:

@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn import init as initial
 from torch.utils.checkpoint import checkpoint
 
+from ldm import allowed
 from ldm.edm_blocks import RESAMPLE, Block, FilteredConv, initialise, norm, sinusoids
 
 
@@ -53,6 +54,7 @@ class EDMNet(nn.Module):
         checkpointing: bool,
     ):
         super().__init__()
+        allowed.counts(channels=channels, out=out, widths=widths, blocks=blocks, classes=classes or None)
         last, attend = len(widths) - 1, set(attention)
         if not attend <= set(range(len(widths))):
             raise ValueError(f"attention levels {list(attention)} must lie in 0..{last}")
@@ -191,7 +193,12 @@ class DhariwalUNet(EDMNet):
         dropout: float = 0.0,
         checkpointing: bool = False,
     ):
+        allowed.counts(head=head)
         widths = [width * m for m in multipliers]
+        if narrow := [widths[level] for level in attention if level in range(len(widths)) and widths[level] < head]:
+            raise ValueError(
+                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
+            )
         super().__init__(
             channels,
             channels if out is None else out,
@@ -199,7 +206,7 @@ class DhariwalUNet(EDMNet):
             blocks,
             attention,
             partial(Block, embedding=4 * width, scale_shift=True, project=False, dropout=dropout),
-            first=widths[0],
+            first=next(iter(widths), 0),
             heads=lambda c: c // head,
             every_block=True,
             residual=False,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from ldm import schedule
+from ldm import allowed, schedule
 from ldm.denoiser import Prior
 
 
@@ -35,8 +35,7 @@ class Sampler:
         raise NotImplementedError
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, not {self.steps}")
+        allowed.counts(steps=self.steps)
 
 
 @dataclass(frozen=True)
@@ -45,6 +44,10 @@ class DDIM(Sampler):
 
     steps: int = 50
     eta: float = 0.0  # 0: deterministic, 1: DDPM's ancestral noise
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed.fraction(eta=self.eta)
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         levels = [*_levels(prior, self.steps), 0.0]
@@ -67,6 +70,11 @@ class Heun(Sampler):
     S_min: float = 0.0  # churn only between these levels
     S_max: float = math.inf
     S_noise: float = 1.0  # inflation of the added noise
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed.positive(rho=self.rho)
+        allowed.natural(S_churn=self.S_churn, S_min=self.S_min, S_noise=self.S_noise)
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         levels = [*schedule.karras(self.steps, prior.sigma_min, prior.sigma_max, self.rho).tolist(), 0.0]
@@ -100,6 +108,13 @@ class Langevin(Sampler):
     sigma_min: float = 0.004
     eps: float = 1.0
     corrected: bool = True  # False: the paper's spread
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed.counts(inner=self.inner)
+        allowed.positive(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
+        if not self.sigma_min < self.sigma_max or not 0 < self.eps < 4:  # at 4 a step only mirrors x about D
+            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)")
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         high, low = min(self.sigma_max, prior.sigma_max), max(self.sigma_min, prior.sigma_min)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from data.seeding import Noise
+from ldm import allowed, errors
 from ldm.denoiser import Prior
 
 
@@ -91,6 +92,10 @@ class LatentPrior(Prior):
         super().__init__(denoiser, shape, sigma_min, sigma_max, label, variances)
         self.first_stage, self.image_channels, self.image_variances = first_stage, image_channels, image_variances
         self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
+        allowed.counts(image_channels=image_channels)
+        allowed.positive(scale=self.scale)
+        allowed.natural(error_variance=self.error_variance, **{"the size of shift": abs(self.shift)})
+        errors.check(image_variances)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

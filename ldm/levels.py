@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ldm import schedule
+from ldm import allowed, schedule
 from ldm.draws import Draws
 
 Weighting = Literal["eps", "v", "x0", "edm", "min_snr"]
@@ -24,6 +24,10 @@ class Mixture:
     uniform: float = 0.5
     mean: float = -1.2
     std: float = 1.2
+
+    def __post_init__(self) -> None:
+        allowed.fraction(uniform=self.uniform)
+        allowed.natural(std=self.std, **{"the size of mean": abs(self.mean)})
 
     def draw(self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws) -> Tensor:
         """[n] noise levels; the uniform draws are stratified over the batch, so that every batch covers the range."""

@@ -13,6 +13,8 @@ from typing import Any
 import diffusers
 from torch import Tensor
 
+from ldm import allowed
+
 
 class UNet(diffusers.UNet2DModel):
     """A noise-conditioned U-Net [B,channels,H,W], time [B] (, label [B]) -> [B,out,H,W]; H, W multiples of 2^(levels-1).
@@ -38,9 +40,14 @@ class UNet(diffusers.UNet2DModel):
         checkpointing: bool = False,
         groups: int = 32,
     ):
+        allowed.counts(channels=channels, widths=widths, blocks=blocks, head=head, out=out, classes=classes, groups=groups)
         levels = range(len(widths))
         if any(level not in levels for level in attention):
             raise ValueError(f"attention levels {list(attention)} must lie in 0..{len(widths) - 1}")
+        if narrow := [widths[level] for level in attention if widths[level] < head]:
+            raise ValueError(
+                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
+            )
         super().__init__(
             in_channels=channels,
             out_channels=channels if out is None else out,
@@ -80,6 +87,7 @@ class VQModel(diffusers.VQModel):
         attention: bool = True,
         groups: int = 32,
     ):
+        allowed.counts(codes=codes)
         super().__init__(**autoencoder(channels, widths, blocks, latent, attention, groups), num_vq_embeddings=codes)
 
 
@@ -100,6 +108,7 @@ class KLModel(diffusers.AutoencoderKL):
 
 def autoencoder(channels: int, widths: Sequence[int], blocks: int, latent: int, attention: bool, groups: int) -> dict[str, Any]:
     """What diffusers is told of either autoencoder."""
+    allowed.counts(channels=channels, widths=widths, blocks=blocks, latent=latent, groups=groups)
     return dict(
         in_channels=channels,
         out_channels=channels,

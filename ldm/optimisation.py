@@ -8,6 +8,8 @@ from functools import partial
 import torch
 from torch import nn
 
+from ldm import allowed
+
 
 @dataclass(frozen=True)
 class AdamW:
@@ -21,8 +23,9 @@ class AdamW:
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (self.lr > 0 and self.warmup >= 0 and 0 <= self.floor <= 1):
-            raise ValueError(f"AdamW needs lr > 0, warmup >= 0 and floor in [0, 1], got {self}")
+        allowed.positive(lr=self.lr)
+        allowed.natural(warmup=self.warmup, weight_decay=self.weight_decay)
+        allowed.fraction(floor=self.floor, beta1=self.beta1, beta2=self.beta2)
 
     def share(self, step: int, steps: float) -> float:
         """The share of lr used at this step of `steps` (infinite: no decay)."""

@@ -42,6 +42,9 @@ class Table:
             raise ValueError(f"a table's n must lie in 2..100000, not {self.n}")
         if (self.beta_start is None) != (self.beta_end is None) or (self.kind == "cosine" and self.beta_start is not None):
             raise ValueError("a table takes both beta_start and beta_end, or neither; a cosine table neither")
+        for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
+            if beta is not None and not 0 < beta < 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {beta}")
 
     def alpha_bar(self) -> Tensor:
         """[n] float64; on the CPU even where the network around it is being built without memory (meta device)."""

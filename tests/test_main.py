@@ -133,7 +133,7 @@ COLOUR = "channels of the images, the states and the networks do not fit each ot
         ("kl", ["model.params.bottleneck={target: ldm.bottleneck.Codebook, params: {codes: 16}}"], "a Codebook needs a VQ model"),
         ("autoencoder", ["model.params.bottleneck.params.codes=8"], "codes must be the model's 16, not 8"),
         ("autoencoder", ["model.params.crops={0: 0}"], "size from 1 on"),
-        ("autoencoder", ["model.params.crops={0: a}"], "whole numbers"),
+        ("autoencoder", ["model.params.crops={0: a}"], "is not of type"),
         ("autoencoder", ["data.params.channels=3"], COLOUR),
         ("pixel", ["prior.params.denoiser.params.network.params.channels=3"], COLOUR),
         ("latent", ["prior.params.image_channels=3", "data.params.channels=3"], COLOUR),
