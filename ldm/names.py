@@ -14,7 +14,6 @@ HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
 PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
 SAMPLERS = "ldm.generate."  # solvers that draw from the prior and need no task
-TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
 
 
 def settings(kind: str, name: str) -> Path:
@@ -71,7 +70,7 @@ def weights(name: str | Path) -> Path:
     if path is None:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
         raise ValueError(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
-    return next((path / file for file in TRAINED if (path / file).is_file()), path)
+    return checkpoints.trained(path)
 
 
 def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> Prior:

@@ -198,7 +198,10 @@ def test_checkpoints_load_by_path(kind, data, tmp_path):
     assert torch.equal(prior.state_dict()[key], saved["ema"][f"prior.{key}"])
     assert not torch.equal(saved["state_dict"][f"prior.{key}"], saved["ema"][f"prior.{key}"])
     assert prior.scale != 1
-    assert checkpoints.load(tmp_path / "p" / kind).origin == prior.origin  # the run's folder means its last checkpoint
+    best = path.with_name("best.ckpt")
+    assert checkpoints.load(tmp_path / "p" / kind).origin == checkpoints.load(best).origin != prior.origin  # as for sample.py
+    best.unlink()
+    assert checkpoints.load(tmp_path / "p" / kind).origin == prior.origin
 
 
 def test_a_run_is_published(data, tmp_path):

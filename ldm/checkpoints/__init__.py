@@ -18,7 +18,9 @@ from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
 from ldm.denoiser import Prior
 
-__all__ = ["agree", "describe", "export", "first_stage", "initialise", "load"]
+__all__ = ["agree", "describe", "export", "first_stage", "initialise", "load", "trained"]
+
+TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
 
 Settings = str | Path | Mapping[str, Any] | None
 
@@ -81,16 +83,19 @@ def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[s
 def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
     """Tell the family and read it: a model description and its state dict, before anything is built.
 
-    The folder of a training run (logs/<project>/<name>) means its last checkpoint.
+    The folder of a training run (logs/<project>/<name>) means its best checkpoint, or its last where none was validated.
     """
-    path = Path(path)
-    if (path / "checkpoints/last.ckpt").is_file():
-        path = path / "checkpoints/last.ckpt"
+    path = trained(Path(path))
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
     try:
         return _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
         raise ValueError(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
+
+
+def trained(path: Path) -> Path:
+    """The checkpoint that the folder of a training run means, here as for sample.py; other paths as they are."""
+    return next((path / file for file in TRAINED if (path / file).is_file()), path)
 
 
 def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Described:
