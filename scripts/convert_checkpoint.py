@@ -47,9 +47,9 @@ def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool
         before = outputs(checkpoints.load(source, config, ema=ema))
         after = outputs(checkpoints.load(folder))
     for name, expected in before.items():
-        difference = float((after[name] - expected).abs().max() / expected.abs().max())
+        difference = float((after[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         print(f"{name}: relative difference {difference:.2e}")
-        if difference > allowed:
+        if not difference <= allowed:  # nor if it is NaN
             raise ValueError(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
 
 

@@ -90,6 +90,7 @@ def test_training_checkpoint_and_export(tmp_path):
 
 def test_convert_script(tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "scripts")
+    import convert_checkpoint
     from convert_checkpoint import main
 
     torch.save(lightning(small_unet(), small_vq()), tmp_path / "model.ckpt")
@@ -101,6 +102,10 @@ def test_convert_script(tmp_path, capsys, monkeypatch):
     assert main([out, half, "--half", "--verify"]) == 0
     assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
     capsys.readouterr()
+    with monkeypatch.context() as patch:  # NaN is no agreement
+        patch.setattr(convert_checkpoint, "outputs", lambda _: {"D": torch.full((1,), torch.nan)})
+        assert main([out, str(tmp_path / "again"), "--verify"]) == 2
+    assert "D differs from the source by nan" in capsys.readouterr().err
     assert main([out, "/proc/x"]) == 2
     assert capsys.readouterr().err.startswith("convert_checkpoint.py: ")
     assert main([str(tmp_path / "nothing.ckpt"), str(tmp_path / "x")]) == 2
