@@ -118,6 +118,10 @@ class Langevin(Sampler):
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         high, low = min(self.sigma_max, prior.sigma_max), max(self.sigma_min, prior.sigma_min)
+        if not low < high:
+            raise ValueError(
+                f"levels {self.sigma_min}..{self.sigma_max} lie outside the prior's {prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
+            )
         offset, x = noise.of("offset"), _start(prior, noise, like, high)
         spread = math.sqrt(self.eps - self.eps**2 / 4 if self.corrected else self.eps)
         for t, sigma in enumerate(schedule.geometric(self.steps, low, high).tolist()):

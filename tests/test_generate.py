@@ -120,3 +120,9 @@ def test_langevin_keeps_the_level_it_is_told(corrected: bool):
 def test_no_steps_is_a_mistake():
     with pytest.raises(ValueError, match="at least 1"):
         generate.Heun(steps=0)
+
+
+def test_langevin_levels_that_the_prior_does_not_know_are_refused():
+    prior = Prior(GaussianDenoiser(), SHAPE, 1e-4, 1e-3)
+    with pytest.raises(ValueError, match="outside the prior's 0.0001..0.001"):
+        next(generate.Langevin(steps=2)(prior, Noise(IDS, "solver"), torch.zeros(2, *SHAPE)))
