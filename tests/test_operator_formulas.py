@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from data.seeding import Noise
 from solvers.operators import (
+    MRI,
     BoxInpainting,
     Denoising,
     GaussianBlur,
@@ -318,6 +319,8 @@ BAD = [
     (lambda t: Inpainting(torch.ones(8, 8)).draw((1, 8, 9), NOISE), "mask of 8x8 pixels does not fit the image of 8x9"),
     (lambda t: Inpainting(torch.tensor([[0.0, 0.5], [1.0, 1.0]])), "mask holds 0.5 besides 0"),
     (lambda t: Inpainting(torch.zeros(4, 4)), "mask measures nothing"),
+    (lambda t: KernelBlur(torch.zeros(3, 3)), "kernel measures nothing"),
+    (lambda t: MRI(torch.ones(4, 4), torch.zeros(4, 4, 4)), "sensitivities measure nothing"),
     (lambda t: Inpainting(torch.ones(1, 3, 4, 4)), r"mask has shape \[1, 3, 4, 4\]"),
     (lambda t: Inpainting(torch.ones(2, 1, 4, 4)).draw((1, 4, 4), NOISE), "2 masks for a batch of 4 images"),
     (lambda t: RandomInpainting(0.5, 1.0), "removed fractions need 0 <= low <= high < 1"),

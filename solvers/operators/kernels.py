@@ -59,6 +59,8 @@ def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
         raise ValueError(f"{name} has shape {list(taps.shape)}; allowed: [k,k], [1,k,k] or [images,1,k,k]")
     if taps.is_complex() or not bool(torch.isfinite(taps).all()):
         raise ValueError(f"{name} holds values that are complex or not finite")
+    if not bool(taps.flatten(1).any(1).all()):
+        raise ValueError(f"{name} measures nothing: every tap is 0")
     if not any_size:
         for size in taps.shape[-2:]:
             odd(size)

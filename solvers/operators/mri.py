@@ -244,6 +244,8 @@ def maps(sensitivities: Tensor | str) -> Tensor:
         raise ValueError(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
     if not bool(torch.isfinite(value).all()):
         raise ValueError("sensitivities hold values that are not finite")
+    if not bool(value.flatten(1).any(1).all()):
+        raise ValueError("sensitivities measure nothing: every one is 0")
     return value
 
 
