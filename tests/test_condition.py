@@ -13,7 +13,7 @@ from solvers.condition import condition, conditioned, discrepancy
 from solvers.covariance import ErrorCovariance
 from solvers.operators import MRI, KernelBlur
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, norm
-from solvers.operators.mri import simulated
+from solvers.operators.mri_recipes import simulated
 from solvers.problem import Clean, Gaussian, Problem, measure
 from tests.operator_list import LINEAR, Case
 

@@ -19,7 +19,8 @@ from solvers.operators import (
 )
 from solvers.operators.base import LinearOperator
 from solvers.operators.compressed_sensing import basis
-from solvers.operators.mri import simulated, to_complex
+from solvers.operators.kspace import to_complex
+from solvers.operators.mri_recipes import simulated
 from solvers.problem import Gaussian, Problem, image_shape, measure
 
 IDS = ("first", "second")

@@ -6,7 +6,8 @@ import torch
 from data.seeding import Noise
 from solvers.operators import CT, MRI, Inpainting, KernelBlur, Physics
 from solvers.operators.base import LinearOperator, Operator
-from solvers.operators.mri import simulated, to_complex
+from solvers.operators.kspace import to_complex
+from solvers.operators.mri_recipes import simulated
 
 deepinv = pytest.importorskip("deepinv.physics")
 IDS = ("first", "second")

@@ -5,7 +5,8 @@ from solvers.operators.composed import Composition
 from solvers.operators.compressed_sensing import CompressedSensing
 from solvers.operators.ct import CT
 from solvers.operators.inpainting import BoxInpainting, Inpainting, Outpainting, RandomInpainting, StripeInpainting
-from solvers.operators.mri import MRI, CartesianMRI, RadialMRI
+from solvers.operators.mri import MRI
+from solvers.operators.mri_recipes import CartesianMRI, RadialMRI
 from solvers.operators.nonlinear_blur import NetworkBlur, NonlinearBlur
 from solvers.operators.phase_retrieval import PhaseRetrieval
 from solvers.operators.physics import Physics

@@ -10,14 +10,11 @@ from torch import Tensor
 from data import formats
 from data.ranges import from_unit
 from data.seeding import Noise
-from solvers.operators import kspace
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image, settings
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
-
-PATTERNS = {"equispaced": kspace.equispaced, "random": kspace.random_columns, "poisson_disc": kspace.poisson_disc}
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,64 +173,6 @@ class ScatteredMRI(MRI):
     exact = False  # type: ignore[assignment]
 
 
-@dataclass(frozen=True, eq=False)
-class CartesianMRI(Operator):
-    """A recipe: each image's own mask, 1/acceleration of k-space, the middle of width `centre` among it.
-
-    pattern: columns `equispaced` or `random`, or points of a `poisson_disc`. coils: how many to simulate, if more than 1.
-    """
-
-    pattern: Literal["equispaced", "random", "poisson_disc"] = "equispaced"
-    acceleration: float = 4.0
-    centre: float = 0.08  # fraction of the columns; fastMRI: 0.08 at 4, 0.04 at 8
-    coils: int = 1
-    complex_image: bool = False
-
-    random = True
-
-    def __post_init__(self) -> None:
-        if self.pattern not in PATTERNS:
-            raise ValueError(f"MRI pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
-        if not (self.acceleration >= 1 and 0 <= self.centre <= 1 and self.coils >= 1):
-            raise ValueError(
-                "MRI needs acceleration >= 1, 0 <= centre <= 1 and coils >= 1, "
-                f"got {self.acceleration}, {self.centre} and {self.coils}"
-            )
-
-    def shape_out(self, shape: Shape) -> Shape:
-        return (2 * self.coils, *shape[1:])
-
-    def draw(self, shape: Shape, noise: Noise) -> Operator:
-        h, w = shape[-2:]
-        mask = PATTERNS[self.pattern](h, w, self.acceleration, self.centre, noise.of("mask"))
-        sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
-        return MRI(mask[:, None], sensitivities, self.complex_image).draw(shape, noise)
-
-
-@dataclass(frozen=True, eq=False)
-class RadialMRI(Operator):
-    """A recipe: spokes at golden angles, or the positions of a table (.npy or text: ky and kx in cycles per field of view),
-    on the nearest points of the Cartesian grid."""
-
-    spokes: int = 32
-    table: str | None = None
-    coils: int = 1
-    complex_image: bool = False
-
-    def __post_init__(self) -> None:
-        if self.spokes < 1 or self.coils < 1:
-            raise ValueError(f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}")
-
-    def shape_out(self, shape: Shape) -> Shape:
-        return (2 * self.coils, *shape[1:])
-
-    def draw(self, shape: Shape, noise: Noise) -> Operator:
-        h, w = shape[-2:]
-        mask = kspace.positions(h, w, kspace.table(self.table)) if self.table else kspace.spokes(h, w, self.spokes)
-        sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
-        return MRI(mask[:, None], sensitivities, self.complex_image).draw(shape, noise)
-
-
 def maps(sensitivities: Tensor | str) -> Tensor:
     """Sensitivities [1 or B,2*coils,H,W], real and imaginary part of one coil after the other."""
     value = formats.read(sensitivities).pixels if isinstance(sensitivities, str) else sensitivities
@@ -247,12 +186,3 @@ def maps(sensitivities: Tensor | str) -> Tensor:
     if not bool(value.flatten(1).any(1).all()):
         raise ValueError("sensitivities measure nothing: every one is 0")
     return value
-
-
-def simulated(coils: int, h: int, w: int) -> Tensor:
-    """Smooth sensitivities [1,2*coils,H,W] of coils on a ring around the image, their squares adding up to 1."""
-    angle = torch.arange(coils, dtype=torch.float64)[:, None, None] * 2 * torch.pi / coils
-    y, x = torch.meshgrid(torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij")
-    away = torch.complex(x - 1.2 * angle.cos(), y - 1.2 * angle.sin())
-    S = torch.exp(-away.abs().square() / 2 + 1j * away.angle())
-    return to_real((S / S.abs().square().sum(0).sqrt())[None])
