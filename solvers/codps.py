@@ -14,7 +14,7 @@ from solvers.condition import Variance
 from solvers.problem import Problem
 from solvers.state import covariance, met
 from solvers.step import Step, fraction, need_linear, positive
-from solvers.steps import ddim_step, ddim_weight, sigma_at, start, tweedie, vp_levels
+from solvers.steps import clipped, ddim_step, ddim_weight, sigma_at, start, tweedie, vp_levels
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class CoDPS:
         x = start(prior, noise, problem.y)
         for t, (a, a_next) in enumerate(pairwise(vp_levels(prior, self.steps))):
             x0 = tweedie(prior, x, a, offset)
-            x0 = x0.clamp(-1, 1) if self.clip else x0
+            x0 = clipped(x0) if self.clip else x0
             c = self.c(self.steps - 1 - t, a, a_next)
             x = ddim_step(x, x0, a, a_next, self.eta, noise)
             mu, V = self.belief(x, x0, a, prior, problem)

@@ -14,7 +14,7 @@ from solvers.problem import Problem
 from solvers.recompute import recomputing
 from solvers.state import result, shown
 from solvers.step import Step, fraction, positive
-from solvers.steps import ddim_step, sigma_at, start, tweedie, vp_levels
+from solvers.steps import clipped, ddim_step, sigma_at, start, tweedie, vp_levels
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class DPS:
                 x_t = x.detach().requires_grad_()
                 x0 = tweedie(prior, x_t, a, offset)
                 if self.clip and prior.kind == "pixel":
-                    x0 = x0.clamp(-1, 1)
+                    x0 = clipped(x0)
                 distance = norm(problem.y - seen.operator.forward(x0))
                 (gradient,) = torch.autograd.grad(distance.sum(), x_t)
             x0, distance = x0.detach(), distance.detach()

@@ -84,7 +84,7 @@ class ReSample:
             z, x0 = ddim_step(z, x0, a, a_next, self.eta, noise), self.estimate(z, x0, a)
             if self.dps > 0:
                 r, gradient = misfit(seen, x0)
-                z = z - self.dps * sqrt(a) * gradient / per_image(norm(r), gradient)
+                z = z - self.dps * sqrt(a) * gradient / per_image(norm(r).clamp_min(torch.finfo(r.dtype).tiny), gradient)
             if t < last and (last - t) % skip == 0 and sigma_at(a) <= self.sigma_pixel:
                 x0 = self.look(z, x0, levels[t + 1 : t + 2 + self.look_ahead], prior, offset)
                 stage: Stage = "pixel" if sigma_at(a) > self.sigma_latent else "latent"

@@ -64,6 +64,11 @@ def tweedie(prior: Prior, x_t: Tensor, a: float, offset: Noise) -> Tensor:
     return prior.denoise(x_t / math.sqrt(a), full(sigma_at(a), x_t), offset)
 
 
+def clipped(x0: Tensor) -> Tensor:
+    """An estimate clamped to [-1, 1]. What a network made infinite becomes NaN: clamped, it would pass for an image."""
+    return x0.clamp(-1, 1) + 0 * x0
+
+
 def noise_in(x_t: Tensor, x0: Tensor, a: float) -> Tensor:
     """eps = (x_t - sqrt(a) x0) / sqrt(1 - a)"""
     return (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)

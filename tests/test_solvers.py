@@ -15,7 +15,7 @@ from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.descent import AdamW
 from solvers.dps import DPS
-from solvers.operators import CT, GaussianBlur, MotionBlur
+from solvers.operators import CT, GaussianBlur, HighDynamicRange, MotionBlur
 from solvers.operators.base import norm
 from solvers.padis import PaDIS
 from solvers.padis_pc import PaDISPC
@@ -225,16 +225,20 @@ def test_psld_glues_by_iteration_where_there_is_no_closed_form(s2):
     assert not operator.exact and bool((norm(error) <= 1e-3 * norm(r)).all())
 
 
-@pytest.mark.parametrize("name", [n for n in SOLVERS if n != "tv"])
-def test_a_broken_output_stays_with_its_image(name):
-    """The network's second row turns NaN from its third call on."""
+BROKEN = [(name, torch.nan) for name in SOLVERS if name != "tv"]
+BROKEN += [(name, torch.inf) for name in ("codps", "codps+", "dps")]  # whose clamp would make an image of it
+
+
+@pytest.mark.parametrize("name, value", BROKEN)
+def test_a_broken_output_stays_with_its_image(name, value):
+    """The network's second row turns NaN or infinite from its third call on."""
     solver, prior = SOLVERS[name]
     clean, original, calls = final(solver, prior).x0, type(prior).denoise, []
 
     def broken(x, sigma, noise=None):
         calls.append(1)
         gate = torch.ones(len(x), 1, 1, 1, dtype=x.dtype)
-        gate[1] = torch.nan if len(calls) > 2 else 1
+        gate[1] = value if len(calls) > 2 else 1
         return original(prior, x, sigma, noise) * gate
 
     prior.denoise = broken
@@ -388,3 +392,10 @@ def test_data_are_met_to_the_noise(name):
     posed = Problem(DENSE.forward(truth), DENSE, Gaussian(0.05), IDS)
     solver = type(solver)(**{**vars(solver), "steps": 40})
     assert (posed.residual(final(solver, prior, posed=posed).x0) < 2).all()
+
+
+def test_an_estimate_that_explains_y_at_once_is_left_alone():
+    """Of a saturated image HDR is flat: |A x - y| is 0, by which the latent-DPS step of ReSample divides."""
+    posed = Problem(-torch.ones(3, *SHAPE, dtype=torch.float64), HighDynamicRange(), Clean(), IDS)
+    black = Prior(Shrink(0.05, -1.0), SHAPE, LOW, TOP)
+    assert torch.isfinite(final(ReSample(steps=4, dps=0.5), black, posed=posed).x0).all()
