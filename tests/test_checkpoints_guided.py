@@ -93,6 +93,11 @@ def test_first_width_that_is_not_the_time_width(tmp_path):
     )
 
 
+def test_a_single_resolution_as_yaml_reads_it(tmp_path):
+    network = net(attends=(1,))
+    agrees(load(tmp_path, network, attention_resolutions=16), network, linear(1e-4, 0.02), times=(100,))
+
+
 def test_class_conditional(tmp_path):
     network = net(classes=10)
     prior = load(tmp_path, network, class_cond=True, label=7)

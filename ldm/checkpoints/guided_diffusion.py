@@ -73,12 +73,12 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
 def network(o: Options, tensors: Mapping[str, Tensor]) -> OpenAIUNet:
     """The flags of `create_model`; attention is given as resolutions of the image, "32,16,8"."""
     size = o.take("image_size", int)
-    listed = o.take("channel_mult", str, "") or MULTIPLIERS.get(size)
+    listed = _list(o, "channel_mult", "") or MULTIPLIERS.get(size)
     if listed is None:
         raise ValueError(f"{o.path}: image_size {size} has no usual channel_mult; give one")
-    multipliers = tuple(float(m) for m in str(listed).split(","))
+    multipliers = tuple(float(m) for m in listed.split(","))
     attends = levels_of(
-        (size // int(r) for r in str(o.take("attention_resolutions", str, "16,8")).split(",") if int(r)), len(multipliers)
+        (size // int(r) for r in _list(o, "attention_resolutions", "16,8").split(",") if int(r)), len(multipliers)
     )
     head, heads = o.take("num_head_channels", int, -1), o.take("num_heads", int, 4)
     if o.take("class_cond", bool, False) != ("label_emb.weight" in tensors):
@@ -100,6 +100,12 @@ def network(o: Options, tensors: Mapping[str, Tensor]) -> OpenAIUNet:
         resampling=o.take("resblock_updown", bool, False),
         classes=len(tensors["label_emb.weight"]) if "label_emb.weight" in tensors else None,
     )
+
+
+def _list(o: Options, key: str, default: str) -> str:
+    """Numbers as "32,16,8"; of a single one YAML makes a number (`attention_resolutions: 16`, as DPS's files write it)."""
+    single = isinstance(o.settings.get(key), int)
+    return str(o.take(key, int if single else str, default))
 
 
 def _table(o: Options) -> dict[str, Any]:
