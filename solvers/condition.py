@@ -21,6 +21,7 @@ from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
 COARSE, FINE = 0.1, 0.01  # of the noise level: how well A x is known; fine for a V by frequency, whose scales differ by far
+ROUNDING = 100  # of float rounding errors: a sigma_y^2 below that is met among the measurements, as no noise is
 CAP = 200  # iterations; most problems need a tenth of it
 
 
@@ -64,15 +65,18 @@ def conditioned(
     if isinstance(operator, LinearOperator) and operator.exact and is_number(v):
         return Solution(u + spread(v, m) * operator.correct(r, s2, v), *zeros(r))
     level = problem.sigma_y * operator.measured(y).sqrt()
-    accuracy = tolerance * level if problem.sigma_y > 0 else torch.finfo(m.dtype).eps ** 0.5 * norm(r)
+    eps = torch.finfo(m.dtype).eps
+    accuracy = (tolerance * level).clamp_min(10 * eps * norm(r)) if problem.sigma_y > 0 else eps**0.5 * norm(r)
+    clean = problem.sigma_y**2 < ROUNDING * eps  # rounding errors of A^T r, divided by it, would fill what y does not see
+    s2 = torch.maximum(torch.as_tensor(s2).to(r), torch.as_tensor(rounding(v, m)).to(r)) if clean else s2
     if not isinstance(operator, LinearOperator):
         S = root(v, m)
         if S is None:
             raise ValueError("a covariance without a root needs a linear measurement; give a number, [B] or a diagonal")
         operator = operator.given(problem.y.to(m), problem.sigma_y)
         target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
-        return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps, clean=problem.sigma_y == 0)
-    found = correction(operator, m, v, r, s2, accuracy, cap, problem.sigma_y == 0)
+        return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps, clean=clean)
+    found = correction(operator, m, v, r, s2, accuracy, cap, clean)
     return Solution(u + found.x, found.iterations, found.residual)
 
 
@@ -162,8 +166,11 @@ def root(v: Variance, like: Tensor) -> Root | None:
 
 def noise_variance(problem: Problem, v: Variance, like: Tensor) -> Scalar:
     """sigma_y^2, or where there is no noise the rounding error of v, which keeps 0/0 away and is the limit to precision."""
-    if problem.sigma_y > 0:
-        return problem.sigma_y**2
+    return problem.sigma_y**2 if problem.sigma_y > 0 else rounding(v, like)
+
+
+def rounding(v: Variance, like: Tensor) -> Scalar:
+    """The rounding error of v, below which noise is none."""
     eps = torch.finfo(like.dtype).eps
     if isinstance(v, LinearOperator):
         return eps

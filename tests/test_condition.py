@@ -152,6 +152,17 @@ def test_without_noise_the_mean_is_the_limit(kind: str, operator: Operator) -> N
     assert float((x[0] - expected).norm()) < 1e-6 * float(norm(y - operator.forward(m)))
 
 
+@pytest.mark.parametrize("sigma_y", [1e-3, 1e-6, 1e-9])
+@pytest.mark.parametrize("operator", [Dense(0.3 * M.float()), Composed(Dense(0.3 * M.float()), torch.Tensor.clone)])
+def test_little_noise_in_float32_leaves_the_unseen_alone(operator: Operator, sigma_y: float) -> None:
+    """Of A^T r a part of 1e-7 is rounding: divided by sigma_y^2 it would fill what y does not see, or overflow."""
+    m, y = normal(2, *SHAPE, seed=9), 0.3 * normal(2, 7, seed=8)
+    x = condition(m.float(), 0.7, Problem(y.float(), operator, Gaussian(sigma_y), ids(2)))
+    for row, b, c in zip(x, m, y):
+        expected = posterior_mean(0.3 * M[0], 0.7 * torch.eye(12).double(), b, c, sigma_y**2)
+        torch.testing.assert_close(row.double(), expected, rtol=0, atol=1e-3)  # of the largest sigma_y
+
+
 def test_v_zero_keeps_the_belief() -> None:
     m = normal(3, *SHAPE, seed=9)
     for sigma_y in (0.0, 0.3):
