@@ -35,8 +35,8 @@ def level(operator: Operator, y: Tensor) -> Tensor:
     Raises ValueError in one line if it has both signs, as nothing that photons are counted of has.
     """
     value = (y + constant(operator, y)) / unit_scale(operator)
-    negative = float(value.clamp_max(0).abs().sum() / value.abs().sum().clamp_min(1e-30))
-    if not operator.transmission and negative > 0.01:  # bicubic lobes make 0.0005 of a scan
+    negative = value.clamp_max(0).flatten(1).abs().sum(1) / value.flatten(1).abs().sum(1).clamp_min(1e-30)
+    if not operator.transmission and bool((negative > 0.01).any()):  # bicubic lobes make 0.0005 of a scan
         raise ValueError(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
     return value
 

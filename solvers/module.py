@@ -83,7 +83,8 @@ class Reconstruction(pl.LightningModule):
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
     def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
-        """Scans of one shape: measurement, draws, and one outcome each."""
+        """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
+        is wrong with one of them is not the others' fault."""
         start = time.perf_counter()
         try:
             problem, prior, note = self.pose(cell, scans)
@@ -91,7 +92,7 @@ class Reconstruction(pl.LightningModule):
             with Meter(prior, self.autocast) as meter:
                 draws, bad = self.draw(cell, problem, prior)
         except ValueError as error:
-            return [failed(scan, str(error)) for scan in scans]
+            return [failed(scans[0], str(error))] if len(scans) == 1 else [self.restore(cell, [scan])[0] for scan in scans]
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)

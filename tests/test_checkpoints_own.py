@@ -274,3 +274,16 @@ def test_a_mistake_in_publishing_leaves_no_folder(wrong, says, tmp_path, capsys)
     words = [str(word) for pair in given.items() for word in pair]
     assert publish_prior.main([str(save), str(tmp_path / "new"), *words]) == 2
     assert says in capsys.readouterr().err and not (tmp_path / "new").exists()
+
+
+def test_weights_lie_alike_whatever_file_they_come_from(tmp_path):
+    prior = checkpoints.load(tiny.folder(tmp_path / "model", tiny.pixel()))
+    assert {tensor.data_ptr() % 64 for tensor in prior.state_dict().values()} == {0}, "kernels round by alignment"
+
+
+def test_a_class_conditional_model_that_names_no_class_is_verified(tmp_path, capsys, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import convert_checkpoint
+
+    source = tiny.folder(tmp_path / "model", tiny.pixel(classes=5, groups=8))
+    assert convert_checkpoint.main([str(source), str(tmp_path / "out"), "--verify"]) == 0, capsys.readouterr().err

@@ -175,6 +175,20 @@ def test_another_configuration_is_refused_unless_overwritten(world: Path, tmp_pa
     assert records(tmp_path)["scan0"]["seed"] == 1
 
 
+def test_what_is_refused_of_one_image_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys):
+    """Though the problem of the whole batch is refused, as where y holds no noise that sigma_y could be estimated from."""
+
+    def refused(solver, problem, prior):
+        if "scan1" in problem.ids:
+            raise ValueError("sigma_y cannot be estimated")
+
+    monkeypatch.setattr("solvers.module.check", refused)
+    assert run(world, tmp_path / "out", "--batch-size", "4") == 1
+    found = {name: record["status"] for name, record in records(tmp_path / "out").items()}
+    assert found == {"scan0": "ok", "scan1": "failed: sigma_y cannot be estimated", "scan2": "ok"}
+    assert "scan1: sigma_y cannot be estimated" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("draws", [1, 2])
 def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys, draws: int):
     original = codps.tweedie
