@@ -267,7 +267,11 @@ def test_what_disagrees_is_one_line(tmp_path):
     unet, first = small_unet(), small_vq()
     content = lightning(unet, first, ema=unet)
     for change, message in [
-        (lambda s: s.pop("model.diffusion_model.out.2.bias"), "missing: .*conv_out.bias"),
+        (
+            lambda s: [s.pop(f"{name}bias") for name in ("model.diffusion_model.out.2.", "model_ema.diffusion_modelout2")],
+            "missing: .*conv_out.bias",
+        ),
+        (lambda s: s.pop("model.diffusion_model.out.2.bias"), "no raw ones: diffusion_modelout2bias"),
         (lambda s: s.update({"model.diffusion_model.extra.weight": torch.ones(2)}), "averaged weights are missing"),
         (lambda s: s.update({"surprise": torch.ones(2)}), "unexpected tensors: surprise"),
         (
@@ -275,6 +279,7 @@ def test_what_disagrees_is_one_line(tmp_path):
             "the noise table in the file is not the one described",
         ),
         (lambda s: s.pop("model_ema.diffusion_modelout2bias"), "averaged weights are missing"),
+        (lambda s: s.update({"model_ema.diffusion_modelextra": torch.ones(2)}), "1 averaged weights have no raw ones"),
     ]:
         broken = {**content, "state_dict": dict(content["state_dict"])}
         change(broken["state_dict"])

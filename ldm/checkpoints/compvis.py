@@ -162,6 +162,9 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     missing = [name for name in names.values() if name not in tensors]
     if missing:
         raise ValueError(f"{path}: {len(missing)} averaged weights are missing: {listed(missing)}; ema=False loads the raw ones")
+    stray = within(AVERAGE, tensors).keys() - {name.removeprefix(AVERAGE) for name in names.values()} - {"decay", "num_updates"}
+    if stray:
+        raise ValueError(f"{path}: {len(stray)} averaged weights have no raw ones: {listed(sorted(stray))}")
     return {key: tensors[name] for key, name in names.items()}
 
 
