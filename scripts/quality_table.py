@@ -148,9 +148,19 @@ def row(cell: Cell) -> list[str]:
     ]
 
 
+def lacking(cells: Sequence[Cell]) -> list[str]:
+    """What belongs in the page and was not run."""
+    groups = [(prior, solvers, TASKS) for plan in (SHORT, MORE) for prior, group in plan.items() for solvers, *_ in group]
+    groups += [(prior, solvers, tasks) for prior, group in LONG.items() for solvers, tasks in group]
+    wanted = {(prior, solver, task): None for prior, solvers, tasks in groups for solver in solvers for task in tasks}
+    return [" ".join(run) for run in wanted if run not in {(shown(c), c.solver, c.task) for c in cells}]
+
+
 def table(cells: Sequence[Cell]) -> str:
     """One section a task and noise level, the best solver of each prior first."""
     parts = [HEAD, *(f"    {line}\n" for line in dict.fromkeys(c.command for c in cells))]
+    if absent := lacking(cells):
+        parts.append(f"\nNot run: {', '.join(absent)}.\n")
     for task, sigma_y in sorted({(c.task, c.sigma_y) for c in cells}, key=str):
         chosen = [c for c in cells if (c.task, c.sigma_y) == (task, sigma_y)]
         chosen.sort(key=lambda c: (shown(c), -fmean(r["psnr"] for r in c.records)))
