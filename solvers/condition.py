@@ -21,8 +21,8 @@ from solvers.problem import Problem
 
 Variance = Scalar | LinearOperator  # a number, [B], a diagonal shaped like m, or any covariance
 COARSE, FINE = 0.1, 0.01  # of the noise level: how well A x is known; fine for a V by frequency, whose scales differ by far
-ROUNDING = 100  # of float rounding errors: a sigma_y^2 below that is met among the measurements, as no noise is
-CAP = 200  # iterations; most problems need a tenth of it
+ROUNDING = 100  # float rounding errors: for a sigma_y^2 of that size those of A^T r, divided by it, are a hundredth of r
+CAP = 200  # iterations
 
 
 def condition(m: Tensor, v: Variance, problem: Problem, noise: Noise | None = None) -> Tensor:
@@ -86,7 +86,7 @@ def correction(
     """V A^T (s2 I + A V A^T)^-1 r for images like m: entry by entry if A and V are diagonal.
 
     Else by conjugate gradients: in the image, which needs the fewest steps, or among the measurements if V has no root at
-    hand or there is no noise.
+    hand or `clean`: there is hardly any noise (`whitened_step`).
     """
     S = root(v, m)
     if S is None:

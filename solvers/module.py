@@ -92,7 +92,9 @@ class Reconstruction(pl.LightningModule):
             with Meter(prior, self.autocast) as meter:
                 draws, bad = self.draw(cell, problem, prior)
         except ValueError as error:
-            return [failed(scans[0], str(error))] if len(scans) == 1 else [self.restore(cell, [scan])[0] for scan in scans]
+            if len(scans) > 1:
+                return [self.restore(cell, [scan])[0] for scan in scans]
+            return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)

@@ -180,7 +180,7 @@ def test_what_is_refused_of_one_image_stops_that_image_alone(world: Path, tmp_pa
 
     def refused(solver, problem, prior):
         if "scan1" in problem.ids:
-            raise ValueError("sigma_y cannot be estimated")
+            raise ValueError("scan1: sigma_y cannot be estimated")
 
     monkeypatch.setattr("solvers.module.check", refused)
     assert run(world, tmp_path / "out", "--batch-size", "4") == 1
