@@ -24,7 +24,7 @@ from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from solvers.flags import Parser
 
-TOLERANCE = 1e-5  # the same numbers at other addresses are added in another order by vectorised kernels (5e-7 was seen)
+TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen
 HALF_TOLERANCE = 1e-2  # float16 weights carry 2^-11; 1e-3 was seen on a network of random weights
 
 
