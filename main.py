@@ -31,13 +31,14 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
+from data.files import nearest
 from ldm import checkpoints as weights
 from ldm import config as configuration
-from ldm.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.checkpoints.fitting import fill
-from ldm.run_config import known, seeded, trainer_arguments
-from ldm.rundir import PARTS, checkpoint_of, claimed, digests, same_run
-from solvers.flags import Parser
+from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
+from ldm.training.configuration import known, seeded, trainer_arguments
+from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
+from solvers.run.flags import Parser
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
@@ -66,7 +67,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     changes = parser.overrides(argv)
     options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
     for word in rest:
-        near = configuration.nearest(word, parser._option_string_actions) if word.startswith("-") else ""
+        near = nearest(word, parser._option_string_actions) if word.startswith("-") else ""
         raise ValueError(f"unknown argument {word!r}{near}")
     return options, changes
 

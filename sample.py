@@ -26,23 +26,24 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data import dataset, sources
+from data.files import nearest
 from data.manifest import Row
+from ldm import catalogue, resize
 from ldm import config as configuration
-from ldm import frame, names
 from ldm.denoiser import Prior
-from ldm.generate import Sampler
-from solvers import flags, report, volumes
-from solvers.files import FOLDERS
-from solvers.intake import Scan, batches, first_readable, read, seeded
-from solvers.meter import peak_memory
-from solvers.module import Cell, Reconstruction, Run
+from ldm.sampling import Sampler
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.provenance import results_of
-from solvers.results import Results
-from solvers.writer import Writer
+from solvers.run import flags, report, volumes
+from solvers.run.cost import peak_memory
+from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.outputs import FOLDERS
+from solvers.run.provenance import results_of
+from solvers.run.results import Results
+from solvers.run.scans import Scan, batches, first_readable, read, seeded
+from solvers.run.writer import Writer
 
-PARTS = {"prior": names.PRIOR, "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
+PARTS = {"prior": catalogue.PRIOR, "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 Load = Callable[[Row], Scan]
@@ -52,7 +53,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Flags, and the key=value overrides."""
     options, overrides, unknown = flags.parse(argv, __doc__)
     if unknown:
-        raise ValueError(f"unknown argument {unknown!r}{configuration.nearest(unknown.split('=')[0], flags.names())}")
+        raise ValueError(f"unknown argument {unknown!r}{nearest(unknown.split('=')[0], flags.names())}")
     return options, overrides
 
 
@@ -94,7 +95,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         return 0
 
     demo = flags.complete(options, {name: "operator" in config for name, config in configs.items()})
-    prior = names.prior(next(iter(configs.values())), options.model, options.model_config)
+    prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build_cell(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
@@ -107,7 +108,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
     run = Run(options.seed, together, options.measurements, options.precision)
-    module = Reconstruction(prior, cells, run, functools.partial(frame.fit, tile=options.tile), notes)
+    module = Reconstruction(prior, cells, run, functools.partial(resize.fit, tile=options.tile), notes)
     module.check(first)
     trainer = make_trainer(options)
     if options.compile:
@@ -132,10 +133,10 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
     """One merged configuration per cell of the grid, by name."""
-    cells = names.grid(options.base, options.task or [], options.solver or [], overrides)
+    cells = catalogue.grid(options.base, options.task or [], options.solver or [], overrides)
     for cell in cells.values():
         for key in cell.keys() - set(PARTS):
-            raise ValueError(f"{cell.locate(key)}: unknown key{configuration.nearest(key, PARTS)}")
+            raise ValueError(f"{cell.locate(key)}: unknown key{nearest(key, PARTS)}")
     return cells
 
 
@@ -193,7 +194,7 @@ def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Row], measurement
 
 
 def make_trainer(options: argparse.Namespace) -> pl.Trainer:
-    """Lightning's part: processes and devices. Precision is the networks' alone (solvers.meter), so it is not told."""
+    """Lightning's part: processes and devices. Precision is the networks' alone (solvers.run.cost), so it is not told."""
     trainer = pl.Trainer(
         accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
         strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,

@@ -5,18 +5,19 @@ can name the file and the key. A target must be a class of ours, a class of an a
 class of a listed kind; never a function, and never trusted by its prefix alone.
 """
 
-import difflib
 import importlib
 import inspect
-import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+from data.files import nearest
+from ldm import signatures
 
 OURS = {"data", "ldm", "solvers"}
 FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
@@ -27,6 +28,28 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.callbacks.callback.Callback",
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
+}
+RENAMED = {  # former homes of classes, module or class -> module of today: users' files and exported models go on loading
+    "ldm.autoencoder": "ldm.training.autoencoder",
+    "ldm.bottleneck": "ldm.training.bottleneck",
+    "ldm.callbacks": "ldm.training.callbacks",
+    "ldm.clip": "ldm.networks.clip",
+    "ldm.crops": "ldm.training.crops",
+    "ldm.diffusion": "ldm.training.diffusion",
+    "ldm.diffusion.LatentDiffusion": "ldm.training.latent_diffusion",
+    "ldm.diffusion.LatentPatchDiffusion": "ldm.training.latent_diffusion",
+    "ldm.edm_blocks": "ldm.networks.edm_blocks",
+    "ldm.edm_networks": "ldm.networks.edm",
+    "ldm.frame": "ldm.resize",
+    "ldm.generate": "ldm.sampling",
+    "ldm.latent_diffusion": "ldm.training.latent_diffusion",
+    "ldm.latent_patch": "ldm.latent",
+    "ldm.levels": "ldm.training.noise_levels",
+    "ldm.monai": "ldm.networks.monai",
+    "ldm.networks": "ldm.networks.unet",
+    "ldm.optimisation": "ldm.training.optimisation",
+    "ldm.perceptual": "ldm.training.perceptual",
+    "ldm.published": "ldm.networks.published",
 }
 DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
 _plugins: set[str] = set()
@@ -97,11 +120,12 @@ def build(node: Any, **extra: Any) -> Any:
         if stray:
             raise ValueError(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
         cls = resolve(node["target"], node.locate("target"))
-        params = node.get("params") or Node(where=f"{node.where}.params", origin=node.origin)
+        params = node.get("params") or {}
         if not isinstance(params, Mapping):
             raise ValueError(f"{node.locate('params')}: must be a mapping, not {params!r}")
+        params = params if isinstance(params, Node) else Node(params, f"{node.where}.params", node.origin)
         arguments = {key: build(value) for key, value in params.items()}
-        check(cls, arguments, extra, typing.cast(Node, params))
+        signatures.check(cls, arguments, extra, params.locate)
         try:
             return cls(**arguments, **extra)
         except (ValueError, TypeError, ArithmeticError, LookupError) as error:
@@ -118,6 +142,7 @@ def resolve(target: Any, where: str = "target") -> type:
     if not isinstance(target, str) or "." not in target:
         raise ValueError(f"{where}: {target!r} is not a dotted class name")
     module_name, _, name = target.rpartition(".")
+    module_name = RENAMED.get(target, RENAMED.get(module_name, module_name))
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | _plugins:
         raise ValueError(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
@@ -145,14 +170,7 @@ def resolve(target: Any, where: str = "target") -> type:
 
 def _of_the_user(name: str) -> bool:
     """Whether data/<name> is a folder of images, whose Python files are nobody's that is trusted here."""
-    return name != "formats" and (DATA / name).is_dir()
-
-
-def nearest(word: str, allowed: Iterable[str]) -> str:
-    """'; did you mean X?' with the nearest valid name, else the list of the valid ones."""
-    allowed = sorted(map(str, allowed))
-    close = difflib.get_close_matches(word, allowed, 1, 0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(allowed) or 'none'}"
+    return name not in ("formats", "prepare") and (DATA / name).is_dir()
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -197,66 +215,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value
-
-
-def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], params: Node) -> None:
-    """Raise ValueError unless names and types are those of the constructor's signature, without the `extra` ones."""
-    signature = inspect.signature(cls)
-    kinds = [p.kind for p in signature.parameters.values()]
-    allowed = [
-        n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in extra
-    ]
-    locate = params.locate if isinstance(params, Node) else (lambda key: f"configuration: {key}")
-    try:
-        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
-    except (NameError, TypeError):
-        hints = {}
-    for name, value in arguments.items():
-        if name not in allowed and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise ValueError(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
-        if name in hints and not _fits(value, hints[name]):
-            raise ValueError(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
-    for name, parameter in signature.parameters.items():
-        needed = parameter.default is parameter.empty and name in allowed
-        if needed and name not in arguments:
-            raise ValueError(f"{locate(name)}: {cls.__name__} needs a value for {name!r}")
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a built value may be passed for a type hint; hints it does not know are let through."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, (str, typing.TypeVar)):
-        return True
-    if origin is typing.Annotated:
-        return _fits(value, arguments[0])
-    if origin is typing.Literal:
-        return value in arguments
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, inner) for inner in arguments)
-    if hint is None or hint is type(None):
-        return value is None
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is Path:
-        return isinstance(value, (str, Path))
-    if origin in (list, tuple, Sequence, Iterable) or hint in (list, tuple, Sequence):
-        if not isinstance(value, (list, tuple)):
-            return False
-        if origin is tuple and len(arguments) > 1 and Ellipsis not in arguments:  # tuple[int] is foreign for "ints"
-            return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
-        return all(_fits(v, arguments[0]) for v in value) if arguments else True
-    if origin in (dict, Mapping) or hint in (dict, Mapping):
-        fits = lambda pair: all(map(_fits, pair, arguments))  # noqa: E731
-        return isinstance(value, Mapping) and all(map(fits, value.items()))
-    if inspect.isclass(hint) and not getattr(hint, "_is_protocol", False):
-        return isinstance(value, hint)
-    return True
-
-
-def _spell(hint: Any) -> str:
-    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from data.seeding import Noise
-from ldm import allowed, errors, schedule
+from ldm import checks, schedule, spectra
 
 
 class Denoiser(Protocol):
@@ -66,7 +66,7 @@ class EDM(nn.Module):
 
     def __init__(self, network: nn.Module, sigma_data: float = 0.5):
         super().__init__()
-        allowed.positive(sigma_data=sigma_data)
+        checks.positive(sigma_data=sigma_data)
         self.network, self.sigma_data = network, sigma_data
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +99,7 @@ class Prior(nn.Module):
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call (or one for each state, [B]).
     variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
-    (`ldm.errors`). image_variances: the same of the decoded image, of latent priors.
+    (`ldm.spectra`). image_variances: the same of the decoded image, of latent priors.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
@@ -125,11 +125,11 @@ class Prior(nn.Module):
         low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
-        allowed.counts(shape=self.shape)
-        allowed.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # whose logarithms are taken
+        checks.counts(shape=self.shape)
+        checks.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # whose logarithms are taken
         if not self.sigma_min < self.sigma_max:
             raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
-        errors.check(variances)
+        spectra.check(variances)
 
     @property
     def alpha_bar(self) -> Tensor | None:
@@ -193,12 +193,12 @@ class Prior(nn.Module):
         if not self.variances:
             return None
         height, width = self.crop(torch.empty(self.shape, device="meta")).shape[1:]
-        return torch.from_numpy(errors.state_density(self.variances, sigma, height, width))
+        return torch.from_numpy(spectra.state_density(self.variances, sigma, height, width))
 
     def image_density(self, sigma: float) -> Tensor | None:
         """[H,W] the same of the image that a latent prior decodes from D(x)."""
         rows = self.image_variances
-        return torch.from_numpy(errors.density(rows, sigma, *self.image_shape[1:])) if rows else None
+        return torch.from_numpy(spectra.density(rows, sigma, *self.image_shape[1:])) if rows else None
 
     def variance(self, sigma: float) -> float | None:
         """Var[x0 | x] per state entry, the mean of `density`."""

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from data.seeding import Noise
-from ldm import allowed, errors
+from ldm import checks, spectra
 from ldm.denoiser import Prior
+from ldm.patch import BLACK, PatchPrior
 
 
 class FirstStage(Protocol):
@@ -92,10 +93,10 @@ class LatentPrior(Prior):
         super().__init__(denoiser, shape, sigma_min, sigma_max, label, variances)
         self.first_stage, self.image_channels, self.image_variances = first_stage, image_channels, image_variances
         self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
-        allowed.counts(image_channels=image_channels)
-        allowed.positive(scale=self.scale)
-        allowed.natural(error_variance=self.error_variance, **{"the size of shift": abs(self.shift)})
-        errors.check(image_variances)
+        checks.counts(image_channels=image_channels)
+        checks.positive(scale=self.scale)
+        checks.natural(error_variance=self.error_variance, **{"the size of shift": abs(self.shift)})
+        spectra.check(image_variances)
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -131,3 +132,69 @@ def reconstruction_variance(prior: LatentPrior, images: Tensor) -> float:
     """Mean squared error of decode(encode(images)), what `error_variance` stores."""
     with torch.no_grad():
         return float((prior.decode(prior.encode(images)) - images).square().mean())
+
+
+class LatentPatchPrior(LatentPrior):
+    """A patch network on latents (PaDIS on the latents of an autoencoder): both a latent prior and a patched one.
+
+    denoiser: a PatchPrior whose images are the scaled latents; the state is its padded square [C, n+2M, n+2M].
+
+    Encoding pads and decoding crops, so that the autoencoder sees nothing of the border.
+    """
+
+    patched = True
+    denoiser: PatchPrior
+
+    def __init__(
+        self,
+        denoiser: PatchPrior,
+        first_stage: nn.Module,
+        scale: float = 1.0,
+        shift: float = 0.0,
+        error_variance: float = 0.0,
+        image_channels: int = 1,
+        variances: Sequence[Sequence[float]] = (),
+        image_variances: Sequence[Sequence[float]] = (),
+    ):
+        super().__init__(
+            denoiser,
+            denoiser.shape,
+            first_stage,
+            scale,
+            shift,
+            error_variance,
+            image_channels,
+            denoiser.sigma_min,
+            denoiser.sigma_max,
+            label=denoiser.label,  # type: ignore[arg-type]
+            variances=variances,
+            image_variances=image_variances,
+        )
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        side: int = self.denoiser.size * self.first_stage.factor  # type: ignore[operator, assignment]
+        return (super().image_shape[0], side, side)
+
+    @property
+    def label(self) -> int | Tensor | None:
+        return self.denoiser.label
+
+    @label.setter
+    def label(self, value: int | Tensor | None) -> None:
+        self.denoiser.label = value
+
+    def encode(self, image: Tensor) -> Tensor:
+        return self.pad(super().encode(image))
+
+    def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
+        return super().decode(self.crop(z), quantize)
+
+    def crop(self, state: Tensor) -> Tensor:
+        return self.denoiser.crop(state)
+
+    def pad(self, core: Tensor, value: float = BLACK) -> Tensor:
+        return self.denoiser.pad(core, value)
+
+    def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
+        return self.denoiser.denoise(x, sigma, noise)

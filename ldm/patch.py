@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.seeding import Noise
-from ldm import allowed
+from ldm import checks
 from ldm.denoiser import Prior
 
 BLACK = -1.0
@@ -88,7 +88,7 @@ class PatchPrior(Prior):
         label: int | None = None,
         variances: Sequence[Sequence[float]] = (),
     ):
-        allowed.counts(size=size, patch=patch, partitions=partitions, patch_batch=patch_batch)
+        checks.counts(size=size, patch=patch, partitions=partitions, patch_batch=patch_batch)
         self.size, self.patch = size, patch
         self.margin = padding(size, patch) if pad is None else pad
         if self.margin < padding(size, patch):

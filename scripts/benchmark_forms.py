@@ -21,10 +21,10 @@ from data import dataset, manifest
 from data.seeding import Noise
 from ldm import checkpoints, config
 from ldm.denoiser import Prior
-from solvers.meter import Meter
 from solvers.metrics import psnr
 from solvers.operators import SuperResolution
 from solvers.problem import Gaussian, measure
+from solvers.run.cost import Meter
 
 HOME = Path(__file__).resolve().parents[1]
 SCAN, HALF = "brain2-ax-008", 128

@@ -10,14 +10,14 @@ from pathlib import Path
 from benchmark_rows import Row, seconds
 
 from data import dataset, sources
-from ldm import checkpoints, frame
+from ldm import checkpoints, resize
 from ldm.denoiser import Prior
 from solvers.daps import DAPS
-from solvers.intake import Scan, read
-from solvers.module import Cell, Reconstruction, Run
 from solvers.operators import SuperResolution
 from solvers.problem import Gaussian
 from solvers.resample import ReSample
+from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.scans import Scan, read
 from solvers.step import Solver
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -32,7 +32,7 @@ def scan() -> Scan:
 def together(what: str, prior: Prior, solver: Solver, limit: float) -> Row:
     """Seconds of K draws in one batch, as a share of K times one draw."""
     cells = [Cell("super_resolution", SuperResolution(4), Gaussian(0.01), solver, draws) for draws in (K, 1)]
-    module, image = Reconstruction(prior, cells, Run(rows=K), frame.fit), scan()
+    module, image = Reconstruction(prior, cells, Run(rows=K), resize.fit), scan()
     calls = [partial(module.restore, cell, [image]) for cell in cells]
     several, single = seconds(*calls, repeat=1, clock=time.process_time)
     return Row(f"{what}: {K} draws / {K} x one", several / (K * single), limit, "x")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from ldm.errors import KNOTS
+from ldm.spectra import KNOTS
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS

@@ -12,15 +12,15 @@ from torch import nn
 
 from data.seeding import Noise
 from ldm import config
-from ldm.autoencoder import Autoencoder
-from ldm.bottleneck import Codebook
-from ldm.diffusion import PatchDiffusion
-from ldm.draws import Draws
 from ldm.latent import VQ, LatentPrior
-from ldm.latent_diffusion import LatentDiffusion
-from ldm.networks import VQModel
-from ldm.optimisation import AdamW
-from ldm.rundir import PARTS
+from ldm.networks.unet import VQModel
+from ldm.training.autoencoder import Autoencoder
+from ldm.training.bottleneck import Codebook
+from ldm.training.diffusion import PatchDiffusion
+from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.training.optimisation import AdamW
+from ldm.training.randomness import Draws
+from ldm.training.run_folder import PARTS
 
 warnings.filterwarnings("ignore", message=".*self.log.*")
 BATCH = 4

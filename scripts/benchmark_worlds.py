@@ -6,7 +6,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import EDM, VP, Prior
 from ldm.latent import VQ, LatentPrior
-from ldm.networks import UNet, VQModel
+from ldm.networks.unet import UNet, VQModel
 from ldm.schedule import Table
 from solvers.problem import Gaussian, Problem, measure
 

@@ -30,9 +30,10 @@ from data import dataset, formats, sources
 from data.manifest import Row
 from data.ranges import Intensity, to_report
 from ldm.checkpoints.reading import weights
-from solvers import metrics, populations
-from solvers.files import file_name
-from solvers.flags import Parser
+from solvers import metrics
+from solvers.run import distributions
+from solvers.run.flags import Parser
+from solvers.run.outputs import file_name
 
 FEATURES = 2048  # of Inception's last pooling
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit
@@ -194,8 +195,8 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         reference, count = (stored["mu"], stored["sigma"]), None
     else:
         others = features(options.second)
-        reference, count = populations.moments(others), len(others)
-    value = populations.frechet(*populations.moments(generated), *reference)
+        reference, count = distributions.moments(others), len(others)
+    value = distributions.frechet(*distributions.moments(generated), *reference)
     return {"fid": value, "generated": len(generated), "reference": count}, []
 
 
@@ -216,9 +217,9 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if generated.shape[1:] != reference.shape[1:]:
         sizes = f"{tuple(generated.shape[1:])} and {tuple(reference.shape[1:])}"
         raise ValueError(f"{options.first} and {options.second} hold images of {sizes}; one size is allowed")
-    psnr, ssim = populations.nearest(generated, reference)
+    psnr, ssim = distributions.nearest(generated, reference)
     numbers: dict[str, Any] = {
-        "spectral_distance_db": populations.spectral_distance(generated, reference),
+        "spectral_distance_db": distributions.spectral_distance(generated, reference),
         "psnr_to_nearest": metrics.describe(psnr.tolist()),
         "ssim_to_nearest": metrics.describe(ssim.tolist()),
     }
@@ -226,8 +227,8 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         a, b = (loaded(path, np.ndarray) for path in options.features)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
             raise ValueError(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
-        numbers["kid"] = populations.kernel_distance(a, b)
-        numbers["frechet"] = populations.frechet(*populations.moments(a), *populations.moments(b))
+        numbers["kid"] = distributions.kernel_distance(a, b)
+        numbers["frechet"] = distributions.frechet(*distributions.moments(a), *distributions.moments(b))
     return numbers, []
 
 

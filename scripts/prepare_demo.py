@@ -5,7 +5,7 @@
     python scripts/prepare_demo.py --selection models/demo-data      # also rebuild the small held-out selection shipped here
 
 Archives are downloaded, never built; they and every file taken out of them are checked by SHA-256. Which subjects are trained on
-and which are held out is told at the top of data/demo_scans.py, the origin and licence of each in models/demo-data/ORIGIN.md.
+and which are held out is told at the top of scripts/demo_scans.py, the origin and licence of each in models/demo-data/ORIGIN.md.
 Exit codes: 0 done, 2 a mistake or no network (one line).
 """
 
@@ -16,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.archives import fetch
-from data.demo_scans import ARCHIVES, prepare
-from data.demo_selection import select
+from archives import fetch
+from demo_scans import ARCHIVES, prepare
+from demo_selection import select
 
 
 def main() -> int:

@@ -18,11 +18,11 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.prepare import Done, Recipe, run
-from data.prepare_journal import held
-from data.prepare_plan import SPLITS, Plan, plan
-from data.prepare_report import collect
-from solvers.flags import Parser
+from data.prepare.convert import Done, Recipe, run
+from data.prepare.journal import held
+from data.prepare.plan import SPLITS, Plan, plan
+from data.prepare.report import collect
+from solvers.run.flags import Parser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read

@@ -28,11 +28,11 @@ from data.ranges import to_report
 from data.seeding import Noise
 from ldm import checkpoints
 from ldm import config as configuration
-from ldm.checkpoints.described import Described
+from ldm.checkpoints.description import Described
 from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
-from ldm.generate import Heun
 from ldm.latent import LatentPrior
+from ldm.sampling import Heun
 from solvers.metrics import psnr
 
 LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from solvers import report
-from solvers.flags import Parser
+from solvers.run import report
+from solvers.run.flags import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.counts import constant, count_deviation, counted, level, unit_scale
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
 from solvers.operators.weighted import weighted
+from solvers.photons import constant, count_deviation, counted, level, unit_scale
 
 
 @dataclass(frozen=True)

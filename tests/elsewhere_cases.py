@@ -16,28 +16,28 @@ from data.formats import Image, Meta
 from data.ranges import DEPTH_8
 from data.seeding import Noise
 from ldm import config as configuration
-from ldm import errors, frame
-from ldm.autoencoder import Autoencoder
-from ldm.bottleneck import Codebook
-from ldm.crops import Crops
+from ldm import resize, spectra
 from ldm.denoiser import Prior
-from ldm.diffusion import PatchDiffusion, PixelDiffusion
-from ldm.draws import Draws
-from ldm.generate import DDIM, Heun
-from ldm.latent_diffusion import LatentDiffusion, LatentPatchDiffusion
-from ldm.latent_patch import LatentPatchPrior
-from ldm.optimisation import AdamW
+from ldm.latent import LatentPatchPrior
+from ldm.sampling import DDIM, Heun
+from ldm.training.autoencoder import Autoencoder
+from ldm.training.bottleneck import Codebook
+from ldm.training.crops import Crops
+from ldm.training.diffusion import PatchDiffusion, PixelDiffusion
+from ldm.training.latent_diffusion import LatentDiffusion, LatentPatchDiffusion
+from ldm.training.optimisation import AdamW
+from ldm.training.randomness import Draws
 from solvers.codps import CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS
-from solvers.intake import Scan
-from solvers.module import Cell, Reconstruction, Run
 from solvers.operators import CT, CartesianMRI, RandomInpainting, SuperResolution
 from solvers.operators.base import LinearOperator
 from solvers.padis import PaDIS
 from solvers.problem import Gaussian, measure
 from solvers.psld import PSLD
 from solvers.resample import ReSample
+from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.scans import Scan
 from solvers.step import check
 from tests import tiny
 from tests.elsewhere import DEVICE, Elsewhere
@@ -127,7 +127,7 @@ def test_solvers(solver: str, operator: str, prior: str):
     same(run(DEVICE), here)
 
 
-ROWS = [errors.row(s, (0.1 * s * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS)) for s in (0.02, 0.5, 10.0)]
+ROWS = [spectra.row(s, (0.1 * s * spectra.KNOTS**-1).tolist(), [1] * len(spectra.KNOTS)) for s in (0.02, 0.5, 10.0)]
 DIFFUSIONS = {
     "pixel": (tiny.pixel, PixelDiffusion),
     "latent": (tiny.latent, LatentDiffusion),
@@ -177,7 +177,7 @@ def test_restoration(solver: str, kind: str, task: str):
         for device in ("cpu", DEVICE):
             one = Cell("a", TASKS[task], Gaussian(SIGMA_Y), RESTORING[solver], draws=2)
             run = Run(rows=4, precision="64-true")
-            module = Reconstruction(known(kind), [one], run, partial(frame.fit, tile=True)).to(device)
+            module = Reconstruction(known(kind), [one], run, partial(resize.fit, tile=True)).to(device)
             found.append(module.predict_step(scans(height, width), 0))
         for here, there in zip(*found):
             assert here.record["status"] == there.record["status"] == "ok"
@@ -192,7 +192,7 @@ def test_draws_from_the_prior(sampler, kind: str):
     images = []
     for device in ("cpu", DEVICE):
         run = Run(precision="64-true")
-        module = Reconstruction(known(kind), [Cell("a", None, None, sampler)], run, frame.fit).to(device)
+        module = Reconstruction(known(kind), [Cell("a", None, None, sampler)], run, resize.fit).to(device)
         images.append([outcome.image for outcome in module.predict_step(scans(1, 1), 0)])
     for here, there in zip(*images):
         near(there, here)
@@ -229,8 +229,8 @@ class Drawn(Draws):
 @pytest.mark.parametrize("kind", ["autoencoder", *DIFFUSIONS, "patches of latents"])
 def test_training(kind: str, monkeypatch):
     """Losses, gradients, what a validation finds, and the pictures, in float32 as training has it."""
-    monkeypatch.setattr("ldm.diffusion.Draws", Drawn)
-    monkeypatch.setattr("ldm.autoencoder.Draws", Drawn)
+    monkeypatch.setattr("ldm.training.diffusion.Draws", Drawn)
+    monkeypatch.setattr("ldm.training.autoencoder.Draws", Drawn)
     found = []
     for device in ("cpu", DEVICE):
         module, said = trainable(kind).to(device), {}

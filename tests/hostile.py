@@ -21,7 +21,7 @@ NODE = {
             "target": "ldm.denoiser.EDM",
             "params": {
                 "network": {
-                    "target": "ldm.edm_networks.SongUNet",
+                    "target": "ldm.networks.edm.SongUNet",
                     "params": {"channels": 1, "width": 16, "multipliers": [1, 2], "blocks": 1},
                 }
             },

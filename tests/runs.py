@@ -13,7 +13,7 @@ from ldm import config as configuration
 
 
 def trainable(part: str, node: dict, target: str, **params) -> dict:
-    optimiser = {"target": "ldm.optimisation.AdamW", "params": {"lr": 1e-3, "warmup": 2}}
+    optimiser = {"target": "ldm.training.optimisation.AdamW", "params": {"lr": 1e-3, "warmup": 2}}
     return {part: node, "model": {"target": f"ldm.{target}", "params": {"optimiser": optimiser, **params}}}
 
 
@@ -22,8 +22,8 @@ def edm(**network) -> dict:
     return {"target": "ldm.denoiser.Prior", "params": {"denoiser": denoiser, "shape": [1, 16, 16]}}
 
 
-CODEBOOK = {"target": "ldm.bottleneck.Codebook", "params": {"codes": 16, "from_data": 2, "revive": 2}}
-CROPS = {"target": "ldm.crops.Crops", "params": {"sizes": {4: 0.4, 8: 0.6}, "per_image": 2}}
+CODEBOOK = {"target": "ldm.training.bottleneck.Codebook", "params": {"codes": 16, "from_data": 2, "revive": 2}}
+CROPS = {"target": "ldm.training.crops.Crops", "params": {"sizes": {4: 0.4, 8: 0.6}, "per_image": 2}}
 KINDS = {
     "autoencoder": trainable("first_stage", tiny.STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK, crops={0: 8}),
     "latent": trainable("prior", tiny.latent(), "latent_diffusion.LatentDiffusion", estimate_scale=True, flip=True),
@@ -34,7 +34,7 @@ KINDS = {
 KL = {
     "target": "ldm.latent.KL",
     "params": {
-        "model": {"target": "ldm.networks.KLModel", "params": {"channels": 1, "widths": [32, 32], "blocks": 1, "latent": 3}}
+        "model": {"target": "ldm.networks.unet.KLModel", "params": {"channels": 1, "widths": [32, 32], "blocks": 1, "latent": 3}}
     },
 }
 
@@ -53,12 +53,12 @@ def whole(channels: int) -> dict:
 
 
 def crops(**sizes: float) -> dict:
-    return {"target": "ldm.crops.Crops", "params": {"sizes": {int(k[1:]): v for k, v in sizes.items()}, "per_image": 1}}
+    return {"target": "ldm.training.crops.Crops", "params": {"sizes": {int(k[1:]): v for k, v in sizes.items()}, "per_image": 1}}
 
 
 WHOLE = {"target": "ldm.denoiser.Prior", "params": {"denoiser": whole(1), "shape": [1, 16, 16]}}
 PADIS = {
-    "target": "ldm.latent_patch.LatentPatchPrior",
+    "target": "ldm.latent.LatentPatchPrior",
     "params": {
         "denoiser": {
             "target": "ldm.patch.PatchPrior",
@@ -67,7 +67,7 @@ PADIS = {
         "first_stage": tiny.STAGE,
     },
 }
-GAUSSIAN = {"target": "ldm.bottleneck.Gaussian", "params": {"weight": 1e-4}}
+GAUSSIAN = {"target": "ldm.training.bottleneck.Gaussian", "params": {"weight": 1e-4}}
 LATENT_PATCHES = "latent_diffusion.LatentPatchDiffusion"
 OTHERS = {
     "patch-diffusion": trainable("prior", WHOLE, "diffusion.PatchDiffusion", crops=crops(p4=0.2, p8=0.3, p16=0.5)),

@@ -6,17 +6,17 @@ import pytest
 from torch import nn
 
 from ldm import config
-from ldm.bottleneck import Codebook
-from ldm.crops import Crops
 from ldm.denoiser import EDM, Prior
-from ldm.edm_networks import DhariwalUNet, SongUNet
-from ldm.generate import DDIM, Heun, Langevin
 from ldm.latent import LatentPrior
-from ldm.levels import Mixture
-from ldm.networks import UNet, VQModel
-from ldm.optimisation import AdamW
+from ldm.networks.edm import DhariwalUNet, SongUNet
+from ldm.networks.unet import UNet, VQModel
 from ldm.patch import PatchPrior
+from ldm.sampling import DDIM, Heun, Langevin
 from ldm.schedule import Table
+from ldm.training.bottleneck import Codebook
+from ldm.training.crops import Crops
+from ldm.training.noise_levels import Mixture
+from ldm.training.optimisation import AdamW
 
 NET = nn.Identity()
 
@@ -69,4 +69,4 @@ def test_a_patch_size_of_probability_0_is_left_out():
 
 def test_the_entries_of_a_mapping_have_its_types():
     with pytest.raises(ValueError, match="is not of type .*Mapping"):
-        config.build({"target": "ldm.crops.Crops", "params": {"sizes": {"a": 1.0}}})
+        config.build({"target": "ldm.training.crops.Crops", "params": {"sizes": {"a": 1.0}}})

@@ -7,8 +7,8 @@ from published_edm import DhariwalUNet, EDMPrecond, SongUNet, VEPrecond, VPPreco
 
 from ldm import checkpoints
 from ldm.checkpoints.edm import UNUSED, ours
-from ldm.edm_networks import DhariwalUNet as OurDhariwal
-from ldm.edm_networks import SongUNet as OurSong
+from ldm.networks.edm import DhariwalUNet as OurDhariwal
+from ldm.networks.edm import SongUNet as OurSong
 from ldm.patch import PatchPrior, positions
 
 SMALL = dict(model_channels=16, channel_mult=(1, 2, 2), num_blocks=2, attn_resolutions=(8,))

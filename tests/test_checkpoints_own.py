@@ -23,9 +23,12 @@ ROOT = Path(__file__).parent.parent
 
 
 def described(channels=1, latent=3, codes=32):
-    network = {"target": "ldm.networks.UNet", "params": {"channels": latent, "widths": [32, 64], "blocks": 1, "attention": [1]}}
+    network = {
+        "target": "ldm.networks.unet.UNet",
+        "params": {"channels": latent, "widths": [32, 64], "blocks": 1, "attention": [1]},
+    }
     stage = {
-        "target": "ldm.networks.VQModel",
+        "target": "ldm.networks.unet.VQModel",
         "params": {"channels": channels, "widths": [32, 32, 64], "blocks": 1, "codes": codes},
     }
     vp = {"network": network, "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}}}
@@ -135,7 +138,7 @@ def test_fine_tuning_starts_where_the_published_model_is(tmp_path):
     torch.save({"state_dict": source.state_dict()}, tmp_path / "vq.ckpt")
     params = model_yaml()["model"]["params"]["first_stage_config"]["params"]
     (tmp_path / "vq.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
-    stage = {"target": "ldm.networks.VQModel", "params": {"channels": 1, "widths": [32, 64, 64], "blocks": 1, "codes": 32}}
+    stage = {"target": "ldm.networks.unet.VQModel", "params": {"channels": 1, "widths": [32, 64, 64], "blocks": 1, "codes": 32}}
     gray = config.build({"target": "ldm.latent.VQ", "params": {"model": stage}})
     changed = checkpoints.initialise(gray, tmp_path / "vq.ckpt")
     layers = "model.encoder.conv_in.weight, model.decoder.conv_out.weight, model.decoder.conv_out.bias"

@@ -8,8 +8,8 @@ import yaml
 
 import main
 import sample
-from ldm import names
-from solvers import flags
+from ldm import catalogue
+from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,7 +66,9 @@ def test_every_old_task_name_in_the_table_is_known():
     listed = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", (ROOT / "docs/coming-from.md").read_text(), re.M)
     assert len(listed) > 8
     for old, new in listed:
-        assert names.settings("tasks", old).stem == new and "operator" in yaml.safe_load(names.settings("tasks", new).read_text())
+        assert catalogue.settings("tasks", old).stem == new and "operator" in yaml.safe_load(
+            catalogue.settings("tasks", new).read_text()
+        )
 
 
 def test_every_published_configuration_file_has_one_here():

@@ -9,13 +9,13 @@ from torch import nn
 
 from data import dataset, manifest
 from data.seeding import Noise
-from ldm import checkpoints, errors, schedule
+from ldm import checkpoints, schedule, spectra
 from ldm.denoiser import Prior
-from ldm.diffusion import PixelDiffusion
 from ldm.latent import LatentPrior
-from ldm.latent_diffusion import LatentDiffusion
-from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
+from ldm.training.diffusion import PixelDiffusion
+from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.training.optimisation import AdamW
 from solvers.codps import CoDPSPlus
 from solvers.condition import conditioned, discrepancy
 from solvers.covariance import CONTRAST, ErrorCovariance, contrast, error_covariance
@@ -43,7 +43,7 @@ def hole(height: int, width: int, size: int) -> Inpainting:
 
 def spectral(prior: Prior, density: float = 0.3, estimate: torch.Tensor | None = None) -> ErrorCovariance:
     """A covariance of errors that fade with frequency, around an estimate; without one, around a flat one."""
-    rows = [errors.row(1.0, (density * errors.KNOTS**-1).tolist(), [1] * len(errors.KNOTS))]
+    rows = [spectra.row(1.0, (density * spectra.KNOTS**-1).tolist(), [1] * len(spectra.KNOTS))]
     prior.variances = rows
     image = torch.zeros(1, *prior.shape, dtype=torch.float64) if estimate is None else estimate
     return error_covariance(prior.density(1.0), image, prior=prior)

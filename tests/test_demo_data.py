@@ -5,15 +5,18 @@ import subprocess
 import tarfile
 from pathlib import Path
 
+import archives
+import demo_scans
+import demo_selection
 import nibabel
 import nrrd
 import numpy as np
 import pydicom
 import pytest
 import torch
+from archives import Archive, fetch
 
-from data import archives, demo_scans, demo_selection, formats
-from data.archives import Archive, fetch
+from data import formats
 from data.dataset import ManifestDataset, load
 from data.formats.dicom_identity import STALE
 from data.manifest import check, read

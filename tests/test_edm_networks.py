@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ldm.edm_networks import DhariwalUNet, SongUNet
+from ldm.networks.edm import DhariwalUNet, SongUNet
 
 SIZES = {  # millions of parameters, as published or computed from the formulas
     "EDM CIFAR-10": (55.73, lambda: SongUNet(3, multipliers=(2, 2, 2), attention=(1,))),

@@ -6,14 +6,14 @@ from torch import nn
 from torch.nn import functional
 
 from data.seeding import Noise
-from ldm import frame
+from ldm import resize
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.patch import PatchPrior
 from solvers.condition import condition
-from solvers.meter import Meter
 from solvers.operators.pointwise import Denoising
 from solvers.problem import measure
+from solvers.run.cost import Meter
 
 
 class Pointwise(nn.Module):
@@ -49,13 +49,13 @@ def noise(*shape: int) -> torch.Tensor:
 
 def test_a_prior_of_the_right_size_is_left_alone():
     prior = pixel()
-    assert frame.fit(prior, (1, 8, 8)) == (prior, "")
+    assert resize.fit(prior, (1, 8, 8)) == (prior, "")
 
 
 @pytest.mark.parametrize("prior", [pixel(), latent(), PatchPrior(Pointwise(), 1, 8, 4)], ids=["pixel", "latent", "patch"])
 @pytest.mark.parametrize("shape", [(1, 5, 6), (1, 8, 3)])
 def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int, int, int]):
-    framed, note = frame.fit(prior, shape)
+    framed, note = resize.fit(prior, shape)
     assert framed.image_shape == shape and "cropped back" in note and framed.kind == prior.kind
     image = noise(2, *shape) / 3
     state = framed.to_state(image)
@@ -69,7 +69,7 @@ def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int
 
 
 def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
-    framed, _ = frame.fit(pixel(), (1, 5, 6))
+    framed, _ = resize.fit(pixel(), (1, 5, 6))
     truth = noise(2, 1, 5, 6) / 3
     problem = measure(Denoising(), truth, 0.1, Noise(["a", "b"], "noise"))
     m = torch.zeros(2, *framed.shape, dtype=torch.float64)
@@ -84,8 +84,8 @@ def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
 )
 def test_tiles_of_local_networks_give_the_whole(prior: Prior, shape: tuple[int, int, int]):
     with pytest.raises(ValueError, match="--tile"):
-        frame.fit(prior, shape)
-    tiled, note = frame.fit(prior, shape, tile=True)
+        resize.fit(prior, shape)
+    tiled, note = resize.fit(prior, shape, tile=True)
     assert tiled.image_shape == shape and "overlapping tiles" in note
     x = noise(2, *tiled.shape)
     sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_tiles_that_disagree_are_blended_without_a_seam():
             self.calls += 1
             return torch.full_like(x, self.calls)
 
-    tiled, _ = frame.fit(Prior(Numbered(), (1, 64, 64)), (1, 64, 112), tile=True)
+    tiled, _ = resize.fit(Prior(Numbered(), (1, 64, 64)), (1, 64, 112), tile=True)
     row = tiled.denoise(torch.zeros(1, 1, 64, 112), torch.ones(1))[0, 0, 32]
     # From 1 to 2 over the 16 pixels in common: 1/16 a pixel if straight, at most twice that; a plain mean jumps by 1/2.
     assert (row[0], row[-1]) == (1, 2) and 0 <= row.diff().min() <= row.diff().max() < 2 / 16
@@ -111,13 +111,13 @@ def test_tiles_that_disagree_are_blended_without_a_seam():
 
 def test_tiles_overlap_by_a_quarter_and_cover_everything():
     for size in range(8, 60):
-        starts = frame._starts(size, 8)
+        starts = resize._starts(size, 8)
         assert starts[0] == 0 and starts[-1] == size - 8
         assert all(b - a <= 6 for a, b in zip(starts, starts[1:]))
 
 
 def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
-    tiled, _ = frame.fit(latent(), (1, 20, 14), tile=True)
+    tiled, _ = resize.fit(latent(), (1, 20, 14), tile=True)
     z, dz, g = noise(1, *tiled.shape), noise(1, *tiled.shape) * 0.3, noise(1, 1, 20, 14)
     whole = lambda z: functional.interpolate(z, scale_factor=2).tanh()  # noqa: E731
     for f, expected in ((torch.func.vjp(tiled.decode, z)[1](g)[0], torch.func.vjp(whole, z)[1](g)[0]),):
@@ -130,9 +130,9 @@ def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
 
 def test_patch_priors_are_not_tiled_and_channels_must_agree():
     with pytest.raises(ValueError, match="cannot be tiled"):
-        frame.fit(PatchPrior(Pointwise(), 1, 8, 4), (1, 20, 20), tile=True)
+        resize.fit(PatchPrior(Pointwise(), 1, 8, 4), (1, 20, 20), tile=True)
     with pytest.raises(ValueError, match="channels"):
-        frame.fit(pixel(), (3, 8, 8))
+        resize.fit(pixel(), (3, 8, 8))
 
 
 def test_the_meter_counts_calls_and_backward_passes_and_lowers_the_denoiser_only():

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from data.seeding import Noise
-from ldm import generate, schedule
+from ldm import sampling, schedule
 from ldm.denoiser import VP, Prior
 
 MEAN, SPREAD = 0.2, 0.4  # of a Gaussian prior, the same for every pixel
@@ -61,7 +61,7 @@ def normal(noise: Noise) -> np.ndarray:
 def test_ddim_is_song_2021_equation_12(eta: float):
     table = schedule.linear_alpha_bar()
     prior = Prior(VP(GaussianEps(table), table), SHAPE)
-    found, noise = draw(generate.DDIM(8, eta), prior)
+    found, noise = draw(sampling.DDIM(8, eta), prior)
     a = table[schedule.ddim_times(8)].tolist() + [1.0]
     x = normal(noise) * math.sqrt((1 - a[0]) / a[0]) * math.sqrt(a[0])  # the sampler starts at sigma_max n in VE coordinates
     for now, then in zip(a, a[1:]):
@@ -74,7 +74,7 @@ def test_ddim_is_song_2021_equation_12(eta: float):
 
 @pytest.mark.parametrize("churn", [0.0, 3.0])
 def test_heun_is_edm_algorithm_2(churn: float):
-    sampler = generate.Heun(steps=7, S_churn=churn, S_min=0.05, S_max=10.0, S_noise=1.01)
+    sampler = sampling.Heun(steps=7, S_churn=churn, S_min=0.05, S_max=10.0, S_noise=1.01)
     found, noise = draw(sampler, edm_prior())
     t = [(20 ** (1 / 7) + i / 6 * (0.01 ** (1 / 7) - 20 ** (1 / 7))) ** 7 for i in range(7)] + [0.0]
     x = t[0] * normal(noise)
@@ -94,7 +94,7 @@ def test_heun_follows_the_exact_flow():
     """x(sigma) - m scales with sqrt(s0^2 + sigma^2); Heun's global error falls with the square of the step."""
     errors = []
     for steps in (32, 64):
-        found, noise = draw(generate.Heun(steps), edm_prior())
+        found, noise = draw(sampling.Heun(steps), edm_prior())
         x = 20 * normal(noise)
         exact = MEAN + SPREAD * (x - MEAN) / math.sqrt(SPREAD**2 + 400)
         errors.append(np.abs(found - exact).max())
@@ -110,7 +110,7 @@ def test_langevin_keeps_the_level_it_is_told(corrected: bool):
             return torch.full_like(x, MEAN)
 
     prior = Prior(Fixed(), (1, 100, 100), 0.5, 0.5 + 1e-9)
-    sampler = generate.Langevin(steps=30, sigma_max=0.5 + 1e-9, sigma_min=0.5, eps=1.0, corrected=corrected)
+    sampler = sampling.Langevin(steps=30, sigma_max=0.5 + 1e-9, sigma_min=0.5, eps=1.0, corrected=corrected)
     *_, last = sampler(prior, Noise(["0"], "solver"), torch.zeros((), dtype=torch.float64))
     expected = 0.25 if corrected else 0.25 / 0.75
     # 10,000 independent pixels: the variance's relative standard error is sqrt(2 / 10000); four of them.
@@ -119,10 +119,10 @@ def test_langevin_keeps_the_level_it_is_told(corrected: bool):
 
 def test_no_steps_is_a_mistake():
     with pytest.raises(ValueError, match="at least 1"):
-        generate.Heun(steps=0)
+        sampling.Heun(steps=0)
 
 
 def test_langevin_levels_that_the_prior_does_not_know_are_refused():
     prior = Prior(GaussianDenoiser(), SHAPE, 1e-4, 1e-3)
     with pytest.raises(ValueError, match="outside the prior's 0.0001..0.001"):
-        next(generate.Langevin(steps=2)(prior, Noise(IDS, "solver"), torch.zeros(2, *SHAPE)))
+        next(sampling.Langevin(steps=2)(prior, Noise(IDS, "solver"), torch.zeros(2, *SHAPE)))

@@ -14,10 +14,10 @@ import main
 VQ_PARAMS = {"widths": [32, 64, 64], "blocks": 1, "latent": 3, "codes": 32}
 STAGE = {
     "target": "ldm.latent.VQ",
-    "params": {"model": {"target": "ldm.networks.VQModel", "params": {"channels": 3, **VQ_PARAMS}}},
+    "params": {"model": {"target": "ldm.networks.unet.VQModel", "params": {"channels": 3, **VQ_PARAMS}}},
 }
 NETWORK = {
-    "target": "ldm.networks.UNet",
+    "target": "ldm.networks.unet.UNet",
     "params": {"channels": 3, "widths": [32, 64, 96], "blocks": 2, "attention": [1, 2], "head": 16},
 }
 TABLE = {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}}
@@ -30,7 +30,7 @@ LATENT = {
         "image_channels": 3,
     },
 }
-CODEBOOK = {"target": "ldm.bottleneck.Codebook", "params": {"codes": 32}}
+CODEBOOK = {"target": "ldm.training.bottleneck.Codebook", "params": {"codes": 32}}
 PUBLISHED = {
     "ldm": trainable("prior", LATENT, "latent_diffusion.LatentDiffusion"),
     "vq-f4": trainable("first_stage", STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK),

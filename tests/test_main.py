@@ -127,10 +127,14 @@ COLOUR = "channels of the images, the states and the networks do not fit each ot
 @pytest.mark.parametrize(
     "kind, changes, says",
     [
-        ("pixel", ["model.target=ldm.latent_diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
-        ("latent", ["model.target=ldm.diffusion.PixelDiffusion"], "PixelDiffusion trains a pixel prior"),
-        ("autoencoder", ["model.params.bottleneck.target=ldm.bottleneck.Gaussian"], "a Gaussian needs a KL model"),
-        ("kl", ["model.params.bottleneck={target: ldm.bottleneck.Codebook, params: {codes: 16}}"], "a Codebook needs a VQ model"),
+        ("pixel", ["model.target=ldm.training.latent_diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
+        ("latent", ["model.target=ldm.training.diffusion.PixelDiffusion"], "PixelDiffusion trains a pixel prior"),
+        ("autoencoder", ["model.params.bottleneck.target=ldm.training.bottleneck.Gaussian"], "a Gaussian needs a KL model"),
+        (
+            "kl",
+            ["model.params.bottleneck={target: ldm.training.bottleneck.Codebook, params: {codes: 16}}"],
+            "a Codebook needs a VQ model",
+        ),
         ("autoencoder", ["model.params.bottleneck.params.codes=8"], "codes must be the model's 16, not 8"),
         ("autoencoder", ["model.params.crops={0: 0}"], "size from 1 on"),
         ("autoencoder", ["model.params.crops={0: a}"], "is not of type"),
@@ -142,9 +146,8 @@ COLOUR = "channels of the images, the states and the networks do not fit each ot
     ],
 )
 def test_parts_that_do_not_fit_each_other(kind, changes, says, data, tmp_path, capsys):
-    optimiser = (
-        "model.params.optimiser={target: ldm.optimisation.AdamW, params: {lr: 1.0e-3}}"  # a new target forgets the old one
-    )
+    target = "ldm.training.optimisation.AdamW"  # a new target forgets the old one
+    optimiser = f"model.params.optimiser={{target: {target}, params: {{lr: 1.0e-3}}}}"
     more = [optimiser] if "model.target" in changes[0] else []
     assert says in refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", *changes, *more))
 
@@ -229,7 +232,7 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ldm.callbacks.os.fsync", full)
+    monkeypatch.setattr("ldm.training.callbacks.os.fsync", full)
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", "--max_steps", "2"))
     assert "No space left on device" in line and "previous checkpoint is intact" in line
     assert last(tmp_path, "pixel")["global_step"] == before["global_step"] == 1
@@ -249,9 +252,9 @@ def test_out_of_memory_says_what_to_lower(error, data, tmp_path, capsys, monkeyp
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr("ldm.diffusion.PixelDiffusion.loss", exhausted)
+    monkeypatch.setattr("ldm.training.diffusion.PixelDiffusion.loss", exhausted)
     assert "lower data.params.batch_size" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
-    monkeypatch.setattr("ldm.diffusion.PixelDiffusion.loss", lambda *_: torch.zeros(2).view(3))
+    monkeypatch.setattr("ldm.training.diffusion.PixelDiffusion.loss", lambda *_: torch.zeros(2).view(3))
     with pytest.raises(RuntimeError, match="invalid for input of size"):  # a defect is not a lack of memory
         main.main(arguments(data, tmp_path / "defect", "pixel"))
 

@@ -8,8 +8,9 @@ import torch
 from scipy import ndimage, stats
 
 from data.seeding import Noise
-from solvers import metrics, populations
-from solvers.outcome import scores
+from solvers import metrics
+from solvers.run import distributions
+from solvers.run.record import scores
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -89,28 +90,28 @@ def test_a_column_is_described_by_mean_interval_and_number():
 def test_frechet_distance_of_diagonal_gaussians():
     mu_a, mu_b, s_a, s_b = np.array([0.0, 1.0]), np.array([2.0, 1.5]), np.array([1.0, 4.0]), np.array([9.0, 0.25])
     expected = ((mu_a - mu_b) ** 2).sum() + ((np.sqrt(s_a) - np.sqrt(s_b)) ** 2).sum()
-    assert populations.frechet(mu_a, np.diag(s_a), mu_b, np.diag(s_b)) == pytest.approx(expected, abs=1e-10)
+    assert distributions.frechet(mu_a, np.diag(s_a), mu_b, np.diag(s_b)) == pytest.approx(expected, abs=1e-10)
     q, _ = np.linalg.qr(noise(2, 2).numpy())
-    turned = populations.frechet(q @ mu_a, q @ np.diag(s_a) @ q.T, q @ mu_b, q @ np.diag(s_b) @ q.T)
+    turned = distributions.frechet(q @ mu_a, q @ np.diag(s_a) @ q.T, q @ mu_b, q @ np.diag(s_b) @ q.T)
     assert turned == pytest.approx(expected, abs=1e-10)
 
 
 def test_kernel_distance_is_zero_for_one_population_and_not_for_two():
     x = noise(600, 4).numpy()
-    same, other = populations.kernel_distance(x[:300], x[300:]), populations.kernel_distance(x[:300], x[300:] + 1)
+    same, other = distributions.kernel_distance(x[:300], x[300:]), distributions.kernel_distance(x[:300], x[300:] + 1)
     # Population value for a mean shift of 1: > 1; the standard error of the unbiased estimate at n = 300 is below 0.1.
     assert abs(same) < 0.4 and other > 1
 
 
 def test_white_noise_has_a_flat_spectrum():
     images = 0.3 * noise(200, 1, 16, 16)
-    spectrum = populations.radial_spectrum(images)[1:]
+    spectrum = distributions.radial_spectrum(images)[1:]
     # Each ring averages at least 8 x 200 chi-squared values of mean 0.09: relative error sqrt(2 / 1600), four of them.
     assert len(spectrum) == 7 and float((spectrum / 0.09 - 1).abs().max()) < 4 * math.sqrt(2 / 1600)
-    assert populations.spectral_distance(images, 2 * images) == pytest.approx(20 * math.log10(2), abs=1e-9)
+    assert distributions.spectral_distance(images, 2 * images) == pytest.approx(20 * math.log10(2), abs=1e-9)
 
 
 def test_copies_of_the_reference_are_found():
     reference = noise(5, 1, 12, 12) / 4
-    psnr, ssim = populations.nearest(reference[[3, 1]], reference)
+    psnr, ssim = distributions.nearest(reference[[3, 1]], reference)
     assert psnr.tolist() == [100.0, 100.0] and ssim.tolist() == pytest.approx([1.0, 1.0])

@@ -8,12 +8,11 @@ import torch
 import main
 from ldm import config
 from ldm.denoiser import EDM, Prior
-from ldm.edm_networks import SongUNet
-from ldm.latent import VQ
-from ldm.latent_patch import LatentPatchPrior
-from ldm.networks import KLModel, UNet, VQModel
+from ldm.latent import VQ, LatentPatchPrior
+from ldm.networks.edm import SongUNet
+from ldm.networks.published import ClassConditioned
+from ldm.networks.unet import KLModel, UNet, VQModel
 from ldm.patch import PatchPrior
-from ldm.published import ClassConditioned
 
 PUBLISHED = {  # facts of the published checkpoints
     "configs/latent-diffusion/ffhq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),

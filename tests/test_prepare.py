@@ -14,7 +14,7 @@ from preparing import DEMO, SCRIPT, call, everything, made, picture, rows
 
 from data import formats
 from data.manifest import check
-from data.prepare_plan import plan
+from data.prepare.plan import plan
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from preparing import DEMO, SCRIPT, call, everything, made, picture, rows
 
-from data import prepare
+from data.prepare import convert
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_killed_and_restarted_is_the_same_as_unbroken(source, tmp_path, monkeypa
         picture(source / f"{i}.png", seed=i)
     assert call(source, tmp_path / "whole", "--image-size", 16) == 0
     works = []
-    real = prepare.work
+    real = convert.work
 
     def interrupted(file, *rest):
         works.append(file.name)
@@ -208,7 +208,7 @@ def test_killed_and_restarted_is_the_same_as_unbroken(source, tmp_path, monkeypa
             raise KeyboardInterrupt
         return real(file, *rest)
 
-    monkeypatch.setattr(prepare, "work", interrupted)
+    monkeypatch.setattr(convert, "work", interrupted)
     assert call(source, tmp_path / "broken", "--image-size", 16) == 130
     with (tmp_path / "broken" / ".progress.jsonl").open("ab") as stream:
         stream.write(b'{"file": "3.png", "spl')  # the kill came while a line was being written

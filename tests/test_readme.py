@@ -16,7 +16,7 @@ from operator_list import Case
 
 import main
 import sample
-from solvers import flags
+from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -7,7 +7,7 @@ from torch import nn
 
 from data.seeding import Noise
 from ldm.config import build
-from ldm.edm_networks import SongUNet
+from ldm.networks.edm import SongUNet
 from solvers.dps import DPS
 from solvers.operators import SuperResolution
 from solvers.problem import Gaussian, measure

@@ -21,12 +21,12 @@ import sample
 from data import dataset, formats
 from data.manifest import Row
 from data.ranges import DEPTH_16, to_report
-from ldm import names
-from solvers import report
-from solvers.intake import Scan
-from solvers.outcome import Outcome, failed
-from solvers.panel import panel
-from solvers.results import Results
+from ldm import catalogue
+from solvers.run import report
+from solvers.run.panels import panel
+from solvers.run.record import Outcome, failed
+from solvers.run.results import Results
+from solvers.run.scans import Scan
 
 ROOT = Path(__file__).parents[1]
 
@@ -144,7 +144,7 @@ def test_the_runs_of_the_quality_table_are_commands(capsys):
             options.save_dir if one else options.save_dir / f"{task}-{solver}"
             for task in options.task
             for solver in options.solver
-            if names.settings("tasks", task) and names.settings("solvers", solver)
+            if catalogue.settings("tasks", task) and catalogue.settings("solvers", solver)
         ]
     assert len(places) > 90 and len(set(places)) == len(places), "every cell has a folder of its own"
 

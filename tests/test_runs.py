@@ -14,8 +14,8 @@ from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F4
 import main
 from data.dataset import ManifestDataset
 from ldm import checkpoints
-from ldm.diffusion import LEVELS
 from ldm.latent import reconstruction_variance
+from ldm.training.diffusion import LEVELS
 
 
 def test_discriminator_starts_late_and_each_side_sees_the_other_as_constant(data, tmp_path):
@@ -234,7 +234,7 @@ def test_sigterm_saves_and_ends_with_143(data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
-        patch.setattr("ldm.diffusion.PixelDiffusion.on_train_batch_end", taken_away)  # after all callbacks
+        patch.setattr("ldm.training.diffusion.PixelDiffusion.on_train_batch_end", taken_away)  # after all callbacks
         main.main(arguments(data, tmp_path, "pixel", "--max_steps", "9"))
     assert end.value.code == 143 and last(tmp_path, "pixel")["global_step"] == 4
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -254,7 +254,7 @@ def test_sigterm_inside_an_accumulation_waits_for_its_end(data, tmp_path, monkey
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr("ldm.diffusion.PixelDiffusion.on_train_batch_end", taken_away)
+        patch.setattr("ldm.training.diffusion.PixelDiffusion.on_train_batch_end", taken_away)
         main.main(arguments(data, tmp_path / "parts", "pixel", *ACCUMULATED))
     assert last(tmp_path / "parts", "pixel")["global_step"] == 2
     assert main.main(arguments(data, tmp_path / "parts", "pixel", *ACCUMULATED)) == 0

@@ -182,7 +182,7 @@ def test_what_is_refused_of_one_image_stops_that_image_alone(world: Path, tmp_pa
         if "scan1" in problem.ids:
             raise ValueError("scan1: sigma_y cannot be estimated")
 
-    monkeypatch.setattr("solvers.module.check", refused)
+    monkeypatch.setattr("solvers.run.module.check", refused)
     assert run(world, tmp_path / "out", "--batch-size", "4") == 1
     found = {name: record["status"] for name, record in records(tmp_path / "out").items()}
     assert found == {"scan0": "ok", "scan1": "failed: sigma_y cannot be estimated", "scan2": "ok"}

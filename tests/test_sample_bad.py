@@ -78,7 +78,7 @@ def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, capsys, m
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr("solvers.module.Reconstruction.draw", exhausted)
+    monkeypatch.setattr("solvers.run.module.Reconstruction.draw", exhausted)
     assert run(world, tmp_path, "--limit", "1") == 2
     assert "lower --batch-size" in tiny.refusal(capsys)
 

@@ -8,8 +8,8 @@ from analytic import Dense, Shrink, Squares, correlated, isotropic, latent, patc
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from ldm.errors import KNOTS
 from ldm.schedule import karras
+from ldm.spectra import KNOTS
 from solvers.baseline import Baseline
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS

@@ -8,20 +8,19 @@ from torch import nn
 
 from data.seeding import Noise
 from ldm import config as configuration
-from ldm.autoencoder import Autoencoder
-from ldm.bottleneck import Codebook
-from ldm.crops import Crops
 from ldm.denoiser import EDM, VP, Prior
-from ldm.diffusion import PatchDiffusion, PixelDiffusion
-from ldm.draws import Draws
-from ldm.latent import KL, VQ, LatentPrior
-from ldm.latent_diffusion import LatentDiffusion
-from ldm.latent_patch import LatentPatchPrior
-from ldm.latents import Latents
-from ldm.networks import KLModel, UNet, VQModel
-from ldm.optimisation import AdamW
+from ldm.latent import KL, VQ, LatentPatchPrior, LatentPrior
+from ldm.networks.unet import KLModel, UNet, VQModel
 from ldm.patch import PatchPrior, cut, cut_padded, positions
 from ldm.schedule import Table
+from ldm.training.autoencoder import Autoencoder
+from ldm.training.bottleneck import Codebook
+from ldm.training.crops import Crops
+from ldm.training.diffusion import PatchDiffusion, PixelDiffusion
+from ldm.training.latent_cache import Latents
+from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.training.optimisation import AdamW
+from ldm.training.randomness import Draws
 
 
 def test_cropping_in_thought_is_cropping_the_padded_image():

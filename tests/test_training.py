@@ -7,16 +7,16 @@ import torch
 from torch import nn
 
 from data.seeding import Noise
-from ldm.bottleneck import Codebook, whiten
 from ldm.denoiser import EDM, VP, column
-from ldm.draws import Draws
-from ldm.ema import EMA
-from ldm.levels import Mixture, UniformTime, weight
-from ldm.losses import adaptive_weight, commitment, hinge, kl_to_normal
-from ldm.networks import VQModel
-from ldm.optimisation import AdamW
-from ldm.perceptual import LPIPS
+from ldm.networks.unet import VQModel
 from ldm.schedule import Table
+from ldm.training.bottleneck import Codebook, whiten
+from ldm.training.ema import EMA
+from ldm.training.losses import adaptive_weight, commitment, hinge, kl_to_normal
+from ldm.training.noise_levels import Mixture, UniformTime, weight
+from ldm.training.optimisation import AdamW
+from ldm.training.perceptual import LPIPS
+from ldm.training.randomness import Draws
 
 
 def test_losses_by_hand():

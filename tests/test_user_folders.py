@@ -19,11 +19,11 @@ from data.formats.image import to_stored
 from data.ranges import DEPTH_8
 from data.seeding import Noise
 from ldm import config as configuration
-from solvers.files import file_name
-from solvers.intake import Scan
-from solvers.outcome import Outcome
-from solvers.results import Results
-from solvers.volumes import reassemble
+from solvers.run.outputs import file_name
+from solvers.run.record import Outcome
+from solvers.run.results import Results
+from solvers.run.scans import Scan
+from solvers.run.volumes import reassemble
 
 
 @pytest.fixture(scope="module")

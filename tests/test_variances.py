@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from ldm import errors
-from ldm.crops import Crops
+from ldm import spectra
 from ldm.denoiser import Prior
-from ldm.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
-from ldm.frame import fit
-from ldm.latent_diffusion import LatentDiffusion
-from ldm.optimisation import AdamW
 from ldm.patch import PatchPrior
+from ldm.resize import fit
+from ldm.training.crops import Crops
+from ldm.training.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
+from ldm.training.latent_diffusion import LatentDiffusion
+from ldm.training.optimisation import AdamW
 from solvers.state import belief
 from tests.analytic import Shuffle, latent
 
@@ -88,7 +88,7 @@ class Smooth(nn.Module):
 
 
 def smooth(side: int) -> torch.Tensor:
-    return S0**2 * torch.exp(-12 * torch.from_numpy(errors.radius(side, side)))
+    return S0**2 * torch.exp(-12 * torch.from_numpy(spectra.radius(side, side)))
 
 
 def test_errors_are_measured_by_frequency():
@@ -96,7 +96,7 @@ def test_errors_are_measured_by_frequency():
     side, images = 64, 16
     x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(images, 1, side, side) / S0)).real.float()
     prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side)), AdamW(1e-3)), x0)
-    S, knot = smooth(side), errors.nearest(side, side)
+    S, knot = smooth(side), spectra.nearest(side, side)
     for sigma, *density in prior.variances:
         exact = S * sigma**2 / (S + sigma**2)
         for k in knot.unique().tolist():
@@ -144,13 +144,13 @@ def test_between_levels_below_and_above():
 
 def test_grids_of_any_size_read_one_table():
     """Power at the knots themselves comes back; a grid that lacks the lowest ones, or is not square, takes part of the table."""
-    table = errors.row(1.0, (errors.KNOTS**-2).tolist(), [1] * len(errors.KNOTS))
+    table = spectra.row(1.0, (spectra.KNOTS**-2).tolist(), [1] * len(spectra.KNOTS))
     for height, width in ((256, 256), (64, 64), (48, 80)):
-        found = errors.density([table], 100.0, height, width)
+        found = spectra.density([table], 100.0, height, width)
         assert found.shape == (height, width)
-        inner = errors.radius(height, width) < errors.KNOTS[-1]
+        inner = spectra.radius(height, width) < spectra.KNOTS[-1]
         torch.testing.assert_close(
-            torch.from_numpy(found * errors.radius(height, width) ** 2)[inner], torch.ones(int(inner.sum())).double()
+            torch.from_numpy(found * spectra.radius(height, width) ** 2)[inner], torch.ones(int(inner.sum())).double()
         )
 
 

@@ -9,11 +9,11 @@ import torch
 
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
-from solvers.files import file_name
-from solvers.intake import Scan
-from solvers.outcome import Outcome
-from solvers.results import Results, digest
-from solvers.volumes import reassemble
+from solvers.run.outputs import file_name
+from solvers.run.record import Outcome
+from solvers.run.results import Results, digest
+from solvers.run.scans import Scan
+from solvers.run.volumes import reassemble
 
 CONFIG = {"solver": "x"}
 

@@ -16,7 +16,7 @@ STAGE = {
     "target": "ldm.latent.VQ",
     "params": {
         "model": {
-            "target": "ldm.networks.VQModel",
+            "target": "ldm.networks.unet.VQModel",
             "params": {"channels": 1, "widths": [32, 32], "blocks": 1, "latent": 3, "codes": 16, "attention": False},
         }
     },
@@ -25,7 +25,7 @@ STAGE = {
 
 def network(channels: int, out: int | None = None, **params) -> dict:
     return {
-        "target": "ldm.networks.UNet",
+        "target": "ldm.networks.unet.UNet",
         "params": {"channels": channels, "out": out, "widths": [32, 32], "blocks": 1, **params},
     }
 

@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
-from ldm.checkpoints.described import Described, within
+from ldm.checkpoints.compatibility import ESTIMATED, differences
+from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
-from ldm.checkpoints.meaning import ESTIMATED, differences
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
 from ldm.denoiser import Prior

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ldm import schedule
 from ldm.checkpoints import image_autoencoder
-from ldm.checkpoints.described import Described, node, under, within
+from ldm.checkpoints.description import Described, node, under, within
 from ldm.checkpoints.keymaps import levels_of, plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
@@ -196,5 +196,5 @@ def _classes(config, inner, state, tensors, label, path):
     label = classes - 1 if label is None else label
     if not 0 <= label < classes:
         raise ValueError(f"{path}: label {label} must lie in 0..{classes - 1}")
-    inner = node("ldm.published.ClassConditioned", network=inner, classes=classes, width=width)
+    inner = node("ldm.networks.published.ClassConditioned", network=inner, classes=classes, width=width)
     return inner, {**under("network.", state), **within(CONDITION, tensors)}, label

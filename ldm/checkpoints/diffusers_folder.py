@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from ldm.checkpoints import stable_diffusion
-from ldm.checkpoints.described import Described, node, under
+from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import text_mapping, weights

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ldm.checkpoints.described import Described, node, under
+from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.unpickling import Inert
 
@@ -147,7 +147,7 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
     if o.settings.get("implicit_mlp"):
         raise ValueError(f"{path}: networks with implicit_mlp are not supported")
     o.finish()
-    return node(f"ldm.edm_networks.{name}", **common), {"resolution": resolution}
+    return node(f"ldm.networks.edm.{name}", **common), {"resolution": resolution}
 
 
 def ours(key: str, resolution: int) -> str:

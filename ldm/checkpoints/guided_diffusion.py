@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.checkpoints.described import Described, node, under
+from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import levels_of, plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options

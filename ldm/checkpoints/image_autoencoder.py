@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.checkpoints.described import node, under
+from ldm.checkpoints.description import node, under
 from ldm.checkpoints.keymaps import autoencoder, rename
 from ldm.checkpoints.options import Options
 

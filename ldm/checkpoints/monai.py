@@ -19,7 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ldm.checkpoints.described import Described, node, under
+from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import weights
@@ -120,7 +120,7 @@ def stage(arguments: Mapping[str, Any], unit: bool | None, path: Path) -> dict[s
     blocks = _by_level(o, "num_res_blocks", 2, len(widths))
     middle = [o.take(f"with_{half}_nonlocal_attn", bool, True) for half in ("encoder", "decoder")]
     built = node(
-        "ldm.monai.AutoencoderKL",
+        "ldm.networks.monai.AutoencoderKL",
         channels=o.take("in_channels", int, 1),
         latent=o.take("latent_channels", int, 3),
         widths=list(widths),
@@ -149,7 +149,7 @@ def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
     if any(h < 1 for h, a in zip(head, [*attends[:-1], True]) if a):  # the middle attends as the last level would
         raise ValueError(f"{path}: num_head_channels {head} must be positive where there is attention, and at the end")
     built = node(
-        "ldm.published.GuidedUNet",
+        "ldm.networks.published.GuidedUNet",
         heads=[width // h if h else 1 for width, h in zip(widths, head)],
         attention_head_dim=1,  # until `heads` says how many
         sample_size=size,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from ldm.checkpoints.described import node
+from ldm.checkpoints.description import node
 from ldm.checkpoints.keymaps import rename, split_qkv, unet
 
 
@@ -72,7 +72,7 @@ class OpenAIUNet:
         common["attention_head_dim"] = None if self.heads else self._head
         time_width = self.width if self.widths[0] != self.width else None
         if self.heads or time_width:
-            return node("ldm.published.GuidedUNet", heads=self.heads, time_width=time_width, **common)
+            return node("ldm.networks.published.GuidedUNet", heads=self.heads, time_width=time_width, **common)
         return node("diffusers.UNet2DModel", **common)
 
     def weights(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:

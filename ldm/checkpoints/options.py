@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldm.config import nearest
+from data.files import nearest
 
 _REQUIRED = object()
 

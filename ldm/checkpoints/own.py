@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ldm import config as configuration
-from ldm.checkpoints.described import Described, within
+from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.reading import text_mapping, weights
 
 PARTS = ("prior", "first_stage")

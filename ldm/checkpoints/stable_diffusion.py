@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ldm.checkpoints import image_autoencoder, text
 from ldm.checkpoints.compvis import AVERAGE, CONDITION, FIRST, TABLES, UNET, averaged
-from ldm.checkpoints.described import Described, node, under, within
+from ldm.checkpoints.description import Described, node, under, within
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
@@ -77,7 +77,9 @@ def assemble(
     width = network["params"]["cross_attention_dim"]
     prompt, guidance, notes = text.prompted(o, encoder, width)
     o.finish()
-    inner = node("ldm.published.TextConditioned", network=network, tokens=len(prompt["text"]), width=width, guidance=guidance)
+    inner = node(
+        "ldm.networks.published.TextConditioned", network=network, tokens=len(prompt["text"]), width=width, guidance=guidance
+    )
     table = table or node("ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
     prior = node(
         "ldm.latent.LatentPrior",

@@ -14,7 +14,7 @@ from torch import Tensor
 from ldm.checkpoints.fitting import fill, skeleton
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import guarded, regular, sound, weights
-from ldm.clip import END, LENGTH, START, context
+from ldm.networks.clip import END, LENGTH, START, context
 
 HUGGING_FACE = [  # regular expressions, key by key; a leading "text_model." is dropped before
     (r"^embeddings\.token_embedding\.", "token."),
@@ -113,7 +113,7 @@ def encoded(state: Mapping[str, Tensor], words: Mapping[str, list[int]], path: s
     params = dict(
         layers=layers, width=width, heads=width // HEAD, activation="gelu" if second else "quick_gelu", skip=int(open_clip)
     )
-    encoder = skeleton({"target": "ldm.clip.TextEncoder", "params": params}, len(renamed), path)
+    encoder = skeleton({"target": "ldm.networks.clip.TextEncoder", "params": params}, len(renamed), path)
     fill(encoder, renamed, path)
     with torch.no_grad():
         return {name: encoder(context(numbers, 0 if second else END))[0] for name, numbers in words.items()}

@@ -1,0 +1,253 @@
+"""A folder of images of any known kind becomes a data set: square PNGs, manifests with checksums, and a journal to go on from.
+
+The work is planned first (which files, whose, which split, what name), then done one file at a time by any number of
+processes, in order and with bounded memory. Each finished file is a line of the journal `<root>/.progress.jsonl`. A run
+that was killed, or that found unreadable files, goes on with what is missing, as long as the same is asked of it. Pictures
+appear whole or not at all.
+"""
+
+import errno
+import hashlib
+import math
+import os
+import signal
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from multiprocessing import connection, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from data import formats
+from data.dataset import LUMINANCE
+from data.formats import raster
+from data.prepare.journal import Journal
+from data.prepare.plan import Plan, Source
+from data.ranges import Intensity, percentiles
+
+BINS = 64  # of the intensity histograms
+AHEAD = 4  # files per worker that may be waiting
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # trouble with where the pictures go, not with where they come from
+LARGEST = 16384  # pixels of a side
+FOREGROUND = 0.1  # a pixel above this part of the range shows something
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a picture is made."""
+
+    size: int = 256  # pixels of a side
+    grayscale: bool = False  # colour -> luminance; gray images have one channel in any case
+    window: tuple[float, float] | None = None  # stored values that become black and white
+    percentiles: tuple[float, float] | None = None  # or these percentiles (in %) of the file
+    axis: int = 2  # slice axis of volumes
+    min_foreground: float = 0.0  # slices with a smaller part of their pixels above FOREGROUND are passed over
+    bits: int | None = None  # 8 or 16; None: 8 for 8-bit files, else 16
+    keep: bool = False  # pictures that exist already are taken as they are
+
+    def __post_init__(self) -> None:
+        for right, what in (
+            (1 <= self.size <= LARGEST, f"image size {self.size}: 1 to {LARGEST} is allowed"),
+            (self.axis in (0, 1, 2), f"slice axis {self.axis}: 0, 1 or 2 is allowed"),
+            (self.bits in (None, 8, 16), f"bit depth {self.bits}: 8 or 16 is allowed"),
+            (0 <= self.min_foreground <= 1, f"min-foreground {self.min_foreground:g}: 0 to 1 is allowed"),
+            (not (self.window and self.percentiles), "give --window or --percentiles, not both"),
+        ):
+            if not right:
+                raise ValueError(what)
+        if self.window and not (self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])):
+            raise ValueError(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite")
+        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            raise ValueError(f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of one file."""
+
+    file: str  # relative to its folder
+    split: str
+    stamp: list[int]  # size and time of change, to notice another file of the same name
+    images: list[dict[str, Any]]  # manifest columns, and what the report is made of
+    passed: int = 0  # slices with too little foreground
+    reason: str = ""  # why the file was skipped
+
+
+def contract(source: Source, recipe: Recipe, total: int) -> Intensity | None:
+    """Which stored values become black and white, for all slices of the file; None: each picture's whole depth.
+
+    Without a window or percentiles nothing is ever clipped: pictures keep their depth, and what has no natural range
+    (DICOM, NIfTI, floats) goes from the least to the greatest value in the file.
+    """
+    if recipe.window:
+        return Intensity(*recipe.window)
+    first = formats.read(source.path, 0 if total > 1 else None, recipe.axis)
+    if not recipe.percentiles and first.meta.format in formats.RASTER and first.meta.window:
+        return None
+    slices = [first.pixels, *(formats.read(source.path, i, recipe.axis).pixels for i in range(1, total))]
+    values = torch.cat([pixels.flatten() for pixels in slices])
+    if recipe.percentiles:
+        return percentiles(values, *recipe.percentiles)
+    low, high = float(values.min()), float(values.max())
+    return Intensity(low, high if high > low else low + 1)
+
+
+def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.ndarray:
+    """[C, size, size] in [0, 1]: scaled by Lanczos to cover the square, centre kept (as the published script does)."""
+    pixels = image.pixels
+    if recipe.grayscale and len(pixels) == 3:
+        pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
+    if len(pixels) not in (1, 3):
+        raise ValueError(f"has {len(pixels)} channels; only gray and RGB can become PNG")
+    stored = ((pixels - intensity.low) / (intensity.high - intensity.low)).numpy()
+    square = (recipe.size, recipe.size)
+    fitted = [np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS)) for c in stored]
+    return np.stack(fitted).clip(0, 1)
+
+
+def work(source: Source, recipe: Recipe, root: Path) -> Done:
+    """Make all pictures of a file. A file that cannot be read is told in the result; only trouble with the disk is raised."""
+    images: list[dict[str, Any]] = []
+    passed = 0
+    stamp = [0, 0]
+    try:
+        status = source.path.stat()
+        stamp = [status.st_size, status.st_mtime_ns]
+        total = formats.count(source.path, recipe.axis)
+        intensity = contract(source, recipe, total)
+        for index in range(total):
+            image_id = source.image_id if total == 1 else f"{source.image_id}-{index:04d}"
+            target = root / source.split / f"{image_id}.png"
+            shape = None
+            if not (recipe.keep and target.exists()):
+                image = formats.upright(formats.read(source.path, index if total > 1 else None, recipe.axis))
+                shape = list(image.pixels.shape[-2:])
+                bits = recipe.bits or (8 if image.meta.dtype in ("uint8", "bool") else 16)
+                unit = picture(image, intensity or Intensity(*image.meta.window or (0, 1)), recipe)
+                if float((unit > FOREGROUND).mean()) < recipe.min_foreground:
+                    passed += 1
+                    continue
+                _save(unit, bits, target)
+            images.append(_described(target, image_id, source, shape, recipe.size))
+    except (ValueError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            raise
+        for described in images:
+            (root / described["path"]).unlink(missing_ok=True)  # half a volume is no volume
+        told = error.strerror or "" if isinstance(error, OSError) else str(error)
+        told = "does not fit into the memory" if isinstance(error, MemoryError) else told
+        reason = told.removeprefix(f"{source.path}: ") or type(error).__name__
+        return Done(source.name, source.split, stamp, [], 0, reason)
+    return Done(source.name, source.split, stamp, images, passed)
+
+
+def _save(unit: np.ndarray, bits: int, target: Path) -> None:
+    depth = 2**bits - 1
+    pixels = torch.from_numpy(np.round(unit.astype(np.float64) * depth).astype(np.float32))
+    content = raster.encode([formats.Image(pixels, formats.Meta("png", f"uint{bits}"))])
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _described(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
+    """The manifest's columns for a picture on disk; and its source's shape and its histogram, for the report."""
+    content = target.read_bytes()
+    image = raster.decode(content, target, "png")
+    depth = image.meta.window or (0.0, 1.0)
+    histogram = torch.histc(image.pixels, BINS, *depth).int().tolist()
+    return {
+        "path": f"{source.split}/{target.name}",
+        "image_id": image_id,
+        "subject": source.subject,
+        "split": source.split,
+        "window": f"{depth[0]:g}:{depth[1]:g}",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "shape": shape,
+        "enlarged": shape is not None and min(shape) < size,
+        "histogram": histogram,
+    }
+
+
+def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -> Iterator[Done]:
+    """The outcome of every file, in the order of the plan: from the journal where it is done, else by `work`.
+
+    strict: the first file that cannot be read raises ValueError.
+    """
+    for split in planned.splits:
+        (root / split).mkdir(parents=True, exist_ok=True)
+        for left in (root / split).glob(".*.png.*"):  # of a run that was killed
+            left.unlink(missing_ok=True)
+    for folder, reason in planned.unreadable:
+        if strict:
+            raise ValueError(f"{folder}: {reason}")
+        yield Done(folder, "", [0, 0], [], 0, reason)
+    with Journal(root / ".progress.jsonl", {"recipe": asdict(recipe), "folders": planned.folders}) as journal:
+        for outcome, fresh in _ordered(planned.sources, recipe, root, workers, journal):
+            if outcome.reason and strict:
+                raise ValueError(f"{outcome.file}: {outcome.reason}")
+            if fresh:
+                journal.add(asdict(outcome))
+            yield outcome
+
+
+def _ordered(
+    sources: Iterable[Source], recipe: Recipe, root: Path, workers: int, journal: Journal
+) -> Iterator[tuple[Done, bool]]:
+    """(outcome, whether it is new); never more than a few files per worker ahead."""
+    pool = ProcessPoolExecutor(workers, initializer=_begin) if workers > 1 else None
+    waiting: deque[tuple[Done | Future[Done], bool]] = deque()
+    try:
+        for source in sources:
+            known = _known(journal.get(source.split, source.name), source, root)
+            new = known is None
+            waiting.append((known or (pool.submit(work, source, recipe, root) if pool else work(source, recipe, root)), new))
+            while waiting and (len(waiting) > AHEAD * workers or not pool):
+                yield _result(waiting.popleft())
+        while waiting:
+            yield _result(waiting.popleft())
+    except BrokenProcessPool:
+        raise ValueError("a worker process was killed, perhaps for want of memory; run again with fewer --workers") from None
+    finally:
+        if pool:
+            pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """In a worker: one thread, no part in a Ctrl-C (the parent stops the work), and no life after the parent's."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _result(entry: tuple[Done | Future[Done], bool]) -> tuple[Done, bool]:
+    outcome, fresh = entry
+    return (outcome.result() if isinstance(outcome, Future) else outcome), fresh
+
+
+def _known(record: dict[str, Any] | None, source: Source, root: Path) -> Done | None:
+    """What the journal says of a file, if the file is the same and its pictures are there; failures are tried again."""
+    if record is None or record["reason"] or not all((root / image["path"]).exists() for image in record["images"]):
+        return None
+    try:
+        status = source.path.stat()
+    except OSError:  # gone since it was found; `work` tells
+        return None
+    return Done(**record) if record["stamp"] == [status.st_size, status.st_mtime_ns] else None

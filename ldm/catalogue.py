@@ -1,0 +1,108 @@
+"""What a name on the command line means: a settings file of configs/, or a prior and its weights."""
+
+from collections.abc import Iterable, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+
+import torch
+import yaml
+
+from ldm import checkpoints, config
+from ldm.denoiser import Prior
+
+HOME = Path(__file__).resolve().parents[1]
+KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
+PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
+SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
+
+
+def settings(kind: str, name: str) -> Path:
+    """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too.
+
+    Raises ValueError with the valid names, the nearest first.
+    """
+    folder = HOME / "configs" / kind
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    word = Path(name).stem.replace("-", "_").removesuffix("_psld")
+    listing = folder / "aliases.yaml"
+    aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
+    names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
+    word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
+    if word not in names:
+        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
+    return names[word]
+
+
+def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]) -> dict[str, config.Node]:
+    """One merged configuration for each task with each solver, by name; super-resolution and ReSample where none is named."""
+    cells = {}
+    for task in tasks or [""]:
+        for solver in solvers or [""]:
+            chosen = [described(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            known = config.load([*base, *chosen])
+            if "solver" not in known:
+                chosen.append(settings("solvers", "resample"))
+                known = config.load([*base, *chosen])
+            if "operator" not in known and SAMPLERS not in str(known["solver"]):
+                chosen.insert(0, settings("tasks", "super_resolution"))
+            cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
+            if cell in cells:
+                raise ValueError(f"two cells of the grid would be called {cell!r}; results need names that differ")
+            cells[cell] = config.load([*base, *chosen], changes)
+    return cells
+
+
+def described(kind: str, name: str) -> Path:
+    """The file that is meant, if it describes what such files do."""
+    path = settings(kind, name)
+    if KEYS[kind] not in config.load([path]):
+        raise ValueError(f"{path}: is none of the {kind}, it has no `{KEYS[kind]}:`")
+    return path
+
+
+def weights(name: str | Path) -> Path:
+    """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
+
+    Raises ValueError with the shipped models, the nearest first.
+    """
+    path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
+    if path is None:
+        shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
+        raise ValueError(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
+    return checkpoints.trained(path)
+
+
+def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> Prior:
+    """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
+
+    Raises ValueError for a description without weights, and where a class must be chosen or cannot be.
+    """
+    given = settings.get("prior", {})
+    if not isinstance(given, PRIOR):
+        raise ValueError(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
+    if isinstance(given, dict) and "target" in given and not model:
+        described = config.build(given)
+        if any(True for _ in described.parameters()) and not described.origin:
+            raise ValueError(f"{settings.locate('prior')}: describes a network without weights; name them with --model")
+        return described
+    if isinstance(given, dict) and given.keys() - {"label"}:
+        raise ValueError(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
+    path = weights(model or (given if isinstance(given, str) else "demo-latent"))
+    with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
+        loaded = checkpoints.load(path, model_config)
+    if isinstance(given, dict) and "label" in given:
+        try:
+            loaded.label = given["label"]
+        except ValueError as error:
+            raise ValueError(f"{settings.locate('prior')}.{error}") from None
+    if loaded.classes and loaded.label is None:
+        raise ValueError(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
+    return loaded
+
+
+def listed(word: str, allowed: Iterable[str]) -> str:
+    """'did you mean a? allowed: a, b, c', the nearest first."""
+    found = sorted(sorted(allowed), key=lambda name: -SequenceMatcher(None, word.lower(), name.lower()).ratio())
+    near = found and SequenceMatcher(None, word.lower(), found[0].lower()).ratio() > 0.6
+    return (f"did you mean {found[0]!r}? " if near else "") + f"allowed: {', '.join(found) or 'none'}"

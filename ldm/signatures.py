@@ -1,0 +1,72 @@
+"""Whether the values of a configuration are those that a constructor takes: names, and types as its signature states them."""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.files import nearest
+
+
+def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]) -> None:
+    """Raise ValueError unless names and types are those of the constructor's signature, without the `extra` ones.
+
+    locate: from a parameter's name to the place in the configuration that errors name.
+    """
+    signature = inspect.signature(cls)
+    kinds = [p.kind for p in signature.parameters.values()]
+    allowed = [
+        n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in extra
+    ]
+    try:
+        hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
+    except (NameError, TypeError):
+        hints = {}
+    for name, value in arguments.items():
+        if name not in allowed and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise ValueError(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
+        if name in hints and not _fits(value, hints[name]):
+            raise ValueError(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
+    for name, parameter in signature.parameters.items():
+        needed = parameter.default is parameter.empty and name in allowed
+        if needed and name not in arguments:
+            raise ValueError(f"{locate(name)}: {cls.__name__} needs a value for {name!r}")
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a built value may be passed for a type hint; hints it does not know are let through."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, (str, typing.TypeVar)):
+        return True
+    if origin is typing.Annotated:
+        return _fits(value, arguments[0])
+    if origin is typing.Literal:
+        return value in arguments
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, inner) for inner in arguments)
+    if hint is None or hint is type(None):
+        return value is None
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is Path:
+        return isinstance(value, (str, Path))
+    if origin in (list, tuple, Sequence, Iterable) or hint in (list, tuple, Sequence):
+        if not isinstance(value, (list, tuple)):
+            return False
+        if origin is tuple and len(arguments) > 1 and Ellipsis not in arguments:  # tuple[int] is foreign for "ints"
+            return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
+        return all(_fits(v, arguments[0]) for v in value) if arguments else True
+    if origin in (dict, Mapping) or hint in (dict, Mapping):
+        fits = lambda pair: all(map(_fits, pair, arguments))  # noqa: E731
+        return isinstance(value, Mapping) and all(map(fits, value.items()))
+    if inspect.isclass(hint) and not getattr(hint, "_is_protocol", False):
+        return isinstance(value, hint)
+    return True
+
+
+def _spell(hint: Any) -> str:
+    return hint.__name__ if inspect.isclass(hint) else str(hint).replace("typing.", "")

@@ -1,0 +1,196 @@
+"""What happens around training: weight averaging, checkpoints that survive a crash, pictures, clear failures."""
+
+import math
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torchvision.utils import make_grid
+
+from data.ranges import to_report
+from ldm.training.ema import EMA
+from ldm.training.sharding import split_like, whole
+
+
+class Averaging(pl.Callback):
+    """Keeps the EMA of everything that is exported; it is used for validation and stored as checkpoint["ema"]."""
+
+    def __init__(self, half_life: float):
+        self.ema = EMA(half_life)
+        self.images = 0  # since the last optimiser step
+
+    def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        names = {k for k, v in module.state_dict().items() if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()}
+        trained = {k for k, p in module.named_parameters() if p.requires_grad}
+        if not self.ema.weights:
+            self.ema.start(module, names & trained)
+        self.ema.weights = {k: v.to(module.device) for k, v in self.ema.weights.items()}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        self.images += len(batch["image"]) * trainer.world_size
+        if not accumulates(trainer):
+            self.ema.update(module, self.images)
+            self.images = 0
+
+    def on_validation_start(self, trainer, module) -> None:
+        self.ema.swap(module)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.ema.swap(module)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        checkpoint["ema"] = {k: whole(v).cpu().clone() for k, v in self.ema.weights.items()}
+        checkpoint["ema_images"] = self.ema.seen
+
+    def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        state = module.state_dict()
+        self.ema.weights = {k: split_like(state[k], v.clone()) for k, v in checkpoint["ema"].items()}
+        self.ema.seen = checkpoint["ema_images"]
+
+
+class Sharded(ModelParallelStrategy):
+    """`--strategy fsdp`: weights, gradients, averages and the optimiser's moments of the network are split over all processes
+    (torch's fully_shard; on GPUs with NCCL, on CPUs with gloo). Checkpoints are whole, as without it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+
+class AtomicSave(TorchCheckpointIO):
+    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        try:
+            with open(part, "wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+        except (OSError, RuntimeError) as error:
+            part.unlink(missing_ok=True)
+            raise ValueError(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
+
+
+class Recorded(pl.Callback):
+    """Stores in every checkpoint the merged configuration, with what training measured, and the digests of the manifests."""
+
+    def __init__(self, config: dict[str, Any], manifests: dict[str, str]):
+        self.config, self.manifests = config, manifests
+
+    def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        config = deepcopy(self.config)
+        if hasattr(module, "measured"):
+            config["prior"]["params"] |= module.measured()
+        checkpoint["config"], checkpoint["manifests"] = config, self.manifests
+
+
+def accumulates(trainer: pl.Trainer) -> bool:
+    """Whether the batch just used is not the last of its optimiser step: no checkpoint holds the gradients gathered so far."""
+    return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+class Best(ModelCheckpoint):
+    """best.ckpt after a validation; after one inside an accumulation, as soon as that is over."""
+
+    due = False
+
+    @property
+    def state_key(self) -> str:
+        return super().state_key.replace("Best", "ModelCheckpoint", 1)  # as runs have it that began without this class
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.due = accumulates(trainer) and not trainer.sanity_checking
+        if not self.due:
+            super().on_validation_end(trainer, module)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        super().on_train_batch_end(trainer, module, outputs, batch, index)
+        if self.due and not accumulates(trainer):
+            self.due = False
+            super().on_validation_end(trainer, module)
+
+
+class Last(Checkpoint):
+    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
+
+    Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
+    after the run would count an unfinished epoch as done. The signal handler only sets a flag, which ranks share.
+    A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
+    """
+
+    def __init__(self, path: Path, every: int):
+        self.path, self.every = path, every
+        self.saved, self.asked = -1, False
+
+    def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
+            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        if accumulates(trainer):
+            trainer.should_stop = False  # nor may the run end here; Lightning's Timer asks again after the next batch
+            return
+        step = trainer.global_step
+        asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
+        ends = step == trainer.max_steps or trainer.should_stop
+        ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
+        if asked or ends or step % self.every == 0:
+            trainer.save_checkpoint(self.path)
+            self.saved = step
+        if asked:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_validation_end(self, trainer, module) -> None:
+        """Once more if it is of this step, with what validation found out about the prior."""
+        if trainer.global_step == self.saved and not trainer.sanity_checking and not accumulates(trainer):
+            trainer.save_checkpoint(self.path)
+
+
+class StopOnNaN(pl.Callback):
+    """A loss that is not finite ends the run before it reaches a checkpoint."""
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
+        loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
+                f"or train with precision 32; the last checkpoint is intact"
+            )
+
+
+class Pictures(pl.Callback):
+    """After validation, grids of the first `count` validation images in TensorBoard: fixed images, seeds and grey scale."""
+
+    def __init__(self, count: int = 4):
+        self.count = count
+        self.batch: dict[str, Any] = {}
+
+    def on_validation_batch_start(self, trainer, module, batch, index, dataloader_idx=0) -> None:
+        if index == 0:
+            self.batch = {key: value[: self.count] for key, value in batch.items()}
+
+    def on_validation_epoch_end(self, trainer, module) -> None:
+        if not self.batch or trainer.logger is None or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
+            return
+        for name, rows in module.pictures(self.batch).items():  # a network that is split needs every process
+            grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.batch["image"]))
+            trainer.logger.experiment.add_image(name, grid, trainer.global_step)  # of the first process; elsewhere nothing

@@ -1,0 +1,53 @@
+"""The configuration of a training run: its keys, its seeds, the Trainer's arguments; checked before anything is built."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from data.files import nearest
+from ldm import config as configuration
+from ldm import signatures
+from ldm.training.run_folder import PARTS
+
+MAPPING = "a mapping", lambda value: isinstance(value, dict)
+NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
+KNOWN = {  # keys of a configuration, and what is allowed there
+    **dict.fromkeys(("model", "data", *PARTS, "trainer"), MAPPING),
+    **dict.fromkeys(("ema_half_life", "save_every"), NUMBER),
+    "first_stage_weights": ("a path", lambda value: isinstance(value, str)),
+}
+COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # which Lightning divides by
+
+
+def known(config: configuration.Node) -> None:
+    """Raise ValueError for the first key that no run has, or whose value is of another kind."""
+    for key, value in config.items():
+        if key not in KNOWN:
+            raise ValueError(f"{config.locate(key)}: unknown key{nearest(key, KNOWN)}")
+        kind, fits = KNOWN[key]
+        if not fits(value):
+            raise ValueError(f"{config.locate(key)}: {value!r} is not {kind}")
+
+
+def seeded(config: configuration.Node, seed: int) -> None:
+    """--seed is also that of training's noise and of the data's order, where the configuration names none."""
+    for key in ("model", "data"):
+        node = config.get(key)
+        if not isinstance(node, configuration.Node):
+            continue
+        kind = configuration.resolve(node.get("target"), node.locate("target"))
+        if "seed" in inspect.signature(kind).parameters:
+            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault("seed", seed)
+
+
+def trainer_arguments(
+    config: configuration.Node, flags: Mapping[str, Any], trainer: type, own: Sequence[str]
+) -> configuration.Node:
+    """`trainer:` with the flags, which go first; of the names and types that `trainer` takes, without its `own` ones."""
+    origin = config.origin | {f"trainer.{name}": "command line" for name in flags}
+    asked = configuration.Node({**config.get("trainer", {}), **flags}, "trainer", origin)
+    signatures.check(trainer, asked, dict.fromkeys(own), asked.locate)
+    for name in COUNTS:
+        if isinstance(value := asked.get(name), (int, float)) and value <= 0:
+            raise ValueError(f"{asked.locate(name)}: {value} must be above 0")
+    return asked

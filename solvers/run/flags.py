@@ -1,0 +1,165 @@
+"""The flags of sample.py, and what both doors' parsers share. Old names of a flag stand behind its own; those of the
+published scripts that are refused are in configs/flags.yaml."""
+
+import argparse
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import yaml
+
+HOME = Path(__file__).resolve().parents[2]
+REFUSED = HOME / "configs/flags.yaml"
+DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
+PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+OVERRIDE = re.compile(r"[\w.]+=")
+MOST = 10_000_000  # seeds in one call
+TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str):
+        raise ValueError(message)
+
+    def overrides(self, argv: Sequence[str]) -> list[str]:
+        """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
+        asking = {dashes(name) for action in self._actions if action.nargs is None for name in action.option_strings}
+        free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
+        return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
+
+    def refuse(self, argv: Sequence[str]) -> None:
+        """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
+        instead = yaml.safe_load(REFUSED.read_text())[self.prog]
+        for word in argv:
+            flag = dashes(word).split("=")[0]
+            if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
+                raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+
+
+def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
+    """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
+
+    Flags that are short for an override stand before the overrides, which may contradict them; `options.command` is the line.
+    Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
+    """
+    if "" in argv:
+        raise ValueError("an argument is empty; is a variable of the shell not set?")
+    ours = parser(about)
+    changes = ours.overrides(argv)
+    ours.refuse(argv)
+    options, rest = ours.parse_known_args([dashes(word) for word in argv if word not in changes])
+    for one, other in TWICE:
+        if getattr(options, one) and getattr(options, other):
+            one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
+            raise ValueError(f"{one} and {other} say the same thing twice; give one of them")
+    word = options.diffusion_config
+    if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
+        raise ValueError("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
+    if word and word.endswith((".yaml", ".yml")):
+        options.solver = [word]
+    elif word:
+        options.model = word
+    options.command = shlex.join(["python", ours.prog, *argv])
+    short = {"steps": options.steps, "eta": options.ddim_eta}
+    meant = [f"solver.params.{key}={value}" for key, value in short.items() if value is not None]
+    return options, [*meant, *changes], rest[0] if rest else ""
+
+
+def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
+    """Fill in what was not said. Without any data it is the demo: whether it is, is what is returned.
+
+    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises ValueError for
+    flags that mean nothing with what is asked for.
+    """
+    unconditional = not any(tasks.values())
+    if not unconditional and not all(tasks.values()):
+        raise ValueError("samplers of the prior and solvers of a task do not share a grid; run them apart")
+    needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    for flag in needless:
+        if getattr(options, flag):
+            raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+    if options.oracle and (options.measurements or not options.num_runs):
+        raise ValueError("--oracle chooses among --num-runs by the truth, of which measurements have none")
+    options.num_samples = options.num_samples or 1
+    demo = not (options.data_root or options.manifest or unconditional)
+    if demo and options.measurements:
+        raise ValueError("--measurements needs --data-root or --manifest: the files that were measured")
+    if demo:
+        options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
+    if options.save_dir is None:
+        options.save_dir = Path("results") / ("demo" if demo else "grid" if len(tasks) > 1 else next(iter(tasks)))
+    return demo
+
+
+def parser(about: str) -> Parser:
+    made = Parser("sample.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    add = made.add_argument
+    add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
+    add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
+    add("--solver", nargs="+", metavar="NAME|FILE", help="how it is solved; several make a grid; prior: no measurement at all")
+    add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help="the prior (default: the shipped latent prior)")
+    add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
+    add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
+    add("--data-root", "--image-dir", type=Path, metavar="DIR")
+    add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
+    add("--manifest", type=Path, metavar="FILE")
+    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
+    add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
+    add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
+    add("--oracle", action="store_true", help="with --num-runs: keep the draw nearest to the truth; records say so (kept_by)")
+    add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
+    add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
+    add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
+    add("--start", type=index, default=0, metavar="I")
+    add("--limit", type=whole, metavar="N")
+    add("--seed", type=int, default=0, metavar="N")
+    add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
+    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
+    add("--overwrite", action="store_true", help="replace results of another configuration")
+    add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
+    add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
+    add("--devices", type=whole, default=1, metavar="N")
+    add("--num-nodes", type=whole, default=1, metavar="N")
+    add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
+    add("--compile", action="store_true", help="torch.compile the network")
+    add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--print-config", action="store_true", help="show the merged configuration and stop")
+    return made
+
+
+def names() -> list[str]:
+    """Every flag that is understood."""
+    return [flag for action in parser("")._actions for flag in action.option_strings]
+
+
+def dashes(word: str) -> str:
+    """--Save_dir=A_b -> --save-dir=A_b"""
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
+
+
+def whole(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)
+
+
+def index(word: str) -> int:
+    return 0 if word == "0" else whole(word)
+
+
+def seeds(word: str) -> list[int]:
+    """0-3,7 -> [0, 1, 2, 3, 7]"""
+    try:
+        ends = [(int(first), int(last if dash else first)) for first, dash, last in (w.partition("-") for w in word.split(","))]
+    except ValueError:
+        ends = []
+    few = sum(last - first + 1 for first, last in ends) <= MOST
+    found = [seed for first, last in ends for seed in range(first, last + 1)] if few else []
+    if not found or len(set(found)) < len(found):
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once, at most {MOST:,}")
+    return found

@@ -1,0 +1,237 @@
+"""Restoration as Lightning's predict_step: measure, draw from the posterior, score. Files are written by writer.py."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import Operator, Shape
+from solvers.photons import unit_scale
+from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.run.cost import Meter
+from solvers.run.progress import Progress
+from solvers.run.record import Outcome, failed, nearest, scores
+from solvers.run.scans import Scan, remarks
+from solvers.step import Step, check, doubts, lowered
+
+Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task with one solver: a cell of the grid that a call may span. operator None: draws from the prior itself."""
+
+    name: str
+    operator: Operator | None
+    likelihood: Likelihood | None
+    solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
+    draws: int = 1  # posterior draws an image
+    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
+
+    def note(self, prior: Prior) -> str:
+        """What to know about the spread of the draws, or ""."""
+        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How images are drawn, the same for every cell."""
+
+    seed: int = 0
+    rows: int = 1  # images times draws in one network call
+    measurements: bool = False  # the scans are y, there is no truth
+    precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
+
+
+class Reconstruction(pl.LightningModule):
+    """prior: what images look like. fit: adapts it to a scan's shape, or refuses in one line. notes: for every record."""
+
+    def __init__(self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = ()):
+        super().__init__()
+        self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
+        self.cells, self.run = cells, run
+        self.progress = Progress()
+        if self.working_type is torch.float64:
+            self.prior.double()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
+
+    def check(self, scan: Scan) -> None:
+        """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
+        for cell in self.cells:
+            if cell.operator is not None:
+                problem, prior, _ = self.pose(cell, [scan])
+                check(cell.solver, problem, prior)
+
+    def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
+        """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
+        cell = self.cells[dataloader_idx]
+        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
+        readable = [scan for scan in batch if not scan.error]
+        for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
+            outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
+        order = {scan.image_id: i for i, scan in enumerate(batch)}
+        return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
+
+    def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+        """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
+        is wrong with one of them is not the others' fault."""
+        start = time.perf_counter()
+        try:
+            problem, prior, note = self.pose(cell, scans)
+            check(cell.solver, problem, prior)
+            with Meter(prior, self.autocast) as meter:
+                draws, bad = self.draw(cell, problem, prior)
+        except ValueError as error:
+            if len(scans) > 1:
+                return [self.restore(cell, [scan])[0] for scan in scans]
+            return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
+        facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
+        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
+        baseline = problem.operator.baseline(problem.y, prior.image_shape)
+        outcomes = []
+        for b, scan in enumerate(scans):
+            if b in bad:
+                outcomes.append(failed(scan, bad[b]))
+                continue
+            cheap = None if baseline is None else baseline[b].cpu()
+            said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
+            outcomes.append(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))
+        return outcomes
+
+    def conclude(
+        self, cell: Cell, scan: Scan, problem: Problem, draws: Tensor, baseline: Tensor | None, facts: dict[str, Any]
+    ) -> Outcome:
+        """Draws [K,C,H,W] of one image -> what is kept and its record."""
+        operator, many = problem.operator, len(draws) > 1 and not cell.keep
+        residuals = torch.cat([problem.residual(draw[None]) for draw in draws])
+        truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(draws)
+        turns = getattr(operator, "turns", False)
+        kept = int(residuals.argmin()) if cell.keep else 0
+        if cell.keep == "oracle" and truth is not None:
+            kept = nearest(draws, truth, turns)
+        image = draws.mean(0) if many else draws[kept]
+        record = {"image_id": scan.image_id, "input_sha256": scan.checksum, "residual": float(residuals[kept])}
+        if many:
+            record["residual_mean"] = float(problem.residual(image[None]))
+        elif cell.keep:
+            record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
+        if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
+            record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
+        image, draws = image.cpu(), draws.cpu()
+        if truth is not None:
+            truth = truth.cpu()
+            record |= scores(image, truth, draws if many else None, baseline, turns)
+        return Outcome(
+            scan=scan,
+            record=record | facts | {"status": "ok"},
+            image=image,
+            draws=draws if many else None,
+            truth=truth,
+            y=problem.stored()[0].cpu(),
+            operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
+            image_like=unit_scale(operator) == 2,
+        )
+
+    def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
+        """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
+        x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
+        ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
+        assert cell.operator is not None and cell.likelihood is not None
+        shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape)) if self.run.measurements else measured
+        prior, note = self.fit(self.prior, shape)
+        noise = Noise(ids, "noise", self.run.seed)
+        if self.run.measurements:
+            return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
+        return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
+
+    def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
+        """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""
+        k, count = cell.draws, len(problem.ids)
+        everything, pieces = problem.repeat(k), []
+        bad: dict[int, str] = {}
+        for start in range(0, count * k, self.run.rows):
+            chosen = range(start, min(start + self.run.rows, count * k))
+            piece = everything.select(chosen)
+            noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
+            last, reasons = self.follow(cell.solver(piece, prior, noise), cell.solver.steps, piece.ids, piece)
+            pieces.append(last.x0.detach())
+            for row, reason in reasons.items():
+                bad.setdefault((start + row) // k, reason)
+        return torch.cat(pieces).unflatten(0, (count, k)), bad
+
+    def generate(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+        """Draws from the prior itself, one for each seed, which is what the scan's id says."""
+        start, ids = time.perf_counter(), [scan.image_id for scan in scans]
+        noise, like = Noise(ids, "solver", self.run.seed), torch.zeros((), device=self.device, dtype=self.working_type)
+        with Meter(self.prior, self.autocast) as meter:
+            last, bad = self.follow(cell.solver(self.prior, noise, like), cell.solver.steps, ids)
+            latent = self.prior.kind == "latent"
+            image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
+        facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
+        record = [{"image_id": name} | facts for name in ids]
+        return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
+
+    def follow(
+        self, steps: Iterator[Any], total: int, ids: Sequence[str], problem: Problem | None = None
+    ) -> tuple[Any, dict[int, str]]:
+        """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
+        reasons: dict[int, str] = {}
+        for step in steps:
+            finite = torch.isfinite(step.x).flatten(1).all(1)
+            for row in (~finite).nonzero().flatten().tolist():
+                reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
+            if len(reasons) == len(ids):
+                break
+            self.progress.step(ids, step.t, total, partial(mean_residual, problem, step) if problem else None)
+        for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
+            reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
+        return step, reasons
+
+    def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
+        """Seconds an image, from the first steps on this scan (the very first, which warms up, apart)."""
+        if cell.operator is None:
+            noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
+            steps, count = cell.solver(self.prior, noise, like), 1
+        else:
+            problem, prior, _ = self.pose(cell, [scan])
+            count = min(cell.draws, self.run.rows)
+            steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
+        times = [time.perf_counter()]
+        with torch.no_grad():
+            for _, _ in zip(range(trials + 1), steps):
+                times.append(self.since(0))
+        warm = times[1:] if len(times) > 2 else times
+        return (warm[-1] - warm[0]) / (len(warm) - 1) * cell.solver.steps * cell.draws / count
+
+    def since(self, start: float) -> float:
+        """Seconds, once the accelerator has done what it was given."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter() - start
+
+    @property
+    def working_type(self) -> torch.dtype:
+        """Of the sampler's state, the operators and the solves; networks may run lower."""
+        return torch.float64 if self.run.precision in ("64", "64-true") else torch.float32
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
+
+
+def mean_residual(problem: Problem, step: Step) -> float:
+    return float(problem.residual(step.x0).nanmean())
+
+
+def shape_of(scan: Scan) -> Shape:
+    return tuple(scan.pixels.shape) if scan.pixels is not None else ()

@@ -1,0 +1,76 @@
+"""The files of one restored image: the image and its draws in the format of its source, arrays as .npy, the panel as .png."""
+
+import hashlib
+import io
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from data import formats
+from solvers.run.panels import panel
+from solvers.run.record import Outcome
+from solvers.run.scans import Scan
+
+FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std")
+
+
+def file_name(image_id: str) -> str:
+    """The id if it is a safe file name, else its safe part and a digest, so that no two ids share a file."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:120]
+    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+
+
+def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str, str]:
+    """Write all files of one image below `folder`, each of them whole or not at all; returns their names by kind.
+
+    origin: how the image was made, which DICOM files tell (keywords of `formats.write`). Raises ValueError in one line for what
+    a format cannot hold.
+    """
+    scan, name = outcome.scan, file_name(outcome.image_id)
+    assert outcome.image is not None and scan.source is not None and scan.intensity is not None
+    suffix = formats.suffix(scan.source.meta)
+    names: dict[str, str] = {}
+
+    def place(kind: str, ending: str) -> Path:
+        names.setdefault(kind, f"{kind}/{name}{ending}")  # of several draws or tensors, the first
+        (folder / kind).mkdir(exist_ok=True)
+        return folder / kind / f"{name}{ending}"
+
+    _write_image(outcome.image, scan, outcome.image_id, place(outcome.folder, suffix), origin)
+    for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
+        _write_image(draw, scan, f"{outcome.image_id}, draw {k}", place("samples", f"-{k:03d}{suffix}"), origin)
+    if outcome.std is not None:
+        _write_array(formats.as_stored(outcome.std * scan.intensity.per_unit, scan.source.meta), place("std", ".npy"))
+    if outcome.y is not None:
+        unclear = outcome.y.ndim == 3 and len(outcome.y) not in (1, 3)  # would be read as a stack of slices
+        _write_array(outcome.y[None] if unclear else outcome.y, place("measurement", ".npy"))
+    for key, tensor in outcome.operator.items():
+        _write_array(tensor, place("operator", f"-{key}.npy"))
+    if outcome.truth is not None or outcome.y is not None:
+        png = io.BytesIO()
+        panel(outcome).save(png, "PNG")
+        formats.commit(place("panels", ".png"), png.getvalue())
+    return names
+
+
+def described(source: formats.Image, image: Tensor) -> formats.Meta:
+    """What the source's file says, of a result: enlarged images get a finer spacing, colours that became gray are gray."""
+    meta, factor = formats.with_channels(source.meta, len(image)), image.shape[-1] / source.pixels.shape[-1]
+    return meta if factor == 1 else formats.resized(meta, factor)
+
+
+def _write_image(image: Tensor, scan: Scan, image_id: str, path: Path, origin: Mapping[str, Any]) -> None:
+    """An image in the model range -> a file like its source, in stored units."""
+    assert scan.source is not None and scan.intensity is not None
+    stored = formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image))
+    formats.write(stored, path, image_id=image_id, **origin)
+
+
+def _write_array(values: Tensor, path: Path) -> None:
+    out = io.BytesIO()
+    np.save(out, values.numpy())
+    formats.commit(path, out.getvalue())

@@ -1,0 +1,157 @@
+"""A folder of results: one file per image, one JSON line per image, and the line is the commit.
+
+Every file is written under another name, synced and renamed, and the line comes last; so a run may be killed at any
+moment, and a restart with the same configuration goes on where the last line ends.
+"""
+
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import yaml
+
+from data import formats
+from solvers import metrics
+from solvers.run.cost import peak_memory
+from solvers.run.outputs import FOLDERS, write
+from solvers.run.record import Outcome
+
+FILES = ("records.jsonl", "summary.json", "report.html", "config.yaml")
+NUMBERS = ("psnr", "ssim", "nmse", "psnr_draw", "ssim_draw", "residual", "residual_mean", "baseline_psnr", "coverage", "seconds")
+
+
+def digest(config: Mapping[str, Any]) -> str:
+    """16 hex digits of a configuration: what decides whether a folder may be continued."""
+    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+class Results:
+    """One folder of results, of one configuration.
+
+    config: what must be the same for an earlier run in this folder to be continued; its digest is compared. facts: what is
+    only noted beside it, like versions. derivation: how the images were made, for DICOM files. keep_patient: leave the
+    patient's data in them.
+    """
+
+    def __init__(
+        self, folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], derivation: str = "", keep_patient: bool = False
+    ):
+        self.folder, self.config, self.facts = folder, config, facts
+        self.digest = digest(config)
+        self.changed: list[str] = []  # images that were restored before, from other files than are there now
+        self.origin: Any = {"config": self.digest, "derivation": derivation, "keep_patient": keep_patient}  # DICOM files tell it
+
+    @contextmanager
+    def opened(self, overwrite: bool = False, files: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+        """Keep every other run out of the folder, which is new or holds results of the same configuration (else ValueError).
+
+        files: image id -> the file it comes from now. An image that was restored from other content is restored again.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / ".lock").open("w")
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"{self.folder}: another run is writing here; wait for it, or choose another --save-dir") from None
+        except OSError as error:
+            raise ValueError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        with lock:
+            self._take_up(overwrite, files)
+            yield
+
+    def _take_up(self, overwrite: bool, files: Mapping[str, str]) -> None:
+        """Refuse what is another configuration's, and keep the records of images that need not be restored again."""
+        config, records = self.folder / "config.yaml", self.folder / "records.jsonl"
+        if overwrite:
+            self._clear(ours=_digest_in(config) is not None or records.exists())
+        if config.exists():
+            old = _digest_in(config)
+            if old != self.digest:
+                raise ValueError(
+                    f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
+                    " choose another --save-dir, or replace them with --overwrite"
+                )
+        elif records.exists():
+            raise ValueError(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
+        content = {"digest": self.digest, **self.config, **self.facts}
+        formats.commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
+        known = [r for r in good if r.get("input_sha256") and r["image_id"] in files]
+        self.changed = [r["image_id"] for r in known if formats.checksum(files[r["image_id"]]) not in ("", r["input_sha256"])]
+        again = set(self.changed)
+        formats.commit(records, b"".join(_line(record) for record in good if record["image_id"] not in again))
+
+    def records(self) -> Iterator[dict[str, Any]]:
+        """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
+        path = self.folder / "records.jsonl"
+        if path.exists():
+            with path.open("rb") as file:
+                yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+
+    def committed(self) -> set[str]:
+        return {record["image_id"] for record in self.records()}
+
+    def commit(self, outcome: Outcome) -> None:
+        """Write the files of one image, then its line. Failed images get the line alone."""
+        record = dict(outcome.record)
+        if outcome.image is not None:
+            record["files"] = write(outcome, self.folder, self.origin)
+            record |= {"volume": outcome.scan.volume} if outcome.scan.volume else {}
+        with (self.folder / "records.jsonl").open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # several processes commit to one file
+            file.write(_line(record))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def summarise(self) -> dict[str, Any]:
+        """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
+        columns: dict[str, list[float]] = {key: [] for key in NUMBERS}
+        summary: dict[str, Any] = {"images": 0, "failed": []}
+        for record in self.records():
+            if record["status"] != "ok":
+                summary["failed"].append(record["image_id"])
+                continue
+            summary["images"] += 1
+            for key in NUMBERS:
+                columns[key] += [float(record[key])] if record.get(key) is not None else []
+        summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
+        summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
+        summary["peak_memory_mb"] = round(peak_memory() / 2**20)
+        formats.commit(self.folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        return summary
+
+    def failures(self) -> list[str]:
+        """id and reason of every image that failed."""
+        return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
+
+    def _clear(self, ours: bool) -> None:
+        """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
+        if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
+            raise ValueError(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
+        for name in FOLDERS:
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in FILES:
+            (self.folder / name).unlink(missing_ok=True)
+
+
+def _digest_in(config: Path) -> Any:
+    """The digest that a config.yaml of ours holds; None: there is none, or it is another program's."""
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return content.get("digest") if isinstance(content, dict) else None
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """A record as it stands in records.jsonl; JSON has no word for infinity, so null stands there."""
+    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    return json.dumps(plain, allow_nan=False).encode() + b"\n"

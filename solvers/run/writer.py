@@ -1,0 +1,49 @@
+"""Results leave the program here, one image at a time, so memory does not grow with the manifest."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import BasePredictionWriter
+
+from solvers.run.module import Reconstruction
+from solvers.run.record import Outcome, failed
+from solvers.run.results import Results
+
+
+class Writer(BasePredictionWriter):
+    """One result folder per cell of the grid, in the order of the data loaders. Images committed before are left as they are."""
+
+    def __init__(self, results: Sequence[Results]):
+        super().__init__("batch")
+        self.results = results
+        self.done: list[set[str]] = []
+
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        self.done = [results.committed() for results in self.results]
+        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)  # type: ignore[union-attr]
+        pl_module.progress.start(total, trainer.is_global_zero)
+        trainer.strategy.barrier("every process has seen what is committed; none has added to it")
+
+    def write_on_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: Reconstruction,  # type: ignore[override]
+        prediction: Sequence[Outcome],
+        batch_indices: Sequence[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        for outcome in prediction:
+            if outcome.image_id in self.done[dataloader_idx]:
+                continue
+            try:
+                self.results[dataloader_idx].commit(outcome)
+            except ValueError as error:  # its file's format cannot hold the result; others' may
+                self.results[dataloader_idx].commit(failed(outcome.scan, str(error)))
+        pl_module.progress.done += len(prediction)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        pl_module.progress.finish()
+        trainer.strategy.barrier("every process has committed its last image")
