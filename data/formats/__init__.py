@@ -4,7 +4,6 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
-import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from data.files import commit, commit_folder, file_digest
 from data.formats import archive, arrays, dicom, nifti, nrrd, raster, volume
-from data.formats.commit import commit, commit_folder
 from data.formats.image import Image, Meta, with_channels
 from data.formats.volume import as_stored, resized, upright
 
@@ -177,8 +176,7 @@ def checksum(path: str | Path) -> str:
 
 @lru_cache(maxsize=64)
 def _checksum(path: str | Path, changed: int, size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 @contextmanager

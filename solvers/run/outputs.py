@@ -1,6 +1,5 @@
 """The files of one restored image: the image and its draws in the format of its source, arrays as .npy, the panel as .png."""
 
-import hashlib
 import io
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from data import formats
+from data.files import commit, digest
 from solvers.run.panels import panel
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
@@ -21,7 +21,7 @@ FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std")
 def file_name(image_id: str) -> str:
     """The id if it is a safe file name, else its safe part and a digest, so that no two ids share a file."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:120]
-    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return safe if safe == image_id else f"{safe}-{digest(image_id)[:8]}"
 
 
 def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str, str]:
@@ -53,7 +53,7 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
     if outcome.truth is not None or outcome.y is not None:
         png = io.BytesIO()
         panel(outcome).save(png, "PNG")
-        formats.commit(place("panels", ".png"), png.getvalue())
+        commit(place("panels", ".png"), png.getvalue())
     return names
 
 
@@ -73,4 +73,4 @@ def _write_image(image: Tensor, scan: Scan, image_id: str, path: Path, origin: M
 def _write_array(values: Tensor, path: Path) -> None:
     out = io.BytesIO()
     np.save(out, values.numpy())
-    formats.commit(path, out.getvalue())
+    commit(path, out.getvalue())
