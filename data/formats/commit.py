@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from data.files import Refusal
+
 
 def commit(path: str | Path, data: bytes) -> None:
     """Write `data` to `path`; on failure `path` is as it was before. Raises ValueError with one line (full disk, no rights)."""
@@ -16,7 +18,7 @@ def commit(path: str | Path, data: bytes) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror or error}); a writable folder is allowed") from error
+        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a writable folder is allowed") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -34,7 +36,7 @@ def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
         os.replace(temporary, path)  # an empty folder is replaced, a full one is an error
         _sync_folder(path.parent)
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror or error}); a new or empty folder is allowed") from error
+        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a new or empty folder is allowed") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
