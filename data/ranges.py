@@ -45,6 +45,8 @@ class Intensity:
 
 DEPTH_8 = Intensity(0, 255)
 DEPTH_16 = Intensity(0, 65535)
+DEPTHS = {"uint8": DEPTH_8, "uint16": DEPTH_16}  # of arrays, by their type
+NAMED = {"unit": Intensity(0, 1), "model": Intensity(-1, 1)}  # of arrays, as callers say it
 
 
 def percentiles(stored: Tensor, low: float = 0.5, high: float = 99.5) -> Intensity:
