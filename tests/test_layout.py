@@ -15,7 +15,16 @@ MAY_IMPORT = {
     "ldm": {"ldm", *LEAVES},
     "solvers": {"solvers", "ldm.schedule", "ldm.denoiser", "ldm.sampling", "ldm.volume", *LEAVES},
     "solvers/operators": {"solvers", "ldm.denoiser", *LEAVES, "data.formats"},  # masks and kernels may be files
-    "solvers/run": {"solvers", "ldm.schedule", "ldm.denoiser", "ldm.catalogue", "ldm.config", "ldm.sampling", "data"},
+    "solvers/run": {
+        "solvers",
+        "ldm.schedule",
+        "ldm.denoiser",
+        "ldm.catalogue",
+        "ldm.config",
+        "ldm.resize",
+        "ldm.sampling",
+        "data",
+    },
 }
 LIGHTNING_SKINS = {
     "ldm/training/autoencoder.py",

@@ -13,7 +13,12 @@ from solvers.operators.base import Operator
 from solvers.problem import Likelihood
 from solvers.run.module import Cell, Run
 
-PARTS = {"prior": catalogue.PRIOR, "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
+PARTS: dict[str, Any] = {
+    "prior": catalogue.PRIOR,
+    "operator": Operator,
+    "likelihood": Likelihood,
+    "solver": Callable,
+}  # of a configuration
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
@@ -49,7 +54,7 @@ def drawn(cell: Cell, options: Namespace) -> Cell:
     """The cell with as many draws as the flags ask for, of which --num-runs keep one."""
     turns = getattr(cell.operator, "turns", False)  # a mean of half-turned solutions means nothing
     runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
-    keep = "" if runs is None else "oracle" if options.oracle else "residual"
+    keep: Any = "" if runs is None else "oracle" if options.oracle else "residual"
     return replace(cell, draws=runs or options.num_samples, keep=keep)
 
 

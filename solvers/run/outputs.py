@@ -63,11 +63,14 @@ def described(source: formats.Image, image: Tensor) -> formats.Meta:
     return meta if factor == 1 else formats.resized(meta, factor)
 
 
-def _write_image(image: Tensor, scan: Scan, image_id: str, path: Path, origin: Mapping[str, Any]) -> None:
-    """An image in the model range -> a file like its source, in stored units."""
+def like_source(image: Tensor, scan: Scan) -> formats.Image:
+    """An image in the model range, in stored units and with what its source's file says about itself."""
     assert scan.source is not None and scan.intensity is not None
-    stored = formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image))
-    formats.write(stored, path, image_id=image_id, **origin)
+    return formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image))
+
+
+def _write_image(image: Tensor, scan: Scan, image_id: str, path: Path, origin: Mapping[str, Any]) -> None:
+    formats.write(like_source(image, scan), path, image_id=image_id, **origin)
 
 
 def _write_array(values: Tensor, path: Path) -> None:
