@@ -42,7 +42,7 @@ def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
     """
     image = formats.upright(formats.read(row.path, row.slice))
     intensity = contract(row, image)
-    return intensity.to_model(_channels(image.pixels, channels, row.path)), image, intensity
+    return intensity.to_model(with_channels(image.pixels, channels, row.path)), image, intensity
 
 
 def contract(row: Row, image: formats.Image) -> Intensity:
@@ -51,7 +51,8 @@ def contract(row: Row, image: formats.Image) -> Intensity:
     return Intensity(*window) if window else percentiles(image.pixels)
 
 
-def _channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+def with_channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+    """pixels [C,H,W] with another number of channels: gray ones replicated, colours as their luminance. path: for messages."""
     held = len(pixels)
     if held == channels:
         return pixels

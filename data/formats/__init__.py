@@ -17,8 +17,8 @@ from data.formats.image import Image, Meta, with_channels
 from data.formats.volume import as_stored, resized, upright
 
 __all__ = [
-    "Image", "Meta", "SUFFIXES", "as_stored", "checksum", "commit", "count", "read", "reassemble", "resized", "suffix", "upright",
-    "with_channels", "write",
+    "Image", "Meta", "SUFFIXES", "as_stored", "checksum", "commit", "count", "kind", "read", "reassemble", "resized", "suffix",
+    "upright", "with_channels", "write",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -106,9 +106,14 @@ def suffix(meta: Meta) -> str:
     return ".nii.gz" if meta.format == "nifti" else next(s for s, format in SUFFIXES.items() if format == meta.format)
 
 
+def kind(path: str | Path) -> str:
+    """The format that a file of this name has, "png" or "nifti" and so on; "" if no format has such names."""
+    return SUFFIXES.get(_suffix(Path(path)), "")
+
+
 def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
     format = images[0].meta.format
-    named = SUFFIXES.get(_suffix(path))
+    named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
         raise Refusal(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
     try:
