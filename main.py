@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.files import nearest
+from data.files import Refusal, nearest
 from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
@@ -68,7 +68,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
     for word in rest:
         near = nearest(word, parser._option_string_actions) if word.startswith("-") else ""
-        raise ValueError(f"unknown argument {word!r}{near}")
+        raise Refusal(f"unknown argument {word!r}{near}")
     return options, changes
 
 
@@ -96,7 +96,7 @@ def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.Lightni
     """The module to train and its data; the prior or first stage is built once and handed to the module."""
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
-        raise ValueError("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
+        raise Refusal("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
     part = made(config, parts[0], torch.nn.Module)
     return made(config, "model", pl.LightningModule, **{parts[0]: part}), made(config, "data", pl.LightningDataModule)
 
@@ -105,7 +105,7 @@ def made(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
     """The part of the configuration under `key`, built, and of its kind."""
     part = configuration.build(config[key], **extra)
     if not isinstance(part, kind):
-        raise ValueError(f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed")
+        raise Refusal(f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed")
     return part
 
 
@@ -117,7 +117,7 @@ def start(module: pl.LightningModule, config: configuration.Node, init: str | No
     if "first_stage_weights" in config:
         source = config["first_stage_weights"]
         if not hasattr(stage := getattr(module, "prior", None), "first_stage"):
-            raise ValueError(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
+            raise Refusal(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
         found = weights.first_stage(source)
         fill(stage.first_stage, found.state_dict(), source)
         weights.agree(found, stage.first_stage, source)
@@ -165,7 +165,7 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
         return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
     except (TypeError, MisconfigurationException) as error:
         words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
-        raise ValueError(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error
+        raise Refusal(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error
 
 
 def main(argv: Sequence[str]) -> int:

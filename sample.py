@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data import dataset, sources
-from data.files import nearest
+from data.files import Refusal, nearest
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
@@ -53,7 +53,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Flags, and the key=value overrides."""
     options, overrides, unknown = flags.parse(argv, __doc__)
     if unknown:
-        raise ValueError(f"unknown argument {unknown!r}{nearest(unknown.split('=')[0], flags.names())}")
+        raise Refusal(f"unknown argument {unknown!r}{nearest(unknown.split('=')[0], flags.names())}")
     return options, overrides
 
 
@@ -102,7 +102,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     everything = {row.image_id: row for row in all_rows(options, cells, folders.values())}
     rows = list(everything.values())[options.start :][: options.limit]
     if not rows:
-        raise ValueError(f"--start {options.start} leaves none of {len(everything)} images")
+        raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
     load, notes, first = reader(prior, cells, rows, options.measurements)
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
@@ -136,17 +136,17 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
     cells = catalogue.grid(options.base, options.task or [], options.solver or [], overrides)
     for cell in cells.values():
         for key in cell.keys() - set(PARTS):
-            raise ValueError(f"{cell.locate(key)}: unknown key{nearest(key, PARTS)}")
+            raise Refusal(f"{cell.locate(key)}: unknown key{nearest(key, PARTS)}")
     return cells
 
 
 def part(name: str, config: configuration.Node, key: str) -> Any:
     """One part of a configuration, built, and of its kind."""
     if key not in config:
-        raise ValueError(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
+        raise Refusal(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
     made = configuration.build(config[key])
     if not isinstance(made, PARTS[key]):
-        raise ValueError(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
+        raise Refusal(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
     return made
 
 
@@ -155,7 +155,7 @@ def build_cell(name: str, config: configuration.Node, options: argparse.Namespac
     solver = part(name, config, "solver")
     if isinstance(solver, Sampler):
         if "operator" in config:
-            raise ValueError(f"{name}: a sampler of the prior takes no --task")
+            raise Refusal(f"{name}: a sampler of the prior takes no --task")
         return Cell(name, None, None, solver)
     operator, likelihood = part(name, config, "operator"), part(name, config, "likelihood")
     turns = getattr(operator, "turns", False)  # a mean of half-turned solutions means nothing
@@ -202,9 +202,9 @@ def make_trainer(options: argparse.Namespace) -> pl.Trainer:
     )  # fmt: skip
     device = trainer.strategy.root_device.type
     if options.precision == "16-mixed" and device == "cpu":
-        raise ValueError("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
+        raise Refusal("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
     if options.precision.startswith("64") and device == "mps":
-        raise ValueError(f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it")
+        raise Refusal(f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it")
     return trainer
 
 

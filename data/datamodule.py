@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from data.dataset import ManifestDataset, Sample
+from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
 AGAIN = 2**32  # what tells the views of a row that an epoch holds more than once; epochs stay below
@@ -84,7 +85,7 @@ def together(samples: list[Sample]) -> dict[str, Any]:
     for sample in samples:
         if sample["image"].shape != first["image"].shape:
             shapes = " and ".join(f"{s['image_id']} is {'x'.join(map(str, s['image'].shape))}" for s in (first, sample))
-            raise ValueError(f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training")
+            raise Refusal(f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training")
     return default_collate(samples)
 
 
@@ -113,9 +114,9 @@ class ManifestData(pl.LightningDataModule):
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise ValueError(f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0")
+            raise Refusal(f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0")
         if not 0 <= balance <= 1:
-            raise ValueError(f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)")
+            raise Refusal(f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)")
         self.manifests = {"train": train, "validation": validation, "test": test}
         self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
         self.batch_size, self.num_workers, self.balance = batch_size, num_workers, balance
@@ -126,7 +127,7 @@ class ManifestData(pl.LightningDataModule):
         if split not in self.datasets:
             path = self.manifests[split]
             if path is None:
-                raise ValueError(f"data: no manifest is given for {split!r}")
+                raise Refusal(f"data: no manifest is given for {split!r}")
             if split == "train":
                 data = ManifestDataset(path, self.channels, self.size, self.augment, self.crop, self.seed, MEMORY)
             else:

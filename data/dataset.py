@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from data import formats, manifest
+from data.files import Refusal
 from data.manifest import Row
 from data.ranges import Intensity, percentiles
 from data.seeding import Noise
@@ -59,7 +60,7 @@ def _channels(pixels: Tensor, channels: int, path: str) -> Tensor:
     if (held, channels) == (3, 1):
         _say_luminance()
         return torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
-    raise ValueError(f"{path}: has {held} channels where {channels} are wanted; only 1 to 3 and 3 to 1 are converted")
+    raise Refusal(f"{path}: has {held} channels where {channels} are wanted; only 1 to 3 and 3 to 1 are converted")
 
 
 @cache
@@ -113,7 +114,7 @@ class ManifestDataset(Dataset[Sample]):
     ):
         self.rows = list(manifest.read(path))
         if not self.rows:
-            raise ValueError(f"{path}: the manifest has no rows")
+            raise Refusal(f"{path}: the manifest has no rows")
         self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
         self.cached: list[Tensor] = []
         if memory and 2 * self._read(0).numel() * len(self) <= memory:
@@ -139,7 +140,7 @@ class ManifestDataset(Dataset[Sample]):
         height, width = image.shape[-2:]
         crop = (self.crop, self.crop) if self.crop else (height, width)
         if crop[0] > height or crop[1] > width:
-            raise ValueError(f"{row.path}: is {height} x {width}, smaller than crop {self.crop}")
+            raise Refusal(f"{row.path}: is {height} x {width}, smaller than crop {self.crop}")
         top, left = (int(v * (n - c + 1)) for v, n, c in zip(u[6:], (height, width), crop))
         if self.augment and u[0] < 0.5:
             image = image.flip(-1)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from data.files import Refusal
 from data.manifest_lines import COLUMNS, Bad, Cells, blocks, csv_rows, jsonl_rows, text_rows
 
 __all__ = ["COLUMNS", "Row", "check", "identify", "read"]
@@ -56,9 +57,9 @@ def read(path: str | Path) -> Iterator[Row]:
                 if cells:
                     yield _row(cells, folder, line, plain)
     except Bad as error:
-        raise ValueError(f"{path}: row {error.line or line}: {error}") from None
+        raise Refusal(f"{path}: row {error.line or line}: {error}") from None
     except OSError as error:
-        raise ValueError(f"{path}: {error.strerror or error}") from None
+        raise Refusal(f"{path}: {error.strerror or error}") from None
 
 
 def check(path: str | Path, checksums: bool = False) -> int:
@@ -88,17 +89,17 @@ def check(path: str | Path, checksums: bool = False) -> int:
             before = first.setdefault(row.subject, row)
             if before.split != row.split:
                 where = f"in {before.split!r} (row {before.line}) and in {row.split!r}"
-                raise ValueError(f"{path}: row {row.line}: subject {row.subject!r} is in two splits, {where}")
+                raise Refusal(f"{path}: row {row.line}: subject {row.subject!r} is in two splits, {where}")
     return len(images)
 
 
 def _look(path: Path, row: Row, checksums: bool) -> None:
     if not os.path.isfile(row.path):
-        raise ValueError(f"{path}: row {row.line}: there is no file {row.path}")
+        raise Refusal(f"{path}: row {row.line}: there is no file {row.path}")
     if checksums and row.sha256:
         with open(row.path, "rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256.lower():
-                raise ValueError(f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's")
+                raise Refusal(f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's")
 
 
 def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> None:
@@ -108,7 +109,7 @@ def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> 
     first: dict[str, int] = {}
     for row, digest in zip(read(path), digests) if twice else ():
         if digest in twice and (before := first.setdefault(name(row), row.line)) != row.line:
-            raise ValueError(f"{path}: row {row.line}: {what} {name(row)!r} is in row {before} already")
+            raise Refusal(f"{path}: row {row.line}: {what} {name(row)!r} is in row {before} already")
 
 
 def _row(cells: Cells, folder: str, line: int, plain: bool) -> Row:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.files import Refusal
+
 
 @dataclass(frozen=True)
 class Intensity:
@@ -25,7 +27,7 @@ class Intensity:
 
     def __post_init__(self) -> None:
         if not self.high > self.low:
-            raise ValueError(f"intensity window needs low < high, got low={self.low}, high={self.high}")
+            raise Refusal(f"intensity window needs low < high, got low={self.low}, high={self.high}")
 
     def to_model(self, stored: Tensor) -> Tensor:
         """stored units -> model range; values outside the window are clamped to it, as a display window does."""
@@ -49,7 +51,7 @@ def percentiles(stored: Tensor, low: float = 0.5, high: float = 99.5) -> Intensi
     """The window between two percentiles (in %) of the finite stored values; a flat image gets one unit of width."""
     values = stored[torch.isfinite(stored)].double().flatten()
     if values.numel() == 0:
-        raise ValueError("no finite value to take percentiles of")
+        raise Refusal("no finite value to take percentiles of")
     ordered = values.sort().values
     a, b = (float(ordered[round((values.numel() - 1) * p / 100)]) for p in (low, high))
     return Intensity(a, b if b > a else a + 1)

@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
+
 Purpose = Literal["mask", "kernel", "noise", "solver", "offset", "augment"]
 PURPOSES = ("mask", "kernel", "noise", "solver", "offset", "augment")
 
@@ -30,13 +32,13 @@ class Noise:
 
     def __init__(self, ids: Sequence[str], purpose: Purpose, run_seed: int = 0, samples: Sequence[int] | None = None):
         if purpose not in PURPOSES:
-            raise ValueError(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}")
+            raise Refusal(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}")
         self.ids = tuple(ids)
         self.purpose: Purpose = purpose
         self.run_seed = run_seed
         self.samples = tuple(samples) if samples is not None else (0,) * len(self.ids)
         if len(self.samples) != len(self.ids):
-            raise ValueError(f"{len(self.ids)} ids but {len(self.samples)} sample indices")
+            raise Refusal(f"{len(self.ids)} ids but {len(self.samples)} sample indices")
         self.generators = [
             torch.Generator().manual_seed(digest(run_seed, image_id, sample, purpose))
             for image_id, sample in zip(self.ids, self.samples)
@@ -63,5 +65,5 @@ class Noise:
 
     def _draw(self, source, shape: Sequence[int]) -> Tensor:
         if shape[0] != len(self.ids):
-            raise ValueError(f"asked for {shape[0]} rows of noise but there are {len(self.ids)} images")
+            raise Refusal(f"asked for {shape[0]} rows of noise but there are {len(self.ids)} images")
         return torch.stack([source(tuple(shape[1:]), generator=g, dtype=torch.float64) for g in self.generators])

@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data import dataset, formats, manifest
+from data.files import Refusal
 from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
@@ -35,19 +36,19 @@ def find(
     if listing is not None:
         rows: Iterable[Row] = _of_split(listing, split) if split else manifest.read(listing)
     elif root is None:
-        raise ValueError("no images are named: give --data-root or --manifest")
+        raise Refusal("no images are named: give --data-root or --manifest")
     else:
         rows = _in_root(Path(root), split, taken, [] if passed is None else passed)
     found = list(_slices(rows))
     if not found:
-        raise ValueError(f"{listing or root}: holds no images that can be read")
+        raise Refusal(f"{listing or root}: holds no images that can be read")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
         if _within(Path(folder), taken):
-            raise ValueError(f"{folder}: holds images to be read, and results go there; choose another --save-dir")
+            raise Refusal(f"{folder}: holds images to be read, and results go there; choose another --save-dir")
     seen: set[str] = set()
     for row in found:
         if row.image_id in seen:
-            raise ValueError(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
+            raise Refusal(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
         seen.add(row.image_id)
     return found
 
@@ -67,7 +68,7 @@ def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image
 
 def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
     if not root.is_dir():
-        raise ValueError(f"{root}: no such folder")
+        raise Refusal(f"{root}: no such folder")
     if split is None:
         return _folder(root, taken, passed)
     if (root / split).is_dir():
@@ -80,14 +81,14 @@ def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[
     names = {p.name.removesuffix("_images.txt").removesuffix(".csv") for p in root.iterdir() if not p.name.startswith(".")}
     close = get_close_matches(split, names, 1)
     hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
-    raise ValueError(f"{root}: has no split {split!r} (folder, .csv or _images.txt){hint}")
+    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){hint}")
 
 
 def _of_split(listing: str | Path, split: str) -> list[Row]:
     rows = list(manifest.read(listing))
     chosen = [row for row in rows if row.split == split]
     if not chosen:
-        raise ValueError(f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}")
+        raise Refusal(f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}")
     return chosen
 
 

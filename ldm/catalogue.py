@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 import yaml
 
+from data.files import Refusal
 from ldm import checkpoints, config
 from ldm.denoiser import Prior
 
@@ -30,7 +31,7 @@ def settings(kind: str, name: str) -> Path:
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
     word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
-        raise ValueError(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
+        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
     return names[word]
 
 
@@ -48,7 +49,7 @@ def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], chan
                 chosen.insert(0, settings("tasks", "super_resolution"))
             cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
             if cell in cells:
-                raise ValueError(f"two cells of the grid would be called {cell!r}; results need names that differ")
+                raise Refusal(f"two cells of the grid would be called {cell!r}; results need names that differ")
             cells[cell] = config.load([*base, *chosen], changes)
     return cells
 
@@ -57,7 +58,7 @@ def described(kind: str, name: str) -> Path:
     """The file that is meant, if it describes what such files do."""
     path = settings(kind, name)
     if KEYS[kind] not in config.load([path]):
-        raise ValueError(f"{path}: is none of the {kind}, it has no `{KEYS[kind]}:`")
+        raise Refusal(f"{path}: is none of the {kind}, it has no `{KEYS[kind]}:`")
     return path
 
 
@@ -69,7 +70,7 @@ def weights(name: str | Path) -> Path:
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
         shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
-        raise ValueError(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
+        raise Refusal(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
     return checkpoints.trained(path)
 
 
@@ -80,14 +81,14 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
     """
     given = settings.get("prior", {})
     if not isinstance(given, PRIOR):
-        raise ValueError(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
+        raise Refusal(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
     if isinstance(given, dict) and "target" in given and not model:
         described = config.build(given)
         if any(True for _ in described.parameters()) and not described.origin:
-            raise ValueError(f"{settings.locate('prior')}: describes a network without weights; name them with --model")
+            raise Refusal(f"{settings.locate('prior')}: describes a network without weights; name them with --model")
         return described
     if isinstance(given, dict) and given.keys() - {"label"}:
-        raise ValueError(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
+        raise Refusal(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
     path = weights(model or (given if isinstance(given, str) else "demo-latent"))
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
         loaded = checkpoints.load(path, model_config)
@@ -95,9 +96,9 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
         try:
             loaded.label = given["label"]
         except ValueError as error:
-            raise ValueError(f"{settings.locate('prior')}.{error}") from None
+            raise Refusal(f"{settings.locate('prior')}.{error}") from None
     if loaded.classes and loaded.label is None:
-        raise ValueError(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
+        raise Refusal(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
     return loaded
 
 

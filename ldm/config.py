@@ -16,7 +16,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.files import nearest
+from data.files import Refusal, nearest
 from ldm import signatures
 
 OURS = {"data", "ldm", "solvers"}
@@ -74,7 +74,7 @@ def admit(module: str) -> None:
     try:
         importlib.import_module(module)
     except (ImportError, SyntaxError) as error:
-        raise ValueError(f"--plugin {module}: {error}") from None
+        raise Refusal(f"--plugin {module}: {error}") from None
     _plugins.add(module.split(".")[0])
 
 
@@ -91,16 +91,16 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
     for override in overrides:
         key, sign, _ = override.partition("=")
         if not sign or not key:
-            raise ValueError(f"command line: {override!r} is not of the form key=value")
+            raise Refusal(f"command line: {override!r} is not of the form key=value")
         try:
             patch = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise ValueError(f"command line: {override!r}: {_first_line(error)}") from None
+            raise Refusal(f"command line: {override!r}: {_first_line(error)}") from None
         _merge(merged, typing.cast(dict, patch), "", "command line", origin)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"{', '.join(map(str, files))}: {_first_line(error)}") from None
+        raise Refusal(f"{', '.join(map(str, files))}: {_first_line(error)}") from None
     return _node(typing.cast(dict, resolved), "", origin)
 
 
@@ -118,18 +118,18 @@ def build(node: Any, **extra: Any) -> Any:
         node = node if isinstance(node, Node) else _node(dict(node), "", {})
         stray = [key for key in node if key not in ("target", "params")]
         if stray:
-            raise ValueError(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
+            raise Refusal(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
         cls = resolve(node["target"], node.locate("target"))
         params = node.get("params") or {}
         if not isinstance(params, Mapping):
-            raise ValueError(f"{node.locate('params')}: must be a mapping, not {params!r}")
+            raise Refusal(f"{node.locate('params')}: must be a mapping, not {params!r}")
         params = params if isinstance(params, Node) else Node(params, f"{node.where}.params", node.origin)
         arguments = {key: build(value) for key, value in params.items()}
         signatures.check(cls, arguments, extra, params.locate)
         try:
             return cls(**arguments, **extra)
         except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-            raise ValueError(f"{node.locate('params')}: {_first_line(error)}") from error
+            raise Refusal(f"{node.locate('params')}: {_first_line(error)}") from error
     if isinstance(node, Mapping):
         return {key: build(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -140,31 +140,29 @@ def build(node: Any, **extra: Any) -> Any:
 def resolve(target: Any, where: str = "target") -> type:
     """The class a dotted target names. Raises ValueError for functions, foreign classes and misspelt names."""
     if not isinstance(target, str) or "." not in target:
-        raise ValueError(f"{where}: {target!r} is not a dotted class name")
+        raise Refusal(f"{where}: {target!r} is not a dotted class name")
     module_name, _, name = target.rpartition(".")
     module_name = RENAMED.get(target, RENAMED.get(module_name, module_name))
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | _plugins:
-        raise ValueError(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
+        raise Refusal(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
     folder, _, rest = module_name.partition(".")
     if folder == "data" and _of_the_user(rest.split(".")[0]):
-        raise ValueError(f"{where}: {target!r} lies in a folder of data/ that is not the program's, where data sets are unpacked")
+        raise Refusal(f"{where}: {target!r} lies in a folder of data/ that is not the program's, where data sets are unpacked")
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ValueError(f"{where}: {target!r} cannot be imported ({_first_line(error)})") from None
+        raise Refusal(f"{where}: {target!r} cannot be imported ({_first_line(error)})") from None
     found = getattr(module, name, None)
     if found is None:
         classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
-        raise ValueError(f"{where}: {module_name} has no {name!r}{nearest(name, classes)}")
+        raise Refusal(f"{where}: {module_name} has no {name!r}{nearest(name, classes)}")
     if not inspect.isclass(found):
-        raise ValueError(f"{where}: {target!r} is not a class")
+        raise Refusal(f"{where}: {target!r} is not a class")
     home = found.__module__.split(".")[0]
     bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
     if home not in OURS | _plugins and not bases & FOREIGN_BASES:
-        raise ValueError(
-            f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)"
-        )
+        raise Refusal(f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)")
     return found
 
 
@@ -177,11 +175,11 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))
     except FileNotFoundError:
-        raise ValueError(f"{path}: no such configuration file") from None
+        raise Refusal(f"{path}: no such configuration file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ValueError(f"{path}: {_first_line(error)}") from None
+        raise Refusal(f"{path}: {_first_line(error)}") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{path}: must hold a mapping, not a {type(content).__name__}")
+        raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
     return typing.cast(dict, content)
 
 

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import checks, schedule, spectra
 
@@ -39,7 +40,7 @@ class VP(nn.Module):
         super().__init__()
         alpha_bar = alpha_bar.alpha_bar() if isinstance(alpha_bar, schedule.Table) else alpha_bar
         if predicts not in ("eps", "v", "x0"):
-            raise ValueError(f"predicts must be eps, v or x0, not {predicts!r}")
+            raise Refusal(f"predicts must be eps, v or x0, not {predicts!r}")
         self.network, self.predicts = network, predicts
         self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
 
@@ -128,7 +129,7 @@ class Prior(nn.Module):
         checks.counts(shape=self.shape)
         checks.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # whose logarithms are taken
         if not self.sigma_min < self.sigma_max:
-            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
+            raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         spectra.check(variances)
 
     @property
@@ -150,7 +151,7 @@ class Prior(nn.Module):
     def label(self, value: int | Tensor | None) -> None:
         if value is not None and not isinstance(value, Tensor) and (type(value) is not int or value not in range(self.classes)):
             allowed = f"0 to {self.classes - 1} are allowed" if self.classes else "the network is unconditional and takes none"
-            raise ValueError(f"label {value!r}: {allowed}")
+            raise Refusal(f"label {value!r}: {allowed}")
         self._label = value
 
     @contextmanager
@@ -231,10 +232,10 @@ class Prior(nn.Module):
         return image.expand(-1, self.shape[0], -1, -1) / self.shape[0] if self.gray else image
 
     def encode(self, image: Tensor) -> Tensor:
-        raise ValueError("a pixel prior has no latent space to encode into")
+        raise Refusal("a pixel prior has no latent space to encode into")
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
-        raise ValueError("a pixel prior has no latent space to decode from")
+        raise Refusal("a pixel prior has no latent space to decode from")
 
 
 def x0_hat(prior: Prior, x_t: Tensor, alpha_bar: Tensor, noise: Noise | None = None) -> Tensor:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import checks
 from ldm.denoiser import Prior
@@ -92,7 +93,7 @@ class PatchPrior(Prior):
         self.size, self.patch = size, patch
         self.margin = padding(size, patch) if pad is None else pad
         if self.margin < padding(size, patch):
-            raise ValueError(f"pad {self.margin} is too small for N={size}, P={patch}: needs at least {padding(size, patch)}")
+            raise Refusal(f"pad {self.margin} is too small for N={size}, P={patch}: needs at least {padding(size, patch)}")
         padded = size + 2 * self.margin
         super().__init__(denoiser, (channels, padded, padded), sigma_min, sigma_max, label, variances)
         self.partitions, self.patch_batch = partitions, patch_batch
@@ -187,7 +188,7 @@ class FixedPatchPrior(PatchPrior):
         count = -(-(self.size - overlap) // max(step, 1))
         first = (width - count * step - overlap) // 2
         if not 0 <= overlap < self.patch or first < 0:
-            raise ValueError(f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}")
+            raise Refusal(f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}")
         with torch.device("cpu"):  # even where the network is being built without memory (meta device)
             self.blend, self.starts = blend, first + step * torch.arange(count)
 

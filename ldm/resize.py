@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.patch import BLACK
@@ -25,7 +26,7 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
     if own == asked:
         return prior, ""
     if own[0] != asked[0]:
-        raise ValueError(f"the prior knows images of {own[0]} channels, not {asked[0]}")
+        raise Refusal(f"the prior knows images of {own[0]} channels, not {asked[0]}")
     larger = any(n > m for n, m in zip(asked[1:], own[1:]))
     if not larger:
         framed = Framed(prior, asked)
@@ -34,9 +35,9 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
             f"{asked[1]}×{asked[2]} image inside the prior's {own[1]}×{own[2]}, {framed.padding}-padded and cropped back",
         )
     if not tile:
-        raise ValueError(f"images of {asked[1]}×{asked[2]} are larger than the prior's {own[1]}×{own[2]}; --tile is allowed")
+        raise Refusal(f"images of {asked[1]}×{asked[2]} are larger than the prior's {own[1]}×{own[2]}; --tile is allowed")
     if prior.patched:
-        raise ValueError("a patch prior knows where its patches lie and cannot be tiled; a latent or pixel prior can")
+        raise Refusal("a patch prior knows where its patches lie and cannot be tiled; a latent or pixel prior can")
     f = own[1] // prior.shape[1]
     size = [max(-(-n // f) * f, m) for n, m in zip(asked[1:], own[1:])]
     tiled = Tiled(prior, (asked[0], *size))

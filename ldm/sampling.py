@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import checks, schedule
 from ldm.denoiser import Prior
@@ -114,12 +115,12 @@ class Langevin(Sampler):
         checks.counts(inner=self.inner)
         checks.positive(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
         if not self.sigma_min < self.sigma_max or not 0 < self.eps < 4:  # at 4 a step only mirrors x about D
-            raise ValueError(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)")
+            raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)")
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         high, low = min(self.sigma_max, prior.sigma_max), max(self.sigma_min, prior.sigma_min)
         if not low < high:
-            raise ValueError(
+            raise Refusal(
                 f"levels {self.sigma_min}..{self.sigma_max} lie outside the prior's {prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
             )
         offset, x = noise.of("offset"), _start(prior, noise, like, high)

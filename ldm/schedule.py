@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
+
 
 def linear_alpha_bar(beta_start: float = 1e-4, beta_end: float = 0.02, n: int = 1000) -> Tensor:
     """DDPM's table: beta linear. [n] float64."""
@@ -39,12 +41,12 @@ class Table:
 
     def __post_init__(self) -> None:
         if not 1 < self.n <= 100_000:
-            raise ValueError(f"a table's n must lie in 2..100000, not {self.n}")
+            raise Refusal(f"a table's n must lie in 2..100000, not {self.n}")
         if (self.beta_start is None) != (self.beta_end is None) or (self.kind == "cosine" and self.beta_start is not None):
-            raise ValueError("a table takes both beta_start and beta_end, or neither; a cosine table neither")
+            raise Refusal("a table takes both beta_start and beta_end, or neither; a cosine table neither")
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
             if beta is not None and not 0 < beta < 1:
-                raise ValueError(f"{name} must lie between 0 and 1, not {beta}")
+                raise Refusal(f"{name} must lie between 0 and 1, not {beta}")
 
     def alpha_bar(self) -> Tensor:
         """[n] float64; on the CPU even where the network around it is being built without memory (meta device)."""
@@ -94,5 +96,5 @@ def geometric(n: int, sigma_min: float, sigma_max: float) -> Tensor:
 def ddim_times(steps: int, n: int = 1000) -> Tensor:
     """`steps` distinct indices from n-1 down to 0, evenly spread, for any 1 <= steps <= n. [steps] int64."""
     if not 1 <= steps <= n:
-        raise ValueError(f"steps must be between 1 and {n}, got {steps}")
+        raise Refusal(f"steps must be between 1 and {n}, got {steps}")
     return torch.linspace(n - 1, 0, steps, dtype=torch.float64).round().long()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.files import nearest
+from data.files import Refusal, nearest
 
 
 def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]) -> None:
@@ -26,13 +26,13 @@ def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], loc
         hints = {}
     for name, value in arguments.items():
         if name not in allowed and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise ValueError(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
+            raise Refusal(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
         if name in hints and not _fits(value, hints[name]):
-            raise ValueError(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
+            raise Refusal(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
     for name, parameter in signature.parameters.items():
         needed = parameter.default is parameter.empty and name in allowed
         if needed and name not in arguments:
-            raise ValueError(f"{locate(name)}: {cls.__name__} needs a value for {name!r}")
+            raise Refusal(f"{locate(name)}: {cls.__name__} needs a value for {name!r}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.files import Refusal
+
 KNOTS = 2.0 ** np.arange(-8, 0, 0.5)  # cycles per entry, from one over 256 of them to the corner of the band
 
 
@@ -19,7 +21,7 @@ def check(rows: Sequence[Sequence[float]]) -> None:
     """Raise ValueError for rows that `density` could not read: their logarithms are taken."""
     for row in rows:
         if len(row) not in (2, 1 + len(KNOTS)) or not all(0 < value < inf for value in row):
-            raise ValueError(
+            raise Refusal(
                 f"variances: a row is a noise level and 1 or {len(KNOTS)} variances, finite and above 0, not {[*row][:4]}"
             )
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import checkpoints, schedule
 from ldm.denoiser import Prior
@@ -52,7 +53,7 @@ def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool
         difference = float((after[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
         print(f"{name}: relative difference {difference:.2e}")
         if not difference <= allowed:  # nor if it is NaN
-            raise ValueError(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
+            raise Refusal(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
 
 
 def arguments() -> Parser:

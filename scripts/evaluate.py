@@ -27,6 +27,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import dataset, formats, sources
+from data.files import Refusal
 from data.manifest import Row
 from data.ranges import Intensity, to_report
 from ldm.checkpoints.reading import weights
@@ -55,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
         options = parser.parse_args(argv[kind != "pairs" :])
         for flag, where in OWN.items():
             if getattr(options, flag) and kind != where:
-                raise ValueError(f"--{flag} means nothing here; it belongs to the comparison of {where}")
+                raise Refusal(f"--{flag} means nothing here; it belongs to the comparison of {where}")
         numbers, missed = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
         show(numbers, options.output)
     except (ValueError, OSError) as error:
@@ -84,7 +85,7 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     truths, results = (by_name(folder) for folder in (options.first, options.second))
     common = sorted(truths.keys() & results.keys())
     if not common:
-        raise ValueError(f"{options.first} and {options.second} have no image name in common")
+        raise Refusal(f"{options.first} and {options.second} have no image name in common")
     alone = sorted(truths.keys() ^ results.keys())
     missed = [f"without a partner: {', '.join(alone)}"] if alone else []
     perceptual, known = lpips(options.lpips) if options.lpips else None, residuals(options.second.parent)
@@ -102,7 +103,7 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         for key, value in values.items():
             columns.setdefault(key, []).append(value)
     if not columns:
-        raise ValueError(missed[-1])
+        raise Refusal(missed[-1])
     return {key: metrics.describe(values) for key, values in columns.items()}, missed
 
 
@@ -113,7 +114,7 @@ def residuals(folder: Path) -> dict[str, float]:
         records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
         return {file_name(r["image_id"]): r["residual"] for r in records if r.get("residual") is not None}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise ValueError(f"{path}: not written by sample.py; move it away, or repair it") from None
+        raise Refusal(f"{path}: not written by sample.py; move it away, or repair it") from None
 
 
 def by_name(folder: Path) -> dict[str, Row]:
@@ -125,9 +126,9 @@ def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
     """Both images [1,C,H,W] in the model range, as they are looked at."""
     first, second = (formats.upright(formats.read(row.path, row.slice)) for row in (truth, result))
     if first.pixels.shape != second.pixels.shape:
-        raise ValueError(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
+        raise Refusal(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
     if first.meta.format in PICTURES and second.meta.format not in PICTURES and truth.window is None:
-        raise ValueError(f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source")
+        raise Refusal(f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source")
     intensity = dataset.contract(truth, first)
     own = second.meta.window if second.meta.format in PICTURES else None  # the whole depth of their integers
     return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(second.pixels)[None]
@@ -141,7 +142,7 @@ def lpips(net: str):
         metric = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True)  # type: ignore[arg-type]
     except (OSError, ModuleNotFoundError) as error:
         place = Path(torch.hub.get_dir()) / "checkpoints"
-        raise ValueError(f"LPIPS needs torchvision's {net} weights in {place} ({str(error).splitlines()[0]})") from None
+        raise Refusal(f"LPIPS needs torchvision's {net} weights in {place} ({str(error).splitlines()[0]})") from None
     return lambda image, truth: metric(*(to_report(x).expand(-1, 3, -1, -1) for x in (image, truth))).item()
 
 
@@ -151,7 +152,7 @@ def stack(folder: Path) -> Iterator[Tensor]:
     for start in range(0, len(rows), BATCH):
         images = [dataset.load(row, channels_of(row))[0] for row in rows[start : start + BATCH]]
         if len({image.shape for image in images}) > 1:
-            raise ValueError(f"{folder}: images of several sizes; populations need one size")
+            raise Refusal(f"{folder}: images of several sizes; populations need one size")
         yield torch.stack(images)
 
 
@@ -164,21 +165,21 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from torchmetrics.image.fid import FrechetInceptionDistance
 
     if options.weights and not options.weights.is_file():
-        raise ValueError(f"{options.weights}: no such file of Inception weights")
+        raise Refusal(f"{options.weights}: no such file of Inception weights")
     if options.weights:
         weights(options.weights)  # one line for what is no weight file
         try:  # torch-fidelity unpickles whatever the file holds: only what builds nothing but tensors is handed on
             torch.load(options.weights, weights_only=True, map_location="meta")
         except pickle.UnpicklingError:
-            raise ValueError(f"{options.weights}: holds more than tensors and is not opened") from None
+            raise Refusal(f"{options.weights}: holds more than tensors and is not opened") from None
     path = str(options.weights) if options.weights else None
     try:
         network = FrechetInceptionDistance(FEATURES, feature_extractor_weights_path=path).inception
     except ModuleNotFoundError:
-        raise ValueError("FID needs torch-fidelity: pip install 'palimpsest[fid]'") from None
+        raise Refusal("FID needs torch-fidelity: pip install 'palimpsest[fid]'") from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise ValueError(f"FID needs the Inception weights of torch-fidelity; give --weights FILE ({reason})") from None
+        raise Refusal(f"FID needs the Inception weights of torch-fidelity; give --weights FILE ({reason})") from None
 
     def features(folder: Path) -> np.ndarray:
         bytes_ = ((to_report(x) * 255).round().byte().expand(-1, 3, -1, -1) for x in stack(folder))
@@ -189,9 +190,9 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if options.second.suffix == ".npz":
         stored = loaded(options.second, np.lib.npyio.NpzFile)
         if not {"mu", "sigma"} <= stored.keys():
-            raise ValueError(f"{options.second}: holds {', '.join(stored)}, not mu and sigma")
+            raise Refusal(f"{options.second}: holds {', '.join(stored)}, not mu and sigma")
         if (stored["mu"].shape, stored["sigma"].shape) != ((FEATURES,), (FEATURES, FEATURES)):
-            raise ValueError(f"{options.second}: moments of {stored['mu'].shape} features; ({FEATURES},) is allowed")
+            raise Refusal(f"{options.second}: moments of {stored['mu'].shape} features; ({FEATURES},) is allowed")
         reference, count = (stored["mu"], stored["sigma"]), None
     else:
         others = features(options.second)
@@ -207,7 +208,7 @@ def loaded(path: Path, kind: type) -> Any:
     except (ValueError, EOFError, BadZipFile):
         found = None
     if not isinstance(found, kind):
-        raise ValueError(f"{path}: is no {'.npy' if kind is np.ndarray else '.npz'} file of numbers")
+        raise Refusal(f"{path}: is no {'.npy' if kind is np.ndarray else '.npz'} file of numbers")
     return found
 
 
@@ -216,7 +217,7 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     generated, reference = (torch.cat(list(stack(folder))) for folder in (options.first, options.second))
     if generated.shape[1:] != reference.shape[1:]:
         sizes = f"{tuple(generated.shape[1:])} and {tuple(reference.shape[1:])}"
-        raise ValueError(f"{options.first} and {options.second} hold images of {sizes}; one size is allowed")
+        raise Refusal(f"{options.first} and {options.second} hold images of {sizes}; one size is allowed")
     psnr, ssim = distributions.nearest(generated, reference)
     numbers: dict[str, Any] = {
         "spectral_distance_db": distributions.spectral_distance(generated, reference),
@@ -226,7 +227,7 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if options.features:
         a, b = (loaded(path, np.ndarray) for path in options.features)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-            raise ValueError(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
+            raise Refusal(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
         numbers["kid"] = distributions.kernel_distance(a, b)
         numbers["frechet"] = distributions.frechet(*distributions.moments(a), *distributions.moments(b))
     return numbers, []

@@ -18,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from data.files import Refusal
 from data.prepare.convert import Done, Recipe, run
 from data.prepare.journal import held
 from data.prepare.plan import SPLITS, Plan, plan
@@ -98,10 +99,10 @@ def prepare(options: argparse.Namespace) -> int:
     try:
         shares = tuple(map(float, options.split.split("/"))) if options.split is not None else None
     except ValueError:
-        raise ValueError(f"--split {options.split!r} is not of the form 0.8/0.1/0.1") from None
+        raise Refusal(f"--split {options.split!r} is not of the form 0.8/0.1/0.1") from None
     check_output(options.output_root, list(folders.values()))
     if not 1 <= options.workers <= WORKERS:
-        raise ValueError(f"--workers {options.workers} must be at least 1 and at most {WORKERS}")
+        raise Refusal(f"--workers {options.workers} must be at least 1 and at most {WORKERS}")
     recipe = Recipe(
         options.image_size,
         options.grayscale,
@@ -127,9 +128,9 @@ def check_output(root: Path, folders: list[Path]) -> None:
     for folder in folders:
         for written in (root, *(root / split for split in SPLITS)):
             if written.resolve().is_relative_to(folder.resolve()):
-                raise ValueError(f"--output-root {root} writes into {folder}, whose images it would take in the next time")
+                raise Refusal(f"--output-root {root} writes into {folder}, whose images it would take in the next time")
             if written != root and folder.resolve().is_relative_to(written.resolve()):
-                raise ValueError(f"{folder} lies in {written}, where --output-root {root} writes; choose another one")
+                raise Refusal(f"{folder} lies in {written}, where --output-root {root} writes; choose another one")
 
 
 def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:

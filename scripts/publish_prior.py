@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import manifest
 from data.dataset import ManifestDataset
+from data.files import Refusal
 from data.ranges import to_report
 from data.seeding import Noise
 from ldm import checkpoints
@@ -152,14 +153,14 @@ def publish(options: argparse.Namespace) -> None:
     described = checkpoints.describe(options.checkpoint)
     if "first_stage" in described.node["params"]:
         if options.validation is None:
-            raise ValueError("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
+            raise Refusal("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
         described = with_first_stage(described, options.first_stage, options.validation)
     subjects, images = held_out(options.test)  # this and the next lines before anything is written: they may find a mistake
     trained = Counter(row.subject for row in manifest.read(options.train))
     steps = weights(options.checkpoint)["global_step"]
     for run in options.runs:
         if not (run / "tensorboard").is_dir():
-            raise ValueError(f"--runs: {run}: no run of main.py, which writes {run}/tensorboard")
+            raise Refusal(f"--runs: {run}: no run of main.py, which writes {run}/tensorboard")
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
     with torch.no_grad():

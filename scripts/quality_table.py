@@ -21,6 +21,7 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.files import Refusal
 from solvers.run.flags import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
@@ -112,7 +113,7 @@ def find(folder: Path) -> list[Cell]:
                 )
             )
     if not cells:
-        raise ValueError(f"{folder}: holds no records with a PSNR; give a folder that sample.py wrote into")
+        raise Refusal(f"{folder}: holds no records with a PSNR; give a folder that sample.py wrote into")
     return cells
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from data.files import Refusal
 from solvers.run import report
 from solvers.run.flags import Parser
 
@@ -26,11 +27,11 @@ def main(argv: Sequence[str]) -> int:
         for folder in folders:
             missing = [name for name in WANTED if not (folder / name).is_file()]
             if missing:
-                raise ValueError(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
+                raise Refusal(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
             try:
                 print(report.write(folder))
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise ValueError(f"{folder}: what it holds was not written by sample.py ({error!r})") from None
+                raise Refusal(f"{folder}: what it holds was not written by sample.py ({error!r})") from None
     except (ValueError, OSError) as error:
         print(f"report.py: {error}", file=sys.stderr)
         return 2

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator
@@ -19,7 +20,7 @@ class Baseline:
     def check(self, problem: Problem, prior: Prior) -> None:
         kind = type(problem.operator)
         if kind.baseline is Operator.baseline:
-            raise ValueError(f"{kind.__name__} has no classical answer to show")
+            raise Refusal(f"{kind.__name__} has no classical answer to show")
 
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
         x = problem.operator.baseline(problem.y, prior.image_shape)

@@ -8,6 +8,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance
@@ -39,7 +40,7 @@ class CoDPS:
         positive(self, "steps", "scale", "div_ratio")
         fraction(self, "eta")
         if not (self.plus if self.inv_var is None else self.inv_var >= 0):
-            raise ValueError(f"inv_var must be at least 0, not {self.inv_var}")
+            raise Refusal(f"inv_var must be at least 0, not {self.inv_var}")
 
     def check(self, problem: Problem, prior: Prior) -> None:
         need_linear(type(self).__name__, problem.operator, prior)

@@ -13,6 +13,7 @@ from typing import TypeGuard
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.covariance import ErrorCovariance
 from solvers.gauss_newton import Root, dual_step, gauss_newton, whitened_step
@@ -72,7 +73,7 @@ def conditioned(
     if not isinstance(operator, LinearOperator):
         S = root(v, m)
         if S is None:
-            raise ValueError("a covariance without a root needs a linear measurement; give a number, [B] or a diagonal")
+            raise Refusal("a covariance without a root needs a linear measurement; give a number, [B] or a diagonal")
         operator = operator.given(problem.y.to(m), problem.sigma_y)
         target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
         return gauss_newton(u, S, operator, y, s2, accuracy, target, cap=cap, steps=steps, clean=clean)

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import norm, per_image
@@ -41,7 +42,7 @@ class DPS:
     def check(self, problem: Problem, prior: Prior) -> None:
         vp_levels(prior, self.steps)
         if self.guidance == "likelihood" and problem.whitened().sigma_y == 0:
-            raise ValueError("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
+            raise Refusal("guidance: likelihood needs a noisy measurement; use guidance: norm on a clean one")
 
     @torch.no_grad()
     def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, norm, per_image
@@ -47,13 +48,13 @@ class PaDIS:
     def __post_init__(self) -> None:
         positive(self, "steps", "inner")
         if not 0 < self.eps <= 4:
-            raise ValueError(f"eps must lie in (0, 4], not {self.eps}")
+            raise Refusal(f"eps must lie in (0, 4], not {self.eps}")
 
     def check(self, problem: Problem, prior: Prior) -> None:
         if self.data != "dps":
             need_linear("PaDIS", problem.operator, prior)
         if prior.kind == "latent":
-            raise ValueError("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
+            raise Refusal("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
         self.levels(problem, prior)
 
     @torch.no_grad()

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator
 from solvers.operators.composed import Composition
@@ -25,7 +26,7 @@ def constant(operator: Operator, like: Tensor) -> Tensor:
     if not isinstance(operator, LinearOperator):
         return torch.ones_like(like[:1])
     if operator.shape is None:
-        raise ValueError(f"{type(operator).__name__} needs an image shape: call draw first")
+        raise Refusal(f"{type(operator).__name__} needs an image shape: call draw first")
     return operator.forward(torch.ones(1, *operator.shape, dtype=like.dtype, device=like.device))
 
 
@@ -37,7 +38,7 @@ def level(operator: Operator, y: Tensor) -> Tensor:
     value = (y + constant(operator, y)) / unit_scale(operator)
     negative = value.clamp_max(0).flatten(1).abs().sum(1) / value.flatten(1).abs().sum(1).clamp_min(1e-30)
     if not operator.transmission and bool((negative > 0.01).any()):  # bicubic lobes make 0.0005 of a scan
-        raise ValueError(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
+        raise Refusal(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
     return value
 
 

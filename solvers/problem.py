@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
@@ -22,7 +23,7 @@ class Gaussian:
 
     def __post_init__(self) -> None:
         if self.sigma_y is not None and not (math.isfinite(self.sigma_y) and self.sigma_y >= 0):
-            raise ValueError(f"sigma_y must be a finite number >= 0, not {self.sigma_y}")
+            raise Refusal(f"sigma_y must be a finite number >= 0, not {self.sigma_y}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Poisson:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.rate) and self.rate > 0):
-            raise ValueError(f"Poisson rate must be a finite number > 0, not {self.rate}")
+            raise Refusal(f"Poisson rate must be a finite number > 0, not {self.rate}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class Problem:
             return self.likelihood.sigma_y
         if isinstance(self.likelihood, Clean):
             return 0.0
-        raise ValueError("this likelihood has no single sigma_y: take the problem's whitened() form")
+        raise Refusal("this likelihood has no single sigma_y: take the problem's whitened() form")
 
     def whitened(self) -> "Problem":
         """The same problem with noise of one known standard deviation, entries of y and A weighted alike.
@@ -137,13 +138,13 @@ def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, nois
     """Simulate y from the truth x0 [B,C,H,W] with each image's own noise. A plain float is a Gaussian's sigma_y."""
     likelihood = Gaussian(float(likelihood)) if isinstance(likelihood, (int, float)) else likelihood
     if x0.is_complex():
-        raise ValueError("the image is complex; give real and imaginary part as two channels")
+        raise Refusal("the image is complex; give real and imaginary part as two channels")
     if operator.shape is None:
         operator = operator.bind(tuple(x0.shape[1:]))
     clean = operator.forward(x0)
     if isinstance(likelihood, Gaussian):
         if likelihood.sigma_y is None:
-            raise ValueError("a simulated measurement needs a value for sigma_y")
+            raise Refusal("a simulated measurement needs a value for sigma_y")
         y = clean + likelihood.sigma_y * operator.restrict(noise.like(clean))
     elif isinstance(likelihood, Poisson):
         y = operator.restrict(counted(operator, clean, likelihood.rate, noise))
@@ -159,17 +160,15 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
     removed here). Raises ValueError in one line if y does not fit the operator.
     """
     if operator.random:
-        raise ValueError(f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had")
+        raise Refusal(f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had")
     if y.is_complex():
-        raise ValueError("y is complex; give real and imaginary parts as channels, 2 for each coil")
+        raise Refusal("y is complex; give real and imaginary parts as channels, 2 for each coil")
     operator = operator.draw(shape, noise)
     expected = tuple(operator.shape_out(shape))
     if tuple(y.shape[1:]) != expected:
-        raise ValueError(
-            f"a measurement of shape {list(y.shape[1:])} does not fit images of {list(shape)}: {list(expected)} is due"
-        )
+        raise Refusal(f"a measurement of shape {list(y.shape[1:])} does not fit images of {list(shape)}: {list(expected)} is due")
     if not bool(torch.isfinite(y).all()):
-        raise ValueError("the measurement holds values that are not finite")
+        raise Refusal("the measurement holds values that are not finite")
     y = operator.restrict(y - constant(operator, y) if operator.unit_range else y)
     if isinstance(likelihood, Poisson):
         level(operator, y)
@@ -187,7 +186,7 @@ def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
                 return tuple(shape)
         except ValueError:
             continue
-    raise ValueError(
+    raise Refusal(
         f"a measurement of shape {measured} does not fit {type(operator).__name__} on images of {prior} or its own size"
     )
 
@@ -205,7 +204,7 @@ def estimated_sigma_y(problem: Problem) -> Tensor:
     y, operator = problem.y, problem.operator
     seen, alone = operator.restrict(torch.ones_like(y)), operator.noise_alone(y)
     if y.ndim < 4:
-        raise ValueError("sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y")
+        raise Refusal("sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y")
     result = []
     for row, image_id in enumerate(problem.ids):
         noise = alone[row][alone[row] != 0] if alone is not None else y.new_zeros(0)
@@ -217,7 +216,7 @@ def estimated_sigma_y(problem: Problem) -> Tensor:
         medians = found[: len(found) // RUN * RUN].reshape(-1, RUN).abs().median(1).values
         medians = medians[medians > 0]  # runs of padding measure nothing
         if not len(medians):
-            raise ValueError(f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y")
+            raise Refusal(f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y")
         result.append(float(medians.quantile(0.25)) / 0.6082)
     return torch.tensor(result, dtype=y.dtype, device=y.device)
 

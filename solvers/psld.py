@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import CAP, correction
@@ -44,7 +45,7 @@ class PSLD:
 
     def check(self, problem: Problem, prior: Prior) -> None:
         if prior.kind != "latent":
-            raise ValueError("PSLD needs a latent prior: it glues encoder and decoder; use DPS or DAPS on a pixel prior")
+            raise Refusal("PSLD needs a latent prior: it glues encoder and decoder; use DPS or DAPS on a pixel prior")
         need_linear("PSLD", problem.operator)
         vp_levels(prior, self.steps)
 

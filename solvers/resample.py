@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.condition import Variance, conditioned, discrepancy
@@ -67,7 +68,7 @@ class ReSample:
         positive(self, "steps", "skip", "newton", "cg", "gamma")
         fraction(self, "eta")
         if self.look_ahead < 0:
-            raise ValueError(f"look_ahead must be at least 0, not {self.look_ahead}")
+            raise Refusal(f"look_ahead must be at least 0, not {self.look_ahead}")
 
     def check(self, problem: Problem, prior: Prior) -> None:
         vp_levels(prior, self.steps, self.spacing)

@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, Operator
@@ -65,13 +66,13 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
     """Refuse, in one line and before any network runs, what cannot be solved. Raises ValueError."""
     rows, expected = len(problem.ids), problem.operator.shape_out(prior.image_shape)
     if tuple(problem.y.shape) != (rows, *expected):
-        raise ValueError(
+        raise Refusal(
             f"measurement of shape {tuple(problem.y.shape[1:])} does not fit the operator,"
             f" which measures {tuple(expected)} of images {tuple(prior.image_shape)}"
         )
     if not bool(torch.isfinite(problem.y).all()):
         bad = [i for i, row in zip(problem.ids, problem.y) if not bool(torch.isfinite(row).all())]
-        raise ValueError(f"measurement of {', '.join(bad)} holds values that are not finite")
+        raise Refusal(f"measurement of {', '.join(bad)} holds values that are not finite")
     own = getattr(solver, "check", None)
     if own is not None:
         own(problem, prior)
@@ -80,9 +81,9 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
 def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
     if not isinstance(operator, LinearOperator):
-        raise ValueError(f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any")
+        raise Refusal(f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any")
     if prior is not None and prior.kind == "latent":
-        raise ValueError(
+        raise Refusal(
             f"{name} needs a pixel or patch prior: no operator is linear behind a decoder; DAPS, ReSample and PSLD go there"
         )
 
@@ -93,11 +94,11 @@ def positive(settings: object, *names: str) -> None:
     for name in names:
         value, count = getattr(settings, name), kinds[name] in (int, int | None)
         if value is not None and not (value >= 1 if count else value > 0):
-            raise ValueError(f"{name} must be {'at least 1' if count else 'above 0'}, not {value}")
+            raise Refusal(f"{name} must be {'at least 1' if count else 'above 0'}, not {value}")
 
 
 def fraction(settings: object, *names: str) -> None:
     """Refuse numbers outside [0, 1], by their field names."""
     for name in names:
         if not 0 <= getattr(settings, name) <= 1:
-            raise ValueError(f"{name} must lie in [0, 1], not {getattr(settings, name)}")
+            raise Refusal(f"{name} must lie in [0, 1], not {getattr(settings, name)}")

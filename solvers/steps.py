@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import schedule
 from ldm.denoiser import Prior
@@ -16,11 +17,11 @@ def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spac
     Raises ValueError if nothing of the range is left.
     """
     if not 0 < sigma_min <= sigma_max:
-        raise ValueError(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
+        raise Refusal(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
     low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
     if not low <= high:
         known = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
-        raise ValueError(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {known}")
+        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {known}")
     return (schedule.karras if spacing == "karras" else schedule.geometric)(steps, low, high).tolist()
 
 
@@ -37,7 +38,7 @@ def vp_levels(prior: Prior, steps: int, spacing: str = "even") -> list[float]:
     table = prior.alpha_bar.cpu()
     usable = int((schedule.sigma_of(table) <= prior.sigma_max * (1 + 1e-6)).sum())
     if steps > usable:
-        raise ValueError(f"steps must be between 1 and {usable}, the levels of the prior's table, not {steps}")
+        raise Refusal(f"steps must be between 1 and {usable}, the levels of the prior's table, not {steps}")
     if spacing == "even":
         return [*table[schedule.ddim_times(steps, usable)].tolist(), 1.0]
     times = torch.arange(0, usable, usable // steps).add(1).clamp_max(usable - 1).unique()

@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from data.files import Refusal
 from data import formats
 from data.dataset import LUMINANCE
 from data.formats import raster
@@ -61,11 +62,11 @@ class Recipe:
             (not (self.window and self.percentiles), "give --window or --percentiles, not both"),
         ):
             if not right:
-                raise ValueError(what)
+                raise Refusal(what)
         if self.window and not (self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])):
-            raise ValueError(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite")
+            raise Refusal(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite")
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise ValueError(f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100")
+            raise Refusal(f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100")
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
     if recipe.grayscale and len(pixels) == 3:
         pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
     if len(pixels) not in (1, 3):
-        raise ValueError(f"has {len(pixels)} channels; only gray and RGB can become PNG")
+        raise Refusal(f"has {len(pixels)} channels; only gray and RGB can become PNG")
     stored = ((pixels - intensity.low) / (intensity.high - intensity.low)).numpy()
     square = (recipe.size, recipe.size)
     fitted = [np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS)) for c in stored]
@@ -190,12 +191,12 @@ def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -
             left.unlink(missing_ok=True)
     for folder, reason in planned.unreadable:
         if strict:
-            raise ValueError(f"{folder}: {reason}")
+            raise Refusal(f"{folder}: {reason}")
         yield Done(folder, "", [0, 0], [], 0, reason)
     with Journal(root / ".progress.jsonl", {"recipe": asdict(recipe), "folders": planned.folders}) as journal:
         for outcome, fresh in _ordered(planned.sources, recipe, root, workers, journal):
             if outcome.reason and strict:
-                raise ValueError(f"{outcome.file}: {outcome.reason}")
+                raise Refusal(f"{outcome.file}: {outcome.reason}")
             if fresh:
                 journal.add(asdict(outcome))
             yield outcome
@@ -217,7 +218,7 @@ def _ordered(
         while waiting:
             yield _result(waiting.popleft())
     except BrokenProcessPool:
-        raise ValueError("a worker process was killed, perhaps for want of memory; run again with fewer --workers") from None
+        raise Refusal("a worker process was killed, perhaps for want of memory; run again with fewer --workers") from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)

@@ -1,5 +1,6 @@
 """The journal of a preparation: what was asked, then a line for every finished file."""
 
+from data.files import Refusal
 import fcntl
 import json
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ def held(root: Path) -> Iterator[None]:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers that outlive a kill
         except OSError:
-            raise ValueError(f"{root}: another preparation is writing here; wait for it, or choose another folder") from None
+            raise Refusal(f"{root}: another preparation is writing here; wait for it, or choose another folder") from None
         yield
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pydicom
 
+from data.files import Refusal
 from data import formats
 from data.folder import is_dicom, is_image, walk
 from data.formats.dicom_identity import pseudonym
@@ -62,7 +63,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     found: list[tuple[str, Path, str, str]] = []  # split, path, name, subject
     for split, folder in folders.items():
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder")
+            raise Refusal(f"{folder}: no such folder")
         for path in walk(folder, unreadable):
             name = path.relative_to(folder).as_posix()
             if not is_image(path):
@@ -70,7 +71,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
             else:
                 found.append((split, path, name, _subject(path, name, pattern)))
     if not found:
-        raise ValueError(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
+        raise Refusal(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
     if shares:
         place = _divide({s or name for split, _, name, s in found if split == "train"}, shares, seed)
         found = [(place[s or name] if split == "train" else split, path, name, s) for split, path, name, s in found]
@@ -84,30 +85,30 @@ def _compiled(subject: str | None) -> re.Pattern | None:
     try:
         return re.compile(subject) if subject else None
     except re.error as error:
-        raise ValueError(f"subject {subject!r} is no regular expression: {error}") from None
+        raise Refusal(f"subject {subject!r} is no regular expression: {error}") from None
 
 
 def _check_shares(shares: tuple[float, ...] | None, folders: dict[str, Path]) -> None:
     if shares is None:
         return
     if len(shares) not in (2, 3) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise ValueError(f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1")
+        raise Refusal(f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1")
     for split, share in zip(SPLITS[1:], shares[1:]):
         if share and split in folders:
-            raise ValueError(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
+            raise Refusal(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
 
 
 def _check_apart(folders: dict[str, Path]) -> None:
     for (split, folder), (other, outer) in permutations(folders.items(), 2):
         if folder.resolve().is_relative_to(outer.resolve()):
-            raise ValueError(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
+            raise Refusal(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
 
 
 def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
     if pattern:
         match = pattern.search(name)
         if not match:
-            raise ValueError(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
+            raise Refusal(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
         return match.group(match.re.groups and 1) or ""
     if not is_dicom(path):
         return ""
@@ -138,7 +139,7 @@ def _check_subjects(found: list[tuple[str, Path, str, str]]) -> None:
     for split, path, _, subject in found:
         other, where = home.setdefault(subject, (split, path))
         if subject and other != split:
-            raise ValueError(f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak")
+            raise Refusal(f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak")
 
 
 def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:

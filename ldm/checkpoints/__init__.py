@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from data.files import Refusal
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
 from ldm.checkpoints.compatibility import ESTIMATED, differences
 from ldm.checkpoints.description import Described, within
@@ -33,7 +34,7 @@ def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prio
     """
     described = describe(path, config, ema=ema)
     if described.part != "prior":
-        raise ValueError(f"{path}: is an autoencoder, not a prior; name it as the first stage of a latent prior")
+        raise Refusal(f"{path}: is an autoencoder, not a prior; name it as the first stage of a latent prior")
     return described.build()  # type: ignore[return-value]
 
 
@@ -44,7 +45,7 @@ def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) 
     if described.part == "first_stage":
         return module
     if not hasattr(module, "first_stage"):
-        raise ValueError(f"{path}: is a pixel prior and has no first stage")
+        raise Refusal(f"{path}: is a pixel prior and has no first stage")
     return module.first_stage  # type: ignore[return-value]
 
 
@@ -76,7 +77,7 @@ def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[s
     """Raise ValueError if the weights of `theirs`, from this file, mean something else in `ours`; phrases for what is free."""
     found = differences(theirs, ours)
     if fixed := [phrase for what, phrase in found.items() if what not in free]:
-        raise ValueError(f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}")
+        raise Refusal(f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}")
     return list(found.values())
 
 
@@ -90,7 +91,7 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> 
     try:
         return _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
-        raise ValueError(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
+        raise Refusal(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
 
 
 def trained(path: Path) -> Path:
@@ -112,7 +113,7 @@ def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Describe
     for family in (stable_diffusion, compvis):
         if family.recognises(state):
             return family.describe(path, state, settings, ema)
-    raise ValueError(f"{path}: the layout of these weights is not known")
+    raise Refusal(f"{path}: the layout of these weights is not known")
 
 
 def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
@@ -121,12 +122,12 @@ def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
         return own.describe_folder(path)
     if diffusers_folder.recognises(path):
         return diffusers_folder.describe(path, settings)
-    raise ValueError(f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json")
+    raise Refusal(f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json")
 
 
 def _unneeded(path: Path, settings: Mapping[str, Any] | None) -> None:
     if settings is not None:
-        raise ValueError(f"{path}: describes itself and takes no settings beside it")
+        raise Refusal(f"{path}: describes itself and takes no settings beside it")
 
 
 def _first_line(error: Exception) -> str:

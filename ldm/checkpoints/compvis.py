@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from ldm import schedule
 from ldm.checkpoints import image_autoencoder
 from ldm.checkpoints.description import Described, node, under, within
@@ -58,7 +59,7 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     if settings is None:
         near = beside(path)
         if near is None:
-            raise ValueError(f"{path}: needs its YAML: give it as config, or lay it beside the weights as {path.stem}.yaml")
+            raise Refusal(f"{path}: needs its YAML: give it as config, or lay it beside the weights as {path.stem}.yaml")
         settings = text_mapping(near)
     options = Options(settings, path, ignored=("data", "lightning"))
     model = Options(options.take("model", dict), path, ignored=("target", "base_learning_rate"))
@@ -79,7 +80,7 @@ def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: i
     channels, size = params.take("channels", int, unet.channels), params.take("image_size", int, unet.size)
     predicts = params.take("parameterization", str, "eps")
     if predicts not in PREDICTS:
-        raise ValueError(f"{path}: parameterization {predicts!r} is not one of {', '.join(PREDICTS)}")
+        raise Refusal(f"{path}: parameterization {predicts!r} is not one of {', '.join(PREDICTS)}")
     condition = params.settings.get("cond_stage_config")
     params.known |= {"cond_stage_config", "scale_factor"}
     params.finish()
@@ -89,10 +90,10 @@ def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: i
         inner, state, label = _classes(condition, inner, state, tensors, label, path)
         known += (CONDITION,)
     elif label is not None:
-        raise ValueError(f"{path}: this model is unconditional and takes no label")
+        raise Refusal(f"{path}: this model is unconditional and takes no label")
     extra = [key for key in tensors if not key.startswith(known)]
     if extra:
-        raise ValueError(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
+        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
     prior = node(
         "ldm.latent.LatentPrior",
         denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
@@ -115,7 +116,7 @@ def network(config: Mapping[str, Any], path: Path) -> OpenAIUNet:
     multipliers = tuple(o.take("channel_mult", list))
     across = o.take("use_spatial_transformer", bool, False)
     if o.take("transformer_depth", int, 1) != 1:
-        raise ValueError(f"{path}: transformer_depth other than 1 is not supported")
+        raise Refusal(f"{path}: transformer_depth other than 1 is not supported")
     head, heads = o.take("num_head_channels", int, -1), o.take("num_heads", int, -1)
     built = OpenAIUNet(
         size=o.take("image_size", int),
@@ -141,7 +142,7 @@ def table_of(params: Options, tensors: Mapping[str, Tensor], path: Path) -> dict
     """The schedule's node; the file's own table must be the one its YAML describes."""
     kind = params.take("beta_schedule", str, "linear")
     if kind != "linear":  # CompVis's `linear` is linear in sqrt(beta)
-        raise ValueError(f"{path}: beta_schedule {kind!r} is not supported")
+        raise Refusal(f"{path}: beta_schedule {kind!r} is not supported")
     start, end = params.take("linear_start", float, 1e-4), params.take("linear_end", float, 2e-2)
     table = schedule.Table("scaled_linear", start, end, params.take("timesteps", int, 1000))
     stored = tensors.get("alphas_cumprod")
@@ -149,7 +150,7 @@ def table_of(params: Options, tensors: Mapping[str, Tensor], path: Path) -> dict
     if stored is not None and not (
         stored.shape == (table.n,) and torch.allclose(stored.double(), table.alpha_bar(), rtol=precision)
     ):
-        raise ValueError(f"{path}: the noise table in the file is not the one described (linear_start {start}, linear_end {end})")
+        raise Refusal(f"{path}: the noise table in the file is not the one described (linear_start {start}, linear_end {end})")
     return node("ldm.schedule.Table", kind="scaled_linear", beta_start=start, beta_end=end, n=table.n)
 
 
@@ -161,10 +162,10 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     names = {key: AVERAGE + f"{UNET.removeprefix('model.')}{key}".replace(".", "") for key in raw}
     missing = [name for name in names.values() if name not in tensors]
     if missing:
-        raise ValueError(f"{path}: {len(missing)} averaged weights are missing: {listed(missing)}; ema=False loads the raw ones")
+        raise Refusal(f"{path}: {len(missing)} averaged weights are missing: {listed(missing)}; ema=False loads the raw ones")
     stray = within(AVERAGE, tensors).keys() - {name.removeprefix(AVERAGE) for name in names.values()} - {"decay", "num_updates"}
     if stray:
-        raise ValueError(f"{path}: {len(stray)} averaged weights have no raw ones: {listed(sorted(stray))}")
+        raise Refusal(f"{path}: {len(stray)} averaged weights have no raw ones: {listed(sorted(stray))}")
     return {key: tensors[name] for key, name in names.items()}
 
 
@@ -178,11 +179,11 @@ def _first_stage(
         return image_autoencoder.describe(params, bundled, path)
     named = params.get("ckpt_path")
     if not isinstance(named, str):
-        raise ValueError(f"{path}: holds no first stage; name its file as first_stage_config.params.ckpt_path")
+        raise Refusal(f"{path}: holds no first stage; name its file as first_stage_config.params.ckpt_path")
     places = [Path(named), path.parent / named, path.parent / Path(named).name]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        raise ValueError(f"{path}: its first stage {named} is not there")
+        raise Refusal(f"{path}: its first stage {named} is not there")
     content = weights(found)
     return image_autoencoder.describe(params, plain(content.get("state_dict", content)), found)
 
@@ -195,6 +196,6 @@ def _classes(config, inner, state, tensors, label, path):
     o.finish()
     label = classes - 1 if label is None else label
     if not 0 <= label < classes:
-        raise ValueError(f"{path}: label {label} must lie in 0..{classes - 1}")
+        raise Refusal(f"{path}: label {label} must lie in 0..{classes - 1}")
     inner = node("ldm.networks.published.ClassConditioned", network=inner, classes=classes, width=width)
     return inner, {**under("network.", state), **within(CONDITION, tensors)}, label

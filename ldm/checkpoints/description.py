@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from data.files import Refusal
 from ldm.checkpoints.fitting import digest, fill, skeleton
 from ldm.denoiser import Prior
 
@@ -31,7 +32,7 @@ class Described:
         fill(module, self.state, self.path)
         if self.part == "prior":
             if not isinstance(module, Prior):
-                raise ValueError(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
+                raise Refusal(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
             module.origin = partial(digest, module.state_dict())
         return module
 

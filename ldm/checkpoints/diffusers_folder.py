@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints import stable_diffusion
 from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import plain
@@ -37,7 +38,7 @@ def describe(folder: Path, settings: Mapping[str, Any] | None) -> Described:
     if not (folder / "model_index.json").is_file():
         kind, inner, state = network(folder)
         if kind not in ("VQModel", "AutoencoderKL"):
-            raise ValueError(f"{folder}: a {kind} alone does not say its noise schedule; give the whole pipeline's folder")
+            raise Refusal(f"{folder}: a {kind} alone does not say its noise schedule; give the whole pipeline's folder")
         return Described("first_stage", _stage(kind, inner), under("model.", state), folder)
     kind, inner, state = network(folder / "unet")
     table, predicts = schedule(folder / "scheduler")
@@ -83,7 +84,7 @@ def network(folder: Path) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
     config = text_mapping(folder / "config.json")
     kind = config.get("_class_name")
     if kind not in NETWORKS:
-        raise ValueError(f"{folder}: class {kind!r} is not one of {', '.join(NETWORKS)}")
+        raise Refusal(f"{folder}: class {kind!r} is not one of {', '.join(NETWORKS)}")
     params = {key: value for key, value in config.items() if not key.startswith("_")}  # null is a value here
     state = {}
     for key, tensor in tensors(folder).items():
@@ -98,7 +99,7 @@ def tensors(folder: Path) -> dict[str, Tensor]:
     """The weights of one model's folder."""
     found = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if found is None:
-        raise ValueError(f"{folder}: has no weights ({', '.join(FILES[:3])})")
+        raise Refusal(f"{folder}: has no weights ({', '.join(FILES[:3])})")
     return plain(weights(found))
 
 
@@ -107,6 +108,6 @@ def schedule(folder: Path) -> tuple[dict[str, Any], str]:
     config = text_mapping(folder / "scheduler_config.json")
     kind, predicts = TABLES.get(config.get("beta_schedule", "linear")), PREDICTS.get(config.get("prediction_type", "epsilon"))
     if kind is None or predicts is None or config.get("trained_betas") is not None or config.get("rescale_betas_zero_snr"):
-        raise ValueError(f"{folder}: a schedule of this kind is not supported (linear, scaled_linear or cosine betas)")
+        raise Refusal(f"{folder}: a schedule of this kind is not supported (linear, scaled_linear or cosine betas)")
     ends = {} if kind == "cosine" else {k: float(config.get(k, d)) for k, d in (("beta_start", 1e-4), ("beta_end", 0.02))}
     return node("ldm.schedule.Table", kind=kind, n=int(config.get("num_train_timesteps", 1000)), **ends), predicts

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.unpickling import Inert
@@ -50,14 +51,14 @@ def describe(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any]
     kind = next((target for suffix, target in PRECONDITIONERS.items() if name.endswith(suffix)), None)
     inner = record((outer.get("_modules") or {}).get("model"))
     if kind is None or inner is None:
-        raise ValueError(f"{path}: holds a {name or 'network'} that is not one of {', '.join(PRECONDITIONERS)}")
+        raise Refusal(f"{path}: holds a {name or 'network'} that is not one of {', '.join(PRECONDITIONERS)}")
     network, options = unet(inner[0], inner[1], path)
     resolution, channels = options["resolution"], network["params"]["out"]
     state = {ours(key, resolution): tensor for key, tensor in tensors(inner[1]) if not UNUSED.search(key)}
     denoiser = node(kind, network=network, **_numbers(kind, outer))
     positions = network["params"]["channels"] - channels
     if positions not in (0, 2):
-        raise ValueError(f"{path}: {positions} channels beside the image's {channels}; position channels are two")
+        raise Refusal(f"{path}: {positions} channels beside the image's {channels}; position channels are two")
     levels = {key: outer[key] for key in ("sigma_min", "sigma_max") if 0 < _number(outer.get(key)) < 1e6}
     return _prior(
         path, denoiser, state, channels, resolution, bool(positions), network["params"].get("classes"), levels, settings
@@ -70,9 +71,9 @@ def _prior(path, denoiser, state, channels, resolution, positioned, classes, lev
     whole, unit, label = o.take("whole", bool, False), o.take("unit_range", bool, None), o.take("label", int, None)
     o.finish()
     if classes and label is not None and not 0 <= label < classes or label is not None and not classes:
-        raise ValueError(f"{path}: label {label} does not fit a network of {classes or 0} classes")
+        raise Refusal(f"{path}: label {label} does not fit a network of {classes or 0} classes")
     if positioned and not whole and None in (size, patch, pad, unit):
-        raise ValueError(
+        raise Refusal(
             f"{path}: a patch net, and the file does not say its geometry: give size, patch, pad and unit_range (PaDIS: "
             "256, 56, 24, true), or whole: true (Patch-Diffusion)"
         )
@@ -108,7 +109,7 @@ def tensors(state: Mapping[str, Any], prefix: str = "", seen: set[int] | None = 
     """(dotted name, tensor) of every parameter and buffer below a module's state; modules are a tree, or could be endless."""
     seen = set() if seen is None else seen
     if id(state) in seen:
-        raise ValueError(f"module {prefix.rstrip('.')!r} occurs twice")
+        raise Refusal(f"module {prefix.rstrip('.')!r} occurs twice")
     seen.add(id(state))
     for group in ("_parameters", "_buffers"):
         for name, tensor in (state.get(group) or {}).items():
@@ -125,7 +126,7 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
     arguments = state.get("_init_kwargs")
     arguments = arguments.items if isinstance(arguments, Inert) else arguments
     if name not in ("SongUNet", "DhariwalUNet"):
-        raise ValueError(f"{path}: network {name!r} is neither SongUNet nor DhariwalUNet")
+        raise Refusal(f"{path}: network {name!r} is neither SongUNet nor DhariwalUNet")
     song = name == "SongUNet"
     o = Options(arguments, path, ignored=IMPLIED)
     resolution, multipliers = o.take("img_resolution", int), o.take("channel_mult", list, [1, 2, 2, 2] if song else [1, 2, 3, 4])
@@ -142,10 +143,10 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
     if song:
         forms = o.take("embedding_type", str, "positional"), o.take("encoder_type", str, "standard")
         if forms not in KINDS or o.take("decoder_type", str, "standard") != "standard":
-            raise ValueError(f"{path}: a SongUNet with {' and '.join(forms)} parts is neither DDPM++ nor NCSN++")
+            raise Refusal(f"{path}: a SongUNet with {' and '.join(forms)} parts is neither DDPM++ nor NCSN++")
         common["kind"] = KINDS[forms]
     if o.settings.get("implicit_mlp"):
-        raise ValueError(f"{path}: networks with implicit_mlp are not supported")
+        raise Refusal(f"{path}: networks with implicit_mlp are not supported")
     o.finish()
     return node(f"ldm.networks.edm.{name}", **common), {"resolution": resolution}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from data.files import Refusal
 from ldm import config
 from ldm.checkpoints.reading import guarded, listed, sound
 
@@ -28,7 +29,7 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     rooms = (*ROOMS, *(f"{module}." for module in config._plugins))
     for target in guarded(Path(path), lambda _: _targets(node)):
         if not str(target).startswith(rooms):
-            raise ValueError(
+            raise Refusal(
                 f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers"
             )
     left = [4 * tensors + SLACK]  # a module may register a name several times while it is built, biases as None
@@ -36,18 +37,18 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     def count(*_: Any) -> None:
         left[0] -= 1
         if left[0] < 0:
-            raise ValueError(f"describes more layers than the file has tensors ({tensors})")
+            raise Refusal(f"describes more layers than the file has tensors ({tensors})")
 
     handle = register_module_parameter_registration_hook(count)
     try:
         with torch.device("meta"):
             built = config.build(node)
     except (ValueError, RuntimeError, TypeError, OverflowError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: {str(error).splitlines()[0]}") from None
+        raise Refusal(f"{path}: {str(error).splitlines()[0]}") from None
     finally:
         handle.remove()
     if not isinstance(built, nn.Module):
-        raise ValueError(f"{path}: describes a {type(built).__name__}, not a model")
+        raise Refusal(f"{path}: describes a {type(built).__name__}, not a model")
     return built
 
 
@@ -69,12 +70,12 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> No
     }
     if any(misfits.values()):
         faults = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in misfits.items() if names)
-        raise ValueError(f"{path}: does not fit the model: {faults}")
+        raise Refusal(f"{path}: does not fit the model: {faults}")
     float32 = {key: _aligned(tensor.detach().float()) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     module.load_state_dict(float32, strict=True, assign=True)
     stranded = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if stranded:
-        raise ValueError(f"{path}: the model has tensors that no file holds: {listed(stranded)}")
+        raise Refusal(f"{path}: the model has tensors that no file holds: {listed(stranded)}")
     module.requires_grad_(False).eval()
 
 
@@ -124,7 +125,7 @@ def _targets(description: Any) -> list[Any]:
         value = left.pop()
         seen += 1
         if seen > LARGEST:
-            raise ValueError(f"a model description of more than {LARGEST} values")
+            raise Refusal(f"a model description of more than {LARGEST} values")
         if isinstance(value, Mapping):
             found += [value["target"]] if "target" in value else []
             left += value.values()

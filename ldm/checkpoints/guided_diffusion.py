@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import levels_of, plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
@@ -47,14 +48,12 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
         depth = len({key.split(".")[1] for key in tensors if key.startswith("input_blocks.")})
         settings = PUBLISHED.get((width, depth, classes))
         if settings is None:
-            raise ValueError(
-                f"{path}: not a guided-diffusion model known by shape; give its options (num_channels, ...) as config"
-            )
+            raise Refusal(f"{path}: not a guided-diffusion model known by shape; give its options (num_channels, ...) as config")
     o = Options(settings, path, ignored=UNUSED)
     unet = network(o, tensors)
     label = o.take("label", int, None)
     if unet.classes and (label is None or not 0 <= label < unet.classes):
-        raise ValueError(f"{path}: a class-conditional model needs `label: 0..{unet.classes - 1}`, not {label}")
+        raise Refusal(f"{path}: a class-conditional model needs `label: 0..{unet.classes - 1}`, not {label}")
     prior = node(
         "ldm.denoiser.Prior",
         denoiser=node(
@@ -75,14 +74,14 @@ def network(o: Options, tensors: Mapping[str, Tensor]) -> OpenAIUNet:
     size = o.take("image_size", int)
     listed = _list(o, "channel_mult", "") or MULTIPLIERS.get(size)
     if listed is None:
-        raise ValueError(f"{o.path}: image_size {size} has no usual channel_mult; give one")
+        raise Refusal(f"{o.path}: image_size {size} has no usual channel_mult; give one")
     multipliers = tuple(float(m) for m in listed.split(","))
     attends = levels_of(
         (size // int(r) for r in _list(o, "attention_resolutions", "16,8").split(",") if int(r)), len(multipliers)
     )
     head, heads = o.take("num_head_channels", int, -1), o.take("num_heads", int, 4)
     if o.take("class_cond", bool, False) != ("label_emb.weight" in tensors):
-        raise ValueError(
+        raise Refusal(
             f"{o.path}: class_cond disagrees with the file, which {'has' if 'label_emb.weight' in tensors else 'lacks'} label_emb"
         )
     return OpenAIUNet(
@@ -112,8 +111,8 @@ def _table(o: Options) -> dict[str, Any]:
     """`linear` is DDPM's table, its ends scaled with the number of steps so that 1,000 steps give 1e-4 ... 0.02."""
     kind, steps = o.take("noise_schedule", str, "linear"), o.take("diffusion_steps", int, 1000)
     if kind not in ("linear", "cosine"):
-        raise ValueError(f"{o.path}: noise_schedule {kind!r} is neither linear nor cosine")
+        raise Refusal(f"{o.path}: noise_schedule {kind!r} is neither linear nor cosine")
     if o.take("rescale_timesteps", bool, False) and steps != 1000:
-        raise ValueError(f"{o.path}: rescale_timesteps with {steps} diffusion_steps is not supported")
+        raise Refusal(f"{o.path}: rescale_timesteps with {steps} diffusion_steps is not supported")
     ends = {"beta_start": 0.1 / steps, "beta_end": 20 / steps} if kind == "linear" else {}
     return node("ldm.schedule.Table", kind=kind, n=steps, **ends)

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.description import node, under
 from ldm.checkpoints.keymaps import autoencoder, rename
 from ldm.checkpoints.options import Options
@@ -42,7 +43,7 @@ def describe(settings: Mapping[str, Any], source: Mapping[str, Tensor], path: Pa
     params.finish()
     net.finish()
     if codes is None and embedded != latent:
-        raise ValueError(f"{path}: a KL autoencoder with embed_dim {embedded} unlike z_channels {latent} is not supported")
+        raise Refusal(f"{path}: a KL autoencoder with embed_dim {embedded} unlike z_channels {latent} is not supported")
     inner = (
         node("diffusers.AutoencoderKL", **common)
         if codes is None

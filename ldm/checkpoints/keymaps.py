@@ -11,6 +11,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
+
 Table = dict[str, str]  # source module path -> target module path
 
 RESIDUAL = {
@@ -125,7 +127,7 @@ def split_qkv(state: Mapping[str, Tensor], order: Literal["legacy", "new"], head
             continue
         width = head(len(tensor) // 3)
         if width < 1 or len(tensor) % (3 * width):
-            raise ValueError(f"{key} has {len(tensor)} rows, not a multiple of 3 x {width} channels per head")
+            raise Refusal(f"{key} has {len(tensor)} rows, not a multiple of 3 x {width} channels per head")
         rows = tensor.unflatten(0, (-1, 3, width)) if order == "legacy" else tensor.unflatten(0, (3, -1, width)).transpose(0, 1)
         for name, part in zip(("to_q", "to_k", "to_v"), rows.unbind(1)):
             split[f"{module.removesuffix('qkv')}{name}.{leaf}"] = part.flatten(0, 1)

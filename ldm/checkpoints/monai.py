@@ -19,6 +19,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.description import Described, node, under
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.options import Options
@@ -71,10 +72,10 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     o.finish()
     if "quant_conv_mu.conv.weight" in state:
         if autoencoder is None:
-            raise ValueError(f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`")
+            raise Refusal(f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`")
         return Described("first_stage", stage(autoencoder, unit, path), renamed(plain(state), AUTOENCODER), path)
     if diffusion is None or size is None:
-        raise ValueError(
+        raise Refusal(
             f"{path}: a MONAI DiffusionModelUNet; give `diffusion:` (its constructor's arguments) and `size:` as config"
         )
     inner = unet(diffusion, size, path)
@@ -87,7 +88,7 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     if file is None:
         return _pixel(path, params, table, found, _said(unit, path))
     if autoencoder is None:
-        raise ValueError(f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments")
+        raise Refusal(f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments")
     place = next((p for p in (path.parent / file, Path(file)) if p.is_file()), Path(file))
     params |= dict(first_stage=stage(autoencoder, unit, path), scale=scale, image_channels=autoencoder["in_channels"])
     content = weights(place)
@@ -99,7 +100,7 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
 
 def _said(unit: bool | None, path: Path) -> bool:
     if unit is None:
-        raise ValueError(f"{path}: give unit_range: true if its images lay in [0, 1] (MONAI's bundles), false if in [-1, 1]")
+        raise Refusal(f"{path}: give unit_range: true if its images lay in [0, 1] (MONAI's bundles), false if in [-1, 1]")
     return unit
 
 
@@ -143,11 +144,11 @@ def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
     blocks, head = _by_level(o, "num_res_blocks", 2, levels), _by_level(o, "num_head_channels", 8, levels)
     attends = _by_level(o, "attention_levels", ATTENDS, levels)
     if len(set(blocks)) != 1:
-        raise ValueError(f"{path}: num_res_blocks that differ by level: not supported")
+        raise Refusal(f"{path}: num_res_blocks that differ by level: not supported")
     if o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
-        raise ValueError(f"{path}: this kind of DiffusionModelUNet: not supported")
+        raise Refusal(f"{path}: this kind of DiffusionModelUNet: not supported")
     if any(h < 1 for h, a in zip(head, [*attends[:-1], True]) if a):  # the middle attends as the last level would
-        raise ValueError(f"{path}: num_head_channels {head} must be positive where there is attention, and at the end")
+        raise Refusal(f"{path}: num_head_channels {head} must be positive where there is attention, and at the end")
     built = node(
         "ldm.networks.published.GuidedUNet",
         heads=[width // h if h else 1 for width, h in zip(widths, head)],
@@ -173,7 +174,7 @@ def _by_level(o: Options, key: str, default: int | list[bool], levels: int) -> l
     o.known.add(key)
     listed = [value] * levels if type(value) is int else value
     if not isinstance(listed, (list, tuple)) or len(listed) != levels or not all(isinstance(one, int) for one in listed):
-        raise ValueError(f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}")
+        raise Refusal(f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}")
     return list(listed)
 
 
@@ -181,9 +182,7 @@ def schedule(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], 
     o = Options(arguments, path, ignored=("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type"))
     kind, predicts = o.take("schedule", str, "linear_beta"), o.take("prediction_type", str, "epsilon")
     if kind not in TABLES or predicts not in PREDICTS:
-        raise ValueError(
-            f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})"
-        )
+        raise Refusal(f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})")
     ends = dict(beta_start=o.take("beta_start", float, 1e-4), beta_end=o.take("beta_end", float, 2e-2))
     table = node("ldm.schedule.Table", kind=TABLES[kind], n=o.take("num_train_timesteps", int, 1000), **ends)
     o.finish()
@@ -203,4 +202,4 @@ def renamed(state: Mapping[str, Tensor], rules: list[tuple[str, str]]) -> dict[s
 def _two_dimensional(o: Options) -> None:
     o.finish()
     if o.settings.get("spatial_dims", 2) != 2:
-        raise ValueError(f"{o.path}: only two-dimensional MONAI models are supported")
+        raise Refusal(f"{o.path}: only two-dimensional MONAI models are supported")

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.description import node
 from ldm.checkpoints.keymaps import rename, split_qkv, unet
 
@@ -84,7 +85,7 @@ class OpenAIUNet:
     @property
     def _head(self) -> int:
         if not self.head:
-            raise ValueError("needs the number of attention heads or the channels per head")
+            raise Refusal("needs the number of attention heads or the channels per head")
         return self.head
 
     def _head_of(self, channels: int) -> int:

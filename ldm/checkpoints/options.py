@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from data.files import nearest
+from data.files import Refusal, nearest
 
 _REQUIRED = object()
 
@@ -15,7 +15,7 @@ class Options:
 
     def __init__(self, settings: Any, path: str | Path, ignored: Iterable[str] = ()):
         if not isinstance(settings, Mapping):
-            raise ValueError(f"{path}: expected a mapping of settings, not {reprlib.repr(settings)}")
+            raise Refusal(f"{path}: expected a mapping of settings, not {reprlib.repr(settings)}")
         self.settings, self.path, self.known = settings, path, set(ignored)
 
     def take(self, key: str, kind: type, default: Any = _REQUIRED) -> Any:
@@ -24,15 +24,15 @@ class Options:
         value = self.settings.get(key)
         if value is None:
             if default is _REQUIRED:
-                raise ValueError(f"{self.path}: the model's description lacks {key!r}")
+                raise Refusal(f"{self.path}: the model's description lacks {key!r}")
             return default
         accepted = (int, float) if kind is float else (list, tuple) if kind is list else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise ValueError(f"{self.path}: {key} must be of type {kind.__name__}, not {reprlib.repr(value)}")
+            raise Refusal(f"{self.path}: {key} must be of type {kind.__name__}, not {reprlib.repr(value)}")
         return value
 
     def finish(self) -> None:
         """Complain of the first key that was neither taken nor known to be harmless."""
         stray = [key for key, value in self.settings.items() if key not in self.known and value is not None]
         if stray:
-            raise ValueError(f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}")
+            raise Refusal(f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}")

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from data.files import Refusal
 from ldm import config as configuration
 from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.reading import text_mapping, weights
@@ -27,7 +28,7 @@ def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool) -> De
     settings, state = content["config"], content["state_dict"]
     part = _part(settings, path)
     if ema and not isinstance(content.get("ema"), Mapping):
-        raise ValueError(f"{path}: holds no averaged weights (`ema`); load the raw ones with ema=False")
+        raise Refusal(f"{path}: holds no averaged weights (`ema`); load the raw ones with ema=False")
     merged = {**state, **content["ema"]} if ema else state
     return Described(part, settings[part], within(f"{part}.", merged), path)
 
@@ -47,7 +48,7 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
     """
     folder = Path(folder)
     if folder.exists():
-        raise ValueError(f"{folder}: exists; an export needs a new folder")
+        raise Refusal(f"{folder}: exists; an export needs a new folder")
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
@@ -68,7 +69,7 @@ def file_digest(path: Path) -> str:
 def _part(settings: Any, path: Path) -> Any:
     named = [part for part in PARTS if isinstance(settings, Mapping) and part in settings]
     if len(named) != 1:
-        raise ValueError(f"{path}: must describe either a `prior:` or a `first_stage:`")
+        raise Refusal(f"{path}: must describe either a `prior:` or a `first_stage:`")
     return named[0]
 
 

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.unpickling import DTYPES, INERT, LEGACY, Unpickler
 
 PROGRAM = "constants.pkl"  # the entry by which torch.load tells a TorchScript archive
@@ -42,9 +43,9 @@ def weights(path: str | Path) -> dict[str, Any]:
     elif start[:1] == b"\x80":
         found = guarded(path, _pickle)
     else:
-        raise ValueError(f"{path}: not a weight file (safetensors, torch or pickle)")
+        raise Refusal(f"{path}: not a weight file (safetensors, torch or pickle)")
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: holds a {type(found).__name__}, not a dictionary of tensors")
+        raise Refusal(f"{path}: holds a {type(found).__name__}, not a dictionary of tensors")
     return found
 
 
@@ -52,9 +53,9 @@ def regular(path: str | Path) -> Path:
     """The path of a regular file that is not empty; pipes and devices would hang a reader."""
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"{path}: no such file")
+        raise Refusal(f"{path}: no such file")
     if path.stat().st_size == 0:
-        raise ValueError(f"{path}: is empty")
+        raise Refusal(f"{path}: is empty")
     return path
 
 
@@ -65,14 +66,14 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
     except Exception as error:
         line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
         message = line if line.startswith(str(path)) else f"{path}: cannot be read safely: {line[:200]}"
-        raise ValueError(message) from None
+        raise Refusal(message) from None
 
 
 def sound(state: dict[str, Tensor], path: str | Path) -> None:
     """Check that every tensor is what it says: plain, dense, no larger than its storage, finite. Lists those that are not."""
     bad = [f"{name} ({fault})" for name, tensor in state.items() if (fault := _fault(tensor))]
     if bad:
-        raise ValueError(f"{path}: {len(bad)} unsound tensors: {listed(bad)}")
+        raise Refusal(f"{path}: {len(bad)} unsound tensors: {listed(bad)}")
 
 
 def listed(names: list[str], most: int = 8) -> str:
@@ -85,10 +86,10 @@ def text_mapping(path: str | Path) -> dict[str, Any]:
     """A YAML or JSON mapping as plain values; aliases are refused, for they let a small file stand for a huge tree."""
     path = regular(path)
     if path.stat().st_size > TEXT_LIMIT:
-        raise ValueError(f"{path}: {path.stat().st_size} bytes is too large for a model description")
+        raise Refusal(f"{path}: {path.stat().st_size} bytes is too large for a model description")
     found = guarded(path, _json if path.suffix == ".json" else _yaml)
     if not isinstance(found, dict):
-        raise ValueError(f"{path}: must hold a mapping, not a {type(found).__name__}")
+        raise Refusal(f"{path}: must hold a mapping, not a {type(found).__name__}")
     return found
 
 
@@ -99,7 +100,7 @@ def _json(path: Path) -> Any:
 def _yaml(path: Path) -> Any:
     text = path.read_text("utf-8")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError(f"{path}: YAML aliases are not allowed in a model description")
+        raise Refusal(f"{path}: YAML aliases are not allowed in a model description")
     return yaml.safe_load(text)
 
 
@@ -107,7 +108,7 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path}: not a sound safetensors file: {error}") from None
+        raise Refusal(f"{path}: not a sound safetensors file: {error}") from None
 
 
 def _archive(path: Path) -> Any:
@@ -115,18 +116,18 @@ def _archive(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise ValueError(f"{path}: compressed archive; torch files are stored uncompressed")
+        raise Refusal(f"{path}: compressed archive; torch files are stored uncompressed")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError(f"{path}: its entries claim more bytes than the file has")
+        raise Refusal(f"{path}: its entries claim more bytes than the file has")
     if PROGRAM in torch._C.PyTorchFileReader(str(path)).get_all_records():  # asked of the reader that torch.load uses
-        raise ValueError(f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed")
+        raise Refusal(f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed")
     return _torch(path, mmap=True)
 
 
 def _legacy(path: Path) -> Any:
     """torch would take a tar archive by that name for one of its first formats and unpack it, links and pipes included."""
     if tarfile.is_tarfile(path):
-        raise ValueError(f"{path}: is a tar archive; a file of tensors is allowed")
+        raise Refusal(f"{path}: is a tar archive; a file of tensors is allowed")
     return _torch(path)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints import image_autoencoder, text
 from ldm.checkpoints.compvis import AVERAGE, CONDITION, FIRST, TABLES, UNET, averaged
 from ldm.checkpoints.description import Described, node, under, within
@@ -40,12 +41,10 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     o = Options({} if settings is None or "model" in settings else settings, path)
     predicts = o.take("predicts", str, "eps" if context == 768 else None)
     if predicts not in ("eps", "v"):
-        raise ValueError(
-            f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)"
-        )
+        raise Refusal(f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)")
     extra = [key for key in tensors if not key.startswith((UNET, AVERAGE, FIRST, CONDITION, *TABLES))]
     if extra:
-        raise ValueError(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
+        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
     first, first_state = image_autoencoder.describe(KL_F8, within(FIRST, tensors), path)
     encoder = within(CONDITION + "transformer.", tensors) or within(CONDITION + "model.", tensors)
     return assemble(

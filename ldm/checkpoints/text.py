@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.checkpoints.fitting import fill, skeleton
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import guarded, regular, sound, weights
@@ -53,12 +54,12 @@ def prompted(o: Options, encoder: Mapping[str, Tensor], width: int) -> tuple[dic
     said, file = o.take("prompt", str, "").strip(), o.take("embedding", str, None)
     folder, guidance = o.take("tokenizer", str, None), float(o.take("guidance", float, 1.0))
     if said and file is not None:
-        raise ValueError(f"{path}: prompt and embedding say the same thing twice; give one of them")
+        raise Refusal(f"{path}: prompt and embedding say the same thing twice; give one of them")
     if guidance != 1 and not said and file is None:
-        raise ValueError(f"{path}: guidance needs a prompt to guide to: give `prompt`, or `embedding`, a file with one encoded")
+        raise Refusal(f"{path}: guidance needs a prompt to guide to: give `prompt`, or `embedding`, a file with one encoded")
     wanted = ({} if file is not None else {"text": said}) | ({} if guidance == 1 else {"empty": ""})
     if wanted and not encoder:
-        raise ValueError(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
+        raise Refusal(f"{path}: holds no text encoder; give `embedding`, a file with the encoded prompt, and no guidance")
     place = Path(folder) if folder is not None else (path if path.is_dir() else path.parent) / "tokenizer"
     words = {name: tokens(prompt, place) for name, prompt in wanted.items()}
     buffers = encoded(encoder, words, path) if wanted else {}
@@ -73,7 +74,7 @@ def given(path: str | Path, width: int) -> Tensor:
     found = weights(path)
     text = found.get("text")
     if set(found) != {"text"} or not isinstance(text, Tensor) or text.ndim != 2 or text.shape[1] != width:
-        raise ValueError(f"{path}: must hold one tensor, `text`, of shape [tokens, {width}]")
+        raise Refusal(f"{path}: must hold one tensor, `text`, of shape [tokens, {width}]")
     sound(found, path)
     return text.float()
 
@@ -83,21 +84,21 @@ def tokens(prompt: str, folder: Path) -> list[int]:
     if not prompt:
         return []
     if not ((folder / "vocab.json").is_file() and (folder / "merges.txt").is_file() or (folder / "tokenizer.json").is_file()):
-        raise ValueError(f"{folder}: a prompt needs CLIP's tokenizer here ({', '.join(VOCABULARY)}); `tokenizer: DIR` names it")
+        raise Refusal(f"{folder}: a prompt needs CLIP's tokenizer here ({', '.join(VOCABULARY)}); `tokenizer: DIR` names it")
     for file in (folder / name for name in TOKENIZER):
         if file.exists() and regular(file).stat().st_size > TOKENIZER_LIMIT:
-            raise ValueError(f"{file}: {file.stat().st_size} bytes is too large for a tokenizer")
+            raise Refusal(f"{file}: {file.stat().st_size} bytes is too large for a tokenizer")
     try:
         from transformers import CLIPTokenizerFast
     except ImportError:
-        raise ValueError("a prompt other than the empty one needs transformers: pip install palimpsest[text]") from None
+        raise Refusal("a prompt other than the empty one needs transformers: pip install palimpsest[text]") from None
     tokenizer = guarded(folder, lambda place: CLIPTokenizerFast.from_pretrained(str(place), local_files_only=True))
     cut = guarded(folder, lambda _: tokenizer(["", prompt])["input_ids"])
     found = cut[1][1:-1]
     if cut[0] != [START, END] or cut[1][:1] + cut[1][-1:] != [START, END] or not all(0 <= word < START for word in found):
-        raise ValueError(f"{folder}: is not CLIP's tokenizer (start {START}, end {END})")
+        raise Refusal(f"{folder}: is not CLIP's tokenizer (start {START}, end {END})")
     if len(found) > LENGTH - 2:
-        raise ValueError(f"{folder}: the prompt has {len(found)} tokens; at most {LENGTH - 2} fit")
+        raise Refusal(f"{folder}: the prompt has {len(found)} tokens; at most {LENGTH - 2} fit")
     return found
 
 

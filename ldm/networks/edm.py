@@ -23,6 +23,7 @@ from torch.nn import functional
 from torch.nn import init as initial
 from torch.utils.checkpoint import checkpoint
 
+from data.files import Refusal
 from ldm import checks
 from ldm.networks.edm_blocks import RESAMPLE, Block, FilteredConv, initialise, norm, sinusoids
 
@@ -57,7 +58,7 @@ class EDMNet(nn.Module):
         checks.counts(channels=channels, out=out, widths=widths, blocks=blocks, classes=classes or None)
         last, attend = len(widths) - 1, set(attention)
         if not attend <= set(range(len(widths))):
-            raise ValueError(f"attention levels {list(attention)} must lie in 0..{last}")
+            raise Refusal(f"attention levels {list(attention)} must lie in 0..{last}")
         self.multiple, self.classes, self.checkpointing = 2**last, classes, checkpointing
         self.encoder = nn.ModuleDict({"0_conv": nn.Conv2d(channels, first, 3, padding=1)})
         skips, side = [first], channels
@@ -90,13 +91,13 @@ class EDMNet(nn.Module):
         if label is None:
             return like.new_zeros(len(like), self.classes)
         if label.min() < 0 or label.max() >= self.classes:
-            raise ValueError(f"class labels must lie in 0..{self.classes - 1}")
+            raise Refusal(f"class labels must lie in 0..{self.classes - 1}")
         return functional.one_hot(label, self.classes).to(like)
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """x [B,in,H,W] with H, W multiples of 2^(levels-1), time = c_noise [B], label [B] -> [B,out,H,W]."""
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
-            raise ValueError(f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}")
+            raise Refusal(f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}")
         skips: list[Tensor] = []
         e, side = self.embed(time, label), x
         for module in self.encoder.values():
@@ -196,9 +197,7 @@ class DhariwalUNet(EDMNet):
         checks.counts(head=head)
         widths = [width * m for m in multipliers]
         if narrow := [widths[level] for level in attention if level in range(len(widths)) and widths[level] < head]:
-            raise ValueError(
-                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
-            )
+            raise Refusal(f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it")
         super().__init__(
             channels,
             channels if out is None else out,

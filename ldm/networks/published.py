@@ -12,6 +12,8 @@ from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import TimestepEmbedding, Timesteps
 from torch import Tensor, nn
 
+from data.files import Refusal
+
 
 class GuidedUNet(diffusers.UNet2DModel):
     """UNet2DModel with what guided-diffusion can vary beside it.
@@ -29,7 +31,7 @@ class GuidedUNet(diffusers.UNet2DModel):
         blocks = [*net.down_blocks, net.mid_block, *net.up_blocks]
         levels = len(net.down_blocks)
         if isinstance(heads, Sequence) and len(heads) != levels:
-            raise ValueError(f"heads {heads}: must be one number, or {levels}, one a level")
+            raise Refusal(f"heads {heads}: must be one number, or {levels}, one a level")
         by_level = list(heads) if isinstance(heads, Sequence) else [heads] * levels
         for block, count in zip(blocks, [*by_level, by_level[-1], *reversed(by_level)]):
             for module in block.modules():
@@ -49,7 +51,7 @@ class ClassConditioned(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
         if label.min() < 0 or label.max() >= self.classes:
-            raise ValueError(f"class labels must lie in 0..{self.classes - 1}")
+            raise Refusal(f"class labels must lie in 0..{self.classes - 1}")
         return self.network(x, time, self.embedding(label)[:, None]).sample
 
 

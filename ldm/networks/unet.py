@@ -13,6 +13,7 @@ from typing import Any
 import diffusers
 from torch import Tensor
 
+from data.files import Refusal
 from ldm import checks
 
 
@@ -43,11 +44,9 @@ class UNet(diffusers.UNet2DModel):
         checks.counts(channels=channels, widths=widths, blocks=blocks, head=head, out=out, classes=classes, groups=groups)
         levels = range(len(widths))
         if any(level not in levels for level in attention):
-            raise ValueError(f"attention levels {list(attention)} must lie in 0..{len(widths) - 1}")
+            raise Refusal(f"attention levels {list(attention)} must lie in 0..{len(widths) - 1}")
         if narrow := [widths[level] for level in attention if widths[level] < head]:
-            raise ValueError(
-                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
-            )
+            raise Refusal(f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it")
         super().__init__(
             in_channels=channels,
             out_channels=channels if out is None else out,

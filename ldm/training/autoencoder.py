@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from data.files import Refusal
 from ldm.patch import cut
 from ldm.training.bottleneck import Codebook, Gaussian
 from ldm.training.losses import adaptive_weight, hinge
@@ -51,10 +52,10 @@ class Autoencoder(pl.LightningModule):
         bottleneck.check(self.first_stage.model)
         crops = crops or {}
         if not all(type(number) is int and number >= least for pair in crops.items() for number, least in zip(pair, (0, 1))):
-            raise ValueError(f"crops {dict(crops)} must be whole numbers: step from 0 on, size from 1 on")
+            raise Refusal(f"crops {dict(crops)} must be whole numbers: step from 0 on, size from 1 on")
         self.crops, self.per_image = dict(sorted(crops.items())), per_image
         if self.crops and 0 not in self.crops:
-            raise ValueError(f"crops {self.crops} must name a size from step 0 on")
+            raise Refusal(f"crops {self.crops} must name a size from step 0 on")
         self.perceptual, self.perceptual_weight = perceptual, perceptual_weight
         self.discriminator = None if discriminator is None else discriminator.apply(weights_init)
         self.adversarial_weight, self.adversarial_start = adversarial_weight, adversarial_start
@@ -71,7 +72,7 @@ class Autoencoder(pl.LightningModule):
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise ValueError("--strategy fsdp splits diffusion networks; an autoencoder trains with --strategy ddp")
+            raise Refusal("--strategy fsdp splits diffusion networks; an autoencoder trains with --strategy ddp")
 
     def on_fit_start(self) -> None:
         if self.perceptual is None:
@@ -110,7 +111,7 @@ class Autoencoder(pl.LightningModule):
             return image
         size = [crop for step, crop in self.crops.items() if step <= self.global_step][-1]
         if size > min(image.shape[2:]):
-            raise ValueError(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
+            raise Refusal(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
         shape = (len(image), max(1, int(self.per_image * (self.crops[0] / size) ** 2)))
         rows, columns = (draws.below(side - size + 1, shape) for side in image.shape[2:])
         return cut(image, rows, columns, size)

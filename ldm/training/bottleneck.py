@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch import distributed as dist
 
+from data.files import Refusal
 from ldm import checks
 from ldm.training.losses import commitment, kl_to_normal
 from ldm.training.randomness import Draws
@@ -34,9 +35,9 @@ class Codebook(nn.Module):
     def check(self, model: Model) -> None:
         """Raise ValueError unless the model has a codebook of this size."""
         if not hasattr(model, "quantize"):
-            raise ValueError("a Codebook needs a VQ model, which has codes; a KL model takes ldm.training.bottleneck.Gaussian")
+            raise Refusal("a Codebook needs a VQ model, which has codes; a KL model takes ldm.training.bottleneck.Gaussian")
         if (codes := len(model.quantize.embedding.weight)) != len(self.uses):
-            raise ValueError(f"bottleneck: codes must be the model's {codes}, not {len(self.uses)}")
+            raise Refusal(f"bottleneck: codes must be the model's {codes}, not {len(self.uses)}")
 
     def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
@@ -114,7 +115,7 @@ class Gaussian(nn.Module):
     def check(self, model: Model) -> None:
         """Raise ValueError unless the model's latents have a mean and a variance."""
         if hasattr(model, "quantize"):
-            raise ValueError("a Gaussian needs a KL model; a VQ model takes ldm.training.bottleneck.Codebook")
+            raise Refusal("a Gaussian needs a KL model; a VQ model takes ldm.training.bottleneck.Codebook")
 
     def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""

@@ -16,6 +16,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
+from data.files import Refusal
 from data.ranges import to_report
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
@@ -85,7 +86,7 @@ class AtomicSave(TorchCheckpointIO):
             os.replace(part, path)
         except (OSError, RuntimeError) as error:
             part.unlink(missing_ok=True)
-            raise ValueError(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
+            raise Refusal(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
 
 
 class Recorded(pl.Callback):
@@ -171,7 +172,7 @@ class StopOnNaN(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
         if not math.isfinite(loss):
-            raise ValueError(
+            raise Refusal(
                 f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
                 f"or train with precision 32; the last checkpoint is intact"
             )

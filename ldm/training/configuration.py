@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from data.files import nearest
+from data.files import Refusal, nearest
 from ldm import config as configuration
 from ldm import signatures
 from ldm.training.run_folder import PARTS
@@ -23,10 +23,10 @@ def known(config: configuration.Node) -> None:
     """Raise ValueError for the first key that no run has, or whose value is of another kind."""
     for key, value in config.items():
         if key not in KNOWN:
-            raise ValueError(f"{config.locate(key)}: unknown key{nearest(key, KNOWN)}")
+            raise Refusal(f"{config.locate(key)}: unknown key{nearest(key, KNOWN)}")
         kind, fits = KNOWN[key]
         if not fits(value):
-            raise ValueError(f"{config.locate(key)}: {value!r} is not {kind}")
+            raise Refusal(f"{config.locate(key)}: {value!r} is not {kind}")
 
 
 def seeded(config: configuration.Node, seed: int) -> None:
@@ -49,5 +49,5 @@ def trainer_arguments(
     signatures.check(trainer, asked, dict.fromkeys(own), asked.locate)
     for name in COUNTS:
         if isinstance(value := asked.get(name), (int, float)) and value <= 0:
-            raise ValueError(f"{asked.locate(name)}: {value} must be above 0")
+            raise Refusal(f"{asked.locate(name)}: {value} must be above 0")
     return asked

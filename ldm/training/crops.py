@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from data.files import Refusal
 from ldm import checks
 from ldm.denoiser import Prior
 from ldm.latent import LatentPatchPrior
@@ -27,7 +28,7 @@ class Crops:
         checks.counts(per_image=self.per_image, **{"a patch size": [*self.sizes]})
         checks.fraction(**{f"the probability of {size}": share for size, share in self.sizes.items()})
         if abs(sum(self.sizes.values()) - 1) > 1e-6:
-            raise ValueError(f"patch sizes {dict(self.sizes)} need probabilities that sum to 1; 0 leaves a size out")
+            raise Refusal(f"patch sizes {dict(self.sizes)} need probabilities that sum to 1; 0 leaves a size out")
         object.__setattr__(self, "sizes", {size: share for size, share in self.sizes.items() if share})
 
     @property
@@ -65,7 +66,7 @@ def geometry(prior: Prior, crops: Crops) -> int:
     patches = patches_of(prior)
     largest, margin = (patches.patch, patches.margin) if patches else (prior.shape[-1], 0)
     if crops.largest != largest:
-        raise ValueError(f"crops: the largest size must be the prior's {largest}, not {crops.largest}")
+        raise Refusal(f"crops: the largest size must be the prior's {largest}, not {crops.largest}")
     denoiser_of(prior)
     return margin
 
@@ -76,7 +77,7 @@ def denoiser_of(prior: Prior) -> nn.Module:
         return patches.denoiser
     if isinstance(prior.denoiser, Whole):
         return prior.denoiser.denoiser
-    raise ValueError(
+    raise Refusal(
         "patch training needs an ldm.patch.PatchPrior or ldm.latent.LatentPatchPrior, or ldm.preconditioning.Whole "
         "around the prior's denoiser"
     )

@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import schedule, spectra
 from ldm.denoiser import Prior, column
@@ -56,11 +57,11 @@ class PixelDiffusion(pl.LightningModule):
     ):
         super().__init__()
         if prior.kind != self.kind:
-            raise ValueError(f"{type(self).__name__} trains a {self.kind} prior, and this one is a {prior.kind} prior")
+            raise Refusal(f"{type(self).__name__} trains a {self.kind} prior, and this one is a {prior.kind} prior")
         if self.patched != (crops is not None):
-            raise ValueError(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
+            raise Refusal(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
         if labels and not prior.classes:
-            raise ValueError("labels: the network is unconditional; give it `classes`, or train without labels")
+            raise Refusal("labels: the network is unconditional; give it `classes`, or train without labels")
         self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
@@ -74,7 +75,7 @@ class PixelDiffusion(pl.LightningModule):
 
     def on_fit_start(self) -> None:
         if self.prior.alpha_bar is not None and self.trainer.precision in ("bf16-true", "16-true"):
-            raise ValueError(f"precision {self.trainer.precision} would round the prior's noise table; bf16-mixed does not")
+            raise Refusal(f"precision {self.trainer.precision} would round the prior's noise table; bf16-mixed does not")
 
     def configure_model(self) -> None:
         """Under --strategy fsdp, split the network's weights over the processes, block by block."""
@@ -136,7 +137,7 @@ class PixelDiffusion(pl.LightningModule):
 
     def fitting(self, image: Tensor) -> Tensor:
         if tuple(image.shape[1:]) != tuple(self.prior.image_shape):
-            raise ValueError(f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}")
+            raise Refusal(f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}")
         return image
 
     def label(self, batch: Mapping) -> Tensor | None:
@@ -144,7 +145,7 @@ class PixelDiffusion(pl.LightningModule):
             return None
         label, classes = batch["label"], self.prior.classes
         if not bool(((label >= 0) & (label < classes)).all()):
-            raise ValueError(f"training with labels needs a label from 0 to {classes - 1} in every row of the manifest")
+            raise Refusal(f"training with labels needs a label from 0 to {classes - 1} in every row of the manifest")
         return label
 
     def validation_step(self, batch: Mapping, index: int) -> None:

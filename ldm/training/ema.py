@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor, nn
 
+from data.files import Refusal
+
 
 class EMA:
     """half_life: images after which a weight counts half; never more than `ramp` times the images seen so far."""
 
     def __init__(self, half_life: float, ramp: float = 0.05):
         if not half_life > 0:
-            raise ValueError(f"EMA half-life must be > 0 images, not {half_life}")
+            raise Refusal(f"EMA half-life must be > 0 images, not {half_life}")
         self.half_life, self.ramp = half_life, ramp
         self.seen = 0
         self.weights: dict[str, Tensor] = {}

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from ldm import spectra
 from ldm.latent import LatentPrior
 from ldm.training.crops import Crops
@@ -53,7 +54,7 @@ class LatentDiffusion(PixelDiffusion):
         super().on_fit_start()
         for name in ("augment", "crop") if self.cache else ():
             if getattr(getattr(self.trainer, "datamodule", None), name, None):
-                raise ValueError(f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache")
+                raise Refusal(f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache")
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from ldm import checks, schedule
 from ldm.training.randomness import Draws
 
@@ -45,7 +46,7 @@ class UniformTime:
     def draw(self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws) -> Tensor:
         """[n] noise levels."""
         if alpha_bar is None:
-            raise ValueError(
+            raise Refusal(
                 "levels UniformTime need a VP network with a table; use ldm.training.noise_levels.Mixture for EDM networks"
             )
         table = schedule.sigma_of(alpha_bar).float().to(draws.device)

@@ -11,6 +11,7 @@ import torchmetrics
 import torchvision
 from torch import Tensor, nn
 
+from data.files import Refusal
 from ldm.checkpoints.reading import weights
 
 TAPS = (3, 8, 15, 22, 29)  # relu1_2, relu2_2, relu3_3, relu4_3, relu5_3 of VGG16's features
@@ -31,7 +32,7 @@ class LPIPS(nn.Module):
         loaded = weights(heads or HEADS)
         fits = {k: v.shape for k, v in self.features.state_dict().items()} == {k: v.shape for k, v in state.items()}
         if not fits or len(loaded) != len(TAPS):
-            raise ValueError(f"{backbone}: not torchvision's VGG16 (needs features.0.weight ... features.28.bias)")
+            raise Refusal(f"{backbone}: not torchvision's VGG16 (needs features.0.weight ... features.28.bias)")
         self.features.load_state_dict(state, assign=True)
         self.heads = nn.ParameterList([loaded[f"lin{i}.model.1.weight"] for i in range(len(TAPS))])
         self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1), persistent=False)

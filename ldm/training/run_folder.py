@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from data.files import Refusal
 from ldm.checkpoints.reading import weights
 
 PARTS = ("prior", "first_stage")
@@ -27,10 +28,10 @@ def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise ValueError(f"{folder}: another run is writing here; choose another --name") from None
+            raise Refusal(f"{folder}: another run is writing here; choose another --name") from None
         goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
-            raise ValueError(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
+            raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
         yield folder
 
 
@@ -46,7 +47,7 @@ def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
     if kept or resume == "auto":
         return kept[0] if kept else None
     if not path.is_file():
-        raise ValueError(f"--resume: {path}: no such checkpoint")
+        raise Refusal(f"--resume: {path}: no such checkpoint")
     return path
 
 
@@ -56,7 +57,7 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
     for split, path in manifests.items():
         if path is not None:
             if not Path(path).is_file():
-                raise ValueError(f"data.params.{split}: {path}: no such manifest")
+                raise Refusal(f"data.params.{split}: {path}: no such manifest")
             found[split] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     return found
 
@@ -65,14 +66,14 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
     """Raise ValueError, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
     saved = weights(path)
     if "config" not in saved or "manifests" not in saved:
-        raise ValueError(f"{path}: not a checkpoint of main.py; start from its weights with --init")
+        raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")
     old, new = SEEDS | flat(saved["config"], ""), SEEDS | flat(config, "")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key.startswith(FIXED) and key.rsplit(".", 1)[-1] not in MEASURED:
-            raise ValueError(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
+            raise Refusal(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
     for split, digest in saved["manifests"].items():
         if manifests.get(split) != digest:
-            raise ValueError(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
+            raise Refusal(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
 
 
 def flat(node: Any, where: str) -> dict[str, Any]:

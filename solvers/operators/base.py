@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.algebra import (  # with "as" those that operators and solvers take from here
     Scalar,
@@ -130,7 +131,7 @@ class LinearOperator(Operator):
     def norm(self) -> float:
         """The largest singular value of A (of any image's A); closed form where there is one, else by power iteration."""
         if self.shape is None:
-            raise ValueError(f"{type(self).__name__}.norm() needs an image shape: call draw first")
+            raise Refusal(f"{type(self).__name__}.norm() needs an image shape: call draw first")
         batch = max([len(value) for value in settings(self).values() if isinstance(value, Tensor)], default=1)
         return power_iteration(self, torch.zeros(batch, *self.shape))
 
@@ -235,7 +236,7 @@ class Composed(Operator):
 def one_each(tensor: Tensor, noise: Noise, what: str) -> None:
     """Raises ValueError unless the tensor serves all images of the batch or has one row for each."""
     if len(tensor) not in (1, len(noise)):
-        raise ValueError(f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image")
+        raise Refusal(f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image")
 
 
 def settings(operator: Operator) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
+from data.files import Refusal
+
 EXTRACTOR = "kernel_extractor."  # the half of the published weights that encodes kernels; not needed to blur
 
 
@@ -103,20 +105,20 @@ class BlurNetwork(nn.Module):
 def load(path: str) -> BlurNetwork:
     """The network of a weights file (.pth or .safetensors), every tensor accounted for. ValueError in one line if not."""
     if not Path(path).is_file():
-        raise ValueError(f"{path}: no such weights file; the blur network's GOPRO_wVAE.pth comes from its authors' release")
+        raise Refusal(f"{path}: no such weights file; the blur network's GOPRO_wVAE.pth comes from its authors' release")
     try:
         raw = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
         state = {key.removeprefix("module."): value for key, value in raw.items()}
     except Exception as error:  # whatever a broken file makes its reader raise
-        raise ValueError(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise Refusal(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
     state = {key: value for key, value in state.items() if not key.startswith(EXTRACTOR)}
     first = state.get("feature_extractor.0.weight")
     if first is None:
-        raise ValueError(f"{path}: holds no blur network (no feature_extractor.0.weight)")
+        raise Refusal(f"{path}: holds no blur network (no feature_extractor.0.weight)")
     network = BlurNetwork(*first.shape[:2])
     own = {key: value.shape for key, value in network.state_dict().items()}
     wrong = sorted(key for key in own.keys() | state.keys() if key not in own or key not in state or own[key] != state[key].shape)
     if wrong:
-        raise ValueError(f"{path}: {len(wrong)} tensors are missing, unexpected or of another shape: {', '.join(wrong[:5])}")
+        raise Refusal(f"{path}: {len(wrong)} tensors are missing, unexpected or of another shape: {', '.join(wrong[:5])}")
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)

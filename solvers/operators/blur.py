@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape, settings
 from solvers.operators.convolution import Bordered, Circulant, Convolution, engine
@@ -24,7 +25,7 @@ class Blur(Convolution):
 
     def __post_init__(self) -> None:
         if self.border not in BORDERS:
-            raise ValueError(f"border {self.border!r} is not one of {', '.join(BORDERS)}")
+            raise Refusal(f"border {self.border!r} is not one of {', '.join(BORDERS)}")
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """The blurred image; after a valid border its edge is repeated outwards."""
@@ -128,14 +129,14 @@ class MotionBlur(Operator):
     def __post_init__(self) -> None:
         odd(self.size)
         if self.border not in BORDERS:
-            raise ValueError(f"border {self.border!r} is not one of {', '.join(BORDERS)}")
+            raise Refusal(f"border {self.border!r} is not one of {', '.join(BORDERS)}")
         if not 0 <= self.intensity <= 1:
-            raise ValueError(f"intensity of a motion blur is between 0 and 1, not {self.intensity}")
+            raise Refusal(f"intensity of a motion blur is between 0 and 1, not {self.intensity}")
 
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if self.size > min(h, w):
-            raise ValueError(f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}")
+            raise Refusal(f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}")
         return (c, h - self.size + 1, w - self.size + 1) if self.border == "valid" else (c, h, w)
 
     def draw(self, shape: Shape, noise: Noise) -> KernelBlurs:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape
 
@@ -19,7 +20,7 @@ class Composition(Operator):
 
     def __post_init__(self) -> None:
         if not self.operators:
-            raise ValueError("a composition needs at least one operator")
+            raise Refusal("a composition needs at least one operator")
 
     @property
     def random(self) -> bool:  # type: ignore[override]

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 
@@ -75,14 +76,14 @@ class CompressedSensing(Operator):
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio <= 1:
-            raise ValueError(f"compressed sensing keeps a ratio in (0, 1], not {self.ratio}")
+            raise Refusal(f"compressed sensing keeps a ratio in (0, 1], not {self.ratio}")
         if self.transform not in ("hadamard", "cosine", "fourier"):
-            raise ValueError(f"transform {self.transform!r} is not one of hadamard, cosine, fourier")
+            raise Refusal(f"transform {self.transform!r} is not one of hadamard, cosine, fourier")
 
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if self.transform == "hadamard" and (h & (h - 1) or w & (w - 1)):
-            raise ValueError(f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any")
+            raise Refusal(f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any")
         return (c, max(1, round(self.ratio * h * w)))
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:

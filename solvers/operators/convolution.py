@@ -11,6 +11,7 @@ import scipy.fft
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
 from solvers.operators.separable import Axis, Border, Separable, source
@@ -50,9 +51,9 @@ class Circulant(LinearOperator):
         c, h, w = shape
         k1, k2 = self.kernel.shape[-2:]
         if k1 > h or k2 > w:
-            raise ValueError(f"kernel of {k1}x{k2} pixels is larger than the image of {h}x{w}")
+            raise Refusal(f"kernel of {k1}x{k2} pixels is larger than the image of {h}x{w}")
         if h % self.stride or w % self.stride:
-            raise ValueError(f"image of {h}x{w} is not divisible by the factor {self.stride}")
+            raise Refusal(f"image of {h}x{w} is not divisible by the factor {self.stride}")
         return (c, h // self.stride, w // self.stride)
 
     def spectrum(self, h: int, w: int, like: Tensor) -> Tensor:
@@ -92,7 +93,7 @@ class Circulant(LinearOperator):
 
     def norm(self) -> float:
         if self.shape is None:
-            raise ValueError("norm() needs an image shape: call draw first")
+            raise Refusal("norm() needs an image shape: call draw first")
         m1, m2 = self.shape_out(self.shape)[-2:]
         return float(self.eigenvalues(m1, m2, torch.zeros(1, dtype=torch.float64)).max().sqrt())
 
@@ -119,7 +120,7 @@ class Bordered(LinearOperator):
         c, h, w = shape
         k1, k2 = self.kernel.shape[-2:]
         if k1 > h or k2 > w:
-            raise ValueError(f"kernel of {k1}x{k2} pixels is larger than the image of {h}x{w}")
+            raise Refusal(f"kernel of {k1}x{k2} pixels is larger than the image of {h}x{w}")
         return (c, h - k1 + 1, w - k2 + 1) if self.border == "valid" else (c, h, w)
 
     def frame(self, h: int, w: int, like: Tensor) -> tuple[tuple[int, int], Tensor]:

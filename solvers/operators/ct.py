@@ -12,6 +12,7 @@ from scipy import sparse
 from scipy.linalg import eigh
 from torch import Tensor
 
+from data.files import Refusal
 from data.ranges import from_unit
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide
 from solvers.operators.projection import Scan, filtered_backprojection, joseph
@@ -46,15 +47,15 @@ class CT(LinearOperator):
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.bins < 2:
-            raise ValueError(f"CT needs at least 1 view and 2 bins, got views={self.views}, bins={self.bins}")
+            raise Refusal(f"CT needs at least 1 view and 2 bins, got views={self.views}, bins={self.bins}")
         if self.beam not in ("parallel", "fan") or self.window not in ("hann", "ramp"):
-            raise ValueError(f"CT beams are parallel or fan and windows hann or ramp, not {self.beam!r}, {self.window!r}")
+            raise Refusal(f"CT beams are parallel or fan and windows hann or ramp, not {self.beam!r}, {self.window!r}")
         if not 0 < self.arc <= 360:
-            raise ValueError(f"the views of a CT cover 0 < arc <= 360 degrees, not {self.arc}")
+            raise Refusal(f"the views of a CT cover 0 < arc <= 360 degrees, not {self.arc}")
         if not (all(0 < length < math.inf for length in (self.detector, self.box, self.mu_max)) and 0 < self.cutoff <= 1):
-            raise ValueError("CT needs finite detector, box, mu_max > 0 and 0 < cutoff <= 1")
+            raise Refusal("CT needs finite detector, box, mu_max > 0 and 0 < cutoff <= 1")
         if self.beam == "fan" and not self.box / 2**0.5 < self.radius < math.inf:
-            raise ValueError(f"the source at radius {self.radius} lies inside the image of side {self.box}, or nowhere")
+            raise Refusal(f"the source at radius {self.radius} lies inside the image of side {self.box}, or nowhere")
 
     @property
     def scan(self) -> Scan:
@@ -64,7 +65,7 @@ class CT(LinearOperator):
     @property
     def size(self) -> tuple[int, int]:
         if self.shape is None:
-            raise ValueError("a CT's adjoint needs an image size: call draw first")
+            raise Refusal("a CT's adjoint needs an image size: call draw first")
         return self.shape[-2], self.shape[-1]
 
     def shape_out(self, shape: Shape) -> Shape:

@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 
 from data import formats
+from data.files import Refusal
 from data.seeding import Noise
 
 
@@ -20,7 +21,7 @@ def gaussian_taps(size: int, std: float) -> tuple[float, ...]:
     around it are cropped. size 61, std 3 has 25 taps (DPS, DAPS, ReSample); size 9, std 3 is CoDPS's folded one."""
     odd(size)
     if not std > 0:
-        raise ValueError(f"std of a Gaussian blur must be > 0, not {std}")
+        raise Refusal(f"std of a Gaussian blur must be > 0, not {std}")
     radius = int(4 * std + 0.5)
     x = np.arange(-radius, radius + 1)
     weight = np.exp(-0.5 * (x / std) ** 2)
@@ -47,7 +48,7 @@ def product(taps: tuple[float, ...]) -> Tensor:
 
 def odd(size: int) -> None:
     if size < 1 or size % 2 == 0:
-        raise ValueError(f"kernel of {size} pixels has no centre pixel: sizes are odd and positive")
+        raise Refusal(f"kernel of {size} pixels has no centre pixel: sizes are odd and positive")
 
 
 def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
@@ -56,11 +57,11 @@ def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
     taps = formats.read(kernel).pixels if isinstance(kernel, (str, Path)) else kernel
     taps = taps[None] if taps.ndim == 3 else taps[None, None] if taps.ndim == 2 else taps
     if taps.ndim != 4 or taps.shape[1] != 1:
-        raise ValueError(f"{name} has shape {list(taps.shape)}; allowed: [k,k], [1,k,k] or [images,1,k,k]")
+        raise Refusal(f"{name} has shape {list(taps.shape)}; allowed: [k,k], [1,k,k] or [images,1,k,k]")
     if taps.is_complex() or not bool(torch.isfinite(taps).all()):
-        raise ValueError(f"{name} holds values that are complex or not finite")
+        raise Refusal(f"{name} holds values that are complex or not finite")
     if not bool(taps.flatten(1).any(1).all()):
-        raise ValueError(f"{name} measures nothing: every tap is 0")
+        raise Refusal(f"{name} measures nothing: every tap is 0")
     if not any_size:
         for size in taps.shape[-2:]:
             odd(size)
@@ -78,7 +79,7 @@ def motion(size: int, intensity: float, noise: Noise) -> Tensor:
     """
     odd(size)
     if not 0 <= intensity <= 1:
-        raise ValueError(f"intensity of a motion blur is between 0 and 1, not {intensity}")
+        raise Refusal(f"intensity of a motion blur is between 0 and 1, not {intensity}")
     seeds = (noise.uniform((len(noise), 1), torch.float64)[:, 0] * 2**53).long().tolist()
     kernels = [drawn(walk(size, intensity, np.random.default_rng(seed)), size) for seed in seeds]
     return torch.stack(kernels)[:, None]

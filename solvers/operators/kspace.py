@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 
 GOLDEN = math.pi * (3 - 5**0.5)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
@@ -134,7 +135,7 @@ def table(path: str) -> Tensor:
     try:
         k = np.load(path, allow_pickle=False) if Path(path).suffix == ".npy" else np.loadtxt(path, delimiter=None)
     except (OSError, ValueError) as error:
-        raise ValueError(f"k-space table {path}: {str(error).splitlines()[0]}") from None
+        raise Refusal(f"k-space table {path}: {str(error).splitlines()[0]}") from None
     if k.ndim != 2 or k.shape[1] != 2:
-        raise ValueError(f"k-space table {path} has shape {list(k.shape)}; due is one line of ky and kx for each point")
+        raise Refusal(f"k-space table {path} has shape {list(k.shape)}; due is one line of ky and kx for each point")
     return torch.from_numpy(k).double()

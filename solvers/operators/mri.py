@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from data import formats
+from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image, settings
@@ -58,10 +59,10 @@ class MRI(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if c != (2 if self.complex_image else 1):
-            raise ValueError(f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2")
+            raise Refusal(f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2")
         for name, tensor in (("mask", self.m), ("sensitivities", self.sensitivities)):
             if isinstance(tensor, Tensor) and tuple(tensor.shape[-2:]) != (h, w):
-                raise ValueError(f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}")
+                raise Refusal(f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}")
         return (2 if self.sensitivities is None else self.sensitivities.shape[1], h, w)  # type: ignore[union-attr]
 
     def coils(self, like: Tensor) -> Tensor | None:
@@ -177,12 +178,12 @@ def maps(sensitivities: Tensor | str) -> Tensor:
     """Sensitivities [1 or B,2*coils,H,W], real and imaginary part of one coil after the other."""
     value = formats.read(sensitivities).pixels if isinstance(sensitivities, str) else sensitivities
     if value.is_complex():
-        raise ValueError("sensitivities are complex; give real and imaginary parts as channels, 2 for each coil")
+        raise Refusal("sensitivities are complex; give real and imaginary parts as channels, 2 for each coil")
     value = value[None] if value.ndim == 3 else value
     if value.ndim != 4 or value.shape[1] % 2:
-        raise ValueError(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
+        raise Refusal(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
     if not bool(torch.isfinite(value).all()):
-        raise ValueError("sensitivities hold values that are not finite")
+        raise Refusal("sensitivities hold values that are not finite")
     if not bool(value.flatten(1).any(1).all()):
-        raise ValueError("sensitivities measure nothing: every one is 0")
+        raise Refusal("sensitivities measure nothing: every one is 0")
     return value

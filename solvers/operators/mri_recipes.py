@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators import kspace
 from solvers.operators.base import Operator, Shape
@@ -51,9 +52,9 @@ class CartesianMRI(Recipe):
 
     def __post_init__(self) -> None:
         if self.pattern not in PATTERNS:
-            raise ValueError(f"MRI pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
+            raise Refusal(f"MRI pattern {self.pattern!r} is not one of {', '.join(PATTERNS)}")
         if not (self.acceleration >= 1 and 0 <= self.centre <= 1 and self.coils >= 1):
-            raise ValueError(
+            raise Refusal(
                 "MRI needs acceleration >= 1, 0 <= centre <= 1 and coils >= 1, "
                 f"got {self.acceleration}, {self.centre} and {self.coils}"
             )
@@ -74,7 +75,7 @@ class RadialMRI(Recipe):
 
     def __post_init__(self) -> None:
         if self.spokes < 1 or self.coils < 1:
-            raise ValueError(f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}")
+            raise Refusal(f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}")
 
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         return kspace.positions(h, w, kspace.table(self.table)) if self.table else kspace.spokes(h, w, self.spokes)

@@ -6,6 +6,7 @@ from functools import cached_property, lru_cache
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.ranges import from_unit, to_unit
 from data.seeding import Noise
 from solvers.operators.base import Operator, Shape, one_each
@@ -31,7 +32,7 @@ class NonlinearBlur(Operator):
 
     def __post_init__(self) -> None:
         if not (self.gamma > 0 and self.gain > 0):
-            raise ValueError(f"gamma and gain must be > 0, got {self.gamma} and {self.gain}")
+            raise Refusal(f"gamma and gain must be > 0, got {self.gamma} and {self.gain}")
         self.blur  # noqa: B018  an illegal kernel is refused here
 
     @cached_property
@@ -94,15 +95,15 @@ class NetworkBlur(Operator):
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise ValueError("NetworkBlur needs a weights file (GOPRO_wVAE.pth); the task nonlinear_deblur needs none")
+            raise Refusal("NetworkBlur needs a weights file (GOPRO_wVAE.pth); the task nonlinear_deblur needs none")
         network(self.weights)
 
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if c not in (1, 3):
-            raise ValueError(f"the blur network takes 1 or 3 channels, not {c}")
+            raise Refusal(f"the blur network takes 1 or 3 channels, not {c}")
         if h % 128 or w % 128:
-            raise ValueError(f"the blur network takes sides divisible by 128, not {h}x{w}")
+            raise Refusal(f"the blur network takes sides divisible by 128, not {h}x{w}")
         return tuple(shape)
 
     def draw(self, shape: Shape, noise: Noise) -> "NetworkBlur":
@@ -116,7 +117,7 @@ class NetworkBlur(Operator):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.code is None:
-            raise ValueError("this blur has no kernel code yet: call draw first")
+            raise Refusal("this blur has no kernel code yet: call draw first")
         u = to_unit(x).expand(-1, 3, -1, -1)
         code = self.code.to(x).expand(len(x), -1, -1, -1)
         blurred = network(self.weights, x.dtype, x.device)(u, code)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.files import Refusal
 from data.ranges import to_unit
 from solvers.operators.base import Operator, Shape
 
@@ -24,7 +25,7 @@ class PhaseRetrieval(Operator):
 
     def __post_init__(self) -> None:
         if not self.oversampling >= 0:
-            raise ValueError(f"oversampling must be >= 0, not {self.oversampling}")
+            raise Refusal(f"oversampling must be >= 0, not {self.oversampling}")
 
     def margins(self, h: int, w: int) -> tuple[int, int]:
         return int(self.oversampling / 8 * h), int(self.oversampling / 8 * w)

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape
 
@@ -15,7 +16,7 @@ def deepinv_physics() -> Any:
     try:
         import deepinv.physics
     except ImportError:
-        raise ValueError("a deepinv physics needs deepinv: pip install 'palimpsest[physics]'") from None
+        raise Refusal("a deepinv physics needs deepinv: pip install 'palimpsest[physics]'") from None
     return deepinv.physics
 
 
@@ -30,7 +31,7 @@ class Physics(Operator):
 
     def __post_init__(self) -> None:
         if not isinstance(self.physics, deepinv_physics().Physics):
-            raise ValueError(f"{type(self.physics).__name__} is not a deepinv physics")
+            raise Refusal(f"{type(self.physics).__name__} is not a deepinv physics")
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         linear = isinstance(self.physics, deepinv_physics().LinearPhysics)
@@ -49,12 +50,12 @@ class Physics(Operator):
             y = self.physics.A(torch.zeros(1, *shape, dtype=dtype, device=device))
         except (RuntimeError, ValueError, IndexError) as error:
             name, reason = type(self.physics).__name__, str(error).splitlines()[0]
-            raise ValueError(f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}") from None
+            raise Refusal(f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}") from None
         if not isinstance(y, Tensor):
-            raise ValueError(f"deepinv's {type(self.physics).__name__} measures a list of tensors; one tensor is due")
+            raise Refusal(f"deepinv's {type(self.physics).__name__} measures a list of tensors; one tensor is due")
         if len(y) != 1:
             name = type(self.physics).__name__
-            raise ValueError(
+            raise Refusal(
                 f"deepinv's {name} makes {len(y)} measurements of one image; its parameters must serve every image alike"
             )
         return tuple(y.shape[1:])

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.files import Refusal
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 
 
@@ -48,7 +49,7 @@ class TileCentre(LinearOperator):
 
     def __post_init__(self) -> None:
         if self.tile < 2:
-            raise ValueError(f"a tile has at least 2 pixels a side, not {self.tile}")
+            raise Refusal(f"a tile has at least 2 pixels a side, not {self.tile}")
 
     @property
     def taps(self) -> int:
@@ -58,7 +59,7 @@ class TileCentre(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if h % self.tile or w % self.tile:
-            raise ValueError(f"image of {h}x{w} is not divisible by tiles of {self.tile}")
+            raise Refusal(f"image of {h}x{w} is not divisible by tiles of {self.tile}")
         return (c, h // self.tile, w // self.tile)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -99,7 +100,7 @@ class HighDynamicRange(Operator):
 
     def __post_init__(self) -> None:
         if not self.gain > 0:
-            raise ValueError(f"gain must be > 0, not {self.gain}")
+            raise Refusal(f"gain must be > 0, not {self.gain}")
 
     def shape_out(self, shape: Shape) -> Shape:
         return tuple(shape)

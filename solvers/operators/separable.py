@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 
 Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
@@ -33,11 +34,11 @@ class Axis:
     def length(self, n: int) -> int:
         """Entries of y for n entries of x; raises ValueError if n is not legal."""
         if len(self.taps) > n and self.border != "symmetric":  # mirrors may be repeated, so that one takes any size
-            raise ValueError(f"kernel of {len(self.taps)} pixels is larger than the image's {n}")
+            raise Refusal(f"kernel of {len(self.taps)} pixels is larger than the image's {n}")
         if self.border == "valid":
             return (n - len(self.taps)) // self.stride + 1
         if n % self.stride:
-            raise ValueError(f"image size {n} is not divisible by the factor {self.stride}")
+            raise Refusal(f"image size {n} is not divisible by the factor {self.stride}")
         return n // self.stride
 
     def width(self, m: int) -> int:
@@ -132,5 +133,5 @@ class Separable(LinearOperator):
 
     def norm(self) -> float:
         if self.shape is None:
-            raise ValueError("Separable.norm() needs an image shape: call draw first")
+            raise Refusal("Separable.norm() needs an image shape: call draw first")
         return float(factor(self.rows, self.shape[-2]).s[0] * factor(self.columns, self.shape[-1]).s[0])

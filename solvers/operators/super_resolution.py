@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from data.files import Refusal
 from solvers.operators.base import LinearOperator, Shape
 from solvers.operators.convolution import Circulant, Convolution
 from solvers.operators.kernels import checked, gaussian_taps, product
@@ -36,7 +37,7 @@ class SuperResolution(Shrinking):
     def __post_init__(self) -> None:
         integer_factor(self.factor)
         if self.filter not in ("bicubic", "average"):
-            raise ValueError(f"filter {self.filter!r} is not one of bicubic, average")
+            raise Refusal(f"filter {self.filter!r} is not one of bicubic, average")
 
     def make_engine(self) -> LinearOperator:
         taps = bicubic_taps(self.factor) if self.filter == "bicubic" else (1 / self.factor,) * self.factor
@@ -76,7 +77,7 @@ class KernelSuperResolution(Shrinking):
         kernel = checked(self.kernel, any_size=True)
         for k in kernel.shape[-2:]:
             if k % 2 == 0 and self.factor % 2:
-                raise ValueError(f"kernel of {k} pixels has no centre for the odd factor {self.factor}: use an odd size")
+                raise Refusal(f"kernel of {k} pixels has no centre for the odd factor {self.factor}: use an odd size")
         object.__setattr__(self, "kernel", kernel)
 
     def make_engine(self) -> LinearOperator:
@@ -92,7 +93,7 @@ class KernelSuperResolution(Shrinking):
 
 def integer_factor(factor: int) -> None:
     if factor < 2 or int(factor) != factor:
-        raise ValueError(f"the factor of super-resolution is an integer >= 2, not {factor}")
+        raise Refusal(f"the factor of super-resolution is an integer >= 2, not {factor}")
 
 
 def bicubic_taps(factor: int) -> tuple[float, ...]:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import yaml
 
+from data.files import Refusal
+
 HOME = Path(__file__).resolve().parents[2]
 REFUSED = HOME / "configs/flags.yaml"
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
@@ -21,7 +23,7 @@ TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of whi
 
 class Parser(argparse.ArgumentParser):
     def error(self, message: str):
-        raise ValueError(message)
+        raise Refusal(message)
 
     def overrides(self, argv: Sequence[str]) -> list[str]:
         """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
@@ -35,7 +37,7 @@ class Parser(argparse.ArgumentParser):
         for word in argv:
             flag = dashes(word).split("=")[0]
             if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
-                raise ValueError(f"{flag} of the published scripts: {instead[flag]}")
+                raise Refusal(f"{flag} of the published scripts: {instead[flag]}")
 
 
 def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
@@ -45,7 +47,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
     if "" in argv:
-        raise ValueError("an argument is empty; is a variable of the shell not set?")
+        raise Refusal("an argument is empty; is a variable of the shell not set?")
     ours = parser(about)
     changes = ours.overrides(argv)
     ours.refuse(argv)
@@ -53,10 +55,10 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
-            raise ValueError(f"{one} and {other} say the same thing twice; give one of them")
+            raise Refusal(f"{one} and {other} say the same thing twice; give one of them")
     word = options.diffusion_config
     if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
-        raise ValueError("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
+        raise Refusal("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
     if word and word.endswith((".yaml", ".yml")):
         options.solver = [word]
     elif word:
@@ -75,17 +77,17 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     """
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
-        raise ValueError("samplers of the prior and solvers of a task do not share a grid; run them apart")
+        raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
     needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
-            raise ValueError(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+            raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
     if options.oracle and (options.measurements or not options.num_runs):
-        raise ValueError("--oracle chooses among --num-runs by the truth, of which measurements have none")
+        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
     options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
-        raise ValueError("--measurements needs --data-root or --manifest: the files that were measured")
+        raise Refusal("--measurements needs --data-root or --manifest: the files that were measured")
     if demo:
         options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
     if options.save_dir is None:

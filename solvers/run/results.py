@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from data import formats
+from data.files import Refusal
 from solvers import metrics
 from solvers.run.cost import peak_memory
 from solvers.run.outputs import FOLDERS, write
@@ -60,9 +61,9 @@ class Results:
             lock = (self.folder / ".lock").open("w")
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ValueError(f"{self.folder}: another run is writing here; wait for it, or choose another --save-dir") from None
+            raise Refusal(f"{self.folder}: another run is writing here; wait for it, or choose another --save-dir") from None
         except OSError as error:
-            raise ValueError(f"{self.folder}: cannot be written: {error.strerror}") from None
+            raise Refusal(f"{self.folder}: cannot be written: {error.strerror}") from None
         with lock:
             self._take_up(overwrite, files)
             yield
@@ -75,12 +76,12 @@ class Results:
         if config.exists():
             old = _digest_in(config)
             if old != self.digest:
-                raise ValueError(
+                raise Refusal(
                     f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
                     " choose another --save-dir, or replace them with --overwrite"
                 )
         elif records.exists():
-            raise ValueError(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
+            raise Refusal(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
         formats.commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
         good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
@@ -135,7 +136,7 @@ class Results:
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
         if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
-            raise ValueError(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
+            raise Refusal(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for name in FILES:

@@ -13,6 +13,7 @@ import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data.files import Refusal
 from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
 
@@ -72,7 +73,7 @@ def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
         if not scan.error:
             return scan
         reasons.append(scan.error)
-    raise ValueError(reasons[0])
+    raise Refusal(reasons[0])
 
 
 class Batches(Dataset):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data import formats
+from data.files import Refusal
 from solvers.run.outputs import described
 from solvers.run.results import Results
 from solvers.run.scans import Scan
@@ -33,7 +34,7 @@ def reassemble(results: Results, load: Callable[[str], Scan | None]) -> list[str
         name = f"volume-{volume}{'' if series else formats.suffix(sources[0].meta)}"
         try:
             if series and any(_folder_of(record) in failed for record in slices):
-                raise ValueError(f"{name}: an image of its folder failed, which may be one of its slices")
+                raise Refusal(f"{name}: an image of its folder failed, which may be one of its slices")
             _assemble(results, name, slices, sources)
         except ValueError as error:
             apart.append(f"a volume is not put together, its slices are in recon/: {error}")
