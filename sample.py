@@ -26,7 +26,7 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data import dataset, sources
-from data.files import Refusal, nearest
+from data.files import Refusal, first_line, nearest, printable
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
@@ -34,7 +34,7 @@ from ldm.denoiser import Prior
 from ldm.sampling import Sampler
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.run import flags, report, volumes
+from solvers.run import door, flags, report, volumes
 from solvers.run.cost import peak_memory
 from solvers.run.module import Cell, Reconstruction, Run
 from solvers.run.outputs import FOLDERS
@@ -62,27 +62,13 @@ def main(argv: Sequence[str]) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
-    try:
-        options, overrides = parse(argv)
-        return restore(options, overrides)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        return refuse(error)
-    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
-            raise
-        return refuse(error, "; lower --batch-size, or use --precision bf16-mixed")
-
-
-def refuse(error: Exception, hint: str = "") -> int:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
-    return 2
+    return door.run("sample.py", argv, lambda: restore(*parse(argv)), ": lower --batch-size, or use --precision bf16-mixed")
 
 
 @rank_zero_only
 def say(line: str) -> None:
     """Print a line, once for all processes."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -195,11 +181,14 @@ def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Row], measurement
 
 def make_trainer(options: argparse.Namespace) -> pl.Trainer:
     """Lightning's part: processes and devices. Precision is the networks' alone (solvers.run.cost), so it is not told."""
-    trainer = pl.Trainer(
-        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
-        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
-        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    try:
+        trainer = pl.Trainer(
+            accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
+            inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+    except MisconfigurationException as error:  # devices that there are not
+        raise Refusal(first_line(error)) from error
     device = trainer.strategy.root_device.type
     if options.precision == "16-mixed" and device == "cpu":
         raise Refusal("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
@@ -223,11 +212,11 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
     """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
     for result in results.values():
         for line in volumes.reassemble(result, load):
-            print(f"note: {line}", flush=True)
+            say(f"note: {line}")
     print(report.conclude(results))
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
-        print(f"sample.py: failed: {line}", file=sys.stderr)
+        door.complain("sample.py", f"failed: {line}")
     return 1 if failures else 0
 
 

@@ -8,6 +8,7 @@ Exit codes: 0 done, 2 a mistake (one line).
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
+
+from solvers.run import door
+from solvers.run.flags import Parser
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -126,22 +130,20 @@ share one grey scale; sinograms have their own, and spectra a logarithmic one.
 """
 
 
-def main() -> int:
-    """Measure one scan with every task and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("operators_page.py", __doc__)
     parser.add_argument("--scan", type=Path, default=HOME / "models/demo-data/brain2-ax-008.png")
     parser.add_argument("--output", type=Path, default=HOME / "docs", help="folder of operators.md and operators/*.png")
-    arguments = parser.parse_args()
-    try:
-        pixels = formats.read(arguments.scan).pixels
-        x = percentiles(pixels, 0, 99.9).to_model(pixels)[None].float()
-        (arguments.output / "operators").mkdir(parents=True, exist_ok=True)
-        sections = [section(entry, x, arguments.output / "operators") for entry in ENTRIES]
-    except (ValueError, OSError) as error:
-        print(f"operators_page: {error}", file=sys.stderr)
-        return 2
+    return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Measure one scan with every task and write the page."""
+    pixels = formats.read(arguments.scan).pixels
+    x = percentiles(pixels, 0, 99.9).to_model(pixels)[None].float()
+    (arguments.output / "operators").mkdir(parents=True, exist_ok=True)
+    sections = [section(entry, x, arguments.output / "operators") for entry in ENTRIES]
     (arguments.output / "operators.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
-    return 0
 
 
 def section(entry: Entry, x: Tensor, folder: Path) -> str:
@@ -211,4 +213,4 @@ def tile(title: str, unit: Tensor) -> Image.Image:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from solvers.run import door
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.files import Refusal, locked
+from data.files import Refusal, locked, printable
 from data.prepare.convert import Done, Recipe, run
 from data.prepare.plan import SPLITS, Plan, plan
 from data.prepare.report import collect
@@ -38,13 +40,8 @@ def pair(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH, two numbers") from None
 
 
-def printable(text: object) -> str:
-    """File names may hold anything: line ends, escape sequences, bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("prepare_super_resolution_dataset.py", __doc__)
     add = parser.add_argument
     add("--train-dir", type=Path, required=True, metavar="DIR", help="searched with its subfolders")
     add("--val-dir", type=Path, metavar="DIR")
@@ -156,15 +153,7 @@ def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        return prepare(parse(argv))
-    except (ValueError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        print(f"prepare: {printable(reason)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prepare: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return door.run("prepare", argv, lambda: prepare(parse(argv)))
 
 
 if __name__ == "__main__":

@@ -20,6 +20,9 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from solvers.run import door
+from solvers.run.flags import Parser
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import manifest
@@ -184,7 +187,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("publish_prior.py", __doc__)
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
     parser.add_argument("folder", type=Path, help="new model folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
@@ -195,12 +198,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
-    try:
-        publish(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"publish_prior.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -108,9 +108,7 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
         if not absent:
             raise
         reason = " ".join(str(error.__cause__).split())[:200]
-        raise Refusal(
-            f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})"
-        ) from error
+        raise Refusal(f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})") from error
 
 
 def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:

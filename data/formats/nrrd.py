@@ -124,9 +124,7 @@ def _held(packed: int, encoding: str, dtype: np.dtype) -> float | None:
     return packed * (bounds.DEFLATE if encoding in PACKED else dtype.itemsize if encoding != "raw" else 1)
 
 
-def _array(
-    file, path: Path, header: Mapping[str, Any], encoding: str, dtype: np.dtype, claim: int, start: int
-) -> np.ndarray:
+def _array(file, path: Path, header: Mapping[str, Any], encoding: str, dtype: np.dtype, claim: int, start: int) -> np.ndarray:
     """All numbers in the order of the file, whose place is behind the header."""
     lines, skipped = (int(header.get(a, header.get(b, 0))) for a, b in (SKIPS[:2], SKIPS[2:]))
     on_disk = path.stat().st_size

@@ -165,9 +165,7 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
         body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
         depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
     if depth > 32 or (channels == 3 and stored.dtype.kind != "u"):
-        raise Refusal(
-            f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed"
-        )
+        raise Refusal(f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed")
     short, long = 3, 4
     depths = (short, channels, [depth] * channels)
     entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
@@ -11,14 +11,16 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator, Shape
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cost import Meter
+from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
-from solvers.run.record import Outcome, failed, nearest, scores
+from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scans import Scan, remarks
 from solvers.step import Step, check, doubts, lowered
 
@@ -75,7 +77,7 @@ class Reconstruction(pl.LightningModule):
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
         cell = self.cells[dataloader_idx]
-        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
+        outcomes = [failed(scan, scan.error, scan.trace) for scan in batch if scan.error]
         readable = [scan for scan in batch if not scan.error]
         for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
             outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
@@ -83,18 +85,30 @@ class Reconstruction(pl.LightningModule):
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
     def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
-        """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
-        is wrong with one of them is not the others' fault."""
-        start = time.perf_counter()
+        """Scans of one shape, one outcome each. If they cannot be restored together, one by one: what is wrong with one of them
+        is not the others' fault. A bug in the program fails its image too, and its traceback goes with the outcome."""
         try:
-            problem, prior, note = self.pose(cell, scans)
-            check(cell.solver, problem, prior)
-            with Meter(prior, self.autocast) as meter:
-                draws, bad = self.draw(cell, problem, prior)
-        except ValueError as error:
-            if len(scans) > 1:
-                return [self.restore(cell, [scan])[0] for scan in scans]
-            return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
+            return self.restore_together(cell, scans)
+        except Refusal as error:
+            lone = failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))  # which is said with every failure
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):  # nor would the next image do better
+                raise
+            lone = broken(scans[0], error)
+        if len(scans) == 1:
+            return [lone]
+        outcomes = [self.restore(cell, [scan])[0] for scan in scans]
+        if lone.trace and not any(outcome.trace for outcome in outcomes):  # a bug that only a batch shows is not hidden either
+            outcomes[0] = replace(outcomes[0], trace=lone.trace)
+        return outcomes
+
+    def restore_together(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+        """Measurement, draws, and one outcome for each of the scans, which have one shape."""
+        start = time.perf_counter()
+        problem, prior, note = self.pose(cell, scans)
+        check(cell.solver, problem, prior)
+        with Meter(prior, self.autocast) as meter:
+            draws, bad = self.draw(cell, problem, prior)
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
