@@ -20,12 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from data.files import Refusal
-from solvers.run import door
-from solvers.run.flags import Parser
-
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.files import Refusal
 from data.seeding import Noise, Purpose
 from ldm.analytic import Mixture, gaussian
 from ldm.denoiser import Prior
@@ -41,6 +38,8 @@ from solvers.padis_pc import PaDISPC
 from solvers.problem import Gaussian, Problem, measure
 from solvers.psld import PSLD
 from solvers.resample import ReSample
+from solvers.run import door
+from solvers.run.flags import Parser
 
 SIDE, S0, SIGMA_Y, LOW, TOP = 4, 0.5, 0.1, 0.002, 10.0
 D = SIDE * SIDE

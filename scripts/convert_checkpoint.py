@@ -16,15 +16,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from solvers.run import door
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from data.files import Refusal
 from data.seeding import Noise
 from ldm import checkpoints, schedule
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
+from solvers.run import door
 from solvers.run.flags import Parser
 
 TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen

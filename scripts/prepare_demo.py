@@ -15,14 +15,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from solvers.run import door
-from solvers.run.flags import Parser
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from archives import fetch
 from demo_scans import ARCHIVES, prepare
 from demo_selection import select
+
+from solvers.run import door
+from solvers.run.flags import Parser
 
 
 def main(argv: Sequence[str]) -> int:

@@ -16,14 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from solvers.run import door
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from data.files import Refusal, locked, printable
 from data.prepare.convert import Done, Recipe, run
 from data.prepare.plan import SPLITS, Plan, plan
 from data.prepare.report import collect
+from solvers.run import door
 from solvers.run.flags import Parser
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")

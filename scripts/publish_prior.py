@@ -20,9 +20,6 @@ from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from solvers.run import door
-from solvers.run.flags import Parser
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import manifest
@@ -38,6 +35,8 @@ from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
 from solvers.metrics import psnr
+from solvers.run import door
+from solvers.run.flags import Parser
 
 LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread

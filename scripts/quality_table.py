@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from solvers.run import door
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data.files import Refusal, json_lines, read_yaml
+from solvers.run import door
 from solvers.run.flags import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
