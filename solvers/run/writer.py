@@ -52,8 +52,8 @@ class Writer(BasePredictionWriter):
                 raise
             except Exception as error:
                 self.results[dataloader_idx].commit(broken(outcome.scan, error))
-        pl_module.progress.done += len(prediction)
+        pl_module.progress.finished(len(prediction))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
-        pl_module.progress.finish()
+        pl_module.progress.close()
         trainer.strategy.barrier("every process has committed its last image")
