@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from data.files import Refusal
 from data.seeding import Noise
 from ldm import checkpoints, schedule
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
+from solvers.run import door
 from solvers.run.flags import Parser
 
 TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen
@@ -57,7 +57,7 @@ def verify(source: Path, config: str | None, ema: bool, folder: Path, half: bool
 
 
 def arguments() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("convert_checkpoint.py", __doc__)
     parser.add_argument("source", type=Path, help="weight file or model folder")
     parser.add_argument("folder", type=Path, help="new folder to write")
     parser.add_argument("--config", help="YAML with what a foreign file does not say")
@@ -68,18 +68,16 @@ def arguments() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    try:
-        options = arguments().parse_args(argv)
-        described = checkpoints.describe(options.source, options.config, ema=not options.raw)
-        described.build()  # every key and shape is checked before anything is written
-        checkpoints.export(described, options.folder, half=options.half)
-        print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
-        if options.verify and described.part == "prior":
-            verify(options.source, options.config, not options.raw, options.folder, options.half)
-    except (ValueError, OSError) as error:
-        print(f"convert_checkpoint.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run("convert_checkpoint.py", argv, lambda: convert(arguments().parse_args(argv)))
+
+
+def convert(options: argparse.Namespace) -> None:
+    described = checkpoints.describe(options.source, options.config, ema=not options.raw)
+    described.build()  # every key and shape is checked before anything is written
+    checkpoints.export(described, options.folder, half=options.half)
+    print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
+    if options.verify and described.part == "prior":
+        verify(options.source, options.config, not options.raw, options.folder, options.half)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,8 @@ from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
 from solvers.metrics import psnr
+from solvers.run import door
+from solvers.run.flags import Parser
 
 LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
@@ -184,7 +186,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("publish_prior.py", __doc__)
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
     parser.add_argument("folder", type=Path, help="new model folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
@@ -195,12 +197,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
-    try:
-        publish(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"publish_prior.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The cut depends on the manifest and the batch size alone, so a restarted run computes the very same batches.
 """
 
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -14,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
-from data.files import Refusal
+from data.files import Refusal, first_line
 from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
 from ldm.denoiser import Prior
@@ -30,6 +31,7 @@ class Scan:
     source: Image | None = None  # the file as it was read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
+    trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
 
     @property
@@ -51,12 +53,24 @@ class Source(NamedTuple):
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
-    """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
+    """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
+
+    load: row -> pixels, source, intensity.
+    """
     try:
         pixels, source, intensity = load(row)
         return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
-    except ValueError as error:
+    except Refusal as error:
         return Scan(row.image_id, error=str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # a bug, of which this row may be the only one to suffer
+        return Scan(row.image_id, error=bug(error), trace=traceback.format_exc())
+
+
+def bug(error: Exception) -> str:
+    """One line about a bug in the program, whose traceback is kept."""
+    return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
 
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
@@ -81,13 +95,13 @@ def seeded(channels: int, row: Any) -> Scan:
 
 def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
     """The first scan that can be read; if there is none, ValueError says what ails the very first."""
-    reasons = []
+    bad = []
     for row in rows:
         scan = load(row)
         if not scan.error:
             return scan
-        reasons.append(scan.error)
-    raise Refusal(reasons[0])
+        bad.append(scan)
+    raise RuntimeError(bad[0].trace) if bad[0].trace else Refusal(bad[0].error)
 
 
 def reader(
