@@ -10,6 +10,9 @@ import torch
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
 from solvers.run.outputs import file_name
+from solvers.run.panels import panel
+from solvers.run.panels import panel
+from solvers.run.panels import panel
 from solvers.run.record import Outcome
 from solvers.run.results import Results, digest
 from solvers.run.scans import Scan
@@ -169,3 +172,36 @@ def test_ids_become_safe_and_different_file_names(name: str):
     made = file_name(name)
     assert made != name and "/" not in made and not made.startswith(".") and len(made) < 200
     assert file_name(name + "x") != made and file_name("scan-1_a.b") == "scan-1_a.b"
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.5, 3.0])
+def test_the_panel_shows_samples_where_they_lie(offset: float):
+    """Black to white between sample 1 and 2 of 8: at pixels offset + 4 i of 32, drawn 8 times as large, lies their middle."""
+    y = -torch.ones(1, 8, 8)
+    y[..., 2:] = 1
+    seen = Outcome(scan("a"), {}, torch.zeros(1, 32, 32), y=y, grid=Grid.square(offset, 4))
+    picture = np.asarray(panel(seen).convert("L"))[22 + 128, 8 : 8 + 256]
+    white = int((picture > 200).argmax())
+    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (offset == 1.5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.5, 3.0])
+def test_the_panel_shows_samples_where_they_lie(offset: float):
+    """Black to white between sample 1 and 2 of 8: at pixels offset + 4 i of 32, drawn 8 times as large, lies their middle."""
+    y = -torch.ones(1, 8, 8)
+    y[..., 2:] = 1
+    seen = Outcome(scan("a"), {}, torch.zeros(1, 32, 32), y=y, grid=Grid.square(offset, 4))
+    picture = np.asarray(panel(seen).convert("L"))[22 + 128, 8 : 8 + 256]
+    white = int((picture > 200).argmax())
+    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (offset == 1.5)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.5, 3.0])
+def test_the_panel_shows_samples_where_they_lie(offset: float):
+    """Black to white between sample 1 and 2 of 8: at pixels offset + 4 i of 32, drawn 8 times as large, lies their middle."""
+    y = -torch.ones(1, 8, 8)
+    y[..., 2:] = 1
+    seen = Outcome(scan("a"), {}, torch.zeros(1, 32, 32), y=y, grid=Grid.square(offset, 4))
+    picture = np.asarray(panel(seen).convert("L"))[22 + 128, 8 : 8 + 256]
+    white = int((picture > 200).argmax())
+    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (offset == 1.5)

@@ -184,7 +184,7 @@ def decoding(path: str | Path, what: str, private: bool = False) -> Iterator[Non
         with catch_warnings():
             simplefilter("ignore")
             yield
-    except ImportError:
+    except (ImportError, Refusal):
         raise
     except Exception as error:
         kind, text = type(error).__name__, " ".join(str(error).split())[:300]
