@@ -1,10 +1,11 @@
-"""The numbers of a DICOM frame: claims first, then unpacked by pydicom's plug-ins; shifted where the header says; padding told."""
+"""The numbers of a DICOM frame: claims first, then unpacked by pydicom's plug-ins; which bits count, and what is padding."""
 
 import io
 import struct
 import zlib
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -49,7 +50,7 @@ def frames(ds: pydicom.Dataset, path: Path) -> int:
         total = max(1, int(ds.get("NumberOfFrames") or 1))
         syntax, packed = ds.file_meta.get("TransferSyntaxUID"), _size(_source(path))
     held: float | None = packed * 8 / bits * (1.5 if "422" in ds.PhotometricInterpretation else 1) * -(-bits // 8)
-    if syntax is not None and syntax.is_encapsulated:
+    if _packed(syntax):
         held = packed * RUNS if syntax == pydicom.uid.RLELossless else None
         if total * ITEM > packed:
             raise Refusal(f"{path}: promises {total} frames, more than {packed} bytes can hold; an undamaged file is allowed")
@@ -63,10 +64,10 @@ def stored(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarra
     source = _source(path)
     promised = int(ds.Rows), int(ds.Columns)
     shift = _shift(ds, path)
-    how = {"correct_unused_bits": False} if shift else {}
+    how: dict[str, Any] = {"correct_unused_bits": False} if shift else {}
     try:
         with decoding(path, "DICOM"):
-            if syntax is not None and syntax.is_encapsulated:
+            if _packed(syntax):
                 _check_stream(path, ds, index, total, promised)
             array = pixel_array(source, index=index, **how) if total > 1 else pixel_array(pydicom.dcmread(source), **how)
             whole = (*promised, *(() if ds.SamplesPerPixel == 1 else (3,)))
@@ -109,11 +110,13 @@ def _shift(ds: pydicom.Dataset, path: Path) -> int:
     if not all(isinstance(n, int) for n in (high, used, all_bits)):
         return 0
     syntax = ds.file_meta.get("TransferSyntaxUID")
-    if syntax is not None and syntax.is_encapsulated and syntax != pydicom.uid.RLELossless:
+    if _packed(syntax) and syntax != pydicom.uid.RLELossless:
         return 0
     shift = high + 1 - used
     if shift and not 0 < used <= high + 1 <= all_bits:
-        raise Refusal(f"{path}: HighBit {high} with BitsStored {used} of {all_bits}; from BitsStored - 1 to {all_bits - 1} is allowed")
+        raise Refusal(
+            f"{path}: HighBit {high} with BitsStored {used} of {all_bits}; from BitsStored - 1 to {all_bits - 1} is allowed"
+        )
     return shift
 
 
@@ -157,9 +160,14 @@ def _stream_size(packed: bytes) -> tuple[int, int] | None:
     return None
 
 
+def _packed(syntax: pydicom.uid.UID | None) -> bool:
+    """Whether each frame is packed for itself (JPEG and its kind)."""
+    return syntax is not None and syntax.is_transfer_syntax and syntax.is_encapsulated
+
+
 def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
     """The plug-ins that could unpack this transfer syntax and are not installed."""
-    if syntax is None or not syntax.is_encapsulated:
+    if syntax is None or not _packed(syntax):
         return ""
     try:
         return " or ".join(text.partition("requires ")[2] or text for text in get_decoder(syntax).missing_dependencies)
@@ -194,7 +202,7 @@ def _inflated(path: Path, changed: int, size: int) -> bytes:
             return raw
         length = int(meta.FileMetaInformationGroupLength)
         meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-        start = io.BytesIO()
+        start = pydicom.filebase.DicomBytesIO()
         start.write(bytes(128) + b"DICM")
         pydicom.filewriter.write_file_meta_info(start, meta, enforce_standard=False)
     stream = zlib.decompressobj(-zlib.MAX_WBITS)

@@ -16,7 +16,7 @@ PIXELS = {  # keywords: (rule, why)
     "PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing ImagePlanePixelSpacing": (STEP, "mm from pixel to pixel"),
     "ImagePositionPatient": (MOVED, "the centre of the first pixel: it lies elsewhere when pixels are finer"),
     "PhysicalDeltaX PhysicalDeltaY": (STEP, "units of an ultrasound region from pixel to pixel"),
-    "RegionLocationMinX0 RegionLocationMinY0 RegionLocationMaxX1 RegionLocationMaxY1": (EDGE, "first and last pixels of a region"),
+    "RegionLocationMinX0 RegionLocationMinY0 RegionLocationMaxX1 RegionLocationMaxY1": (EDGE, "first and last pixel of a region"),
     "ReferencePixelX0 ReferencePixelY0": (CENTRE, "a pixel of a region"),
     "ShutterShape ShutterLeftVerticalEdge ShutterRightVerticalEdge ShutterUpperHorizontalEdge ShutterLowerHorizontalEdge"
     " CenterOfCircularShutter RadiusOfCircularShutter VerticesOfThePolygonalShutter ShutterPresentationValue"
@@ -52,7 +52,7 @@ FRAMES = {
     "StartTrim StopTrim RecommendedDisplayFrameRate RecommendedDisplayFrameRateInFloat CineRate RepresentativeFrameNumber"
     " PreferredPlaybackSequencing FrameNumbersOfInterest FrameOfInterestDescription FrameOfInterestType FrameDisplaySequence"
     " MultiFramePresentationSequence FrameUsefulnessGroupSequence TimeOfFrameGroupSequence SkipFrameRangeFlag"
-    " IVUSPullbackStartFrameNumber IVUSPullbackStopFrameNumber DataFrameAssignmentSequence": "numbers of frames to show or to use",
+    " IVUSPullbackStartFrameNumber IVUSPullbackStopFrameNumber DataFrameAssignmentSequence": "numbers of frames to show or use",
     "MaskSubtractionSequence": "numbers of mask frames",
     "InConcatenationNumber InConcatenationTotalNumber ConcatenationFrameOffsetNumber ConcatenationUID"
     " SOPInstanceUIDOfConcatenationSource": "a place in a file that was cut into several",

@@ -38,8 +38,8 @@ class Variable(NamedTuple):
 class _Inflating:
     """A zlib stream as a file to read from, that gives no more than is asked for."""
 
-    def __init__(self, packed: bytes):
-        self.packed, self.unpacker = packed, zlib.decompressobj()
+    def __init__(self, packed: bytes | bytearray):
+        self.packed, self.unpacker = bytes(packed), zlib.decompressobj()
 
     def read(self, size: int = -1, /) -> bytes:
         data = self.unpacker.decompress(self.packed, max(size, 1))

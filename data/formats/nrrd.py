@@ -16,7 +16,7 @@ from data.formats.image import Image, Meta, decoding, digest
 from data.formats.volume import Volume, assemble
 
 HEADER = 2**22  # bytes at most
-PACKED = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
 PLAIN = ("raw", "ascii", "text", "txt")
 
 
@@ -124,9 +124,7 @@ def _held(packed: int, encoding: str, dtype: np.dtype) -> float | None:
     return packed * (bounds.DEFLATE if encoding in PACKED else dtype.itemsize if encoding != "raw" else 1)
 
 
-def _array(
-    file, path: Path, header: Mapping[str, Any], encoding: str, dtype: np.dtype, claim: int, start: int
-) -> np.ndarray:
+def _array(file, path: Path, header: Mapping[str, Any], encoding: str, dtype: np.dtype, claim: int, start: int) -> np.ndarray:
     """All numbers in the order of the file, whose place is behind the header."""
     lines, skipped = (int(header.get(a, header.get(b, 0))) for a, b in (SKIPS[:2], SKIPS[2:]))
     on_disk = path.stat().st_size

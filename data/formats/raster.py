@@ -131,7 +131,9 @@ def _check_size(picture: PIL.ImageFile.ImageFile, format: str, size: int, path: 
         held = size * bounds.DEFLATE * 8 / bits  # pixels; gray and palettes may be packed eight to a byte
     bounds.check(path, (len(picture.getbands()), height, width))
     if held is not None and width * height > held:
-        raise Refusal(f"{path}: promises {height} x {width} pixels, more than {size} bytes can hold; an undamaged file is allowed")
+        raise Refusal(
+            f"{path}: promises {height} x {width} pixels, more than {size} bytes can hold; an undamaged file is allowed"
+        )
 
 
 def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
@@ -207,9 +209,7 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
         body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
         depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
     if depth > 32 or (channels == 3 and stored.dtype.kind != "u"):
-        raise Refusal(
-            f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed"
-        )
+        raise Refusal(f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed")
     short, long = 3, 4
     depths = (short, channels, [depth] * channels)
     entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}
