@@ -4,7 +4,6 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a Refusal of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
-import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,16 +11,15 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from data.files import Refusal
+from data.files import Refusal, commit, commit_folder, file_digest
 from data.formats import archive, arrays, bounds, dicom, nifti, nrrd, raster, volume
 from data.formats.bounds import allow
-from data.formats.commit import commit, commit_folder
 from data.formats.image import Image, Meta, unpadded, with_channels
 from data.formats.volume import as_stored, resized, upright
 
 __all__ = [
-    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "read", "reassemble", "resized", "suffix",
-    "unpadded", "upright", "with_channels", "write",
+    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "kind", "read", "reassemble", "resized",
+    "suffix", "unpadded", "upright", "with_channels", "write",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -112,9 +110,14 @@ def _count(path: Path, format: str, axis: int) -> int:
     return archive.count(path) if format == "zip" else dicom.count(path)
 
 
+def kind(path: str | Path) -> str:
+    """The format that a file of this name has, "png" or "nifti" and so on; "" if no format has such names."""
+    return SUFFIXES.get(_suffix(Path(path)), "")
+
+
 def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
     format = images[0].meta.format
-    named = SUFFIXES.get(_suffix(path))
+    named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
         raise Refusal(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
     try:
@@ -182,8 +185,7 @@ def checksum(path: str | Path) -> str:
 
 @lru_cache(maxsize=64)
 def _checksum(path: str | Path, changed: int, size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 @contextmanager

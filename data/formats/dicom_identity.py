@@ -6,11 +6,11 @@ where they are among the attribute's defined terms: free text never. Burned-in t
 """
 
 import copy
-import hashlib
 
 import pydicom
 from pydicom.datadict import dictionary_VR
 
+from data import files
 from data.formats.dicom_words import EMPTIED, NUMBERS, STALE, WORDS
 from data.formats.image import digest
 
@@ -58,7 +58,7 @@ def pseudonym(patient: str) -> str | None:
 
 def uid(*parts: str) -> pydicom.uid.UID:
     """A UID under 2.25 (a 128-bit number, PS3.5 B.2): the digest of `parts`."""
-    number = int.from_bytes(hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogateescape")).digest()[:16], "big")
+    number = int(files.digest(*parts)[:32], 16)
     return pydicom.uid.UID(f"2.25.{number}")
 
 

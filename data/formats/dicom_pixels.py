@@ -49,7 +49,7 @@ def frames(ds: pydicom.Dataset, path: Path) -> int:
     with decoding(path, "DICOM", private=True):
         total = max(1, int(ds.get("NumberOfFrames") or 1))
         syntax, packed = ds.file_meta.get("TransferSyntaxUID"), _size(_source(path))
-    held: float | None = packed * 8 / bits * (1.5 if "422" in ds.PhotometricInterpretation else 1) * -(-bits // 8)
+    held: float | None = packed * 8 / bits * (1.5 if "422" in str(ds.PhotometricInterpretation) else 1) * -(-bits // 8)
     if _packed(syntax):
         held = packed * RUNS if syntax == pydicom.uid.RLELossless else None
         if total * ITEM > packed:

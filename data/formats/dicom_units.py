@@ -7,9 +7,9 @@ words and stays true. What private elements mean is not known, so a header that 
 import numpy as np
 import pydicom
 
-from data.formats.dicom_geometry import corner_of, decimal, spacing_of
+from data.formats.dicom_geometry import affine_of, corner_of, decimal, spacing_of
 from data.formats.dicom_groups import GROUPS, of_frame, places
-from data.formats.image import Meta
+from data.formats.image import Affine, Meta
 
 STEP, MOVED, EDGE, CENTRE, REMOVED = "step", "moved", "edge", "centre", "removed"
 PIXELS = {  # keywords: (rule, why)
@@ -60,17 +60,19 @@ FRAMES = {
 
 
 def resize(ds: pydicom.Dataset, meta: Meta, rows: int, columns: int) -> None:
-    """Make the header true of a grid of rows × columns that covers the same field with pixels of meta.spacing."""
-    old = spacing_of(ds, meta.index if meta.count > 1 else 0)
+    """Make the header true of a grid of rows × columns with the spacing and, where it lies in space, the corner of `meta`."""
+    index = meta.index if meta.count > 1 else 0
+    old = spacing_of(ds, index)
     if old and meta.spacing:
         ratio = meta.spacing[0] / old[0], meta.spacing[1] / old[1]
     else:
         ratio = float(ds.get("Rows", rows)) / rows, float(ds.get("Columns", columns)) / columns
-    if ratio == (1, 1):
+    moved = _moved(affine_of(ds, index), meta.affine, ratio)
+    if ratio == (1, 1) and np.allclose(moved, 0, atol=1e-6):
         return
-    moves = _moves(ds, ratio)  # before a spacing is changed
-    for place, moved in moves:
-        place.ImagePositionPatient = [decimal(v) for v in moved]
+    moves = _moves(ds, moved)  # before a spacing is changed
+    for place, corner in moves:
+        place.ImagePositionPatient = [decimal(v) for v in corner]
     for keywords, (rule, _) in PIXELS.items():
         for keyword in keywords.split():
             if rule == STEP and "Physical" not in keyword:
@@ -101,14 +103,23 @@ def select_frame(ds: pydicom.Dataset, index: int) -> None:
     ds.remove_private_tags()
 
 
-def _moves(ds: pydicom.Dataset, ratio: tuple[float, float]) -> list[tuple[pydicom.Dataset, np.ndarray]]:
-    """Each position and what it becomes: the first centre moves by half the change of the spacing, along its frame's own axes."""
+def _moved(before: Affine | None, after: Affine | None, ratio: tuple[float, float]) -> tuple[float, float]:
+    """Old pixels along (rows, columns) by which the first centre was moved; without geometry so that the outer edges stay."""
+    if before is None or after is None:
+        return (ratio[0] - 1) / 2, (ratio[1] - 1) / 2
+    old, shift = np.array(before)[:3, :2], np.array(after)[:3, 3] - np.array(before)[:3, 3]
+    down, across = np.linalg.lstsq(old, shift, rcond=None)[0]
+    return float(down), float(across)
+
+
+def _moves(ds: pydicom.Dataset, moved: tuple[float, float]) -> list[tuple[pydicom.Dataset, np.ndarray]]:
+    """Each position and what it becomes: all frames move by as many pixels, along their own axes."""
     found = []
     for frame, place in places(ds):
         cosines, spacing = of_frame(ds, frame, "ImageOrientationPatient"), spacing_of(ds, frame)
         if place.get("ImagePositionPatient") and cosines and spacing:
             across, down = np.array(cosines, float)[:3], np.array(cosines, float)[3:]
-            shift = down * spacing[0] * (ratio[0] - 1) / 2 + across * spacing[1] * (ratio[1] - 1) / 2
+            shift = down * spacing[0] * moved[0] + across * spacing[1] * moved[1]
             found.append((place, np.array(place.ImagePositionPatient, float) + shift))
     return found
 

@@ -1,4 +1,4 @@
-"""Which attributes of a DICOM header a result keeps: numbers, and words with the defined terms that they may be (PS3.3, PS3.16)."""
+"""Which attributes of a DICOM header a result keeps: numbers, and words with their defined terms (PS3.3, PS3.16)."""
 
 from itertools import permutations
 

@@ -1,6 +1,5 @@
 """The one value every file becomes: pixels in stored units, and what is needed to write them back."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from data import files
 from data.files import Refusal
 
 Affine = tuple[tuple[float, ...], ...]
@@ -72,16 +72,15 @@ def with_channels(meta: Meta, channels: int) -> Meta:
 
 def digest(*parts: str) -> str:
     """32 hex digits that stand for `parts`. A pseudonym, not a secret: short numeric patient ids can be found by trying all."""
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return files.digest(*parts)[:32]
 
 
 def unpadded(image: Image) -> Tensor:
-    """The values of an image that show something, in a row: without its padding. All of them if it is nothing but padding."""
+    """The values of an image that show something, in a row: without its padding. None if it is nothing but padding."""
     pixels, padded = image.pixels, image.meta.padded
     if padded is None or padded.shape[1:] != pixels.shape[1:]:
         return pixels.flatten()
-    shown = pixels[padded.isnan().expand_as(pixels)]
-    return shown if len(shown) else pixels.flatten()
+    return pixels[padded.isnan().expand_as(pixels)]
 
 
 def limits(meta: Meta) -> tuple[int, int]:
@@ -127,7 +126,7 @@ def _with_range(image: Image) -> Image:
     deep = np.dtype(meta.dtype).kind in "iu" and (meta.bits or np.dtype(meta.dtype).itemsize * 8) > 16
     if meta.window or not deep:
         return image
-    values = unpadded(image)
+    values = shown if len(shown := unpadded(image)) else image.pixels
     low, high = float(values.min()), float(values.max())
     high = high if high > low else low + 1
     note = f"integers of more than 16 bits: black and white are their least and greatest value, {low:g} and {high:g}"

@@ -7,7 +7,6 @@ appear whole or not at all.
 """
 
 import errno
-import hashlib
 import math
 import os
 import signal
@@ -25,9 +24,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from data.files import Refusal
 from data import formats
 from data.dataset import LUMINANCE
+from data.files import Refusal, digest, replacing
 from data.formats import raster
 from data.prepare.journal import Journal
 from data.prepare.plan import Plan, Source
@@ -92,8 +91,10 @@ def contract(source: Source, recipe: Recipe, total: int) -> Intensity | None:
     first = formats.read(source.path, 0 if total > 1 else None, recipe.axis)
     if not recipe.percentiles and first.meta.format in formats.RASTER and first.meta.window:
         return None
-    slices = [first.pixels, *(formats.read(source.path, i, recipe.axis).pixels for i in range(1, total))]
-    values = torch.cat([pixels.flatten() for pixels in slices])
+    images = [first, *(formats.read(source.path, i, recipe.axis) for i in range(1, total))]
+    values = torch.cat([formats.unpadded(image) for image in images])
+    if not len(values):  # nothing but padding
+        values = torch.cat([image.pixels.flatten() for image in images])
     if recipe.percentiles:
         return percentiles(values, *recipe.percentiles)
     low, high = float(values.min()), float(values.max())
@@ -107,7 +108,10 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
         pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
     if len(pixels) not in (1, 3):
         raise Refusal(f"has {len(pixels)} channels; only gray and RGB can become PNG")
-    stored = ((pixels - intensity.low) / (intensity.high - intensity.low)).numpy()
+    unit = (pixels - intensity.low) / (intensity.high - intensity.low)
+    if image.meta.padded is not None:
+        unit = unit.masked_fill(~image.meta.padded.isnan(), 0.0)  # black, whatever number stands for it
+    stored = unit.numpy()
     square = (recipe.size, recipe.size)
     fitted = [np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS)) for c in stored]
     return np.stack(fitted).clip(0, 1)
@@ -153,12 +157,8 @@ def _save(unit: np.ndarray, bits: int, target: Path) -> None:
     depth = 2**bits - 1
     pixels = torch.from_numpy(np.round(unit.astype(np.float64) * depth).astype(np.float32))
     content = raster.encode([formats.Image(pixels, formats.Meta("png", f"uint{bits}"))])
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target, sync=False) as file:  # the manifest's checksum tells if a power cut took it
+        file.write(content)
 
 
 def _described(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
@@ -173,7 +173,7 @@ def _described(target: Path, image_id: str, source: Source, shape: list[int] | N
         "subject": source.subject,
         "split": source.split,
         "window": f"{depth[0]:g}:{depth[1]:g}",
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": digest(content),
         "shape": shape,
         "enlarged": shape is not None and min(shape) < size,
         "histogram": histogram,
