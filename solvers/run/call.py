@@ -97,7 +97,7 @@ class Asked:
                 module.progress.start(images)
                 yield module
             finally:
-                module.progress.finish()
+                module.progress.close()
 
     def result(self, outcomes: Sequence[Outcome], form: Form) -> Result:
         return Result(outcomes, form, partial(results_of, self.cell, self.config, self.prior, self.options))

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
 from data.files import Refusal, first_line
-from data.formats import Image, Meta, checksum
+from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator
@@ -80,7 +80,8 @@ def remarks(scan: Scan, measured: bool) -> list[str]:
         return said
     if len(scan.source.pixels) > len(scan.pixels):
         said.append("a colour image: its luminance alone is restored, because the prior has one channel")
-    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
+    said += scan.source.meta.notes
+    stored, low, high = unpadded(scan.source), scan.intensity.low, scan.intensity.high
     share = float(((stored < low) | (stored > high)).float().mean())
     if share > 0.02 and not measured:
         said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
