@@ -107,7 +107,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     load, notes, first = reader(prior, cells, rows, options.measurements)
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
-    run = Run(options.seed, together, options.measurements, options.precision)
+    run = Run(options.seed, together, options.measurements, options.scale or 1.0, options.precision)
     module = Reconstruction(prior, cells, run, functools.partial(resize.fit, tile=options.tile), notes)
     module.check(first)
     trainer = make_trainer(options)

@@ -4,9 +4,9 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed
@@ -16,6 +16,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data.files import Refusal
 from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
+from data.seeding import Noise
+from solvers import units
+from solvers.operators.base import Operator, Shape
+from solvers.problem import image_shape
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,7 @@ class Scan:
     intensity: Intensity | None = None
     error: str = ""
     checksum: str = ""  # of the file
+    scale: float = 1.0  # what its y was multiplied by
 
     @property
     def volume(self) -> str:
@@ -44,6 +49,28 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
     except ValueError as error:
         return Scan(row.image_id, error=str(error))
+
+
+def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
+    """Measurements of one shape times a factor, which their results are divided by when they are written.
+
+    scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
+    """
+    factors = [scale] * len(scans)
+    if scale == "auto":
+        y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        shape = image_shape(operator, tuple(y.shape[1:]), prior)
+        noise = Noise([scan.image_id for scan in scans], "noise")
+        factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
+    return [_times(scan, float(factor), operator.unit_range) for scan, factor in zip(scans, factors)]
+
+
+def _times(scan: Scan, factor: float, physical: bool) -> Scan:
+    """physical: y is proportional to u in [0, 1], whose 0 is the contract's `low`; else to x in [-1, 1]."""
+    assert scan.intensity is not None and scan.pixels is not None
+    low, half = scan.intensity.low, scan.intensity.per_unit
+    low += 0 if physical else half - half / factor
+    return replace(scan, pixels=factor * scan.pixels, intensity=Intensity(low, low + 2 * half / factor), scale=factor)
 
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
