@@ -47,18 +47,16 @@ def check(problem: Problem, simulated: bool = False) -> None:
             continue
         fit, name = usual / rms if rms > 0 else 1.0, type(operator).__name__
         advice = f"y times {fit:.2g} would fit (--scale {fit:.2g}, or auto)" if not FAINT < rms / usual < LOUD else ""
+        empty = bool(sigma_y) and rms < 2 * float(sigma_y)  # a slice of hardly more than noise, rightly faint
         said = f"{image_id}: its y has a root mean square of {rms:.2g}"
         if sigma_y and rms < QUIET * sigma_y and not simulated:
             remedy = (advice or _of_bytes(sigma_y)) if rms else "every entry is 0"
             raise Refusal(f"{said}, below its own noise: sigma_y {sigma_y:g}; {remedy}")
-        if (
-            advice and rms and not simulated and not (sigma_y and rms < 2 * sigma_y)
-        ):  # else hardly more than noise: an empty slice is so, and rightly
+        if advice and rms and not simulated and not empty:
             raise Refusal(f"{said}, where {name} makes {usual:.2g} of an image in [-1, 1]; {advice}")
         if sigma_y and sigma_y > DEAFENING * usual:
-            raise Refusal(
-                f"{image_id}: sigma_y {sigma_y:g} drowns what {name} makes of images ({usual:.2g}); {_of_bytes(sigma_y)}"
-            )
+            drowned = f"what {name} makes of images ({usual:.2g})"
+            raise Refusal(f"{image_id}: sigma_y {sigma_y:g} drowns {drowned}; {_of_bytes(sigma_y)}")
 
 
 def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:

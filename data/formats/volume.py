@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.files import Refusal
 from data.formats.image import Affine, Image, Meta, check_index, from_stored, to_stored
 
 Pair = tuple[float, float]  # along the rows' axis, along the columns' axis
@@ -32,7 +33,7 @@ def count(volume: Volume, axis: int) -> int:
 def slice_of(volume: Volume, index: int | None, axis: int, path: str | Path) -> Image:
     """One slice → Image."""
     if axis not in (0, 1, 2):
-        raise ValueError(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
+        raise Refusal(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
     index = check_index(index, total := count(volume, axis), path, "slices")
     t, k = divmod(index, volume.array.shape[axis])
     stored = volume.array[:, :, :, t][(slice(None),) * axis + (k,)]  # a view: np.take would copy the whole volume first
@@ -74,7 +75,7 @@ def resized(meta: Meta, factor: float | Pair, ends: Sequence[Sequence[float]] | 
     """
     factors = factor if isinstance(factor, tuple) else (factor, factor)
     if not min(factors) > 0:
-        raise ValueError(f"resize factor {factor}; a positive number is allowed")
+        raise Refusal(f"resize factor {factor}; a positive number is allowed")
     spacing = meta.spacing and (meta.spacing[0] / factors[0], meta.spacing[1] / factors[1])
     if meta.affine is None:
         return replace(meta, spacing=spacing)
@@ -98,7 +99,7 @@ def assemble(images: Sequence[Image]) -> Volume:
         check_complete(metas)
     slices = [to_stored(Image(as_stored(image.pixels, image.meta), image.meta)) for image in images]
     if len({s.shape for s in slices}) > 1:
-        raise ValueError("slices of one volume have different sizes; one size is allowed")
+        raise Refusal("slices of one volume have different sizes; one size is allowed")
     stack = np.stack([slices[i] for i in order])  # [n·T, C, H, W]
     repeats = 1 if alone else _sizes(first.shape)[3]
     stack = stack.reshape(repeats, -1, *stack.shape[1:])  # [T, n, C, H, W]
@@ -120,13 +121,13 @@ def check_complete(metas: Sequence[Meta]) -> None:
     """Every image of one file exactly once, or a ValueError that names what is missing or doubled."""
     first = metas[0]
     if len({(m.series, m.format, m.axis, m.count, m.affine) for m in metas}) > 1:
-        raise ValueError("images of different volumes (or resized differently) cannot be put together; one volume is allowed")
+        raise Refusal("images of different volumes (or resized differently) cannot be put together; one volume is allowed")
     present = [m.index for m in metas]
     missing = sorted(set(range(first.count)) - set(present))
     if missing or len(present) != first.count:
         names = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
         fault = f"slices {names} are missing" if missing else "some slices are given twice"
-        raise ValueError(f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed")
+        raise Refusal(f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed")
 
 
 def four_dimensional(array: np.ndarray) -> np.ndarray:

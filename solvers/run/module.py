@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
@@ -86,22 +86,22 @@ class Reconstruction(pl.LightningModule):
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
-    def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+    def restore(self, cell: Cell, scans: list[Scan], problem: Problem | None = None) -> list[Outcome]:
         """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
-        is wrong with one of them is not the others' fault."""
-        start = time.perf_counter()
-        given = scans
+        is wrong with one of them is not the others' fault. problem: theirs, where it is posed already and they hold no truth."""
+        start, given, unscaled = time.perf_counter(), problem, scans
         try:
-            scans = self.in_units(cell, given)
-            problem, prior, note = self.pose(cell, scans)
-            if self.run.measurements:
+            scans = self.in_units(cell, scans) if given is None else scans
+            problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
+            if self.run.measurements or given is not None:
                 units.check(problem)
             check(cell.solver, problem, prior)
             with Meter(prior, self.autocast) as meter:
                 draws, bad = self.draw(cell, problem, prior)
         except ValueError as error:
-            if len(given) > 1:
-                return [self.restore(cell, [scan])[0] for scan in given]
+            if len(scans) > 1:
+                alone = [None if given is None else given.select([i]) for i in range(len(scans))]
+                return [self.restore(cell, [scan], own)[0] for scan, own in zip(unscaled, alone)]
             return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
@@ -157,8 +157,7 @@ class Reconstruction(pl.LightningModule):
 
     def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
         """Measurements times `run.scale`; others as they are."""
-        if self.run.scale == 1 or cell.operator is None:
-            return scans
+        assert cell.operator is not None
         return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
@@ -172,6 +171,11 @@ class Reconstruction(pl.LightningModule):
         if self.run.measurements:
             return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
         return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
+
+    def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
+        """A problem that is posed already, on this device, and what `pose` says beside it."""
+        shape = problem.operator.shape or tuple(self.prior.image_shape)
+        return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(self.prior, shape)
 
     def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
         """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""

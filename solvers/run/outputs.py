@@ -1,6 +1,5 @@
 """The files of one restored image: the image and its draws in the format of its source, arrays as .npy, the panel as .png."""
 
-import hashlib
 import io
 import re
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from data import formats
+from data.files import commit, digest
 from solvers.operators.grid import Grid
 from solvers.run.panels import panel
 from solvers.run.record import Outcome
@@ -22,7 +22,7 @@ FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std")
 def file_name(image_id: str) -> str:
     """The id if it is a safe file name, else its safe part and a digest, so that no two ids share a file."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", image_id).lstrip(".")[:120]
-    return safe if safe == image_id else f"{safe}-{hashlib.sha256(image_id.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
+    return safe if safe == image_id else f"{safe}-{digest(image_id)[:8]}"
 
 
 def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str, str]:
@@ -41,10 +41,12 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
         (folder / kind).mkdir(exist_ok=True)
         return folder / kind / f"{name}{ending}"
 
-    placed = described(scan.source, outcome.image, outcome.record)
-    _write_image(outcome.image, scan, placed, outcome.image_id, place(outcome.folder, suffix), origin)
+    def image(pixels: Tensor, image_id: str, path: Path) -> None:
+        formats.write(like_source(pixels, scan, outcome.record), path, image_id=image_id, **origin)
+
+    image(outcome.image, outcome.image_id, place(outcome.folder, suffix))
     for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
-        _write_image(draw, scan, placed, f"{outcome.image_id}, draw {k}", place("samples", f"-{k:03d}{suffix}"), origin)
+        image(draw, f"{outcome.image_id}, draw {k}", place("samples", f"-{k:03d}{suffix}"))
     if outcome.std is not None:
         _write_array(formats.as_stored(outcome.std * scan.intensity.per_unit, scan.source.meta), place("std", ".npy"))
     if outcome.y is not None:
@@ -55,7 +57,7 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
     if outcome.truth is not None or outcome.y is not None:
         png = io.BytesIO()
         panel(outcome).save(png, "PNG")
-        formats.commit(place("panels", ".png"), png.getvalue())
+        commit(place("panels", ".png"), png.getvalue())
     return names
 
 
@@ -76,14 +78,13 @@ def described(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -
     return meta if factor == (1, 1) else formats.resized(meta, factor)
 
 
-def _write_image(image: Tensor, scan: Scan, meta: formats.Meta, image_id: str, path: Path, origin: Mapping[str, Any]) -> None:
-    """An image in the model range -> a file like its source, in stored units."""
-    assert scan.intensity is not None
-    stored = formats.Image(scan.intensity.to_stored(image.float()), meta)
-    formats.write(stored, path, image_id=image_id, **origin)
+def like_source(image: Tensor, scan: Scan, record: Mapping[str, Any]) -> formats.Image:
+    """An image in the model range, in stored units and with what its source's file says about itself."""
+    assert scan.source is not None and scan.intensity is not None
+    return formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image, record))
 
 
 def _write_array(values: Tensor, path: Path) -> None:
     out = io.BytesIO()
     np.save(out, values.numpy())
-    formats.commit(path, out.getvalue())
+    commit(path, out.getvalue())
