@@ -41,20 +41,20 @@ def check(problem: Problem, simulated: bool = False) -> None:
         return
     typical, found = (level(p.stored(), operator) for p in (_of_disc(problem), problem))
     entries = operator.measured(problem.y)
-    sigma_y = problem.likelihood.sigma_y if isinstance(problem.likelihood, Gaussian) else None
+    sigma_y = (problem.likelihood.sigma_y or 0.0) if isinstance(problem.likelihood, Gaussian) else 0.0
     for usual, rms, count, image_id in zip(typical.tolist(), found.tolist(), entries.tolist(), problem.ids):
         if not usual > 0 or count < LEAST_ENTRIES:
             continue
         fit, name = usual / rms if rms > 0 else 1.0, type(operator).__name__
         advice = f"y times {fit:.2g} would fit (--scale {fit:.2g}, or auto)" if not FAINT < rms / usual < LOUD else ""
-        empty = bool(sigma_y) and rms < 2 * float(sigma_y)  # a slice of hardly more than noise, rightly faint
+        empty = rms < 2 * sigma_y  # a slice of hardly more than noise, rightly faint
         said = f"{image_id}: its y has a root mean square of {rms:.2g}"
-        if sigma_y and rms < QUIET * sigma_y and not simulated:
+        if rms < QUIET * sigma_y and not simulated:
             remedy = (advice or _of_bytes(sigma_y)) if rms else "every entry is 0"
             raise Refusal(f"{said}, below its own noise: sigma_y {sigma_y:g}; {remedy}")
         if advice and rms and not simulated and not empty:
             raise Refusal(f"{said}, where {name} makes {usual:.2g} of an image in [-1, 1]; {advice}")
-        if sigma_y and sigma_y > DEAFENING * usual:
+        if sigma_y > DEAFENING * usual:
             drowned = f"what {name} makes of images ({usual:.2g})"
             raise Refusal(f"{image_id}: sigma_y {sigma_y:g} drowns {drowned}; {_of_bytes(sigma_y)}")
 
