@@ -206,7 +206,7 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
         size = max(1, module.run.rows // asked.cell.draws)
         for start in range(0, len(rows), size):
             outcomes += module.predict_step([load(row) for row in rows[start : start + size]], 0)
-            module.progress.done = len(outcomes)
+            module.progress.finished(min(size, len(rows) - start))
     return succeeded(outcomes, alone)
 
 

@@ -5,9 +5,9 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed
@@ -18,8 +18,11 @@ from data import dataset, sources
 from data.files import Refusal, first_line
 from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
+from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Operator
+from solvers import units
+from solvers.operators.base import Operator, Shape
+from solvers.problem import image_shape
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    scale: float = 1.0  # what its y was multiplied by
 
     @property
     def volume(self) -> str:
@@ -71,6 +75,30 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
 def bug(error: Exception) -> str:
     """One line about a bug in the program, whose traceback is kept."""
     return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
+
+
+def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
+    """Measurements of one shape times a factor, which their results are divided by when they are written.
+
+    scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
+    """
+    if scale == 1:
+        return list(scans)
+    factors = [scale] * len(scans)
+    if scale == "auto":
+        y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        shape = image_shape(operator, tuple(y.shape[1:]), prior)
+        noise = Noise([scan.image_id for scan in scans], "noise")
+        factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
+    return [_times(scan, float(factor), operator.unit_range or operator.amplitude) for scan, factor in zip(scans, factors)]
+
+
+def _times(scan: Scan, factor: float, physical: bool) -> Scan:
+    """physical: y is proportional to u in [0, 1], whose 0 is the contract's `low`; else to x in [-1, 1]."""
+    assert scan.intensity is not None and scan.pixels is not None
+    low, half = scan.intensity.low, scan.intensity.per_unit
+    low += 0 if physical else half - half / factor
+    return replace(scan, pixels=factor * scan.pixels, intensity=Intensity(low, low + 2 * half / factor), scale=factor)
 
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
