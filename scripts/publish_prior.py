@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import denoising
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -39,6 +40,10 @@ from solvers.run import door
 from solvers.run.flags import Parser
 
 LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
+BESIDE = (
+    "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "
+    "(`docs/train.md` says how to read it):"
+)
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
 
@@ -179,6 +184,8 @@ def publish(options: argparse.Namespace) -> None:
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
         table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
+    with torch.no_grad():
+        table += ["", BESIDE, "", *denoising.table(denoising.compare({options.folder.name: prior}, list(images[:, None])))]
     runs = curves(options.runs, steps, options.folder / "losses.png")
     text = card(options.folder, options.note, prior, trained, {"runs": runs, "table": table})
     (options.folder / "README.md").write_text(text, "utf-8")
