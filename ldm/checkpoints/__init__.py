@@ -26,11 +26,12 @@ TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training'
 Settings = str | Path | Mapping[str, Any] | None
 
 
-def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prior:
+def load(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Prior:
     """The prior in a weight file or model folder, frozen, float32, on the CPU.
 
     config: what a foreign file does not say (a YAML file or a mapping); each family's file names its keys.
-    ema: averaged weights where the file has both. Raises ValueError, one line, listing all that does not fit.
+    ema: averaged weights where the file has both; of ours, a number chooses the average of that half-life in images.
+    Raises ValueError, one line, listing all that does not fit.
     """
     described = describe(path, config, ema=ema)
     if described.part != "prior":
@@ -38,7 +39,7 @@ def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prio
     return described.build()  # type: ignore[return-value]
 
 
-def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) -> nn.Module:
+def first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> nn.Module:
     """The autoencoder (ldm.latent.VQ or KL) in a file of its own, or that of a latent prior."""
     described = describe(path, config, ema=ema)
     module = described.build()
@@ -50,7 +51,7 @@ def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) 
 
 
 def initialise(
-    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool = True, estimated: bool = False
+    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool | float = True, estimated: bool = False
 ) -> list[str]:
     """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels.
 
@@ -81,7 +82,7 @@ def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[s
     return list(found.values())
 
 
-def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
+def describe(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Described:
     """Tell the family and read it: a model description and its state dict, before anything is built.
 
     The folder of a training run (logs/<project>/<name>) means its best checkpoint, or its last where none was validated.
@@ -99,7 +100,7 @@ def trained(path: Path) -> Path:
     return next((path / file for file in TRAINED if (path / file).is_file()), path)
 
 
-def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Described:
+def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
     content = weights(path)
     if "config" in content and "state_dict" in content:
         _unneeded(path, settings)
@@ -112,7 +113,7 @@ def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Describe
             return family.describe(path, state, settings)
     for family in (stable_diffusion, compvis):
         if family.recognises(state):
-            return family.describe(path, state, settings, ema)
+            return family.describe(path, state, settings, bool(ema))
     raise Refusal(f"{path}: the layout of these weights is not known")
 
 

@@ -1,7 +1,8 @@
 """Our own files: training checkpoints (`last.ckpt`) and exported folders (config.yaml, model.safetensors, README.md).
 
 A training checkpoint holds `config` (the merged configuration as plain values, with `prior:` or `first_stage:`),
-`state_dict` of the LightningModule, in which that part's keys start with its name, and `ema`, the averaged ones of them.
+`state_dict` of the LightningModule, in which that part's keys start with its name, and `ema`, the averaged ones of them;
+averages of further half-lives in `ema_others`.
 """
 
 import hashlib
@@ -21,16 +22,34 @@ from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.reading import text_mapping, weights
 
 PARTS = ("prior", "first_stage")
+EMA_HALF_LIFE = 10_000  # images, where a configuration names none
 
 
-def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool) -> Described:
-    """A checkpoint of ours; with `ema` (the default everywhere) the averaged weights."""
+def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool | float) -> Described:
+    """A checkpoint of ours; with `ema` (the default everywhere) the averaged weights, of that half-life if it is a number."""
     settings, state = content["config"], content["state_dict"]
     part = _part(settings, path)
     if ema and not isinstance(content.get("ema"), Mapping):
         raise Refusal(f"{path}: holds no averaged weights (`ema`); load the raw ones with ema=False")
-    merged = {**state, **content["ema"]} if ema else state
+    merged = {**state, **average(path, content, ema)} if ema else state
     return Described(part, settings[part], within(f"{part}.", merged), path)
+
+
+def half_lives(content: Mapping[str, Any]) -> list[str]:
+    """Images after which a weight counts half in the averages of a checkpoint, the one that is used unasked first."""
+    named = content["config"].get("ema_half_life", EMA_HALF_LIFE)
+    first = named[0] if isinstance(named, list) else named
+    return [f"{first:g}", *content.get("ema_others", {})]
+
+
+def average(path: Path, content: Mapping[str, Any], ema: bool | float) -> Mapping[str, Any]:
+    """The averaged weights: those used unasked (True), or those of a half-life."""
+    kept = dict(zip(half_lives(content), [content["ema"], *content.get("ema_others", {}).values()]))
+    if ema is True:
+        return content["ema"]
+    if f"{ema:g}" not in kept:
+        raise Refusal(f"{path}: holds no average of half-life {ema:g}; {' and '.join(kept)} are there")
+    return kept[f"{ema:g}"]
 
 
 def describe_folder(folder: Path) -> Described:

@@ -14,12 +14,19 @@ from torch.nn import functional
 
 from ldm import checks
 
-FREQUENCIES = 32  # of the embedding of the noise time, from a quarter to eight turns a unit
+FREQUENCIES = 32  # of the embedding of the noise time
 
 
 def normalised(h: Tensor) -> Tensor:
     """[B,C,H,W] with mean 0 and variance 1 over the channels of each pixel; fast where channels lie last in memory."""
     return functional.layer_norm(h.permute(0, 2, 3, 1), (h.shape[1],)).permute(0, 3, 1, 2)
+
+
+def waves(time: Tensor) -> Tensor:
+    """[B] -> [B, 2 FREQUENCIES] cosines and sines of the noise time, from a quarter to eight turns a unit."""
+    octaves = torch.linspace(-2, 3, FREQUENCIES, device=time.device)
+    phase = time[:, None] * (2 * math.pi * octaves.exp2()).to(time)
+    return torch.cat([phase.cos(), phase.sin()], 1)
 
 
 class Block(nn.Module):
@@ -77,9 +84,7 @@ class ResidualUNet(nn.Module):
         embedding, area = 2 * widths[0], unshuffle**2
         self.enter = nn.Conv2d(channels * area, widths[0], 3, padding=1)
         self.place = nn.Conv2d(positions * area, widths[0], 3, padding=1, bias=False) if positions else None
-        self.embed = nn.Sequential(
-            nn.Linear(2 * FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU()
-        )
+        self.embed = nn.Sequential(nn.Linear(2 * FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
         finer = list(zip(widths, widths[1:]))
         self.encode = nn.ModuleList(Stage(blocks, width, embedding) for width, _ in finer)
         self.down = nn.ModuleList(nn.Conv2d(width, wider, 2, stride=2) for width, wider in finer)
@@ -89,17 +94,13 @@ class ResidualUNet(nn.Module):
         self.leave = nn.Conv2d(widths[0], (channels if out is None else out) * area, 3, padding=1)
         for last in (self.leave, *([self.place] if self.place else [])):
             nn.init.zeros_(last.weight)
-        turns = 2 * math.pi * 2 ** torch.linspace(-2, 3, FREQUENCIES)
-        self.register_buffer("turns", turns, persistent=False)
-        self.turns: Tensor
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         height, width = x.shape[2:]
         down, right = -height % self.multiple, -width % self.multiple
         if down or right:
             x = functional.pad(x, (0, right, 0, down), mode="replicate")
-        phase = time[:, None] * self.turns
-        embedding = self.embed(torch.cat([phase.cos(), phase.sin()], 1))
+        embedding = self.embed(waves(time))
         h, skips = self.first(x), []
         for stage, halve in zip(self.encode, self.down):
             skips.append(stage(h, embedding))

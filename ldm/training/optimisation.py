@@ -63,9 +63,7 @@ class AdamW(Optimiser):
     """Loshchilov & Hutter 2019."""
 
     def over(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(
-            parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay, eps=1e-8
-        )
+        return torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay, eps=1e-8)
 
 
 @dataclass(frozen=True)
