@@ -135,3 +135,27 @@ def test_a_run_that_kept_one_average_goes_on_with_more(data, tmp_path):
     for steps, more in (("3", muon("ema_half_life=100")), ("4", muon("ema_half_life=[100, 3]"))):
         assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", steps, *more)) == 0
     assert list(last(tmp_path, "pixel")["ema_others"]) == ["3"]
+
+
+def test_a_training_kept_in_half_precision_is_gone_on_with(data, tmp_path, capsys):
+    """From the file alone, elsewhere: momentum, average and order of images, as the whole checkpoint has them to 2^-8."""
+    import convert_checkpoint
+
+    more = muon("ema_half_life=[100, 3]")
+    assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "3", *more)) == 0
+    source, kept = tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt", tmp_path / "training.ckpt"
+    assert convert_checkpoint.main([str(source), str(kept), "--training"]) == 0
+    assert kept.stat().st_size < 0.45 * source.stat().st_size  # two of six tensors a weight are left out, the others halved
+    for name, file in (("whole", source), ("half", kept)):
+        assert main.main(arguments(data, tmp_path / name, "pixel", "--resume", str(file), "--max_steps", "5", *more)) == 0
+    whole, half = (last(tmp_path / name, "pixel") for name in ("whole", "half"))
+    assert half["global_step"] == 5 and half["ema_images"] == whole["ema_images"] == 10
+    assert half["loops"]["fit_loop"]["epoch_progress"] == whole["loops"]["fit_loop"]["epoch_progress"]
+    for key in ("state_dict", "ema"):
+        for name, tensor in whole[key].items():
+            assert half[key][name].dtype == tensor.dtype
+            if tensor.is_floating_point():
+                assert (half[key][name] - tensor).norm() < 2**-8 * max(1, float(tensor.norm())), name
+    capsys.readouterr()
+    assert convert_checkpoint.main(["models/demo-latent/model.safetensors", str(tmp_path / "b"), "--training"]) == 2
+    assert "not a training checkpoint" in capsys.readouterr().err

@@ -65,11 +65,11 @@ class Averaging(pl.Callback):
         checkpoint["ema_others"] = {f"{ema.half_life:g}": state for ema, state in zip(self.others, stored[1:])}
 
     def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        """A length that the run did not keep so far begins at its first."""
+        """A length that the run did not keep so far begins at its first; files may hold them in half precision."""
         state, kept = module.state_dict(), checkpoint.get("ema_others", {})
         for ema in self.all:
             found = checkpoint["ema"] if ema is self.ema else kept.get(f"{ema.half_life:g}", checkpoint["ema"])
-            ema.weights = {k: split_like(state[k], v.clone()) for k, v in found.items()}
+            ema.weights = {k: split_like(state[k], v.float().clone()) for k, v in found.items()}
             ema.seen = checkpoint["ema_images"]
 
 

@@ -37,9 +37,9 @@ class States(NamedTuple):
 class PixelDiffusion(pl.LightningModule):
     """prior: what is trained and, later, used. labels: feed the manifest's label column to a class-conditional network.
 
-    flip: mirror half of the images left to right (where left and right mean nothing). turn: swap rows with columns in half of
-    them; with both, an image is seen in four of its eight positions, for priors of details, whose use does not depend on which
-    way is up. crops: of patch training, below. Networks of any size are trained on squares of whatever size the data have.
+    flip: mirror half of the images left to right (where left and right mean nothing). turn: half of them upside down too, and
+    half with rows and columns swapped, as suits a prior that knows details and not which way is up. crops: of patch training,
+    below. A network of any size is trained on whatever size the data have, `data.params.crop` for one.
     """
 
     prior: Prior
@@ -54,9 +54,9 @@ class PixelDiffusion(pl.LightningModule):
         weighting: Weighting | None = None,
         labels: bool = False,
         flip: bool = False,
-        turn: bool = False,
         crops: Crops | None = None,
         seed: int = 0,
+        turn: bool = False,
     ):
         super().__init__()
         if prior.kind != self.kind:
