@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from data.files import Refusal
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
@@ -18,6 +19,7 @@ from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
 from ldm.denoiser import Prior
+from ldm.networks.residual_unet import ResidualUNet
 
 __all__ = ["agree", "describe", "export", "first_stage", "initialise", "load", "trained"]
 
@@ -53,7 +55,8 @@ def first_stage(path: str | Path, config: Settings = None, *, ema: bool | float 
 def initialise(
     module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool | float = True, estimated: bool = False
 ) -> list[str]:
-    """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels.
+    """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels and
+    positions, which a network may begin to be told.
 
     estimated: scale and shift of a latent prior need not be the file's. Returns remarks: layers adapted from 3 image channels
     to 1, and a scale and shift left behind. Trainability of the parameters is left as it was.
@@ -63,6 +66,8 @@ def initialise(
     if source.part == "prior" and not isinstance(module, Prior):
         state, built = within("first_stage.", state), getattr(built, "first_stage", built)
     state, changed = adapt_channels(state, module.state_dict())
+    placed = {key: value for key, value in unplaced(module).items() if key not in state}
+    state |= placed
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     training = module.training
     fill(module, {key: tensor.clone() for key, tensor in state.items()}, path)
@@ -71,7 +76,14 @@ def initialise(
         parameter.requires_grad_(name in trainable)
     module.train(training)
     adapted = [f"adapted from 3 image channels to 1: {', '.join(changed)}"] if changed else []
+    adapted += [f"positions begin with zero weights: {', '.join(placed)}"] if placed else []
     return adapted + [f"{phrase}, to be estimated" for phrase in left]
+
+
+def unplaced(module: nn.Module) -> dict[str, Tensor]:
+    """Zeros for the weights by which networks take positions, where one without them is the start of one with them."""
+    networks = [(name, one) for name, one in module.named_modules() if isinstance(one, ResidualUNet) and one.place]
+    return {f"{name}.place.weight".lstrip("."): torch.zeros_like(one.place.weight, device="cpu") for name, one in networks}
 
 
 def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
