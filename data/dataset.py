@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from data import formats, manifest
 from data.files import Refusal
 from data.manifest import Row
-from data.ranges import Intensity, percentiles
+from data.ranges import BLACK, Intensity, percentiles
 from data.seeding import Noise
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
@@ -42,7 +42,7 @@ def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
     """
     image = formats.upright(formats.read(row.path, row.slice))
     intensity = contract(row, image)
-    return intensity.to_model(_channels(image.pixels, channels, row.path)), image, intensity
+    return intensity.to_model(with_channels(image.pixels, channels, row.path)), image, intensity
 
 
 def contract(row: Row, image: formats.Image) -> Intensity:
@@ -51,7 +51,8 @@ def contract(row: Row, image: formats.Image) -> Intensity:
     return Intensity(*window) if window else percentiles(image.pixels)
 
 
-def _channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+def with_channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+    """pixels [C,H,W] with another number of channels: gray ones replicated, colours as their luminance. path: for messages."""
     held = len(pixels)
     if held == channels:
         return pixels
@@ -80,7 +81,7 @@ def pad(image: Tensor, multiple: int = 1, size: tuple[int, int] = (0, 0)) -> tup
     height, width = image.shape[-2:]
     down, right = (-(-max(n, least) // multiple) * multiple - n for n, least in zip((height, width), size))
     top, left = down // 2, right // 2
-    return F.pad(image, (left, right - left, top, down - top), value=-1.0), (top, left, height, width)
+    return F.pad(image, (left, right - left, top, down - top), value=BLACK), (top, left, height, width)
 
 
 def unpad(image: Tensor, box: Box) -> Tensor:

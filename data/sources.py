@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from data import dataset, formats, manifest
-from data.files import Refusal
+from data.files import Refusal, nearest
 from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
 
 ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
+LISTINGS = (".csv", ".jsonl", ".txt")  # manifests by their names
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
@@ -25,7 +25,7 @@ def find(
     results: Sequence[Path] = (),
     passed: list[Path] | None = None,
 ) -> list[Row]:
-    """The rows of a manifest or of a folder of images, one per slice of a volume.
+    """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
     `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises ValueError if there is none, or if two
@@ -63,10 +63,12 @@ def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image
     if row.window is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
     intensity = dataset.contract(row, source)
-    return (source.pixels - intensity.low) / intensity.per_unit - 1, source, intensity
+    return intensity.to_model(source.pixels, clamp=False), source, intensity
 
 
 def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
+    if root.is_file() and split is None:
+        return manifest.read(root) if root.suffix.lower() in LISTINGS else [Row(str(root), manifest.identify(root.name))]
     if not root.is_dir():
         raise Refusal(f"{root}: no such folder")
     if split is None:
@@ -79,9 +81,7 @@ def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[
     if (root / "manifest.csv").is_file():
         return _of_split(root / "manifest.csv", split)
     names = {p.name.removesuffix("_images.txt").removesuffix(".csv") for p in root.iterdir() if not p.name.startswith(".")}
-    close = get_close_matches(split, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
-    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){hint}")
+    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){nearest(split, names)}")
 
 
 def _of_split(listing: str | Path, split: str) -> list[Row]:

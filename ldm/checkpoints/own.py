@@ -5,8 +5,6 @@ A training checkpoint holds `config` (the merged configuration as plain values, 
 averages of further half-lives in `ema_others`.
 """
 
-import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import Refusal
+from data.files import Refusal, file_digest, replacing, replacing_folder
 from ldm import config as configuration
 from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.reading import text_mapping, weights
@@ -68,14 +66,12 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
     folder = Path(folder)
     if folder.exists():
         raise Refusal(f"{folder}: exists; an export needs a new folder")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
-    (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
-    (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
-    shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
-    os.replace(part, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(folder) as part:
+        save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
+        (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
+        (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
+        shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
     return folder
 
 
@@ -92,9 +88,8 @@ def keep_training(content: Mapping[str, Any], path: str | Path) -> Path:
     narrow = {key: _narrowed(content[key], torch.float16) for key in ("state_dict", "ema")}
     moments = _narrowed(content["optimizer_states"], torch.bfloat16)
     left = {"callbacks": {}, "ema_others": {}}  # callbacks know paths of the machine where the run was
-    part = path.with_name(f".{path.name}.part")
-    torch.save({**content, **narrow, "optimizer_states": moments, **left}, part)
-    os.replace(part, path)
+    with replacing(path) as file:
+        torch.save({**content, **narrow, "optimizer_states": moments, **left}, file)
     return path
 
 
@@ -105,12 +100,6 @@ def _narrowed(value: Any, dtype: torch.dtype) -> Any:
     if isinstance(value, (list, tuple)):
         return [_narrowed(one, dtype) for one in value]
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part(settings: Any, path: Path) -> Any:

@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
-
-from data.files import Refusal
+from data.files import Refusal, read_yaml
 
 HOME = Path(__file__).resolve().parents[2]
 REFUSED = HOME / "configs/flags.yaml"
@@ -33,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, argv: Sequence[str]) -> None:
         """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
-        instead = yaml.safe_load(REFUSED.read_text())[self.prog]
+        instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
         for word in argv:
             flag = dashes(word).split("=")[0]
             if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
@@ -56,6 +54,9 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
             raise Refusal(f"{one} and {other} say the same thing twice; give one of them")
+    options.num_samples = options.num_samples or 1
+    if options.oracle and (options.measurements or not options.num_runs):
+        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
     word = options.diffusion_config
     if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
         raise Refusal("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
@@ -82,9 +83,6 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
-    if options.oracle and (options.measurements or not options.num_runs):
-        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
-    options.num_samples = options.num_samples or 1
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
         raise Refusal("--measurements needs --data-root or --manifest: the files that were measured")
@@ -104,7 +102,7 @@ def parser(about: str) -> Parser:
     add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help="the prior (default: the shipped latent prior)")
     add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
     add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
-    add("--data-root", "--image-dir", type=Path, metavar="DIR")
+    add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
     add("--measurements", action="store_true", help="the files are what was measured; there is no truth")

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from typing import Any, Literal
@@ -14,6 +14,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator, Shape
+from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cost import Meter
@@ -82,18 +83,19 @@ class Reconstruction(pl.LightningModule):
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
-    def restore(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
+    def restore(self, cell: Cell, scans: list[Scan], problem: Problem | None = None) -> list[Outcome]:
         """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
-        is wrong with one of them is not the others' fault."""
-        start = time.perf_counter()
+        is wrong with one of them is not the others' fault. problem: theirs, where it is posed already and they hold no truth."""
+        start, given = time.perf_counter(), problem
         try:
-            problem, prior, note = self.pose(cell, scans)
+            problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
             check(cell.solver, problem, prior)
             with Meter(prior, self.autocast) as meter:
                 draws, bad = self.draw(cell, problem, prior)
         except ValueError as error:
             if len(scans) > 1:
-                return [self.restore(cell, [scan])[0] for scan in scans]
+                alone = [None if given is None else given.select([i]) for i in range(len(scans))]
+                return [self.restore(cell, [scan], own)[0] for scan, own in zip(scans, alone)]
             return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
@@ -125,6 +127,8 @@ class Reconstruction(pl.LightningModule):
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
             record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
+        if self.run.measurements and operator.grid not in (None, Grid()):
+            record["grid"] = operator.grid._asdict()
         if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
             record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
         image, draws = image.cpu(), draws.cpu()
@@ -140,6 +144,7 @@ class Reconstruction(pl.LightningModule):
             y=problem.stored()[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
+            grid=operator.grid,
         )
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
@@ -153,6 +158,11 @@ class Reconstruction(pl.LightningModule):
         if self.run.measurements:
             return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
         return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
+
+    def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
+        """A problem that is posed already, on this device, and what `pose` says beside it."""
+        shape = problem.operator.shape or tuple(self.prior.image_shape)
+        return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(self.prior, shape)
 
     def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
         """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""

@@ -5,17 +5,20 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data import dataset, sources
 from data.files import Refusal
 from data.formats import Image, Meta, checksum
 from data.ranges import DEPTH_8, Intensity
+from ldm.denoiser import Prior
+from solvers.operators.base import Operator
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,16 @@ class Scan:
         return (self.source.meta.series or "")[:16]
 
 
+Load = Callable[[Any], Scan]
+
+
+class Source(NamedTuple):
+    """Where pixels come from: files, or arrays in memory. Both functions return pixels, source and intensity of a row."""
+
+    image: Callable[..., tuple]  # row, channels
+    measurement: Callable[..., tuple]  # row, physical
+
+
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
     try:
@@ -48,8 +61,9 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
     """What the record must say of how a file was read. measured: it holds y, which no window clamps."""
-    assert scan.pixels is not None and scan.source is not None and scan.intensity is not None
-    said = []
+    said: list[str] = []
+    if scan.pixels is None or scan.source is None or scan.intensity is None:
+        return said
     if len(scan.source.pixels) > len(scan.pixels):
         said.append("a colour image: its luminance alone is restored, because the prior has one channel")
     stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
@@ -74,6 +88,30 @@ def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
             return scan
         reasons.append(scan.error)
     raise Refusal(reasons[0])
+
+
+def reader(
+    prior: Prior, operators: Sequence[Operator | None], rows: Sequence[Any], measurements: bool, source: Source | None = None
+) -> tuple[Load, list[str], Scan]:
+    """How a row is read for this prior, what every record must say about it, and the first scan that can be read.
+
+    operators: of the cells of the grid; None: draws from the prior itself. measurements: the files hold y. source: where the
+    pixels come from, if not from files.
+    """
+    channels = prior.image_shape[0]
+    source = source or Source(dataset.load, sources.measurement)
+    load: Load = partial(read, partial(source.image, channels=channels))
+    if operators[0] is None:
+        load = partial(seeded, channels)
+    elif measurements:
+        physical = any(operator and operator.unit_range for operator in operators)
+        load = partial(read, partial(source.measurement, physical=physical))
+    first = first_readable(rows, load)
+    if operators[0] is None or channels != 3 or first.source is None or len(first.source.pixels) != 1:
+        return load, [], first
+    prior.gray = True  # from here on its images have one channel
+    load, _, first = reader(prior, operators, rows, measurements, source)
+    return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
 
 
 class Batches(Dataset):
