@@ -36,7 +36,7 @@ from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan, Source, reader
 from solvers.run.trainer import make_trainer, quiet
-from solvers.step import check
+from solvers.solver import check
 
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names

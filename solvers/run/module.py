@@ -24,7 +24,7 @@ from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scans import Scan, remarks, rescaled
-from solvers.step import Step, check, doubts, lowered
+from solvers.solver import Step, check, doubts, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
