@@ -225,6 +225,9 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
         for line in volumes.reassemble(result, load):
             print(f"note: {line}", flush=True)
     print(report.conclude(results))
+    for name, result in results.items():
+        if line := result.beaten():
+            print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
         print(f"sample.py: failed: {line}", file=sys.stderr)
