@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.sampling import clipped, ddim_step_vp, ddim_weight, sigma_at, vp_levels
+from ldm.sampling import ddim_step_vp, ddim_weight, sigma_at, vp_levels
 from solvers.beliefs import Belief, Isotropic
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, fraction, need_linear, positive
@@ -45,8 +45,7 @@ class CoDPS(Solver):
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = chain.start()
         for t, (a, a_next) in enumerate(pairwise(chain.levels)):
-            x0 = chain.tweedie(x, a)
-            x0 = clipped(x0) if self.clip else x0
+            x0 = chain.tweedie(x, a, self.clip)
             x = ddim_step_vp(x, x0, a, a_next, self.eta, chain.noise)
             c = self.weight(self.steps - 1 - t, a, a_next)
             if c > 0:

@@ -116,5 +116,3 @@ def closed(x: Tensor, r: Tensor) -> Solution:
     """A solution that took no iterations and left nothing over."""
     nothing = torch.zeros(len(r), dtype=r.dtype, device=r.device)
     return Solution(x, nothing.long(), nothing)
-
-

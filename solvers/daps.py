@@ -83,9 +83,9 @@ class DAPS(Solver):
 
     def isotropic(self, chain: Chain, belief: Isotropic) -> Tensor:
         """A draw under one variance for each image."""
-        if chain.prior.kind == "pixel":
-            return condition(belief, chain.seen, chain.noise)
-        return conditioned(belief, chain.seen, chain.noise, cap=self.cg, newton=self.newton).x
+        if chain.decodes:
+            return conditioned(belief, chain.seen, chain.noise, cap=self.cg, newton=self.newton).x
+        return condition(belief, chain.seen, chain.noise)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, x, _ = move

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.sampling import clipped, ddim_step_vp, sigma_at, vp_levels
+from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
 from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
 from solvers.recompute import recomputing
@@ -51,9 +51,7 @@ class DPSLikelihood(Solver):
         """x0_hat(x), |y - A x0_hat| for each image [B], and its gradient with respect to x."""
         with torch.enable_grad(), recomputing(chain.prior, self.checkpoint):
             x_t = x.detach().requires_grad_()
-            x0 = chain.tweedie(x_t, a)
-            if self.clip and chain.prior.kind == "pixel":
-                x0 = clipped(x0)
+            x0 = chain.tweedie(x_t, a, self.clip)
             distance = norm(chain.problem.y - chain.seen.operator.forward(x0))
             (gradient,) = torch.autograd.grad(distance.sum(), x_t)
         return x0.detach(), distance.detach(), gradient

@@ -61,13 +61,19 @@ class Chain:
         """D(x, sigma) = E[x0 | x]; VE coordinates."""
         return self.prior.denoise(x, sampling.full(sigma, x), self.offset)
 
-    def tweedie(self, x_t: Tensor, a: float) -> Tensor:
-        """E[x0 | x_t] at alpha_bar = a; VP coordinates."""
-        return sampling.tweedie(self.prior, x_t, a, self.offset)
+    def tweedie(self, x_t: Tensor, a: float, clip: bool = False) -> Tensor:
+        """E[x0 | x_t] at alpha_bar = a, VP coordinates; with clip, clamped to [-1, 1] where the state is an image."""
+        x0 = sampling.tweedie(self.prior, x_t, a, self.offset)
+        return x0 if self.decodes or not clip else sampling.clipped(x0)
+
+    @property
+    def decodes(self) -> bool:
+        """Whether y is seen through a decoder."""
+        return self.prior.kind == "latent"
 
     def framed(self, state: Tensor, border: float = BLACK) -> Tensor:
         """A patch state with its border, which belongs to no image, set to one value; other states as they are."""
-        return self.prior.pad(self.prior.crop(state), border) if self.prior.kind == "pixel" else state
+        return self.prior.pad(self.prior.crop(state), border) if not self.decodes else state
 
     def view(self, belief: Belief) -> Problem:
         """The measurement as a function of what the belief is about."""
@@ -85,7 +91,6 @@ class Chain:
         """E[x | y] as a state; V, where it was measured, scaled to the residual of each image."""
         seen = self.view(belief)
         return self.state(belief, condition(belief.scaled_to_residual(seen, self.noise), seen))
-
 
     def last_belief(self, x0: Tensor, sigma: float) -> Belief:
         """Of the state at the last level, with as much variance as the prior leaves open at its largest sigma: an overconfident
@@ -208,10 +213,14 @@ def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> No
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
     if not isinstance(operator, LinearOperator):
         raise Refusal(f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any")
-    if prior is not None and prior.kind == "latent":
-        raise Refusal(
-            f"{name} needs a pixel or patch prior: no operator is linear behind a decoder; DAPS, ReSample and PSLD go there"
-        )
+    if prior is not None:
+        need_pixels(name, prior, "no operator is linear behind a decoder")
+
+
+def need_pixels(name: str, prior: Prior, why: str) -> None:
+    """Refuse latent priors."""
+    if prior.kind == "latent":
+        raise Refusal(f"{name} needs a pixel or patch prior: {why}; DAPS, ReSample and PSLD go there")
 
 
 def positive(settings: object, *names: str) -> None:

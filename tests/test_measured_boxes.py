@@ -14,13 +14,13 @@ from analytic import BEND, Dense, correlated, latent
 from test_solvers_boxes import Tape
 
 from data.seeding import Noise
-from solvers import condition
+from ldm.sampling import ve_levels, vp_levels
+from solvers.beliefs import Spectral
 from solvers.codps import CoDPSPlus
 from solvers.daps import DAPS
 from solvers.padis import PaDIS
 from solvers.problem import Gaussian, Problem
 from solvers.resample import ReSample
-from solvers.steps import ve_levels, vp_levels
 
 SHAPE, SIGMA_Y, IDS = (1, 6, 6), 0.05, ("a", "b", "c")
 A = torch.randn(9, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 6
@@ -94,7 +94,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
-    monkeypatch.setattr(condition, "FINE", 1e-13)
+    monkeypatch.setattr(Spectral, "accuracy", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):

@@ -8,14 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import full, langevin_noise
 from solvers.beliefs import Isotropic, state_variance
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.padis import PaDIS
 from solvers.problem import Problem
-from solvers.solver import Chain, Move
+from solvers.solver import Chain, Move, need_pixels
 
 Variance = Literal["corrected", "published"]
 
@@ -82,8 +81,7 @@ class PaDISDPS(Pushed):
     normalisation: Literal["operator", "paper", "code"] = "operator"
 
     def check(self, problem: Problem, prior: Prior) -> None:
-        if prior.kind == "latent":
-            raise Refusal("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
+        need_pixels("PaDIS", prior, "its patches are of images, not of latents")
         self.levels(problem, prior)
 
     def gain(self, chain: Chain) -> Tensor | None:
