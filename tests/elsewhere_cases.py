@@ -38,7 +38,7 @@ from solvers.psld import PSLD
 from solvers.resample import ReSample
 from solvers.run.module import Cell, Reconstruction, Run
 from solvers.run.scans import Scan
-from solvers.step import check
+from solvers.solver import check
 from tests import tiny
 from tests.elsewhere import DEVICE, Elsewhere
 from tests.operator_list import LINEAR, NONLINEAR, Case

@@ -20,7 +20,7 @@ from solvers.run.cost import Meter
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, failed, nearest, scores
 from solvers.run.scans import Scan, remarks
-from solvers.step import Step, check, doubts, lowered
+from solvers.solver import Step, check, doubts, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
