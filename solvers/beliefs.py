@@ -230,11 +230,15 @@ def isotropic_variance(sigma: float, s0: float) -> float:
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
+def deviation(prior: Prior) -> float:
+    """What an entry of the state deviates by from image to image: sigmas of a state are in this unit."""
+    return LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
+
+
 def state_variance(prior: Prior, sigma: float) -> float:
     """Var[x0 | x] per entry of the state, one number: as training measured it, else the isotropic Gaussian's."""
     known = prior.variance(sigma)
-    s0 = LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
-    return isotropic_variance(sigma, s0) if known is None else known
+    return isotropic_variance(sigma, deviation(prior)) if known is None else known
 
 
 def image_variance(prior: Prior, sigma: float) -> float:
