@@ -7,6 +7,8 @@ class of a listed kind; never a function, and never trusted by its prefix alone.
 
 import importlib
 import inspect
+import io
+import traceback
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.files import Refusal, nearest
+from data.files import Refusal, bound_yaml, first_line, nearest
 from ldm import former, signatures
 
 OURS = {"data", "ldm", "solvers"}
@@ -73,12 +75,12 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
         try:
             patch = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise Refusal(f"command line: {override!r}: {_first_line(error)}") from None
+            raise Refusal(f"command line: {override!r}: {first_line(error)}") from None
         _merge(merged, typing.cast(dict, patch), "", "command line", origin)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except OmegaConfBaseException as error:
-        raise Refusal(f"{', '.join(map(str, files))}: {_first_line(error)}") from None
+        raise Refusal(f"{', '.join(map(str, files))}: {first_line(error)}") from None
     return _node(typing.cast(dict, resolved), "", origin)
 
 
@@ -107,13 +109,25 @@ def build(node: Any, **extra: Any) -> Any:
         signatures.check(cls, arguments, extra, params.locate)
         try:
             return cls(**arguments, **extra)
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-            raise Refusal(f"{node.locate('params')}: {_first_line(error)}") from error
+        except Refusal as error:
+            raise Refusal(f"{node.locate('params')}: {first_line(error)}") from error
+        except Exception as error:
+            if not _foreign(cls, error):
+                raise
+            reason = f"{node['target']} cannot be built from these ({type(error).__name__}: {first_line(error)})"
+            raise Refusal(f"{node.locate('params')}: {reason}") from error
     if isinstance(node, Mapping):
         return {key: build(value) for key, value in node.items()}
     if isinstance(node, list):
         return [build(value) for value in node]
     return node
+
+
+def _foreign(cls: type, error: Exception) -> bool:
+    """Whether an error came up in code that is not ours: what a library or a plug-in does not take is for the user to mend."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    where = str(frames[-1].f_globals.get("__name__", ""))
+    return not {cls.__module__.split(".")[0], where.split(".")[0]} <= OURS
 
 
 def resolve(target: Any, where: str = "target") -> type:
@@ -130,7 +144,7 @@ def resolve(target: Any, where: str = "target") -> type:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise Refusal(f"{where}: {target!r} cannot be imported ({_first_line(error)})") from None
+        raise Refusal(f"{where}: {target!r} cannot be imported ({first_line(error)})") from None
     found = getattr(module, name, None)
     if found is None:
         classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
@@ -151,11 +165,15 @@ def _of_the_user(name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text("utf-8")
+        bound_yaml(text, path)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
         raise Refusal(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise Refusal(f"{path}: {_first_line(error)}") from None
+    except Refusal:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:  # ValueError: not UTF-8, or no such date
+        raise Refusal(f"{path}: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
     return typing.cast(dict, content)
@@ -191,8 +209,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

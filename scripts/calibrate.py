@@ -13,7 +13,7 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.files import Refusal
 from data.seeding import Noise, Purpose
 from ldm.analytic import Mixture, gaussian
 from ldm.denoiser import Prior
@@ -40,6 +41,8 @@ from solvers.published.daps import DAPSLangevin
 from solvers.published.padis import PaDISDPS, PaDISLangevin
 from solvers.published.padis_pc import PaDISPC
 from solvers.resample import ReSample
+from solvers.run import door
+from solvers.run.flags import Parser
 
 SIDE, S0, SIGMA_Y, LOW, TOP = 4, 0.5, 0.1, 0.002, 10.0
 D = SIDE * SIDE
@@ -197,19 +200,20 @@ def table(only: str, pairs: int, draws: int) -> Iterator[str]:
             )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("calibrate.py", __doc__)
     parser.add_argument("--only", default="", help="solvers whose name contains this")
     parser.add_argument("--pairs", type=int, default=64, help="measurements per solver and prior")
     parser.add_argument("--draws", type=int, default=24, help="runs per measurement (at least 4)")
     parser.add_argument("--out", type=Path, default=Path("docs/calibration.md"))
-    options = parser.parse_args()
+    return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
+
+
+def write(options: argparse.Namespace) -> None:
     if options.pairs < 1 or options.draws < 4:
-        print("calibrate: --pairs must be at least 1 and --draws at least 4", file=sys.stderr)
-        return 2
+        raise Refusal("--pairs must be at least 1 and --draws at least 4")
     if not any(options.only.lower() in name.lower() for name in SOLVERS):
-        print(f"calibrate: no solver is called {options.only!r}; there are {', '.join(SOLVERS)}", file=sys.stderr)
-        return 2
+        raise Refusal(f"no solver is called {options.only!r}; there are {', '.join(SOLVERS)}")
     lines = list(TITLES)
     for line in table(options.only, options.pairs, options.draws):
         lines.append(line)
@@ -217,7 +221,6 @@ def main() -> int:
             print(line)
         else:  # line by line: an interrupted card holds what was measured
             options.out.write_text(HEAD.format(**vars(options)) + "\n".join(lines) + "\n", encoding="utf-8")
-    return 0
 
 
 HEAD = f"""# What each solver really samples
@@ -235,4 +238,4 @@ range. `DPSLikelihood` needs DPS's many steps: with 100 instead of 1000 it diver
 """
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))
