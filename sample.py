@@ -136,6 +136,9 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
         for line in volumes.reassemble(result, load):
             say(f"note: {line}")
     print(report.conclude(results))
+    for name, result in results.items():
+        if line := result.beaten():
+            print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
         door.complain("sample.py", f"failed: {line}")

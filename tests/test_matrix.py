@@ -33,6 +33,7 @@ from solvers.operators import (
     UniformBlur,
 )
 from solvers.padis import PaDIS
+from solvers.pnp import PnP
 from solvers.problem import Clean, Gaussian, Poisson, measure
 from solvers.psld import PSLD
 from solvers.published.daps import DAPSLangevin
@@ -72,6 +73,7 @@ SOLVERS = {
     "daps": DAPS(steps=8, sigma_min=0.02),
     "daps_trace": DAPS(steps=8, sigma_min=0.02, covariance="trace"),
     "daps_langevin": DAPSLangevin(steps=6, M=5, lr=1e-5, tau=SIGMA_Y),
+    "pnp": PnP(steps=8),
     "codps": CoDPS(steps=20),
     "codps_plus": CoDPSPlus(steps=20),
     "dps": DPS(steps=20),
@@ -82,7 +84,7 @@ SOLVERS = {
     "tv": TV(steps=20),
     "baseline": Baseline(),
 }
-CONDITIONED = {"resample", "resample_fast", "daps", "daps_trace", "codps_plus", "padis"}  # their data step is the update
+CONDITIONED = {"resample", "resample_fast", "daps", "daps_trace", "pnp", "codps_plus", "padis"}  # their data step is the update
 FEW = {"motion blur", "random inpainting", "HDR"}
 
 
@@ -116,7 +118,7 @@ def test_cell(operator, solver, prior):
     cell(solver, operator, prior)
 
 
-@pytest.mark.parametrize("solver", ["resample", "daps", "codps_plus", "padis", "dps"])
+@pytest.mark.parametrize("solver", ["resample", "daps", "pnp", "codps_plus", "padis", "dps"])
 @pytest.mark.parametrize("likelihood", [Clean(), Poisson(200.0)], ids=["clean", "poisson"])
 def test_other_likelihoods(solver, likelihood):
     *_, last = SOLVERS[solver](pose("denoising", likelihood), PRIORS["pixel"], Noise(IDS, "solver"))
