@@ -299,6 +299,13 @@ def test_a_descent_stops_at_the_noise_of_what_is_measured():
     assert ((posed.residual(x) < 1) & (posed.residual(x) > 0.95)).all()
 
 
+def test_a_descent_takes_the_step_that_finds_the_loss_small():
+    """As the released code does: it stops after it. The first step of Adam is as long as its rate, here a thousandth."""
+    start = torch.zeros(3, *SHAPE, dtype=torch.float64)
+    x = AdamW(lr_pixel=1e-3, stop=1e6)(start, problem(), "pixel")
+    torch.testing.assert_close(x.abs(), torch.full_like(x, 1e-3), rtol=1e-4, atol=0)
+
+
 def test_pasting_ends_with_y_itself():
     """The entries that A sees are y's, the rest is left alone: what it adds is of A's row space."""
     image = run(PublishedPSLD(steps=4, back="noise", paste=True), LATENT).x0
