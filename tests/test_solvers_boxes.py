@@ -309,7 +309,7 @@ def test_a_descent_takes_the_step_that_finds_the_loss_small():
 def test_pasting_ends_with_y_itself():
     """The entries that A sees are y's, the rest is left alone: what it adds is of A's row space."""
     image = run(PublishedPSLD(steps=4, back="noise", paste=True), LATENT).x0
-    plain = run(PSLD(steps=4, polish=False), LATENT).x0
+    plain = run(PublishedPSLD(steps=4, back="noise", polish=False), LATENT).x0
     posed = problem()
     torch.testing.assert_close(posed.operator.forward(image), posed.y, rtol=0, atol=1e-4)  # s2 = 1e-6 of |A|^2 below 1
     added = (image - plain).flatten(1)
