@@ -2,7 +2,8 @@
 
 The intensity contract of a row, in this order: its `window` column; the window its file suggests (whole depth of 8- and 16-bit
 pictures, DICOM's window, the range of deeper integers); else the 0.5 and 99.5 % percentiles of the slice without its padding.
-Pictures are never cut, scaled or padded on the way unless `size` or `crop` say so; `pad` and `unpad` are the pair that fits odd sizes to a network and back.
+Pictures are never cut, scaled or padded on the way unless `size` or `crop` say so; `pad` and `unpad` are the pair that fits odd
+sizes to a network and back.
 """
 
 import warnings
