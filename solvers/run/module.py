@@ -21,7 +21,7 @@ from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, fr
 from solvers.run.cost import Meter
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, failed, nearest, scores
-from solvers.run.scans import Scan, remarks, rescaled
+from solvers.run.scans import Scan, named, remarks, rescaled
 from solvers.step import Step, check, doubts, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
@@ -70,11 +70,11 @@ class Reconstruction(pl.LightningModule):
 
     def check(self, scan: Scan) -> None:
         """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
-        for cell in self.cells:
-            if cell.operator is not None:
+        for cell in (cell for cell in self.cells if cell.operator):
+            with named(scan.image_id):
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
-                units.check(problem, simulated=not self.run.measurements)
-                check(cell.solver, problem, prior)
+            units.check(problem, simulated=not self.run.measurements)
+            check(cell.solver, problem, prior)
 
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""

@@ -4,6 +4,7 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 """
 
 from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
@@ -61,6 +62,15 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
     except ValueError as error:
         return Scan(row.image_id, error=str(error))
+
+
+@contextmanager
+def named(image_id: str) -> Iterator[None]:
+    """Refusals inside say which image they are about."""
+    try:
+        yield
+    except Refusal as error:
+        raise Refusal(f"{image_id}: {str(error).removeprefix(f'{image_id}: ')}") from None
 
 
 def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
