@@ -21,6 +21,12 @@ TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of whi
 
 
 class Parser(argparse.ArgumentParser):
+    """Mistakes are Refusals, --help shows the text as it is written, and --traceback is a flag of every program."""
+
+    def __init__(self, prog: str, about: str):
+        super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
+
     def error(self, message: str):
         raise Refusal(message)
 
@@ -99,7 +105,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
 
 
 def parser(about: str) -> Parser:
-    made = Parser("sample.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = Parser("sample.py", about)
     add = made.add_argument
     add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
     add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")

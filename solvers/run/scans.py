@@ -3,6 +3,7 @@
 The cut depends on the manifest and the batch size alone, so a restarted run computes the very same batches.
 """
 
+import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
-from data.files import Refusal
-from data.formats import Image, Meta, checksum
+from data.files import Refusal, first_line
+from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
 from data.seeding import Noise
 from ldm.denoiser import Prior
@@ -34,6 +35,7 @@ class Scan:
     source: Image | None = None  # the file as it was read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
+    trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
     scale: float = 1.0  # what its y was multiplied by
 
@@ -56,12 +58,24 @@ class Source(NamedTuple):
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
-    """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
+    """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
+
+    load: row -> pixels, source, intensity.
+    """
     try:
         pixels, source, intensity = load(row)
         return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
-    except ValueError as error:
+    except Refusal as error:
         return Scan(row.image_id, error=str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # a bug, of which this row may be the only one to suffer
+        return Scan(row.image_id, error=bug(error), trace=traceback.format_exc())
+
+
+def bug(error: Exception) -> str:
+    """One line about a bug in the program, whose traceback is kept."""
+    return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
 
 
 @contextmanager
@@ -104,7 +118,8 @@ def remarks(scan: Scan, measured: bool) -> list[str]:
         return said
     if len(scan.source.pixels) > len(scan.pixels):
         said.append("a colour image: its luminance alone is restored, because the prior has one channel")
-    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
+    said += scan.source.meta.notes
+    stored, low, high = unpadded(scan.source), scan.intensity.low, scan.intensity.high
     share = float(((stored < low) | (stored > high)).float().mean())
     if share > 0.02 and not measured:
         said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
@@ -119,13 +134,13 @@ def seeded(channels: int, row: Any) -> Scan:
 
 def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
     """The first scan that can be read; if there is none, ValueError says what ails the very first."""
-    reasons = []
+    bad = []
     for row in rows:
         scan = load(row)
         if not scan.error:
             return scan
-        reasons.append(scan.error)
-    raise Refusal(reasons[0])
+        bad.append(scan)
+    raise RuntimeError(bad[0].trace) if bad[0].trace else Refusal(bad[0].error)
 
 
 def reader(
