@@ -145,7 +145,7 @@ class Reconstruction(pl.LightningModule):
         if cell.keep == "oracle" and truth is not None:
             kept = nearest(draws, truth, turns)
         image = draws.mean(0) if many else draws[kept]
-        record = {"image_id": scan.image_id, "input_sha256": scan.checksum, "residual": float(residuals[kept])}
+        record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
         if many:
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
