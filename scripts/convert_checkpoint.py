@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from data.files import Refusal
 from data.seeding import Noise
 from ldm import checkpoints, schedule
@@ -27,6 +26,7 @@ from ldm.checkpoints.own import keep_training
 from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
+from solvers.run import door
 from solvers.run.flags import Parser
 
 TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen
@@ -69,7 +69,7 @@ def keep(source: Path, path: Path) -> Path:
 
 
 def arguments() -> Parser:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("convert_checkpoint.py", __doc__)
     parser.add_argument("source", type=Path, help="weight file or model folder")
     parser.add_argument("folder", type=Path, help="new folder to write")
     parser.add_argument("--config", help="YAML with what a foreign file does not say")
@@ -82,23 +82,22 @@ def arguments() -> Parser:
 
 
 def main(argv: Sequence[str]) -> int:
-    try:
-        options = arguments().parse_args(argv)
-        if options.training:
-            kept = keep(options.source, options.folder)
-            print(f"{kept}: {kept.stat().st_size / 1e6:.1f} MB")
-            return 0
-        ema = False if options.raw else options.ema_half_life or True
-        described = checkpoints.describe(options.source, options.config, ema=ema)
-        described.build()  # every key and shape is checked before anything is written
-        checkpoints.export(described, options.folder, half=options.half)
-        print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
-        if options.verify and described.part == "prior":
-            verify(options.source, options.config, ema, options.folder, options.half)
-    except (ValueError, OSError) as error:
-        print(f"convert_checkpoint.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run("convert_checkpoint.py", argv, lambda: convert(arguments().parse_args(argv)))
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Do what was asked, and say what was written."""
+    if options.training:
+        kept = keep(options.source, options.folder)
+        print(f"{kept}: {kept.stat().st_size / 1e6:.1f} MB")
+        return
+    ema = False if options.raw else options.ema_half_life or True
+    described = checkpoints.describe(options.source, options.config, ema=ema)
+    described.build()  # every key and shape is checked before anything is written
+    checkpoints.export(described, options.folder, half=options.half)
+    print(f"{options.folder}: {sum(t.numel() for t in described.state.values()):,} numbers")
+    if options.verify and described.part == "prior":
+        verify(options.source, options.config, ema, options.folder, options.half)
 
 
 if __name__ == "__main__":

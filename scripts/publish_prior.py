@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import denoising
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -38,6 +39,13 @@ from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
+from solvers.run import door
+from solvers.run.flags import Parser
+
+BESIDE = (
+    "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "
+    "(`docs/train.md` says how to read it):"
+)
 
 
 def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
@@ -160,6 +168,8 @@ def publish(options: argparse.Namespace) -> None:
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
         table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
+    with torch.no_grad():
+        table += ["", BESIDE, "", *denoising.table(denoising.compare({options.folder.name: prior}, list(images[:, None])))]
     runs = curves(options.runs, steps, options.folder / "losses.png")
     lines = {"runs": [speed, *runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
@@ -168,7 +178,7 @@ def publish(options: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("publish_prior.py", __doc__)
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
     parser.add_argument("folder", type=Path, help="new model folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
@@ -181,12 +191,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
-    try:
-        publish(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"publish_prior.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

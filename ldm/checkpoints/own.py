@@ -87,7 +87,7 @@ def keep_training(content: Mapping[str, Any], path: str | Path) -> Path:
         raise Refusal(f"{path}: exists; choose another name")
     narrow = {key: _narrowed(content[key], torch.float16) for key in ("state_dict", "ema")}
     moments = _narrowed(content["optimizer_states"], torch.bfloat16)
-    left = {"callbacks": {}, "ema_others": {}}  # callbacks know paths of the machine where the run was
+    left: dict[str, dict] = {"callbacks": {}, "ema_others": {}}  # callbacks know paths of the machine where the run was
     with replacing(path) as file:
         torch.save({**content, **narrow, "optimizer_states": moments, **left}, file)
     return path
