@@ -25,13 +25,12 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-import yaml
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.files import Refusal, nearest
+from data.files import Refusal, nearest, read_yaml
 from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
@@ -81,8 +80,8 @@ def underscored(word: str) -> str:
 def value(word: str) -> Any:
     """What YAML takes it for, but for 10:00:00:00, which it would read as a number to the base 60."""
     try:
-        return word if re.fullmatch(r"\d+(:\d+)+", word) else yaml.safe_load(word)
-    except yaml.YAMLError as error:
+        return word if re.fullmatch(r"\d+(:\d+)+", word) else read_yaml(word, "")
+    except Refusal as error:
         raise argparse.ArgumentTypeError(f"{word!r} is not valid YAML") from error
 
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as transforms
 from data import formats, manifest
 from data.files import Refusal
 from data.manifest import Row
-from data.ranges import Intensity, percentiles
+from data.ranges import BLACK, Intensity, percentiles
 from data.seeding import Noise
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
@@ -81,7 +81,7 @@ def pad(image: Tensor, multiple: int = 1, size: tuple[int, int] = (0, 0)) -> tup
     height, width = image.shape[-2:]
     down, right = (-(-max(n, least) // multiple) * multiple - n for n, least in zip((height, width), size))
     top, left = down // 2, right // 2
-    return F.pad(image, (left, right - left, top, down - top), value=-1.0), (top, left, height, width)
+    return F.pad(image, (left, right - left, top, down - top), value=BLACK), (top, left, height, width)
 
 
 def unpad(image: Tensor, box: Box) -> Tensor:

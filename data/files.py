@@ -1,7 +1,24 @@
-"""What the whole program does with files and with mistakes: refusals, hints. A leaf: it imports nothing of the project."""
+"""What the whole program does with files: refusals, hints, atomic writes, locks, digests, JSON lines, bounded YAML.
+
+A leaf: it imports nothing of the project.
+"""
 
 import difflib
-from collections.abc import Iterable
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Any
+
+import yaml
+
+YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
+YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
+_locked: set[Path] = set()  # by this process; a lock of the system's keeps out other processes only
 
 
 class Refusal(ValueError):
@@ -11,8 +28,193 @@ class Refusal(ValueError):
     """
 
 
-def nearest(word: str, allowed: Iterable[str]) -> str:
-    """'; did you mean X?' with the nearest valid name, else the list of the valid ones."""
-    allowed = sorted(map(str, allowed))
-    close = difflib.get_close_matches(word, allowed, 1, 0.6)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(allowed) or 'none'}"
+def nearest(word: str, allowed: Iterable[str], most: int = 40) -> str:
+    """'; did you mean X?' with the nearest valid name, else '; allowed: …' with the first `most` of the valid ones."""
+    names = sorted(map(str, allowed))
+    if close := difflib.get_close_matches(word, names, 1, 0.6):
+        return f"; did you mean {close[0]!r}?"
+    more = ", …" if len(names) > most else ""
+    return f"; allowed: {', '.join(names[:most]) or 'none'}{more}"
+
+
+@contextmanager
+def replacing(path: Path, sync: bool = True) -> Iterator[IO[bytes]]:
+    """A stream whose content becomes the file `path` when the block ends: written under another name, synced, renamed.
+
+    If the block raises, `path` is as it was before. sync: False where losing the file in a power cut is no harm.
+    """
+    part = _part(path)
+    try:
+        with part.open("wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(part, path)
+        if sync:
+            _sync(path.parent)
+    finally:
+        with suppress(OSError):
+            part.unlink()
+
+
+def commit(path: str | Path, content: bytes | str) -> None:
+    """Write a file wholly or not at all. Raises Refusal (full disk, no rights)."""
+    try:
+        with replacing(Path(path)) as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a writable folder is allowed") from error
+
+
+def commit_json(path: str | Path, content: Any) -> None:
+    """Write `content` as JSON, wholly or not at all."""
+    commit(path, json.dumps(content, indent=1) + "\n")
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """An empty folder to be filled, which becomes `path` when the block ends. `path` must not exist or be empty."""
+    part = _part(path)
+    try:
+        part.mkdir()
+        yield part
+        for file in part.iterdir():
+            _sync(file)
+        _sync(part)
+        os.replace(part, path)  # an empty folder is replaced, a full one is an error
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
+    """Write a new folder of files, all or none. Raises Refusal (full disk, no rights, a folder that holds something)."""
+    try:
+        with replacing_folder(Path(path)) as part:
+            for name, content in files.items():
+                (part / name).write_bytes(content)
+    except OSError as error:
+        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a new or empty folder is allowed") from error
+
+
+def append(path: Path, line: bytes) -> None:
+    """Add a line to a file that several processes add to; it is on the disk when this returns."""
+    with path.open("ab") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+        file.write(line)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(folder: Path, advice: str, what: str = "run") -> Iterator[None]:
+    """Make a folder and keep everybody else who asks for it out; Refusal, with the advice, if somebody holds it already.
+
+    The lock is the process's own (`lockf`): unlike that of `flock` it is not inherited by workers that outlive a kill.
+    """
+    taken = Refusal(f"{folder}: another {what} is writing here; {advice}")
+    key = folder.resolve()
+    if key in _locked:
+        raise taken
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise Refusal(f"{folder}: cannot be written: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):  # systems differ in what a held lock raises
+            raise taken from None
+        _locked.add(key)
+        try:
+            yield
+        finally:
+            _locked.discard(key)
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 of a content, or of several texts ("ab", "c" and "a", "bc" differ), as 64 hex digits."""
+    contents = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape") for part in parts]
+    return hashlib.sha256(b"\x1f".join(contents)).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """SHA-256 of a file's content, as `sha256sum` prints it."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The records of a JSONL file; a last line cut short by a crash was never committed and is left out."""
+    with path.open("rb") as file:
+        yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+
+
+def read_yaml(text: str, where: object) -> Any:
+    """The plain values of a YAML text of unknown origin. Raises Refusal; aliases are refused, no honest file of data has any."""
+    bound_yaml(text, where, aliases=False)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date with 13 months
+        raise Refusal(f"{where}: {first_line(error)}") from None
+
+
+def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
+    """Raise Refusal for YAML whose parsing could take long or much: too deep, too long, cyclic, or with aliases that multiply."""
+    depth = 0
+    starts = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+    try:
+        for count, token in enumerate(yaml.scan(text)):  # lazy: nothing after the bound is looked at
+            depth += isinstance(token, starts) - isinstance(token, ends)
+            if depth > YAML_DEPTH:
+                raise Refusal(f"{where}: nested deeper than {YAML_DEPTH} levels")
+            if count >= YAML_SIZE:
+                raise Refusal(f"{where}: longer than {YAML_SIZE} tokens of YAML")
+            if isinstance(token, yaml.AliasToken) and not aliases:
+                raise Refusal(f"{where}: YAML aliases are not allowed here")
+        if _entries(yaml.compose(text, yaml.SafeLoader), {}) > YAML_SIZE:
+            raise Refusal(f"{where}: its aliases stand for more than {YAML_SIZE} entries")
+    except _Cycle:
+        raise Refusal(f"{where}: a part of it contains itself") from None
+    except yaml.YAMLError as error:
+        raise Refusal(f"{where}: {first_line(error)}") from None
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text that is not blank, or its kind."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+class _Cycle(Exception):
+    pass
+
+
+def _entries(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """How many values a node stands for, its aliases written out. sizes: of nodes seen before; 0 while they are being counted."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = 0
+        pairs = isinstance(node, yaml.MappingNode)
+        below = [part for pair in node.value for part in pair] if pairs else node.value
+        sizes[id(node)] = 1 + sum(_entries(part, sizes) for part in below)
+    elif not sizes[id(node)]:
+        raise _Cycle
+    return sizes[id(node)]
+
+
+def _part(path: Path) -> Path:
+    return path.with_name(f".{path.name[:200]}.{os.getpid()}.tmp")
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk and survive a power cut."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)

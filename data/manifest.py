@@ -9,7 +9,6 @@ folder (`..`). Absolute paths are taken as they are. UTF-8, with or without a by
 blank ones are skipped. `read` streams and looks at the text only; `check` also looks across rows and at the disk.
 """
 
-import hashlib
 import math
 import os
 from array import array
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data.files import Refusal
+from data.files import Refusal, file_digest
 from data.manifest_lines import COLUMNS, Bad, Cells, blocks, csv_rows, jsonl_rows, text_rows
 
 __all__ = ["COLUMNS", "Row", "check", "identify", "read"]
@@ -97,9 +96,8 @@ def _look(path: Path, row: Row, checksums: bool) -> None:
     if not os.path.isfile(row.path):
         raise Refusal(f"{path}: row {row.line}: there is no file {row.path}")
     if checksums and row.sha256:
-        with open(row.path, "rb") as stream:
-            if hashlib.file_digest(stream, "sha256").hexdigest() != row.sha256.lower():
-                raise Refusal(f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's")
+        if file_digest(row.path) != row.sha256.lower():
+            raise Refusal(f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's")
 
 
 def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> None:

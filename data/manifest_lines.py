@@ -5,10 +5,11 @@ import csv
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from data.files import nearest
 
 COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
 SPACINGS = ((", ", ": "), (",", ":"))  # of JSON objects, as programs write them
@@ -144,9 +145,7 @@ def _columns(header: list[str]) -> Callable[[list[str]], Cells]:
 
 def _known(name: str, line: int) -> None:
     if name not in COLUMNS:
-        close = get_close_matches(name, COLUMNS, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"allowed: {', '.join(COLUMNS)}"
-        raise Bad(f"unknown column {name[:80]!r}; {hint}", line)
+        raise Bad(f"unknown column {name[:80]!r}{nearest(name, COLUMNS)}", line)
 
 
 def jsonl_rows(lines_of: Iterable[Block]) -> Rows:

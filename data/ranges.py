@@ -47,6 +47,7 @@ class Intensity:
         return (self.high - self.low) / 2
 
 
+BLACK = -1.0  # the least value of the model range: air, and what lies beyond an image's border
 DEPTH_8 = Intensity(0, 255)
 DEPTH_16 = Intensity(0, 65535)
 DEPTHS = {"uint8": DEPTH_8, "uint16": DEPTH_16}  # of arrays, by their type

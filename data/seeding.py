@@ -4,13 +4,13 @@ One generator per image, drawn on the CPU and moved, so that order, batch size, 
 the device do not change an image's result. The global generators are never touched.
 """
 
-import hashlib
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from data import files
 from data.files import Refusal
 
 Purpose = Literal["mask", "kernel", "noise", "solver", "offset", "augment"]
@@ -19,8 +19,7 @@ PURPOSES = ("mask", "kernel", "noise", "solver", "offset", "augment")
 
 def digest(run_seed: int, image_id: str, sample_index: int, purpose: str) -> int:
     """A 63-bit seed; the same on every machine and in every Python."""
-    text = f"{run_seed}\x1f{image_id}\x1f{sample_index}\x1f{purpose}".encode("utf-8", "surrogateescape")
-    return int.from_bytes(hashlib.sha256(text).digest()[:8], "big") >> 1
+    return int(files.digest(str(run_seed), image_id, str(sample_index), purpose)[:16], 16) >> 1
 
 
 class Noise:

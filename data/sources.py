@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from torch import Tensor
 
 from data import dataset, formats, manifest
-from data.files import Refusal
+from data.files import Refusal, nearest
 from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
@@ -82,9 +81,7 @@ def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[
     if (root / "manifest.csv").is_file():
         return _of_split(root / "manifest.csv", split)
     names = {p.name.removesuffix("_images.txt").removesuffix(".csv") for p in root.iterdir() if not p.name.startswith(".")}
-    close = get_close_matches(split, names, 1)
-    hint = f"; did you mean {close[0]!r}?" if close else f"; it holds {', '.join(sorted(names)[:8]) or 'nothing'}"
-    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){hint}")
+    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){nearest(split, names)}")
 
 
 def _of_split(listing: str | Path, split: str) -> list[Row]:

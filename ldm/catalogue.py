@@ -8,9 +8,8 @@ from pathlib import Path
 from textwrap import shorten
 
 import torch
-import yaml
 
-from data.files import Refusal
+from data.files import Refusal, read_yaml
 from ldm import checkpoints, config
 from ldm.denoiser import Prior
 
@@ -31,7 +30,7 @@ def settings(kind: str, name: str) -> Path:
     folder = home(f"configs/{kind}")
     word = Path(name).stem.replace("-", "_").removesuffix("_psld")
     listing = folder / "aliases.yaml"
-    aliases = yaml.safe_load(listing.read_text()) if listing.is_file() else {}
+    aliases = read_yaml(listing.read_text(), listing) if listing.is_file() else {}
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
     word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from data.ranges import BLACK
 from data.seeding import Noise
 from ldm import checks, spectra
 from ldm.denoiser import Prior
-from ldm.patch import BLACK, PatchPrior
+from ldm.patch import PatchPrior
 
 
 class FirstStage(Protocol):

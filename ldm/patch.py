@@ -12,11 +12,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from data.files import Refusal
+from data.ranges import BLACK
 from data.seeding import Noise
 from ldm import checks
 from ldm.denoiser import Prior
 
-BLACK = -1.0
 CPU_PATCHES = 25  # in one network call: an image's, as published; a hundred at once cost half as much again
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from data.files import Refusal
+from data.ranges import BLACK
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from ldm.patch import BLACK
 
 Shape = tuple[int, ...]
 OVERLAP = 0.25  # least share of a tile that its neighbour covers too

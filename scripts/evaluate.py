@@ -12,7 +12,6 @@ Exit codes: 0 done, 1 some images have no partner or could not be compared (list
 """
 
 import argparse
-import json
 import pickle
 import re
 import sys
@@ -27,7 +26,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data import dataset, formats, sources
-from data.files import Refusal
+from data.files import Refusal, commit_json, json_lines
 from data.manifest import Row
 from data.ranges import Intensity, to_report
 from ldm.checkpoints.reading import weights
@@ -72,7 +71,7 @@ def show(numbers: dict[str, Any], output: Path | None) -> None:
         print(f"{key:24} {value if not isinstance(value, dict) else spell(value)}")
     if output:
         output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(json.dumps(numbers, indent=1) + "\n")
+        commit_json(output, numbers)
 
 
 def spell(value: dict[str, Any]) -> str:
@@ -111,7 +110,7 @@ def residuals(folder: Path) -> dict[str, float]:
     """What sample.py recorded, by name, if this is a folder of its results."""
     path = folder / "records.jsonl"
     try:
-        records = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+        records = list(json_lines(path)) if path.is_file() else []
         return {file_name(r["image_id"]): r["residual"] for r in records if r.get("residual") is not None}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Refusal(f"{path}: not written by sample.py; move it away, or repair it") from None

@@ -18,9 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.files import Refusal
+from data.files import Refusal, locked
 from data.prepare.convert import Done, Recipe, run
-from data.prepare.journal import held
 from data.prepare.plan import SPLITS, Plan, plan
 from data.prepare.report import collect
 from solvers.run.flags import Parser
@@ -114,7 +113,7 @@ def prepare(options: argparse.Namespace) -> int:
         options.skip_existing,
     )
     planned = plan(folders, shares, options.subject, options.seed)
-    with held(options.output_root):
+    with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
         report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
     tell(planned, recipe, report)

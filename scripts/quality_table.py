@@ -10,7 +10,6 @@ Exit codes: 0 done, 2 a mistake (one line).
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,10 +17,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import yaml
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.files import Refusal
+from data.files import Refusal, json_lines, read_yaml
 from solvers.run.flags import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
@@ -95,8 +92,8 @@ def find(folder: Path) -> list[Cell]:
     """Every folder below that holds records. Raises ValueError if there is none."""
     cells = []
     for path in sorted(folder.rglob("records.jsonl")):
-        config = yaml.safe_load((path.parent / "config.yaml").read_text())
-        records = [json.loads(line) for line in path.read_text().splitlines()]
+        config = read_yaml((path.parent / "config.yaml").read_text(), path.parent / "config.yaml")
+        records = list(json_lines(path))
         good = [r for r in records if r["status"] == "ok" and "psnr" in r]
         task, _, solver = config.get("cell", path.parent.name).partition("-")
         sigma_y = config.get("likelihood", {}).get("params", {}).get("sigma_y")

@@ -2,13 +2,13 @@
 """The training door: its arguments, and one clear line for every mistake."""
 
 import errno
-import fcntl
 
 import pytest
 import torch
 from runs import KINDS, arguments, data, last, written  # noqa: F401 (data is a fixture)
 
 import main
+from data.files import locked
 from ldm import config as configuration
 
 DEMO = "configs/pixel-diffusion/small-64.yaml"
@@ -212,9 +212,7 @@ def test_the_seed_is_of_noise_and_order_too(data, tmp_path, capsys):
 
 def test_two_runs_in_one_folder(data, tmp_path, capsys):
     folder = tmp_path / "p" / "pixel"
-    folder.mkdir(parents=True)
-    with open(folder / ".lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder, ""):
         assert "another run is writing here" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
 
 

@@ -179,16 +179,16 @@ def test_no_images(source, tmp_path, capsys):
 def test_full_disk(source, tmp_path, capsys, monkeypatch):
     for i in range(3):
         picture(source / f"{i}.png", seed=i)
-    writes = []
+    renames = []
 
-    def full(path, content):
-        writes.append(path)
-        path.open("wb").write(content[: len(content) // 2])
-        if len(writes) == 2:
+    def full(part, path):
+        renames.append(path)
+        if len(renames) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return Path.open(path, "wb").write(content)
+        rename(part, path)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    rename = os.replace
+    monkeypatch.setattr(os, "replace", full)
     assert call(source, tmp_path / "out") == 2
     assert "No space left" in capsys.readouterr().err.splitlines()[-1]
     assert [p.name for p in (tmp_path / "out" / "train").iterdir()] == ["0.png"]

@@ -4,7 +4,6 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
-import hashlib
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,8 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
+from data.files import Refusal, commit, commit_folder, file_digest
 from data.formats import archive, arrays, dicom, nifti, nrrd, raster, volume
-from data.formats.commit import commit, commit_folder
 from data.formats.image import Image, Meta, with_channels
 from data.formats.volume import as_stored, resized, upright
 
@@ -92,10 +91,10 @@ def reassemble(
     its normal into 0001.dcm, 0002.dcm …; the other keywords are those of `write`.
     """
     if not images:
-        raise ValueError(f"{path}: no images to put together; at least one is needed")
+        raise Refusal(f"{path}: no images to put together; at least one is needed")
     ids = list(image_ids) or [""] * len(images)
     if len(ids) != len(images):
-        raise ValueError(f"{path}: {len(images)} images but {len(ids)} image ids")
+        raise Refusal(f"{path}: {len(images)} images but {len(ids)} image ids")
     if images[0].meta.format == "dicom" and images[0].meta.count == 1:
         _write_series(images, Path(path), ids, config, derivation, keep_patient)
     else:
@@ -116,7 +115,7 @@ def _write(images: list[Image], path: Path, ids: list[str], config: str, derivat
     format = images[0].meta.format
     named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
-        raise ValueError(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
+        raise Refusal(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
     try:
         if named == "zip":
             data = archive.encode(images)
@@ -131,7 +130,7 @@ def _write(images: list[Image], path: Path, ids: list[str], config: str, derivat
         else:
             data = _dicom_file(images, ids, config, derivation, keep_patient)
     except ValueError as error:
-        raise ValueError(_flat(f"{path}: {error}")) from error
+        raise Refusal(_flat(f"{path}: {error}")) from error
     commit(path, data)
 
 
@@ -149,9 +148,9 @@ def _write_series(
 ) -> None:
     metas = [image.meta for image in images]
     if len({m.series for m in metas}) > 1 or any(m.format != "dicom" for m in metas):
-        raise ValueError(f"{folder}: images of several DICOM series; slices of one series are allowed")
+        raise Refusal(f"{folder}: images of several DICOM series; slices of one series are allowed")
     if len({m.source for m in metas}) < len(metas):
-        raise ValueError(f"{folder}: a slice of the series is given twice; each once is allowed")
+        raise Refusal(f"{folder}: a slice of the series is given twice; each once is allowed")
     order = dicom.in_order(images)
     files = {}
     for number, i in enumerate(order, 1):
@@ -182,8 +181,7 @@ def checksum(path: str | Path) -> str:
 
 @lru_cache(maxsize=64)
 def _checksum(path: str | Path, changed: int, size: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_digest(path)
 
 
 @contextmanager
@@ -192,9 +190,9 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ValueError(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
+        raise Refusal(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
     except ValueError as error:
-        raise ValueError(_flat(str(error))) from error.__cause__
+        raise Refusal(_flat(str(error))) from error.__cause__
 
 
 def _flat(text: str) -> str:
@@ -209,20 +207,20 @@ def _suffix(path: Path) -> str:
 def _format(path: Path) -> str:
     """By name and by content, which must agree; a file of any other name may be DICOM."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise ValueError(f"{path}: not a file (a folder or a device); a file is allowed")
+        raise Refusal(f"{path}: not a file (a folder or a device); a file is allowed")
     with path.open("rb") as file:
         start = file.read(132)
     if not start:
-        raise ValueError(f"{path}: the file is empty")
+        raise Refusal(f"{path}: the file is empty")
     named = SUFFIXES.get(_suffix(path))
     if named is None:
         if start[128:] != b"DICM":
-            raise ValueError(f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name")
+            raise Refusal(f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name")
         return "dicom"
     inside = "dicom" if start[128:] == b"DICM" else next((f for s, f in STARTS.items() if start.startswith(s)), None)
     agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "mat"))
     if named == "dicom" and inside is None:
-        raise ValueError(f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed")
+        raise Refusal(f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed")
     if not agrees:
-        raise ValueError(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
+        raise Refusal(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
     return named

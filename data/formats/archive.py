@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from data.files import Refusal
 from data.formats import raster
 from data.formats.image import Image, check_index, decoding
 from data.formats.volume import check_complete
@@ -33,12 +34,12 @@ def read(path: Path, index: int | None = None) -> Image:
     with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
         names = _pictures(archive)
         if not names:
-            raise ValueError(f"no pictures inside; {', '.join(SUFFIXES)} are allowed")
+            raise Refusal(f"no pictures inside; {', '.join(SUFFIXES)} are allowed")
     index = check_index(index, len(names), path, "pictures")
     name = names[index]
     with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
         if archive.getinfo(name).file_size > LARGEST_MEMBER:
-            raise ValueError(f"{name} unpacks to more than {LARGEST_MEMBER} bytes")
+            raise Refusal(f"{name} unpacks to more than {LARGEST_MEMBER} bytes")
         data, label = archive.read(name), _labels(archive).get(name)
     image = raster.decode(data, f"{path}:{name}", SUFFIXES[Path(name).suffix.lower()])
     return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label))

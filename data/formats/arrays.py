@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import scipy.io
 
+from data.files import Refusal
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, to_stored
 from data.formats.volume import check_complete
 
@@ -46,7 +47,7 @@ def read(path: Path, format: str, index: int | None = None) -> Image:
     stored = np.moveaxis(stored, rest.index("c"), 0) if "c" in rest else stored[None]
     stored = _complex(stored)
     if stored.dtype.kind not in "biufc":
-        raise ValueError(f"{path}: holds {stored.dtype}; real and complex numbers are allowed")
+        raise Refusal(f"{path}: holds {stored.dtype}; real and complex numbers are allowed")
     stored = stored.astype(stored.dtype.newbyteorder("="))
     bits = 1 if stored.dtype.kind == "b" else 0
     series, key = digest("stack", str(path.absolute())), getattr(array, "key", "")
@@ -61,7 +62,7 @@ def encode(images: Sequence[Image]) -> bytes:
         check_complete([image.meta for image in images])
     arrays = [_laid_out(image) for image in sorted(images, key=lambda image: image.meta.index)]
     if len({a.shape for a in arrays}) > 1:
-        raise ValueError("slices of one stack have different sizes; one size is allowed")
+        raise Refusal("slices of one stack have different sizes; one size is allowed")
     array = np.stack(arrays, first.layout.index("n")) if len(arrays) > 1 else arrays[0]
     out = io.BytesIO()
     if first.format == "npy":
@@ -105,7 +106,7 @@ def _open(path: Path, format: str):
     layout = _layout(shape, dtype, format)
     if layout is None or 0 in shape:
         file.close()
-        raise ValueError(f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed")
+        raise Refusal(f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed")
     return shape, _Named(array, key), layout, file.close
 
 
@@ -140,7 +141,7 @@ def _chosen(keys: list[str]) -> str:
     preferred = [key for key in PREFERRED if key in keys]
     if len(keys) == 1 or preferred:
         return preferred[0] if preferred else keys[0]
-    raise ValueError(
+    raise Refusal(
         f"arrays {', '.join(sorted(keys)[:8]) or 'none'}; a single one, or one called {', '.join(PREFERRED)}, is allowed"
     )
 
@@ -188,5 +189,5 @@ def _h5py(path: str | Path):
     try:
         import h5py
     except ImportError:
-        raise ValueError(f"{path}: HDF5 and MATLAB 7.3 files need h5py: pip install 'palimpsest[formats]'") from None
+        raise Refusal(f"{path}: HDF5 and MATLAB 7.3 files need h5py: pip install 'palimpsest[formats]'") from None
     return h5py

@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 from pydicom.pixels import apply_color_lut, get_decoder, pack_bits, pixel_array
 
+from data.files import Refusal
 from data.formats.dicom_geometry import affine_of, decimal, of_frame, position_of, resize
 from data.formats.dicom_identity import derived, pseudonym, uid
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
@@ -85,7 +86,7 @@ def _frames(ds: pydicom.Dataset, path: Path) -> int:
     if "Rows" not in ds or "PhotometricInterpretation" not in ds:
         kind = ds.get("SOPClassUID")
         name = kind.name if isinstance(kind, pydicom.uid.UID) else "no SOP class"
-        raise ValueError(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
+        raise Refusal(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
     with decoding(path, "DICOM", private=True):
         return max(1, int(ds.get("NumberOfFrames") or 1))
 
@@ -99,7 +100,7 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
             array = pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
             promised = (int(ds.Rows), int(ds.Columns), *(() if ds.SamplesPerPixel == 1 else (3,)))
             if array.shape != promised:  # pydicom takes surplus data for frames that the header forgot
-                raise ValueError(f"pixel data for {array.shape} where the header promises {promised}")
+                raise Refusal(f"pixel data for {array.shape} where the header promises {promised}")
             return array
     except ValueError as error:
         with decoding(path, "DICOM"):
@@ -107,9 +108,7 @@ def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarr
         if not absent:
             raise
         reason = " ".join(str(error.__cause__).split())[:200]
-        raise ValueError(
-            f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})"
-        ) from error
+        raise Refusal(f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})") from error
 
 
 def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
@@ -158,9 +157,9 @@ def _checked(meta: Meta, ds: pydicom.Dataset, stored: np.ndarray, path: Path) ->
     """Refuse what cannot be undone on the way out; correct the depth that a header gives too small; turn the window round."""
     slope, intercept = meta.slope, meta.intercept
     if "ModalityLUTSequence" in ds:
-        raise ValueError(f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed")
+        raise Refusal(f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed")
     if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise ValueError(f"{path}: RescaleSlope {slope}, RescaleIntercept {intercept}; a finite slope other than 0 is allowed")
+        raise Refusal(f"{path}: RescaleSlope {slope}, RescaleIntercept {intercept}; a finite slope other than 0 is allowed")
     if stored.dtype.kind in "iu" and not limits(meta)[0] <= stored.min() <= stored.max() <= limits(meta)[1]:
         meta = replace(meta, bits=stored.dtype.itemsize * 8)  # the header is wrong; nothing is clipped for that
     if meta.photometric == "MONOCHROME1" and meta.window:
@@ -186,7 +185,7 @@ def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
     if meta.photometric != "MONOCHROME1":
         return stored
     if stored.dtype.kind not in "iu":
-        raise ValueError(f"{path}: MONOCHROME1 with {stored.dtype} pixels; integers are allowed")
+        raise Refusal(f"{path}: MONOCHROME1 with {stored.dtype} pixels; integers are allowed")
     low, high = limits(meta)
     return (low + high - stored.astype(np.int64)).astype(stored.dtype)
 

@@ -44,7 +44,7 @@ def position_of(affine: Affine | None, ds: pydicom.Dataset) -> float | None:
 def resize(ds: pydicom.Dataset, meta: Meta) -> None:
     """Pixel spacing and first-pixel position as `meta` says, wherever the header keeps them.
 
-    Positions are moved along each frame's own axes: the shift of the first centre is half the change of the spacing.
+    Positions are moved along each frame's own axes, by as many pixels as the first frame's corner was.
     """
     if meta.spacing is None:
         return
@@ -52,10 +52,13 @@ def resize(ds: pydicom.Dataset, meta: Meta) -> None:
     places = [ds, *(e.value[0] for group in sets for e in group if e.VR == "SQ" and len(e.value))]
     found = [p for p in places if p.get("PixelSpacing") or p.get("ImagerPixelSpacing")]
     before = found[0].get("PixelSpacing") or found[0].get("ImagerPixelSpacing") if found else None
-    if before is None or tuple(map(float, before)) == meta.spacing:
+    if before is None:
         return
     old = tuple(map(float, before))
     ratio = [new / was for new, was in zip(meta.spacing, old)]
+    moved = _moved(affine_of(ds, 0), meta.affine, ratio)
+    if ratio == [1, 1] and np.allclose(moved, 0, atol=1e-6):
+        return
     orientation = next((p.ImageOrientationPatient for p in places if p.get("ImageOrientationPatient")), None)
     for place in places:
         for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
@@ -63,9 +66,16 @@ def resize(ds: pydicom.Dataset, meta: Meta) -> None:
                 setattr(place, keyword, [decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)])
         if place.get("ImagePositionPatient") and orientation:
             across, down = np.array(orientation, float)[:3], np.array(orientation, float)[3:]
-            shift = down * (meta.spacing[0] - old[0]) / 2 + across * (meta.spacing[1] - old[1]) / 2
-            moved = np.array(place.ImagePositionPatient, float) + shift
-            place.ImagePositionPatient = [decimal(v) for v in moved]
+            shift = down * old[0] * moved[0] + across * old[1] * moved[1]
+            place.ImagePositionPatient = [decimal(v) for v in np.array(place.ImagePositionPatient, float) + shift]
+
+
+def _moved(before: Affine | None, after: Affine | None, ratio: list[float]) -> list[float]:
+    """Old pixels along (rows, columns) by which the first centre was moved; without geometry so that the outer edges stay."""
+    if before is None or after is None:
+        return [(r - 1) / 2 for r in ratio]
+    old, shift = np.array(before)[:3, :2], np.array(after)[:3, 3] - np.array(before)[:3, 3]
+    return [float(v) for v in np.linalg.lstsq(old, shift, rcond=None)[0]]
 
 
 def decimal(value: float) -> pydicom.valuerep.DSfloat:

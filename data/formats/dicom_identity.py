@@ -5,10 +5,10 @@ Patient data are removed by keeping a list of imaging attributes and dropping ev
 """
 
 import copy
-import hashlib
 
 import pydicom
 
+from data import files
 from data.formats.image import digest
 
 NOTICE = "research use, not for diagnosis"
@@ -82,7 +82,7 @@ def pseudonym(patient: str) -> str | None:
 
 def uid(*parts: str) -> pydicom.uid.UID:
     """A UID under 2.25 (a 128-bit number, PS3.5 B.2): the digest of `parts`."""
-    number = int.from_bytes(hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogateescape")).digest()[:16], "big")
+    number = int(files.digest(*parts)[:32], 16)
     return pydicom.uid.UID(f"2.25.{number}")
 
 

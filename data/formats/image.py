@@ -1,6 +1,5 @@
 """The one value every file becomes: pixels in stored units, and what is needed to write them back."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -9,7 +8,11 @@ from warnings import catch_warnings, simplefilter
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+
+from data import files
+from data.files import Refusal
 
 Affine = tuple[tuple[float, ...], ...]
 Turn = tuple[bool, bool, bool]  # transposed, then rows reversed, then columns reversed
@@ -45,6 +48,8 @@ class Meta:
     label: int | None = None
     key: str = ""  # array inside an NPZ, HDF5 or MAT file, image inside a ZIP
     layout: str = ""  # of a stored array: h w, channels c, slices n
+    notes: tuple[str, ...] = ()  # what a record must say of how the file was read
+    padded: Tensor | None = field(default=None, repr=False, compare=False)  # [1, H, W]: padding as it was read, else NaN
     header: bytes = field(default=b"", repr=False)
 
 
@@ -67,7 +72,16 @@ def with_channels(meta: Meta, channels: int) -> Meta:
 
 def digest(*parts: str) -> str:
     """32 hex digits that stand for `parts`. A pseudonym, not a secret: short numeric patient ids can be found by trying all."""
-    return hashlib.sha256("\x1f".join(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return files.digest(*parts)[:32]
+
+
+def unpadded(image: Image) -> Tensor:
+    """The values of an image that show something, in a row: without its padding. All of them if it is nothing but padding."""
+    pixels, padded = image.pixels, image.meta.padded
+    if padded is None or padded.shape[1:] != pixels.shape[1:]:
+        return pixels.flatten()
+    shown = pixels[padded.isnan().expand_as(pixels)]
+    return shown if len(shown) else pixels.flatten()
 
 
 def limits(meta: Meta) -> tuple[int, int]:
@@ -77,45 +91,69 @@ def limits(meta: Meta) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if dtype.kind == "i" else (0, (1 << bits) - 1)
 
 
-def from_stored(stored: np.ndarray, meta: Meta, path: str | Path) -> Image:
-    """stored [C, H, W] (complex: [coils, H, W]) → Image. Refuses NaN, Inf and numbers that float32 cannot tell apart."""
+def from_stored(stored: np.ndarray, meta: Meta, path: str | Path, padding: np.ndarray | None = None) -> Image:
+    """stored [C, H, W] (complex: [coils, H, W]) → Image. Refuses NaN, Inf and numbers that float32 cannot tell apart.
+
+    padding [H, W] is true where the file says that there is no image.
+    """
     if stored.ndim != 3 or 0 in stored.shape:
-        raise ValueError(f"{path}: image of shape {stored.shape} has no pixels; [channels, height, width] ≥ 1 is allowed")
+        raise Refusal(f"{path}: image of shape {stored.shape} has no pixels; [channels, height, width] ≥ 1 is allowed")
     if np.iscomplexobj(stored):
         meta = replace(meta, complex=True)
         stored = np.stack([stored.real, stored.imag], 1).reshape(-1, *stored.shape[1:])
     bad = stored.size - int(np.isfinite(stored).sum())
     if bad:
-        raise ValueError(f"{path}: {bad} of {stored.size} values are NaN or infinite; only finite values are allowed")
+        raise Refusal(f"{path}: {bad} of {stored.size} values are NaN or infinite; only finite values are allowed")
     plain = meta.slope == 1 and meta.intercept == 0
     with np.errstate(over="ignore"):  # seen just below
         values = stored if plain else stored.astype(np.float64) * meta.slope + meta.intercept
         pixels = values.astype(np.float32)
-    peak = float(np.abs(pixels).max())
+    peak = max(-float(pixels.min()), float(pixels.max()))
     if not np.isfinite(peak):
-        raise ValueError(f"{path}: values beyond ±3.4e38 do not fit in float32; rescale the file")
+        raise Refusal(f"{path}: values beyond ±3.4e38 do not fit in float32; rescale the file")
     # float32 rounds p by at most |p|·2⁻²⁴: half a stored unit (slope/2) needs |p| ≤ 2²³·slope.
     if np.dtype(meta.dtype).kind in "iu" and peak > 2**23 * abs(meta.slope):
-        raise ValueError(f"{path}: value {peak:g} is over 2^23 stored units from zero; float32 pixels would lose its last bits")
-    return Image(torch.from_numpy(np.ascontiguousarray(pixels)), meta)
+        raise Refusal(f"{path}: value {peak:g} is over 2^23 stored units from zero; float32 pixels would lose its last bits")
+    image = Image(torch.from_numpy(np.ascontiguousarray(pixels)), meta)
+    if padding is not None and padding.any():
+        padded = image.pixels.masked_fill(~torch.from_numpy(padding), torch.nan)
+        image = replace(image, meta=replace(meta, padded=padded))
+    return _with_range(image)
+
+
+def _with_range(image: Image) -> Image:
+    """Deep integers seldom use their depth: without a window of the file's own they take the range of the values."""
+    meta = image.meta
+    deep = np.dtype(meta.dtype).kind in "iu" and (meta.bits or np.dtype(meta.dtype).itemsize * 8) > 16
+    if meta.window or not deep:
+        return image
+    values = unpadded(image)
+    low, high = float(values.min()), float(values.max())
+    high = high if high > low else low + 1
+    note = f"integers of more than 16 bits: black and white are their least and greatest value, {low:g} and {high:g}"
+    return replace(image, meta=replace(meta, window=(low, high), notes=(*meta.notes, note)))
 
 
 def to_stored(image: Image) -> np.ndarray:
     """Image → stored [C, H, W] (complex: [coils, H, W]) in the file's own dtype.
 
-    Integers are rounded to the nearest and clipped at the representable range and nowhere else.
+    Integers are rounded to the nearest and clipped at the representable range and nowhere else. Padding is put back as it was,
+    scaled with the image where that has another size.
     """
     pixels, meta = image.pixels.detach().cpu(), image.meta
     if pixels.ndim != 3:
-        raise ValueError(f"pixels of shape {tuple(pixels.shape)} cannot be written; [C, H, W] is allowed")
+        raise Refusal(f"pixels of shape {tuple(pixels.shape)} cannot be written; [C, H, W] is allowed")
     if not bool(torch.isfinite(pixels).all()):
-        raise ValueError("pixels hold NaN or Inf and are not written; only finite values are allowed")
+        raise Refusal("pixels hold NaN or Inf and are not written; only finite values are allowed")
+    if meta.padded is not None:
+        padded = F.interpolate(meta.padded[None], pixels.shape[-2:], mode="nearest-exact")[0]
+        pixels = torch.where(padded.isnan(), pixels, padded.to(pixels))
     dtype = np.dtype(meta.dtype)
     values = pixels.double().numpy()
     if meta.slope != 1 or meta.intercept != 0:
         values = (values - meta.intercept) / meta.slope
     if meta.complex and len(values) % 2:
-        raise ValueError(f"{len(values)} channels cannot be written as complex numbers; real and imaginary in turn are allowed")
+        raise Refusal(f"{len(values)} channels cannot be written as complex numbers; real and imaginary in turn are allowed")
     if meta.complex:
         return (values[0::2] + 1j * values[1::2]).astype(dtype)
     if dtype.kind in "iub":
@@ -129,9 +167,9 @@ def check_index(index: int | None, count: int, path: str | Path, what: str = "im
     if index is None and count == 1:
         return 0
     if index is None:
-        raise ValueError(f"{path}: holds {count} {what}; an index 0 to {count - 1} is needed")
+        raise Refusal(f"{path}: holds {count} {what}; an index 0 to {count - 1} is needed")
     if not 0 <= index < count:
-        raise ValueError(f"{path}: index {index} is outside 0 to {count - 1}")
+        raise Refusal(f"{path}: index {index} is outside 0 to {count - 1}")
     return index
 
 
@@ -151,4 +189,4 @@ def decoding(path: str | Path, what: str, private: bool = False) -> Iterator[Non
     except Exception as error:
         kind, text = type(error).__name__, " ".join(str(error).split())[:300]
         reason = kind if private else text if isinstance(error, ValueError) and text else f"{kind}: {text}"
-        raise ValueError(f"{path}: not a readable {what} ({reason}); an undamaged {what} file is allowed") from error
+        raise Refusal(f"{path}: not a readable {what} ({reason}); an undamaged {what} file is allowed") from error

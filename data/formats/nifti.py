@@ -2,19 +2,19 @@
 
 import gzip
 import io
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import nibabel
 import numpy as np
 
+from data.files import Refusal
+from data.formats import bounds
 from data.formats.image import Image, Meta, decoding, digest
 from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
-FREE_TEXT = ("data_type", "db_name", "descrip", "aux_file", "intent_name")
-LARGEST_GZIP_RATIO = 1032  # deflate cannot do better (RFC 1951: 258 bytes in two bits)
+FREE_TEXT = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str", "regular")
 
 
 def open_volume(path: Path) -> Volume:
@@ -25,9 +25,9 @@ def open_volume(path: Path) -> Volume:
         offset = int(header["vox_offset"])  # a float, so it may be infinite
         dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
-        raise ValueError(f"{path}: has dimensions {shape}; two to four, each at least 1, are allowed")
+        raise Refusal(f"{path}: has dimensions {shape}; two to four, each at least 1, are allowed")
     if dtype.kind not in "iufc" and dtype.names != ("R", "G", "B"):
-        raise ValueError(f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed")
+        raise Refusal(f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed")
     array = four_dimensional(_array(path, zipped, offset, dtype, shape))
     if dtype.names:
         array = np.stack([array[name] for name in dtype.names], -1)
@@ -48,6 +48,8 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
     header.set_data_shape(volume.meta.shape)
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
+    if not np.isfinite(header["scl_inter"]):
+        header["scl_inter"] = 0  # as it was read: other readers refuse the file, or drop the slope with it
     _place(header, volume.meta)
     dtype, array = header.get_data_dtype(), volume.array
     if dtype.names:
@@ -64,40 +66,37 @@ def _header(start: bytes):
     sizes = {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")} if len(start) >= 4 else {}
     found = [(kind, order) for size, kind in HEADERS.items() if (order := sizes.get(size))]
     if not found:
-        raise ValueError("no NIfTI header at its start")
+        raise Refusal("no NIfTI header at its start")
     kind, order = found[0]
     header = kind(start[: kind.template_dtype.itemsize], endianness=order[0])
     if header["magic"].item() != header.single_magic:
-        raise ValueError("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
+        raise Refusal("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
     return header
 
 
 def _array(path: Path, zipped: bool, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    size = dtype.itemsize * int(np.prod(shape, dtype=object))
-    on_disk = path.stat().st_size
-    if offset < 0 or offset + size > on_disk * (LARGEST_GZIP_RATIO if zipped else 1):
-        raise ValueError(f"{path}: header promises {size} bytes of {shape} {dtype} after {offset}; the file has {on_disk}")
+    held = path.stat().st_size * (bounds.DEFLATE if zipped else 1) - offset
+    size = bounds.check_volume(path, shape, dtype.itemsize, held)
+    if not 0 <= offset <= held + offset:
+        raise Refusal(f"{path}: its data begin at byte {offset}; a place inside the file is allowed")
     if not zipped:
         return np.memmap(path, dtype, "r", offset, shape, order="F")
-    try:
-        with gzip.open(path) as file:
-            data = file.read()
-    except (EOFError, OSError, zlib.error) as error:
-        raise ValueError(f"{path}: the gzip stream is cut short or damaged: {error}") from error
-    if len(data) < offset + size:
-        raise ValueError(f"{path}: header promises {size} bytes after {offset}; {len(data)} are there")
+    with gzip.open(path) as file:
+        data = bounds.unpack(file, size, path, offset)
     return np.frombuffer(data, dtype, size // dtype.itemsize, offset).reshape(shape, order="F")
 
 
 def _meta(path: Path, header, shape: tuple[int, ...]) -> Meta:
     slope, intercept = (float(header[key]) for key in ("scl_slope", "scl_inter"))
-    if slope == 0 or not np.isfinite(slope) or not np.isfinite(intercept):  # the standard: then there is no scaling
+    if slope == 0 or not np.isfinite(slope):  # the standard: then there is no scaling
         slope, intercept = 1.0, 0.0
+    if not np.isfinite(intercept):  # nobody can mean it; the slope stands
+        intercept = 0.0
     dtype = header.get_data_dtype()
     if dtype.names:
         slope, intercept = 1.0, 0.0
     if dtype.kind == "c" and (slope, intercept) != (1, 0):
-        raise ValueError(f"{path}: complex numbers with a scale {slope}, {intercept}; scl_slope 1 and scl_inter 0 are allowed")
+        raise Refusal(f"{path}: complex numbers with a scale {slope}, {intercept}; scl_slope 1 and scl_inter 0 are allowed")
     low, high = float(header["cal_min"]), float(header["cal_max"])
     window = (low, high) if np.isfinite([low, high]).all() and high > low else None
     with decoding(path, "NIfTI"):

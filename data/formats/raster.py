@@ -18,6 +18,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 
+from data.files import Refusal
 from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
 
 MODES = {"1": "uint8", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "F": "float32"}
@@ -45,16 +46,16 @@ def decode(data: bytes, path: str | Path, format: str, index: int | None = None)
 def encode(images: list[Image]) -> bytes:
     """One Image → the bytes of its format. JPEG is written at quality 95 without chroma subsampling."""
     if len(images) != 1:
-        raise ValueError(f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed")
+        raise Refusal(f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed")
     stored, meta = to_stored(images[0]), images[0].meta
     if len(stored) not in (1, 3):
-        raise ValueError(f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed")
+        raise Refusal(f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed")
     if meta.format == "tiff":
         return _tiff(stored, meta.bits)
     if stored.dtype == np.uint16 and meta.format == "png":
         return _png_16(stored)
     if stored.dtype != np.uint8:
-        raise ValueError(
+        raise Refusal(
             f"{stored.dtype} cannot be written as {meta.format}; uint8{' or uint16' * (meta.format == 'png')} is allowed"
         )
     array = np.ascontiguousarray(stored[0] if len(stored) == 1 else stored.transpose(1, 2, 0))
@@ -78,9 +79,9 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         colour = picture.mode in ("LA", "RGB", "RGBA")
         deep = colour and all(";16" in _rawmode(tile[3]) for tile in picture.tile)
         if colour and not deep and max(tags.get(TIFF_BITS, (8,))) > 8:
-            raise ValueError("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
+            raise Refusal("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
         if "transparency" in picture.info and (deep or picture.mode == "I;16"):
-            raise ValueError("16 bits with a transparent colour; gray or RGB without transparency is allowed")
+            raise Refusal("16 bits with a transparent colour; gray or RGB without transparency is allowed")
         if picture.mode in ("P", "PA") or "transparency" in picture.info:
             array = _gray_if_gray(np.asarray(picture.convert("RGBA")))
         elif picture.mode == "I":
@@ -88,7 +89,7 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         elif picture.mode in MODES or picture.mode in ("LA", "RGBA"):
             array = np.asarray(picture)
         else:
-            raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
+            raise Refusal(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
         array = array.astype(MODES.get(picture.mode, array.dtype))
     if deep:
         with _open(data, format) as picture:
@@ -119,7 +120,7 @@ def _without_alpha(stored: np.ndarray, path: str | Path) -> np.ndarray:
     if len(stored) not in (2, 4):
         return stored
     if stored[-1].min() != stored[-1].max():
-        raise ValueError(f"{path}: has a transparent layer (alpha varies); gray or RGB without transparency is allowed")
+        raise Refusal(f"{path}: has a transparent layer (alpha varies); gray or RGB without transparency is allowed")
     return stored[:-1]
 
 
@@ -164,9 +165,7 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
         body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
         depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
     if depth > 32 or (channels == 3 and stored.dtype.kind != "u"):
-        raise ValueError(
-            f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed"
-        )
+        raise Refusal(f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed")
     short, long = 3, 4
     depths = (short, channels, [depth] * channels)
     entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}

@@ -11,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from data.files import Refusal
 from data.formats.image import Affine, Image, Meta, check_index, from_stored, to_stored
+
+Pair = tuple[float, float]  # along the rows' axis, along the columns' axis
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ def count(volume: Volume, axis: int) -> int:
 def slice_of(volume: Volume, index: int | None, axis: int, path: str | Path) -> Image:
     """One slice → Image."""
     if axis not in (0, 1, 2):
-        raise ValueError(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
+        raise Refusal(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
     index = check_index(index, total := count(volume, axis), path, "slices")
     t, k = divmod(index, volume.array.shape[axis])
     stored = volume.array[:, :, :, t][(slice(None),) * axis + (k,)]  # a view: np.take would copy the whole volume first
@@ -64,19 +67,25 @@ def upright(image: Image) -> Image:
     return Image(_turned(image.pixels, turn), replace(meta, turn=turn, spacing=spacing))
 
 
-def resized(meta: Meta, factor: float) -> Meta:
-    """What `meta` says after each pixel was divided into factor × factor: finer spacing, same field of view.
+def resized(meta: Meta, factor: float | Pair, ends: Sequence[Sequence[float]] | None = None) -> Meta:
+    """What `meta` says after each pixel was divided into factor × factor, or factor[0] rows and factor[1] columns.
 
-    The outer edges stay: the first centre moves from 0 to (1/factor − 1)/2 old pixels.
+    ends: how far the first new pixel lies behind the first old one, and the last new one before the last old one, in old
+    pixels along (rows, columns). Left out, the outer edges stay: both are (1/factor − 1)/2.
     """
-    if not factor > 0:
-        raise ValueError(f"resize factor {factor}; a positive number is allowed")
-    spacing = meta.spacing and (meta.spacing[0] / factor, meta.spacing[1] / factor)
+    factors = factor if isinstance(factor, tuple) else (factor, factor)
+    if not min(factors) > 0:
+        raise Refusal(f"resize factor {factor}; a positive number is allowed")
+    spacing = meta.spacing and (meta.spacing[0] / factors[0], meta.spacing[1] / factors[1])
     if meta.affine is None:
         return replace(meta, spacing=spacing)
-    change = np.eye(4)
-    for axis in _in_plane(meta.axis):
-        change[axis, axis], change[axis, 3] = 1 / factor, (1 / factor - 1) / 2
+    edges = [(1 / f - 1) / 2 for f in factors]
+    first, last = ends or (edges, edges)
+    transposed, *flips = meta.turn
+    change, axes = np.eye(4), _in_plane(meta.axis)
+    for axis, upright in zip(axes, (1, 0) if transposed else (0, 1)):
+        change[axis, axis] = 1 / factors[upright]
+        change[axis, 3] = (last if flips[upright] else first)[upright]
     return replace(meta, spacing=spacing, affine=as_affine(np.array(meta.affine) @ change))
 
 
@@ -90,7 +99,7 @@ def assemble(images: Sequence[Image]) -> Volume:
         check_complete(metas)
     slices = [to_stored(Image(as_stored(image.pixels, image.meta), image.meta)) for image in images]
     if len({s.shape for s in slices}) > 1:
-        raise ValueError("slices of one volume have different sizes; one size is allowed")
+        raise Refusal("slices of one volume have different sizes; one size is allowed")
     stack = np.stack([slices[i] for i in order])  # [n·T, C, H, W]
     repeats = 1 if alone else _sizes(first.shape)[3]
     stack = stack.reshape(repeats, -1, *stack.shape[1:])  # [T, n, C, H, W]
@@ -112,13 +121,13 @@ def check_complete(metas: Sequence[Meta]) -> None:
     """Every image of one file exactly once, or a ValueError that names what is missing or doubled."""
     first = metas[0]
     if len({(m.series, m.format, m.axis, m.count, m.affine) for m in metas}) > 1:
-        raise ValueError("images of different volumes (or resized differently) cannot be put together; one volume is allowed")
+        raise Refusal("images of different volumes (or resized differently) cannot be put together; one volume is allowed")
     present = [m.index for m in metas]
     missing = sorted(set(range(first.count)) - set(present))
     if missing or len(present) != first.count:
         names = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
         fault = f"slices {names} are missing" if missing else "some slices are given twice"
-        raise ValueError(f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed")
+        raise Refusal(f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed")
 
 
 def four_dimensional(array: np.ndarray) -> np.ndarray:

@@ -7,7 +7,6 @@ appear whole or not at all.
 """
 
 import errno
-import hashlib
 import math
 import os
 import signal
@@ -25,9 +24,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from data.files import Refusal
 from data import formats
 from data.dataset import LUMINANCE
+from data.files import Refusal, digest, replacing
 from data.formats import raster
 from data.prepare.journal import Journal
 from data.prepare.plan import Plan, Source
@@ -153,12 +152,8 @@ def _save(unit: np.ndarray, bits: int, target: Path) -> None:
     depth = 2**bits - 1
     pixels = torch.from_numpy(np.round(unit.astype(np.float64) * depth).astype(np.float32))
     content = raster.encode([formats.Image(pixels, formats.Meta("png", f"uint{bits}"))])
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(target, sync=False) as file:  # the manifest's checksum tells if a power cut took it
+        file.write(content)
 
 
 def _described(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
@@ -173,7 +168,7 @@ def _described(target: Path, image_id: str, source: Source, shape: list[int] | N
         "subject": source.subject,
         "split": source.split,
         "window": f"{depth[0]:g}:{depth[1]:g}",
-        "sha256": hashlib.sha256(content).hexdigest(),
+        "sha256": digest(content),
         "shape": shape,
         "enlarged": shape is not None and min(shape) < size,
         "histogram": histogram,

@@ -1,24 +1,8 @@
 """The journal of a preparation: what was asked, then a line for every finished file."""
 
-from data.files import Refusal
-import fcntl
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-
-
-@contextmanager
-def held(root: Path) -> Iterator[None]:
-    """The output folder, made if need be, for this process alone. ValueError if another one prepares there."""
-    root.mkdir(parents=True, exist_ok=True)
-    with (root / ".lock").open("w") as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by workers that outlive a kill
-        except OSError:
-            raise Refusal(f"{root}: another preparation is writing here; wait for it, or choose another folder") from None
-        yield
 
 
 class Journal:

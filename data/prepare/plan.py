@@ -4,7 +4,6 @@ Subjects are told by a regular expression over the path, or by the DICOM Patient
 subject may be in two splits; with a division in shares a subject goes whole into one of them.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -14,8 +13,8 @@ from pathlib import Path
 
 import pydicom
 
-from data.files import Refusal
 from data import formats
+from data.files import Refusal, digest
 from data.folder import is_dicom, is_image, walk
 from data.formats.dicom_identity import pseudonym
 from data.formats.image import decoding
@@ -122,9 +121,7 @@ def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
 
 def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[str, str]:
     """Each subject's split. Their order is drawn by digest, so it depends on the names and the seed only."""
-    order = sorted(
-        subjects, key=lambda subject: hashlib.sha256(f"{seed}\x1f{subject}".encode("utf-8", "surrogateescape")).digest()
-    )
+    order = sorted(subjects, key=lambda subject: digest(str(seed), subject))
     counts = [max(1, floor(share * len(order))) if share else 0 for share in shares]  # nobody goes empty, if there are enough
     while sum(counts) > len(order):
         counts[max(range(len(counts)), key=lambda i: (counts[i], i))] -= 1
@@ -146,7 +143,7 @@ def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
     """Ids from the relative path; for DICOM, whose names and folders may be people's, from digests of it. Never two the same."""
     ids = []
     for _, path, name, subject in found:
-        mark = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:10]
+        mark = digest(name)[:10]
         ids.append(f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else identify(name))
     taken: dict[str, int] = defaultdict(int)
     for image_id in ids:
@@ -154,7 +151,7 @@ def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
     sources = []
     for (split, path, name, subject), image_id in zip(found, ids):
         if taken[image_id.lower()] > 1 or not image_id.isprintable() or len(image_id.encode()) > 150:
-            mark = hashlib.sha256(f"{split}/{name}".encode("utf-8", "surrogateescape")).hexdigest()[:10]
+            mark = digest(f"{split}/{name}")[:10]
             image_id = f"{''.join(c if c.isascii() and c.isprintable() else '_' for c in image_id[:120])}-{mark}"
         sources.append(Source(path, name, split, subject, image_id))
     return sources

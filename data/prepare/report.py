@@ -1,7 +1,6 @@
 """What a preparation made: the manifests, a report in numbers, and a contact sheet to look at."""
 
 import csv
-import json
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from data.files import commit_json
 from data.manifest import COLUMNS, read
 from data.prepare.convert import BINS, Done
 
@@ -69,7 +69,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
         }
         for split in splits
     } | {"skipped": skipped, "twins": twins(root, marks)}
-    (root / "report.json").write_text(json.dumps(report, indent=1) + "\n")
+    commit_json(root / "report.json", report)
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report
 

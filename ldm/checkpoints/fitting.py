@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
+from data import files
 from data.files import Refusal
 from ldm import config
 from ldm.checkpoints.reading import guarded, listed, sound
@@ -88,7 +89,7 @@ def digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 over names, shapes and float32 contents of a state, so that a prior has one digest in every container."""
     with ThreadPoolExecutor(2) as pool:
         lines = pool.map(_line, state, state.values())
-        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+        return files.digest("\n".join(lines))
 
 
 def adapt_channels(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

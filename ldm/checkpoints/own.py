@@ -4,8 +4,6 @@ A training checkpoint holds `config` (the merged configuration as plain values, 
 `state_dict` of the LightningModule, in which that part's keys start with its name, and `ema`, the averaged ones of them.
 """
 
-import hashlib
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from data.files import Refusal
+from data.files import Refusal, file_digest, replacing_folder
 from ldm import config as configuration
 from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.reading import text_mapping, weights
@@ -49,21 +47,13 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
     folder = Path(folder)
     if folder.exists():
         raise Refusal(f"{folder}: exists; an export needs a new folder")
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
-    (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
-    (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
-    shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
-    os.replace(part, folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with replacing_folder(folder) as part:
+        save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
+        (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
+        (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
+        shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
     return folder
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file as `sha256sum` prints it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _part(settings: Any, path: Path) -> Any:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.files import Refusal
+from data.files import Refusal, read_yaml
 from ldm.checkpoints.unpickling import DTYPES, INERT, LEGACY, Unpickler
 
 PROGRAM = "constants.pkl"  # the entry by which torch.load tells a TorchScript archive
@@ -98,10 +97,7 @@ def _json(path: Path) -> Any:
 
 
 def _yaml(path: Path) -> Any:
-    text = path.read_text("utf-8")
-    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise Refusal(f"{path}: YAML aliases are not allowed in a model description")
-    return yaml.safe_load(text)
+    return read_yaml(path.read_text("utf-8"), path)
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """What happens around training: weight averaging, checkpoints that survive a crash, pictures, clear failures."""
 
 import math
-import os
 import signal
 import threading
 from collections.abc import Mapping
@@ -16,7 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
-from data.files import Refusal
+from data.files import Refusal, replacing
 from data.ranges import to_report
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
@@ -77,15 +76,10 @@ class AtomicSave(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.part")
         try:
-            with open(part, "wb") as file:
+            with replacing(path) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except (OSError, RuntimeError) as error:
-            part.unlink(missing_ok=True)
+        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
             raise Refusal(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
 
 

@@ -1,13 +1,11 @@
 """The folder of a training run: one writer at a time, and a checkpoint is gone on with only by the model and data it knows."""
 
-import fcntl
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from data.files import Refusal
+from data.files import Refusal, file_digest, locked
 from ldm.checkpoints.reading import weights
 
 PARTS = ("prior", "first_stage")
@@ -23,12 +21,7 @@ MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances") 
 @contextmanager
 def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
     """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one that is not resumed."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Refusal(f"{folder}: another run is writing here; choose another --name") from None
+    with locked(folder, "choose another --name"):
         goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
             raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
@@ -58,7 +51,7 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
         if path is not None:
             if not Path(path).is_file():
                 raise Refusal(f"data.params.{split}: {path}: no such manifest")
-            found[split] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+            found[split] = file_digest(path)
     return found
 
 

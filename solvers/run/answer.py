@@ -118,7 +118,7 @@ class Result:
             raise Refusal(f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed")
 
     def _save_like_source(self, path: Path) -> None:
-        images = [like_source(_image(o), o.scan) for o in self.outcomes]
+        images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
         origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
         if len(images) > 1:
             formats.reassemble(images, path, image_ids=ids, **origin)

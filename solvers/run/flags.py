@@ -8,9 +8,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import yaml
-
-from data.files import Refusal
+from data.files import Refusal, read_yaml
 
 HOME = Path(__file__).resolve().parents[2]
 REFUSED = HOME / "configs/flags.yaml"
@@ -33,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, argv: Sequence[str]) -> None:
         """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
-        instead = yaml.safe_load(REFUSED.read_text())[self.prog]
+        instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
         for word in argv:
             flag = dashes(word).split("=")[0]
             if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags

@@ -14,6 +14,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator, Shape
+from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cost import Meter
@@ -126,6 +127,8 @@ class Reconstruction(pl.LightningModule):
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
             record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
+        if self.run.measurements and operator.grid not in (None, Grid()):
+            record["grid"] = operator.grid._asdict()
         if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
             record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
         image, draws = image.cpu(), draws.cpu()
@@ -141,6 +144,7 @@ class Reconstruction(pl.LightningModule):
             y=problem.stored()[0].cpu(),
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
+            grid=operator.grid,
         )
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:

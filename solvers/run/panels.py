@@ -24,7 +24,7 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     if outcome.truth is not None:
         tiles.append(tile("truth", to_unit(outcome.truth), 0, 1))
     if outcome.y is not None:
-        tiles.append(_measurement(outcome.y, outcome.image, outcome.image_like))
+        tiles.append(_measurement(outcome.y, outcome))
     several = outcome.draws is not None
     psnr = outcome.record.get("psnr")
     title = "posterior mean" if several else "reconstruction"
@@ -42,9 +42,9 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     return sheet
 
 
-def tile(title: str, values: Tensor, low: float, high: float) -> PIL.Image.Image:
+def tile(title: str, values: Tensor, low: float, high: float, mode: str = "") -> PIL.Image.Image:
     """One picture [C,H,W] with its title, and a bar that says which value is black and which is white."""
-    picture = _picture((_visible(values) - low) / (high - low))
+    picture = _picture((_visible(values) - low) / (high - low), mode)
     font = PIL.ImageFont.load_default(13)
     numbers = [f"{high:.3g}", f"{low:.3g}"]
     room = BAR + 4 + max(math.ceil(font.getlength(n)) for n in numbers)
@@ -63,10 +63,14 @@ def tile(title: str, values: Tensor, low: float, high: float) -> PIL.Image.Image
     return out
 
 
-def _measurement(y: Tensor, image: Tensor, image_like: bool) -> PIL.Image.Image:
-    """Image-like measurements keep the images' scale; a sinogram, k-space or amplitude gets its own."""
-    if image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
-        return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
+def _measurement(y: Tensor, outcome: Outcome) -> PIL.Image.Image:
+    """Image-like measurements keep the images' scale and place; a sinogram, k-space or amplitude gets its own."""
+    image = outcome.image
+    assert image is not None
+    if outcome.image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
+        title, mode = f"measurement {y.shape[-2]} x {y.shape[-1]}", "nearest" if y.shape[-2] <= HEIGHT else "area"
+        placed = to_unit(y) if outcome.grid is None else outcome.grid.nearest(to_unit(y), *image.shape[-2:])
+        return tile(title, placed, 0, 1, mode)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
     y, title = _visible(y), "measurement"
     if float(y.min()) >= 0 and float(y.max()) > 100 * float(y.mean()):  # a spectrum: its centre would be all one sees
@@ -83,11 +87,11 @@ def _visible(x: Tensor) -> Tensor:
     return x.unflatten(0, (-1, 2)).square().sum((0, 1)).sqrt()[None] if len(x) % 2 == 0 else x.mean(0, keepdim=True)
 
 
-def _picture(unit: Tensor) -> PIL.Image.Image:
+def _picture(unit: Tensor, mode: str = "") -> PIL.Image.Image:
     """[C,H,W] in [0,1] -> HEIGHT pixels high; enlarged by whole pixels first so that none is invented."""
     unit = unit.clamp(0, 1).nan_to_num(0)
     width = max(round(HEIGHT * min(max(unit.shape[-1] / unit.shape[-2], 0.25), 2)), 1)
-    mode = "nearest" if unit.shape[-2] <= HEIGHT else "area"
+    mode = mode or ("nearest" if unit.shape[-2] <= HEIGHT else "area")
     pixels = functional.interpolate(unit[None], (HEIGHT, width), mode=mode)[0]
     array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return PIL.Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from data import formats
+from data.files import commit, commit_json, json_lines, read_yaml
 from solvers.run.results import Results
 
 COLUMNS = {  # key of a record -> (heading, digits)
@@ -42,8 +42,11 @@ the noise level; much more is unexplained data, much less is fitted noise. Resea
 
 def write(folder: Path) -> Path:
     """report.html of a folder of results; returns its path."""
-    summary, config = json.loads((folder / "summary.json").read_text()), yaml.safe_load((folder / "config.yaml").read_text())
-    records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
+    summary, config = (
+        json.loads((folder / "summary.json").read_text()),
+        read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
+    )
+    records = list(json_lines(folder / "records.jsonl"))
     good = [r for r in records if r["status"] == "ok"]
     bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
@@ -79,7 +82,7 @@ def conclude(results: Mapping[str, Results]) -> str:
 
 def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
     """One summary of several tasks and solvers: summary.json, and report.html with links to each."""
-    formats.commit(folder / "summary.json", (json.dumps(table, indent=1) + "\n").encode())
+    commit_json(folder / "summary.json", table)
     keys = _present(table.values())
     rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
     parts = ["<h2>Summary</h2>", _table(["", "n", *(COLUMNS[key][0] for key in keys)], rows)]
@@ -157,5 +160,5 @@ def _number(value: Any, digits: int) -> str:
 def _page(path: Path, title: str, parts: Sequence[str]) -> Path:
     head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
     page = "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
-    formats.commit(path, page.encode(errors="xmlcharrefreplace"))
+    commit(path, page.encode(errors="xmlcharrefreplace"))
     return path

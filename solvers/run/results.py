@@ -4,11 +4,8 @@ Every file is written under another name, synced and renamed, and the line comes
 moment, and a restart with the same configuration goes on where the last line ends.
 """
 
-import fcntl
-import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,8 +15,9 @@ from typing import Any
 
 import yaml
 
+from data import files as disk
 from data import formats
-from data.files import Refusal
+from data.files import Refusal, append, commit, commit_json, json_lines, locked, read_yaml
 from solvers import metrics
 from solvers.run.cost import peak_memory
 from solvers.run.outputs import FOLDERS, write
@@ -31,7 +29,7 @@ NUMBERS = ("psnr", "ssim", "nmse", "psnr_draw", "ssim_draw", "residual", "residu
 
 def digest(config: Mapping[str, Any]) -> str:
     """16 hex digits of a configuration: what decides whether a folder may be continued."""
-    return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return disk.digest(json.dumps(config, sort_keys=True, default=str))[:16]
 
 
 class Results:
@@ -56,15 +54,7 @@ class Results:
 
         files: image id -> the file it comes from now. An image that was restored from other content is restored again.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            lock = (self.folder / ".lock").open("w")
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Refusal(f"{self.folder}: another run is writing here; wait for it, or choose another --save-dir") from None
-        except OSError as error:
-            raise Refusal(f"{self.folder}: cannot be written: {error.strerror}") from None
-        with lock:
+        with locked(self.folder, "wait for it, or choose another --save-dir"):
             self._take_up(overwrite, files)
             yield
 
@@ -83,19 +73,18 @@ class Results:
         elif records.exists():
             raise Refusal(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
-        formats.commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True).encode())
+        commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
         known = [r for r in good if r.get("input_sha256") and r["image_id"] in files]
         self.changed = [r["image_id"] for r in known if formats.checksum(files[r["image_id"]]) not in ("", r["input_sha256"])]
         again = set(self.changed)
-        formats.commit(records, b"".join(_line(record) for record in good if record["image_id"] not in again))
+        commit(records, b"".join(_line(record) for record in good if record["image_id"] not in again))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
         path = self.folder / "records.jsonl"
         if path.exists():
-            with path.open("rb") as file:
-                yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+            yield from json_lines(path)
 
     def committed(self) -> set[str]:
         return {record["image_id"] for record in self.records()}
@@ -106,11 +95,7 @@ class Results:
         if outcome.image is not None:
             record["files"] = write(outcome, self.folder, self.origin)
             record |= {"volume": outcome.scan.volume} if outcome.scan.volume else {}
-        with (self.folder / "records.jsonl").open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)  # several processes commit to one file
-            file.write(_line(record))
-            file.flush()
-            os.fsync(file.fileno())
+        append(self.folder / "records.jsonl", _line(record))
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
@@ -126,7 +111,7 @@ class Results:
         summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
         summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
         summary["peak_memory_mb"] = round(peak_memory() / 2**20)
-        formats.commit(self.folder / "summary.json", (json.dumps(summary, indent=1) + "\n").encode())
+        commit_json(self.folder / "summary.json", summary)
         return summary
 
     def failures(self) -> list[str]:
@@ -146,8 +131,8 @@ class Results:
 def _digest_in(config: Path) -> Any:
     """The digest that a config.yaml of ours holds; None: there is none, or it is another program's."""
     try:
-        content = yaml.safe_load(config.read_text())
-    except (OSError, ValueError, yaml.YAMLError):
+        content = read_yaml(config.read_text(), config)
+    except (OSError, UnicodeDecodeError, Refusal):
         return None
     return content.get("digest") if isinstance(content, dict) else None
 
