@@ -176,6 +176,10 @@ BAD_ARRAYS = [
     (image(16, 16), {"batch_sise": 2}, "unknown keyword 'batch_sise'; did you mean 'batch_size'"),
     (image(16, 16), {"steps": 0}, "'0' is not a whole number from 1"),
     (image(16, 16), {"solver": "daps2"}, "unknown solver 'daps2'"),
+    (image(16, 16), {"solver": CoDPSPlus}, "solver=<class .*: a name of P.solvers"),
+    (image(16, 16), {"solver": lambda *_: [], "steps": 2}, "steps= means nothing with function"),
+    (image(16, 16), {"prior": 3}, "prior=3: what P.load returns or takes is allowed"),
+    (image(16, 16), {"task": P.operators.SuperResolution(4)}, "operators go to P.measure"),
     (image(16, 16), {"task": ["super_resolution", "mri_x4"]}, "one task and one solver a call, not"),
     (image(16, 16), {"task": None, "solver": "prior"}, "prior draws from the prior itself and restores nothing"),
     (image(16, 16), {"overrides": ["steps"]}, "'steps' is not of the form key=value"),
@@ -191,7 +195,7 @@ def test_mistakes_are_one_line(world: Path, prior, monkeypatch, given, more: dic
     """Before any network runs."""
     monkeypatch.setattr(prior.denoiser, "forward", lambda *_: pytest.fail("a network ran"))
     with pytest.raises(P.Refusal, match=expected) as told:
-        P.restore(given, prior, **words(world, **more))
+        P.restore(given, **{"prior": prior, **words(world, **more)})
     assert "\n" not in str(told.value)
 
 
