@@ -19,15 +19,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data import sources
-from data.files import Refusal, nearest
+from data.files import Refusal, nearest, printable
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import flags, report, volumes
+from solvers.run import door, flags, report, volumes
 from solvers.run.cells import build, checked, run_of
 from solvers.run.cost import peak_memory
 from solvers.run.module import Cell, Reconstruction
@@ -49,27 +48,13 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: Sequence[str]) -> int:
     quiet()
-    try:
-        options, overrides = parse(argv)
-        return restore(options, overrides)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        return refuse(error)
-    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
-            raise
-        return refuse(error, "; lower --batch-size, or use --precision bf16-mixed")
-
-
-def refuse(error: Exception, hint: str = "") -> int:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
-    return 2
+    return door.run("sample.py", argv, lambda: restore(*parse(argv)), ": lower --batch-size, or use --precision bf16-mixed")
 
 
 @rank_zero_only
 def say(line: str) -> None:
     """Print a line, once for all processes."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -149,11 +134,14 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
     """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
     for result in results.values():
         for line in volumes.reassemble(result, load):
-            print(f"note: {line}", flush=True)
+            say(f"note: {line}")
     print(report.conclude(results))
+    for name, result in results.items():
+        if line := result.beaten():
+            print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
-        print(f"sample.py: failed: {line}", file=sys.stderr)
+        door.complain("sample.py", f"failed: {line}")
     return 1 if failures else 0
 
 

@@ -183,6 +183,11 @@ def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
         raise Refusal(f"{where}: {first_line(error)}") from None
 
 
+def printable(text: object) -> str:
+    """A text on one line that no terminal acts upon: file names may hold line ends, escape sequences, bytes that are no UTF-8."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text that is not blank, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

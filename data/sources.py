@@ -63,7 +63,7 @@ def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image
     if row.window is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
     intensity = dataset.contract(row, source)
-    return intensity.to_model(source.pixels, clamp=False), source, intensity
+    return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
 
 
 def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
@@ -119,5 +119,5 @@ def _count(path: str) -> int:
     """Images in a file. One that is broken is one row, which fails alone when it is read, and says why."""
     try:
         return formats.count(path)
-    except ValueError:
+    except Refusal:
         return 1

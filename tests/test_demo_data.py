@@ -18,7 +18,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 
 from data import formats
 from data.dataset import ManifestDataset, load
-from data.formats.dicom_identity import STALE
+from data.formats.dicom_words import STALE
 from data.manifest import check, read
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "demo-data"

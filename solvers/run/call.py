@@ -36,7 +36,7 @@ from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan, Source, reader
 from solvers.run.trainer import make_trainer, quiet
-from solvers.step import check
+from solvers.solver import check
 
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
@@ -97,7 +97,7 @@ class Asked:
                 module.progress.start(images)
                 yield module
             finally:
-                module.progress.finish()
+                module.progress.close()
 
     def result(self, outcomes: Sequence[Outcome], form: Form) -> Result:
         return Result(outcomes, form, partial(results_of, self.cell, self.config, self.prior, self.options))
@@ -220,7 +220,7 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
         size = max(1, module.run.rows // asked.cell.draws)
         for start in range(0, len(rows), size):
             outcomes += module.predict_step([load(row) for row in rows[start : start + size]], 0)
-            module.progress.done = len(outcomes)
+            module.progress.finished(min(size, len(rows) - start))
     return succeeded(outcomes, alone)
 
 

@@ -20,11 +20,11 @@ from data import formats
 from data.files import Refusal, append, commit, commit_json, json_lines, locked, read_yaml
 from solvers import metrics
 from solvers.run.cost import peak_memory
-from solvers.run.outputs import FOLDERS, write
-from solvers.run.record import Outcome
+from solvers.run.outputs import FOLDERS, file_name, write
+from solvers.run.record import COLUMNS, Outcome
 
+LOGS = "logs"  # tracebacks, by image
 FILES = ("records.jsonl", "summary.json", "report.html", "config.yaml")
-NUMBERS = ("psnr", "ssim", "nmse", "psnr_draw", "ssim_draw", "residual", "residual_mean", "baseline_psnr", "coverage", "seconds")
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -90,8 +90,13 @@ class Results:
         return {record["image_id"] for record in self.records()}
 
     def commit(self, outcome: Outcome) -> None:
-        """Write the files of one image, then its line. Failed images get the line alone."""
-        record = dict(outcome.record)
+        """Write the files of one image, then its line. Failed images get the line alone, and in logs/ the traceback of a bug."""
+        record, log = dict(outcome.record), self.folder / LOGS / f"{file_name(outcome.image_id)}.txt"
+        if outcome.trace:
+            log.parent.mkdir(exist_ok=True)
+            commit(log, outcome.trace)
+        else:
+            log.unlink(missing_ok=True)  # of an earlier try
         if outcome.image is not None:
             record["files"] = write(outcome, self.folder, self.origin)
             record |= {"volume": outcome.scan.volume} if outcome.scan.volume else {}
@@ -99,14 +104,14 @@ class Results:
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
-        columns: dict[str, list[float]] = {key: [] for key in NUMBERS}
+        columns: dict[str, list[float]] = {key: [] for key in COLUMNS}
         summary: dict[str, Any] = {"images": 0, "failed": []}
         for record in self.records():
             if record["status"] != "ok":
                 summary["failed"].append(record["image_id"])
                 continue
             summary["images"] += 1
-            for key in NUMBERS:
+            for key in COLUMNS:
                 columns[key] += [float(record[key])] if record.get(key) is not None else []
         summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
         summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
@@ -118,14 +123,23 @@ class Results:
         """id and reason of every image that failed."""
         return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
 
+    def beaten(self) -> str:
+        """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
+        scored = [r for r in self.records() if None not in (r.get("psnr"), r.get("baseline_psnr"))]
+        worse = [f"{r['image_id']} {r['psnr']:.2f} < {r['baseline_psnr']:.2f} dB" for r in scored if r["psnr"] < r["baseline_psnr"]]
+        if not worse:
+            return ""
+        several = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
+        return f"below the classical answer (--solver baseline): {worse[0]}{several}"
+
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
         if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
             raise Refusal(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in FILES:
-            (self.folder / name).unlink(missing_ok=True)
+        for path in (*map(self.folder.joinpath, FILES), *(self.folder / LOGS).glob("*.txt")):
+            path.unlink(missing_ok=True)
 
 
 def _digest_in(config: Path) -> Any:
