@@ -342,6 +342,20 @@ def test_one_bad_file_of_a_folder_is_told_and_left_out(world: Path, tmp_path: Pa
         P.restore(tmp_path / "scans/scan1.png", prior, **words(world))
 
 
+def test_a_bug_looks_like_one(world: Path, prior):
+    """No Refusal, and with the traceback of where it came up."""
+
+    class Broken(CoDPSPlus):
+        def __call__(self, problem, prior, noise):
+            raise KeyError("broken")
+
+    problem = P.measure(P.operators.SuperResolution(4), image(16, 16), 0.05)
+    for what, more in ((image(16, 16), {"task": world / "sr.yaml"}), (problem, {})):
+        with pytest.raises(RuntimeError, match="image: failed: (.|\n)*in __call__\n") as told:
+            P.restore(what, prior, solver=Broken(steps=2), accelerator="cpu", **more)
+        assert not isinstance(told.value, P.Refusal)
+
+
 def test_it_says_where_it_must_run_from(tmp_path: Path, monkeypatch):
     assert list(P.models()) == ["demo-latent", "demo-patch"] and "ReSample" in repr(P.solvers())
     assert set(P.tasks()) == {p.stem for p in (ROOT / "configs/tasks").glob("*.yaml")} - {"aliases"}

@@ -205,6 +205,7 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
         seen, prior, _ = module.seen(problem)
         check(asked.cell.solver, seen, prior)
         outcomes = module.restore(asked.cell, scans, problem)
+        module.progress.finished(len(scans))
     return asked.result(succeeded(outcomes), form)
 
 
@@ -225,11 +226,15 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
 
 
 def succeeded(outcomes: Sequence[Outcome], alone: bool = False) -> list[Outcome]:
-    """All outcomes, or Refusal with the reason of the first that failed. alone: those that failed are left out with a warning,
-    unless all did."""
+    """All outcomes, or Refusal with the reason of the first that failed; RuntimeError if that is a bug in the program.
+
+    alone: those that failed are left out with a warning, unless all did.
+    """
     good = [outcome for outcome in outcomes if outcome.image is not None]
     lines = [f"{o.image_id}: {o.record['status']}" for o in outcomes if o.image is None]
     if lines and not (alone and good):
+        if trace := next((o.trace for o in outcomes if o.trace), ""):
+            raise RuntimeError(f"{lines[0]}\n{trace}")
         raise Refusal(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
     for line in lines:
         warnings.warn(line, stacklevel=4)

@@ -126,7 +126,9 @@ class Results:
     def beaten(self) -> str:
         """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
         scored = [r for r in self.records() if None not in (r.get("psnr"), r.get("baseline_psnr"))]
-        worse = [f"{r['image_id']} {r['psnr']:.2f} < {r['baseline_psnr']:.2f} dB" for r in scored if r["psnr"] < r["baseline_psnr"]]
+        worse = [
+            f"{r['image_id']} {r['psnr']:.2f} < {r['baseline_psnr']:.2f} dB" for r in scored if r["psnr"] < r["baseline_psnr"]
+        ]
         if not worse:
             return ""
         several = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
