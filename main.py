@@ -35,6 +35,7 @@ from data.files import Refusal, first_line, nearest, read_yaml
 from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
+from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.training.configuration import known, seeded, trainer_arguments
 from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
@@ -43,7 +44,6 @@ from solvers.run.flags import Parser
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
-EMA_HALF_LIFE = 10_000  # images
 SAVE_EVERY = 500  # steps
 MEMORY_HINT = "lower data.params.batch_size or model.params.crops, or set `checkpointing`"
 

@@ -11,42 +11,31 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 
 import argparse
 import functools
-import logging
 import signal
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from data import dataset, sources
-from data.files import Refusal, first_line, nearest, printable
+from data import sources
+from data.files import Refusal, nearest, printable
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
-from ldm.denoiser import Prior
-from ldm.sampling import Sampler
-from solvers.operators.base import Operator
-from solvers.problem import Likelihood
 from solvers.run import door, flags, report, volumes
+from solvers.run.cells import build, checked, run_of
 from solvers.run.cost import peak_memory
-from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.module import Cell, Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
-from solvers.run.scans import Scan, batches, first_readable, read, seeded
+from solvers.run.scans import Scan, batches, reader
+from solvers.run.trainer import make_trainer, quiet
 from solvers.run.writer import Writer
-
-PARTS = {"prior": catalogue.PRIOR, "operator": Operator, "likelihood": Likelihood, "solver": Callable}  # of a configuration
-TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
-
-Load = Callable[[Row], Scan]
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -58,10 +47,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    for noisy in ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
+    quiet()
     return door.run("sample.py", argv, lambda: restore(*parse(argv)), ": lower --batch-size, or use --precision bf16-mixed")
 
 
@@ -84,7 +70,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     demo = flags.complete(options, {name: "operator" in config for name, config in configs.items()})
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
-    cells = [build_cell(name, config, options) for name, config in configs.items()]
+    cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
     everything = {row.image_id: row for row in all_rows(options, cells, folders.values())}
@@ -92,10 +78,8 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
-    load, notes, first = reader(prior, cells, rows, options.measurements)
-    most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
-    together = options.batch_size or min(most, TOGETHER)
-    run = Run(options.seed, together, options.measurements, options.precision)
+    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements)
+    run = run_of(options, cells)
     module = Reconstruction(prior, cells, run, functools.partial(resize.fit, tile=options.tile), notes)
     module.check(first)
     trainer = make_trainer(options)
@@ -112,7 +96,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
             say(f"note: {note}")
         trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
-        pending = [batches(rows, load, max(1, together // cell.draws), results[cell.name].committed) for cell in cells]
+        pending = [batches(rows, load, max(1, run.rows // cell.draws), results[cell.name].committed) for cell in cells]
         trainer.predict(module, pending, return_predictions=False)
         if rank_zero_only.rank > 0:
             return 0
@@ -121,35 +105,8 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
     """One merged configuration per cell of the grid, by name."""
-    cells = catalogue.grid(options.base, options.task or [], options.solver or [], overrides)
-    for cell in cells.values():
-        for key in cell.keys() - set(PARTS):
-            raise Refusal(f"{cell.locate(key)}: unknown key{nearest(key, PARTS)}")
-    return cells
-
-
-def part(name: str, config: configuration.Node, key: str) -> Any:
-    """One part of a configuration, built, and of its kind."""
-    if key not in config:
-        raise Refusal(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
-    made = configuration.build(config[key])
-    if not isinstance(made, PARTS[key]):
-        raise Refusal(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
-    return made
-
-
-def build_cell(name: str, config: configuration.Node, options: argparse.Namespace) -> Cell:
-    """The operator, likelihood and solver of one configuration."""
-    solver = part(name, config, "solver")
-    if isinstance(solver, Sampler):
-        if "operator" in config:
-            raise Refusal(f"{name}: a sampler of the prior takes no --task")
-        return Cell(name, None, None, solver)
-    operator, likelihood = part(name, config, "operator"), part(name, config, "likelihood")
-    turns = getattr(operator, "turns", False)  # a mean of half-turned solutions means nothing
-    runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
-    keep = "" if runs is None else "oracle" if options.oracle else "residual"
-    return Cell(name, operator, likelihood, solver, runs or options.num_samples, keep)
+    grid = catalogue.grid(options.base, options.task or [], options.solver or [], overrides)
+    return {name: checked(config) for name, config in grid.items()}
 
 
 def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
@@ -162,41 +119,6 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
     if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
         say(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}")
     return rows
-
-
-def reader(prior: Prior, cells: Sequence[Cell], rows: Sequence[Row], measurements: bool) -> tuple[Load, list[str], Scan]:
-    """How a row is read, what the records must say about it, and the first scan that can be read."""
-    channels = prior.image_shape[0]
-    load: Load = functools.partial(read, functools.partial(dataset.load, channels=channels))
-    if cells[0].operator is None:
-        load = functools.partial(seeded, channels)
-    elif measurements:
-        physical = any(cell.operator and cell.operator.unit_range for cell in cells)
-        load = functools.partial(read, functools.partial(sources.measurement, physical=physical))
-    first = first_readable(rows, load)
-    if cells[0].operator is None or channels != 3 or len(first.source.pixels) != 1:
-        return load, [], first
-    prior.gray = True  # from here on its images have one channel
-    load, _, first = reader(prior, cells, rows, measurements)
-    return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
-
-
-def make_trainer(options: argparse.Namespace) -> pl.Trainer:
-    """Lightning's part: processes and devices. Precision is the networks' alone (solvers.run.cost), so it is not told."""
-    try:
-        trainer = pl.Trainer(
-            accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
-            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
-            inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        )  # fmt: skip
-    except MisconfigurationException as error:  # devices that there are not
-        raise Refusal(first_line(error)) from error
-    device = trainer.strategy.root_device.type
-    if options.precision == "16-mixed" and device == "cpu":
-        raise Refusal("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
-    if options.precision.startswith("64") and device == "mps":
-        raise Refusal(f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it")
-    return trainer
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """Images of a manifest as tensors in the model range, one sample per row.
 
 The intensity contract of a row, in this order: its `window` column; the window its file suggests (whole depth of 8- and 16-bit
-pictures, DICOM's window); else the 0.5 and 99.5 % percentiles of the slice. Pictures are never cut, scaled or padded on the
-way unless `size` or `crop` say so; `pad` and `unpad` are the pair that fits odd sizes to a network and back.
+pictures, DICOM's window, the range of deeper integers); else the 0.5 and 99.5 % percentiles of the slice without its padding.
+Pictures are never cut, scaled or padded on the way unless `size` or `crop` say so.
 """
 
 import warnings
@@ -42,16 +42,24 @@ def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
     """
     image = formats.upright(formats.read(row.path, row.slice))
     intensity = contract(row, image)
-    return intensity.to_model(_channels(image.pixels, channels, row.path)), image, intensity
+    return blacken(intensity.to_model(with_channels(image.pixels, channels, row.path)), image), image, intensity
 
 
 def contract(row: Row, image: formats.Image) -> Intensity:
     """Which stored values become -1 and +1."""
     window = row.window or image.meta.window
-    return Intensity(*window) if window else percentiles(image.pixels)
+    shown = formats.unpadded(image)
+    return Intensity(*window) if window else percentiles(shown if len(shown) else image.pixels)
 
 
-def _channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+def blacken(pixels: Tensor, image: formats.Image) -> Tensor:
+    """pixels [C, H, W] in the model range with the file's padding black, whatever number stands for it there."""
+    padded = image.meta.padded
+    return pixels if padded is None else pixels.masked_fill(~padded.isnan(), BLACK)
+
+
+def with_channels(pixels: Tensor, channels: int, path: str) -> Tensor:
+    """pixels [C,H,W] with another number of channels: gray ones replicated, colours as their luminance. path: for messages."""
     held = len(pixels)
     if held == channels:
         return pixels

@@ -25,9 +25,12 @@ def beside(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return sheet
 
 
-def tile(title: str, values: Tensor, low: float, high: float, height: int = HEIGHT) -> PIL.Image.Image:
-    """One picture [C,H,W] with its title, and a bar that says which value is black and which is white."""
-    picture = _picture((channels(values) - low) / (high - low), height)
+def tile(title: str, values: Tensor, low: float, high: float, height: int = HEIGHT, mode: str = "") -> PIL.Image.Image:
+    """One picture [C,H,W] with its title, and a bar that says which value is black and which is white.
+
+    mode: of interpolation; by default pixels are repeated where there are fewer than the height, else averaged.
+    """
+    picture = _picture((channels(values) - low) / (high - low), height, mode)
     font = PIL.ImageFont.load_default(13)
     numbers = [f"{high:.3g}", f"{low:.3g}"]
     room = BAR + 4 + max(math.ceil(font.getlength(n)) for n in numbers)
@@ -54,11 +57,11 @@ def channels(x: Tensor) -> Tensor:
     return x.unflatten(0, (-1, 2)).square().sum((0, 1)).sqrt()[None] if len(x) % 2 == 0 else x.mean(0, keepdim=True)
 
 
-def _picture(unit: Tensor, height: int) -> PIL.Image.Image:
+def _picture(unit: Tensor, height: int, mode: str) -> PIL.Image.Image:
     """[C,H,W] in [0,1] -> height pixels high; enlarged by whole pixels first so that none is invented."""
     unit = unit.clamp(0, 1).nan_to_num(0)
     width = max(round(height * min(max(unit.shape[-1] / unit.shape[-2], 0.25), 2)), 1)
-    mode = "nearest" if unit.shape[-2] <= height else "area"
+    mode = mode or ("nearest" if unit.shape[-2] <= height else "area")
     pixels = functional.interpolate(unit[None], (height, width), mode=mode)[0]
     array = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return PIL.Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).convert("RGB")

@@ -29,9 +29,13 @@ class Intensity:
         if not self.high > self.low:
             raise Refusal(f"intensity window needs low < high, got low={self.low}, high={self.high}")
 
-    def to_model(self, stored: Tensor) -> Tensor:
-        """stored units -> model range; values outside the window are clamped to it, as a display window does."""
-        return (2 * (stored - self.low) / (self.high - self.low) - 1).clamp(-1, 1)
+    def to_model(self, stored: Tensor, clamp: bool = True) -> Tensor:
+        """stored units -> model range; values outside the window are clamped to it, as a display window does.
+
+        clamp: False for measurements, whose noise may leave the window.
+        """
+        model = 2 * (stored - self.low) / (self.high - self.low) - 1
+        return model.clamp(-1, 1) if clamp else model
 
     def to_stored(self, model: Tensor) -> Tensor:
         """model range -> stored units; not clamped, so that a solver's overshoot is visible."""
@@ -46,6 +50,8 @@ class Intensity:
 BLACK = -1.0  # the least value of the model range: air, and what lies beyond an image's border
 DEPTH_8 = Intensity(0, 255)
 DEPTH_16 = Intensity(0, 65535)
+DEPTHS = {"uint8": DEPTH_8, "uint16": DEPTH_16}  # of arrays, by their type
+NAMED = {"unit": Intensity(0, 1), "model": Intensity(-1, 1)}  # of arrays, as callers say it
 
 
 def percentiles(stored: Tensor, low: float = 0.5, high: float = 99.5) -> Intensity:

@@ -14,6 +14,7 @@ from data.manifest import Row
 from data.ranges import Intensity
 
 ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
+LISTINGS = (".csv", ".jsonl", ".txt")  # manifests by their names
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
@@ -24,7 +25,7 @@ def find(
     results: Sequence[Path] = (),
     passed: list[Path] | None = None,
 ) -> list[Row]:
-    """The rows of a manifest or of a folder of images, one per slice of a volume.
+    """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
     `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises ValueError if there is none, or if two
@@ -62,10 +63,12 @@ def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image
     if row.window is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
     intensity = dataset.contract(row, source)
-    return (source.pixels - intensity.low) / intensity.per_unit - 1, source, intensity
+    return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
 
 
 def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
+    if root.is_file() and split is None:
+        return manifest.read(root) if root.suffix.lower() in LISTINGS else [Row(str(root), manifest.identify(root.name))]
     if not root.is_dir():
         raise Refusal(f"{root}: no such folder")
     if split is None:

@@ -1,8 +1,11 @@
 """What a name on the command line means: a settings file of configs/, or a prior and its weights."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
+from itertools import takewhile
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 
@@ -10,6 +13,7 @@ from data.files import Refusal, read_yaml
 from ldm import checkpoints, config
 from ldm.denoiser import Prior
 
+LINE = 120  # characters that a name's description has at most
 HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
 PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
@@ -21,9 +25,9 @@ def settings(kind: str, name: str) -> Path:
 
     Raises ValueError with the valid names, the nearest first.
     """
-    folder = HOME / "configs" / kind
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
+    folder = home(f"configs/{kind}")
     word = Path(name).stem.replace("-", "_").removesuffix("_psld")
     listing = folder / "aliases.yaml"
     aliases = read_yaml(listing.read_text(), listing) if listing.is_file() else {}
@@ -32,6 +36,33 @@ def settings(kind: str, name: str) -> Path:
     if word not in names:
         raise Refusal(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
     return names[word]
+
+
+def listing(kind: str) -> dict[str, str]:
+    """What there is of a kind, "tasks", "solvers" or "models", by name, and the first line that each says about itself."""
+    if kind == "models":
+        pages = {path.parent.name: path.with_name("README.md") for path in home("models").glob("*/config.yaml")}
+    else:
+        pages = {path.stem: path for path in home(f"configs/{kind}").glob("*.yaml") if path.stem != "aliases"}
+    return {name: _first_words(path) for name, path in sorted(pages.items())}
+
+
+def _first_words(path: Path) -> str:
+    """The first sentence of a settings file's comment, or of a model's card below its title, at most one line of it."""
+    lines = path.read_text().splitlines() if path.is_file() else []
+    if path.suffix == ".md":
+        words = [line for line in lines if line and not line.startswith("#")][:1]
+    else:
+        words = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+    sentence = re.split(r"(?<!\bal)\.\s+(?!\d)", " ".join(words))[0].removesuffix(".")
+    return shorten(sentence, LINE, placeholder=" …")
+
+
+def home(folder: str) -> Path:
+    """A folder of the checkout. Raises Refusal where the program was installed without it."""
+    if not (HOME / folder).is_dir():
+        raise Refusal(f"{HOME}: has no {folder}/; run from a checkout, installed with `pip install -e .`")
+    return HOME / folder
 
 
 def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]) -> dict[str, config.Node]:
@@ -68,7 +99,7 @@ def weights(name: str | Path) -> Path:
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
-        shipped = [p.name for p in (HOME / "models").glob("*") if (p / "config.yaml").is_file()]
+        shipped = list(listing("models"))
         raise Refusal(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
     return checkpoints.trained(path)
 

@@ -144,6 +144,11 @@ class Prior(nn.Module):
         return next(filter(None, known), 0)
 
     @property
+    def any_size(self) -> bool:
+        """Whether the network takes images of any H and W, and says of a crop what it says of the whole."""
+        return self.kind == "pixel" and not self.patched and getattr(getattr(self.denoiser, "network", None), "any_size", False)
+
+    @property
     def label(self) -> int | Tensor | None:
         return self._label
 

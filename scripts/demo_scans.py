@@ -1,23 +1,23 @@
-"""The demo data set: real, openly licensed scans that packages on the Python index carry, cut into slices of 256 x 256.
+"""The demo data set: real, openly licensed scans that packages of PyPI and npm carry, cut into pictures of 256 x 256.
 
-Trained on: chest CT lung1; heads S1 (three orientations) and brain1, and the MNI average. Held out as `test`, never trained on:
-lung2, brain2, s1045, dipy's T1 slice, and other anatomy (abdomen MR, head CT). There is no further subject to validate on:
-`val` is a block of neighbouring slices of lung1, brain1 and the average that `train` does not have (nor the slices next to it).
-It watches training and measures nothing.
+Trained on: the volumes lung1, S1, brain1, pd, fa and the MNI average, a beating heart, and single images of other people: five
+axial T1 slices, a sagittal one, CT of head and abdomen, a topogram, radiographs of chest and leg. Held out as `test`, never
+trained on: lung2, brain2, s1045, dipy's T1 slice, and other anatomy (abdomen MR, head CT).
+`val` has two kinds of pictures. Of lung1, brain1 and the average it has a block of neighbouring slices that `train` does not
+have, nor the slices next to it: they watch training, and flatter it. Of r85, pelvis and shoulder `train` has nothing: those rows
+are also listed in held_out.csv, and what is measured on them holds for people whom a prior has never seen.
 """
 
 import csv
-import gzip
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
-import nibabel
-import nrrd
 import numpy as np
-import pydicom
-from archives import WHEEL, Archive, sha256
+from archives import Archive, read, sha256
+from demo_volumes import volume
 from PIL import Image
 
 from data.files import commit
@@ -25,79 +25,34 @@ from data.manifest import COLUMNS
 
 SIZE = 256
 CT_WINDOW = (-1000.0, 400.0)  # HU: air to contrast medium; dense bone saturates, as in any lung display
-MR_PERCENTILES = (0.5, 99.8)  # of the whole volume
+SOFT_WINDOW = (-160.0, 240.0)  # HU: organs, as an abdomen is displayed
+MR_PERCENTILES = (0.5, 99.8)  # of the whole volume; radiographs too
 AXES = {"sag": 0, "cor": 1, "ax": 2}  # in an array ordered (left, posterior, superior)
-LABELS = {"CT": 0, "MR": 1}
+LABELS = {"CT": 0, "MR": 1, "CR": 2}
+TILES = 4  # a side at most, of one picture
+FLAT = 0.03  # standard deviation of a tile below which it shows nothing
 
-ARCHIVES = (
-    Archive(
-        "pyradiomics==3.0.1",
-        "47c57f441d6cb7973fa3b2ea48d3948df78e3348e1c69e1e2ff19001601fc2f5",
-        {
-            "pyradiomics-3.0.1/data/lung1_image.nrrd": "379fa48bf34cfa961e6f5ec19c0c38757a30b9aa884212ef28dc29b5061c64ed",
-            "pyradiomics-3.0.1/data/lung2_image.nrrd": "aa2b94eec79127ed786798ac8dc3c013010e1692d5787bebfae1a1e9685a4651",
-            "pyradiomics-3.0.1/data/brain1_image.nrrd": "fffdb111ee8b428ede7256707393c927a7d5be912f0604cf3c6f1bd5fc9644cf",
-            "pyradiomics-3.0.1/data/brain2_image.nrrd": "d35a1c6a3e1eb72bae97c5515472fbe057fb38ee8e1e199215d1c3c6f292332e",
-        },
-        ("--no-binary", "pyradiomics", "--no-build-isolation"),
-    ),
-    Archive(
-        "pycortex==1.4.0",
-        "9fdb292a2df96bba6087ee07d428969ba1eb07ed03724bcfaca96ec8e28a5fd5",
-        {
-            "pycortex-1.4.0/filestore/db/S1/anatomicals/raw.nii.gz": (
-                "1a480d10e8c07fbca58e069efce2a11d477e180beb43f88bdad825b750055a28"
-            )
-        },
-        ("--no-binary", "pycortex"),
-    ),
-    Archive(
-        "nilearn==0.14.1",
-        "725206484e9fb3f6691f9c2d20204a068759d5072f12055324702ee0cb2bbe8a",
-        {
-            "nilearn/datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz": (
-                "421a10e872fd6cadae7f61d358dffbcc1795a497d61ee76c5dda2503e1a1e9e6"
-            )
-        },
-        WHEEL,
-    ),
-    Archive(
-        "matplotlib==3.11.2",
-        "07d9b9fa60cd4c393692f50d0bb03123242ddf61c99bb0e95e75feb354e7c1a8",
-        {"matplotlib/mpl-data/sample_data/s1045.ima.gz": "32b424d64f62b7e71cb24d29fd53938ad5664d608055a67ab2b2af4369f8b89e"},
-        WHEEL,
-    ),
-    Archive(
-        "dipy==1.12.1",
-        "65013b80f6e61c4c52de7b61da6e36afa76b09ccfe8c456414519b36609d7bb6",
-        {"dipy/data/files/t1_coronal_slice.npy": "6ae15c125c97e11e1ba478ff252c1774d2c31db242a8a61daa93e7b43c873c7b"},
-        WHEEL,
-    ),
-    Archive(
-        "pydicom==3.0.2",
-        "abf971a5440f84dbaf42c4b6758e30e62480902584f8b270b9a5d146e278a07b",
-        {
-            "pydicom/data/test_files/examples_overlay.dcm": "112539bc17c0e281987397e827dff9e99890109866d570f08761f83b8f55c277",
-            "pydicom/data/test_files/J2K_pixelrep_mismatch.dcm": (
-                "2df92c523d36639e4d88f892f47e4f6616c48ab017a445a6241ffe38b2d07bbf"
-            ),
-        },
-        WHEEL,
-    ),
-)
+ARCHIVES = read(Path(__file__).with_name("demo_sources.yaml"))
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One subject: which file, how it is cut, and where its slices go."""
+    """One subject: which files, how they are cut, and where the pictures go."""
 
     subject: str
     modality: str
-    file: str  # base name among the archive members
+    file: str  # base name among the archive members; a pattern for a series of files
     split: str
     orientations: tuple[str, ...] = ("ax",)
     every: int = 1  # take each n-th slice
     validation: tuple[int, ...] = ()  # positions of the axial slices that go to `val` instead; one on either side is dropped
+    shown: tuple[slice, slice] = (slice(None), slice(None))  # rows and columns of a single image that are used
+    reductions: tuple[int, ...] = ()  # beside the whole: tiles of the image reduced so many times
+    soft: bool = False  # a CT also in SOFT_WINDOW
+
+
+def _t1(number: int, split: str = "train") -> Scan:
+    return Scan(f"r{number}", "MR", f"r{number}slice.jpg", split)
 
 
 SCANS = (
@@ -105,6 +60,23 @@ SCANS = (
     Scan("brain1", "MR", "brain1_image.nrrd", "train", validation=tuple(range(12, 16))),
     Scan("S1", "MR", "raw.nii.gz", "train", ("ax", "cor", "sag")),
     Scan("mni", "MR", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", "train", every=3, validation=(84, 87, 90)),
+    Scan("pd", "MR", "brain_0??.dcm", "train"),
+    Scan("fa", "MR", "dti_FA.nii.gz", "train", every=2),
+    Scan("heart", "MR", "MR-MONO2-8-16x-heart.dcm", "train"),
+    Scan("t1side", "MR", "adi_slice.dcm", "train"),
+    _t1(16),
+    _t1(27),
+    _t1(30),
+    _t1(62),
+    _t1(64),
+    Scan("skullbase", "CT", "ser002img00001-16-signed.dcm", "train", reductions=(1,), soft=True),
+    Scan("pancreas", "CT", "explicit_VR-UN.dcm", "train", reductions=(1,), soft=True),
+    Scan("topogram", "CR", "j2k.dcm", "train", shown=np.s_[:350, :], reductions=(1,)),
+    Scan("chest", "CR", "RG1_UNCR.dcm", "train", shown=np.s_[60:, :1790], reductions=(2, 1)),
+    Scan("leg", "CR", "RG3_UNCR.dcm", "train", shown=np.s_[:1340, 560:1130], reductions=(2, 1)),
+    _t1(85, "val"),
+    Scan("pelvis", "CT", "MELANIX.dcm", "val"),
+    Scan("shoulder", "MR", "MR2_UNCR.dcm", "val", reductions=(2,)),
     Scan("lung2", "CT", "lung2_image.nrrd", "test"),
     Scan("brain2", "MR", "brain2_image.nrrd", "test"),
     Scan("s1045", "MR", "s1045.ima.gz", "test", ("sag",)),
@@ -114,31 +86,29 @@ SCANS = (
 )
 
 
-def volume(path: Path) -> np.ndarray:
-    """The scan in stored units, float32, ordered (left, posterior, superior): increasing index goes that way."""
-    if path.suffix == ".nrrd":
-        stored, header = nrrd.read(str(path))
-        for axis, direction in enumerate(header["space directions"]):  # axis-aligned in these files; LPS space
-            if direction[axis] < 0:
-                stored = np.flip(stored, axis)
-    elif path.name.endswith(".nii.gz"):
-        canonical = nibabel.as_closest_canonical(nibabel.load(path))  # (right, anterior, superior)
-        stored = np.asanyarray(canonical.dataobj)[::-1, ::-1]
-    elif path.suffix == ".npy":
-        stored = np.load(path, allow_pickle=False)[::-1].T[:, None]  # rows superior to inferior, columns to the left
-    elif path.name.endswith(".ima.gz"):
-        stored = np.frombuffer(gzip.decompress(path.read_bytes()), "<u2").reshape(1, 256, 256)
-        stored = stored[:, ::-1].transpose(0, 2, 1)
-    else:
-        scan = pydicom.dcmread(path)
-        stored = scan.pixel_array * float(scan.get("RescaleSlope", 1)) + float(scan.get("RescaleIntercept", 0))
-        stored = stored.T[:, :, None]
-    return np.ascontiguousarray(stored, dtype=np.float32)
+def pictures(scan: Scan, stored: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(name, position, [SIZE, SIZE] in [0, 1]): every slice as a whole, and what else the scan is cut into."""
+    for orientation, position, picture in slices(scan, stored, window(scan, stored)):
+        name = f"{scan.subject}-{orientation}-{position:03d}"
+        yield name, position, fit(picture)
+        for label, tile in tiles(picture, scan.reductions):
+            yield f"{name}-{label}", position, tile
+    if scan.soft:
+        for orientation, position, picture in slices(scan, stored, SOFT_WINDOW):
+            yield f"{scan.subject}-{orientation}-{position:03d}-soft", position, fit(picture)
 
 
-def slices(scan: Scan, stored: np.ndarray) -> Iterator[tuple[str, int, np.ndarray]]:
-    """(orientation, position, picture in [0, 1]) for every slice that shows the subject on more than 8 % of its pixels."""
-    low, high = CT_WINDOW if scan.modality == "CT" else np.percentile(stored, MR_PERCENTILES)
+def window(scan: Scan, stored: np.ndarray) -> tuple[float, float]:
+    """The stored values that become 0 and 1."""
+    if scan.modality == "CT":
+        return CT_WINDOW
+    low, high = np.percentile(stored, MR_PERCENTILES)
+    return low, high
+
+
+def slices(scan: Scan, stored: np.ndarray, shown: tuple[float, float]) -> Iterator[tuple[str, int, np.ndarray]]:
+    """(orientation, position, picture) of every slice with the subject on more than 8 % of its pixels; `shown` is 0 to 1."""
+    low, high = shown
     unit = (stored - low) / (high - low)
     for orientation in scan.orientations:
         axis = AXES[orientation]
@@ -146,17 +116,39 @@ def slices(scan: Scan, stored: np.ndarray) -> Iterator[tuple[str, int, np.ndarra
             picture = unit.take(position, axis).T
             picture = picture if orientation == "ax" else picture[::-1]  # superior on top
             if (picture > 0.1).mean() > 0.08:
-                yield orientation, position, fit(picture)
+                yield orientation, position, picture
+
+
+def tiles(picture: np.ndarray, reductions: tuple[int, ...]) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, [SIZE, SIZE] in [0, 1]): evenly spread over the picture reduced by each factor, where there is something to see."""
+    for factor in reductions:
+        reduced = scaled(picture, factor).clip(0, 1)
+        rows, columns = (starts(length) for length in reduced.shape)
+        for i, top in enumerate(rows):
+            for j, left in enumerate(columns):
+                tile = reduced[top : top + SIZE, left : left + SIZE]
+                if tile.std() > FLAT:
+                    yield f"{factor}-{i}{j}", tile
+
+
+def starts(length: int) -> list[int]:
+    """Where tiles begin along a side: evenly spread, both ends covered."""
+    count = min(TILES, length // SIZE)
+    return [round(start) for start in np.linspace(0, length - SIZE, count)]
+
+
+def scaled(picture: np.ndarray, factor: float) -> np.ndarray:
+    """The picture reduced by Lanczos."""
+    if factor == 1:
+        return picture
+    height, width = (round(n / factor) for n in picture.shape)
+    image = Image.fromarray(np.ascontiguousarray(picture))
+    return np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
 
 
 def fit(picture: np.ndarray) -> np.ndarray:
     """SIZE x SIZE in [0, 1]: scaled down by Lanczos if larger, clipped, padded or cut about the centre; never enlarged."""
-    scale = max(1.0, min(picture.shape) / SIZE)
-    if scale > 1:
-        height, width = (round(n / scale) for n in picture.shape)
-        scaled = Image.fromarray(np.ascontiguousarray(picture)).resize((width, height), Image.Resampling.LANCZOS)
-        picture = np.asarray(scaled)
-    picture = picture.clip(0, 1)
+    picture = scaled(picture, max(1.0, min(picture.shape) / SIZE)).clip(0, 1)
     for axis in (0, 1):
         missing = max(0, SIZE - picture.shape[axis])
         widths = [(0, 0), (0, 0)]
@@ -168,22 +160,38 @@ def fit(picture: np.ndarray) -> np.ndarray:
 
 
 def prepare(source: Path, output: Path) -> dict[str, list[dict]]:
-    """Cut the fetched scans; writes the pictures and the manifests of all splits and returns the rows of each."""
+    """Cut the fetched scans; writes the pictures and the manifests of all splits and returns the rows of each.
+
+    A scan of which no file was fetched is left out. `held_out` lists the rows of `val` whose subjects have none in `train`.
+    """
     rows: dict[str, list[dict]] = {"train": [], "val": [], "test": []}
     for split in rows:
         (output / split).mkdir(parents=True, exist_ok=True)
     for scan in SCANS:
+        files = sorted(source.glob(scan.file))
+        if not files:
+            continue
+        stored = volume(files)
+        if scan.shown != (slice(None), slice(None)):
+            stored = stored[scan.shown[::-1]]
         reserved = {p + d for p in scan.validation for d in (-scan.every, 0, scan.every)}
-        for orientation, position, picture in slices(scan, volume(source / scan.file)):
+        for image_id, position, picture in pictures(scan, stored):
             split = "val" if position in scan.validation else scan.split
             if position in reserved and split == "train":
                 continue
-            image_id = f"{scan.subject}-{orientation}-{position:03d}"
             name = f"{split}/{image_id}.png"
             save(picture, output / name)
             rows[split].append(row(output, name, image_id, scan.subject, split, (0, 65535), LABELS[scan.modality]))
+    trained = {row["subject"] for row in rows["train"]}
+    rows["held_out"] = [row for row in rows["val"] if row["subject"] not in trained]
     write_manifests(output, rows)
     return rows
+
+
+def left_out(missing: list[Archive]) -> list[str]:
+    """The subjects whose scans lie in archives that could not be fetched."""
+    files = set().union(*(archive.files for archive in missing))
+    return [scan.subject for scan in SCANS if any(fnmatch(file, scan.file) for file in files)]
 
 
 def save(picture: np.ndarray, path: Path) -> None:

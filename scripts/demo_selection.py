@@ -9,7 +9,8 @@ from pathlib import Path
 import nibabel
 import nrrd
 import numpy as np
-from demo_scans import CT_WINDOW, LABELS, MR_PERCENTILES, SIZE, row, save, volume, write_manifests
+from demo_scans import CT_WINDOW, LABELS, MR_PERCENTILES, SIZE, row, save, write_manifests
+from demo_volumes import volume
 from PIL import Image
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
@@ -33,7 +34,7 @@ def select(source: Path, folder: Path) -> list[dict]:
 def _ct(path: Path, folder: Path) -> list[dict]:
     header = nrrd.read_header(str(path))
     spacing, origin, rows = np.diag(header["space directions"]), header["space origin"], []
-    stored = volume(path)
+    stored = volume([path])
     for number, k in enumerate(CT, 1):
         image_id = f"lung2-ax-{k:03d}"
         full = Image.fromarray(np.ascontiguousarray(stored[:, :, k].T))
@@ -80,7 +81,7 @@ def _dicom(number: int, hu: np.ndarray, spacing: np.ndarray, corner: np.ndarray)
 def _mr(path: Path, folder: Path) -> list[dict]:
     stored, header = nrrd.read(str(path))
     low, high = (float(p) for p in np.percentile(stored, MR_PERCENTILES))
-    upright, rows = volume(path), []
+    upright, rows = volume([path]), []
     for k in MR_PICTURES:
         image_id = f"brain2-ax-{k:03d}"
         unit = ((upright[:, :, k].T - low) / (high - low)).clip(0, 1)

@@ -135,12 +135,13 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
 
 
 def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise) -> Problem:
-    """Simulate y from the truth x0 [B,C,H,W] with each image's own noise. A plain float is a Gaussian's sigma_y."""
+    """Simulate y from the truth x0 [B,C,H,W] with each image's own noise, and its own mask or kernel where the operator draws
+    one. A plain float is a Gaussian's sigma_y."""
     likelihood = Gaussian(float(likelihood)) if isinstance(likelihood, (int, float)) else likelihood
     if x0.is_complex():
         raise Refusal("the image is complex; give real and imaginary part as two channels")
-    if operator.shape is None:
-        operator = operator.bind(tuple(x0.shape[1:]))
+    if operator.shape is None or operator.random:
+        operator = operator.draw(tuple(x0.shape[1:]), noise)
     clean = operator.forward(x0)
     if isinstance(likelihood, Gaussian):
         if likelihood.sigma_y is None:

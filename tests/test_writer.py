@@ -1,6 +1,7 @@
 """Result folders on their own: formats kept, volumes put back together, nothing half done, one run at a time."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import torch
 
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
-from solvers.run.outputs import file_name
+from solvers.operators.grid import Grid
+from solvers.run.outputs import described, file_name
+from solvers.run.panels import panel
 from solvers.run.record import Outcome
 from solvers.run.results import Results, digest
 from solvers.run.scans import Scan
@@ -169,3 +172,72 @@ def test_ids_become_safe_and_different_file_names(name: str):
     made = file_name(name)
     assert made != name and "/" not in made and not made.startswith(".") and len(made) < 200
     assert file_name(name + "x") != made and file_name("scan-1_a.b") == "scan-1_a.b"
+
+
+def places(image: formats.Image) -> torch.Tensor:
+    """Where the pixels of an upright slice lie, [H,W,3] in mm."""
+    rows, columns = image.pixels.shape[-2:]
+    along = torch.stack(torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij"))
+    down, right = formats.as_stored(along, image.meta).flatten(1).tolist()
+    height, width = formats.as_stored(along, image.meta).shape[-2:]
+    index = torch.zeros(4, height, width)
+    first, second = (axis for axis in range(3) if axis != image.meta.axis)
+    index[first], index[second], index[3] = torch.arange(height)[:, None], torch.arange(width), 1
+    at = torch.tensor(image.meta.affine)[:3] @ index.flatten(1)
+    found = torch.zeros(rows, columns, 3)
+    found[[int(i) for i in down], [int(i) for i in right]] = at.T
+    return found
+
+
+GRIDS = [Grid.square(0, 4), Grid.square(1.5, 4), Grid((2.5, 0.5), (3.0, 2.0)), Grid.square(4, 1)]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("signs", list(product((-1, 1), repeat=2)))
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_result_lies_where_its_samples_were_taken(tmp_path: Path, grid: Grid, signs, axis: int):
+    """However the slice is stored: sample [i,j] of what was measured and the pixel that its grid names are one place."""
+    import nibabel
+
+    affine = np.diag([0.7 * signs[0], -0.9, 3.0 * signs[1], 1.0])
+    affine[:3, 3] = (10, -20, 30)
+    nibabel.save(nibabel.Nifti1Image(np.zeros((6, 5, 7), np.int16), affine), tmp_path / "a.nii")
+    low = formats.upright(formats.read(tmp_path / "a.nii", 1, axis))
+    h, w = low.pixels.shape[-2:]
+    size = [int(2 * o + s * (n - 1) + 1) for o, s, n in zip(*grid, (h, w))]
+    result = torch.zeros(1, *size)
+    high = formats.Image(result, described(low, result, {"grid": json.loads(json.dumps(grid._asdict()))}))
+    (y, x), (s, t) = grid
+    down, right = torch.arange(h) * s + y, torch.arange(w) * t + x
+    fine = places(high)
+    step = fine[1, 0] - fine[0, 0], fine[0, 1] - fine[0, 0]
+    expected = fine[0, 0] + down[:, None, None] * step[0] + right[:, None] * step[1]
+    torch.testing.assert_close(places(low), expected, rtol=0, atol=1e-4)
+
+
+def test_a_dicom_result_lies_where_its_samples_were_taken(tmp_path: Path):
+    import pydicom
+
+    source = next((Path(__file__).parents[1] / "models/demo-data").rglob("*.dcm"))
+    low, old = formats.read(source), pydicom.dcmread(source)
+    for grid, shift in ((Grid.square(0, 4), 0.0), (Grid.square(1.5, 4), -0.375), (Grid.square(4, 1), -4.0)):
+        size = [int(2 * o + s * n) for o, s, n in zip(*grid, low.pixels.shape[-2:])]
+        fine = torch.zeros(1, *size)
+        formats.write(formats.Image(fine, described(low, fine, {"grid": grid._asdict()})), tmp_path / "a.dcm")
+        new = pydicom.dcmread(tmp_path / "a.dcm")
+        spacing = np.array(old.PixelSpacing, float)
+        assert np.allclose(np.array(new.PixelSpacing, float), spacing / grid.spacing[0])
+        across, down = np.split(np.array(old.ImageOrientationPatient, float), 2)
+        moved = np.array(new.ImagePositionPatient, float) - np.array(old.ImagePositionPatient, float)
+        assert np.allclose(moved, shift * (down * spacing[0] + across * spacing[1]), atol=1e-3)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1.5, 3.0])
+def test_the_panel_shows_samples_where_they_lie(offset: float):
+    """Black to white between sample 1 and 2 of 8: at pixels offset + 4 i of 32, drawn 8 times as large, lies their middle."""
+    y = -torch.ones(1, 8, 8)
+    y[..., 2:] = 1
+    seen = Outcome(scan("a"), {}, torch.zeros(1, 32, 32), y=y, grid=Grid.square(offset, 4))
+    picture = np.asarray(panel(seen).convert("L"))[22 + 128, 8 : 8 + 256]
+    white = int((picture > 200).argmax())
+    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (offset == 1.5)

@@ -1,7 +1,7 @@
 """Medical and ordinary image files in and out, without loss: `read`, `write`, `count`, `reassemble`, `resized`, `upright`.
 
 Every file becomes `Image(pixels, meta)`; what is written back has the format, depth, units and geometry that `meta` says. Every
-failure is a ValueError of one line: file, reason, what is allowed. Nothing is ever half-written.
+failure is a Refusal of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
 import stat
@@ -12,13 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from data.files import Refusal, commit, commit_folder, file_digest
-from data.formats import archive, arrays, dicom, nifti, nrrd, raster, volume
-from data.formats.image import Image, Meta, with_channels
+from data.formats import archive, arrays, bounds, dicom, nifti, nrrd, raster, volume
+from data.formats.bounds import allow
+from data.formats.image import Image, Meta, unpadded, with_channels
 from data.formats.volume import as_stored, resized, upright
 
 __all__ = [
-    "Image", "Meta", "SUFFIXES", "as_stored", "checksum", "commit", "count", "read", "reassemble", "resized", "suffix", "upright",
-    "with_channels", "write",
+    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "kind", "read", "reassemble", "resized",
+    "suffix", "unpadded", "upright", "with_channels", "write",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -55,14 +56,7 @@ def count(path: str | Path, axis: int = 2) -> int:
     """How many images `read` finds in the file: slices (along `axis`), frames, pages or pictures."""
     path = Path(path)
     with _one_line(path):
-        format = _format(path)
-        if format in RASTER:
-            return raster.count(path.read_bytes(), path, format)
-        if format in VOLUME:
-            return volume.count(_volume(path, format), axis)
-        if format in ARRAY:
-            return arrays.count(path, format)
-        return archive.count(path) if format == "zip" else dicom.count(path)
+        return bounds.count(path, _count(path, _format(path), axis))
 
 
 def write(
@@ -106,9 +100,24 @@ def suffix(meta: Meta) -> str:
     return ".nii.gz" if meta.format == "nifti" else next(s for s, format in SUFFIXES.items() if format == meta.format)
 
 
+def _count(path: Path, format: str, axis: int) -> int:
+    if format in RASTER:
+        return raster.count(path.read_bytes(), path, format)
+    if format in VOLUME:
+        return volume.count(_volume(path, format), axis)
+    if format in ARRAY:
+        return arrays.count(path, format)
+    return archive.count(path) if format == "zip" else dicom.count(path)
+
+
+def kind(path: str | Path) -> str:
+    """The format that a file of this name has, "png" or "nifti" and so on; "" if no format has such names."""
+    return SUFFIXES.get(_suffix(Path(path)), "")
+
+
 def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
     format = images[0].meta.format
-    named = SUFFIXES.get(_suffix(path))
+    named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
         raise Refusal(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
     try:
@@ -124,7 +133,7 @@ def _write(images: list[Image], path: Path, ids: list[str], config: str, derivat
             data = arrays.encode(images)
         else:
             data = _dicom_file(images, ids, config, derivation, keep_patient)
-    except ValueError as error:
+    except Refusal as error:
         raise Refusal(_flat(f"{path}: {error}")) from error
     commit(path, data)
 
@@ -186,7 +195,7 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Refusal(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
-    except ValueError as error:
+    except Refusal as error:
         raise Refusal(_flat(str(error))) from error.__cause__
 
 

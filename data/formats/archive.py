@@ -6,18 +6,20 @@ The images are counted in the order of their sorted names. `dataset.json` is {"l
 
 import io
 import json
+import re
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from data.files import Refusal
-from data.formats import raster
+from data.formats import bounds, raster
 from data.formats.image import Image, check_index, decoding
 from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
-LARGEST_MEMBER = 2**30  # unpacked; a picture of a gigabyte is a bomb
+LABEL = 1024  # bytes of a picture's line in dataset.json, at most
+STANDARD = re.compile(r"(\d+/)*img\d+\.\w+")  # the EDM tools' names; any other may be a person's, and is not carried over
 
 
 def count(path: Path) -> int:
@@ -34,27 +36,26 @@ def read(path: Path, index: int | None = None) -> Image:
     with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
         names = _pictures(archive)
         if not names:
-            raise Refusal(f"no pictures inside; {', '.join(SUFFIXES)} are allowed")
-    index = check_index(index, len(names), path, "pictures")
-    name = names[index]
-    with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
-        if archive.getinfo(name).file_size > LARGEST_MEMBER:
-            raise Refusal(f"{name} unpacks to more than {LARGEST_MEMBER} bytes")
-        data, label = archive.read(name), _labels(archive).get(name)
-    image = raster.decode(data, f"{path}:{name}", SUFFIXES[Path(name).suffix.lower()])
+            raise ValueError(f"no pictures inside; {', '.join(SUFFIXES)} are allowed")
+        index = check_index(index, len(names), path, "pictures")
+        data, label = _member(archive, name := names[index], path), _labels(archive, path).get(name)
+    image = raster.decode(data, f"{path}, picture {index}", SUFFIXES[Path(name).suffix.lower()])
     return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label))
 
 
 def encode(images: Sequence[Image]) -> bytes:
-    """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys, else img00000000.png and so on."""
+    """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys if they are of the EDM tools' kind,
+    else 00000/img00000000.png and so on.
+    """
     if images[0].meta.key and images[0].meta.count > 1:  # they come from one archive, and all of them go back
         check_complete([image.meta for image in images])
         images = sorted(images, key=lambda image: image.meta.index)
+    keep = all(STANDARD.fullmatch(image.meta.key) for image in images)
     out, labels = io.BytesIO(), []
     with zipfile.ZipFile(out, "w") as archive:
         for i, image in enumerate(images):
             suffix = next(s for s, format in SUFFIXES.items() if format == image.meta.format)
-            name = image.meta.key or f"{i // 1000:05d}/img{i:08d}{suffix}"
+            name = image.meta.key if keep else f"{i // 1000:05d}/img{i:08d}{suffix}"
             archive.writestr(zipfile.ZipInfo(name), raster.encode([image]))
             labels.append([name, image.meta.label])
         known = labels if all(label is not None for _, label in labels) else None
@@ -66,8 +67,23 @@ def _pictures(archive: zipfile.ZipFile) -> list[str]:
     return sorted(name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
 
 
-def _labels(archive: zipfile.ZipFile) -> dict[str, int]:
+def _member(archive: zipfile.ZipFile, name: str, path: Path, most: int = 0) -> bytes:
+    """What a member unpacks to, no more than the archive's directory claims."""
+    info = archive.getinfo(name)
+    most = most or bounds.image_bytes()
+    if info.file_size > most:
+        raise Refusal(f"{path}: a member of {info.file_size} bytes; up to {most} are allowed (--max-image-bytes)")
+    if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > info.compress_size * bounds.DEFLATE:
+        raise Refusal(f"{path}: a member promises {info.file_size} bytes, more than it can hold; an undamaged archive is allowed")
+    with archive.open(info) as stream:
+        return bytes(bounds.unpack(stream, info.file_size, path))
+
+
+def _labels(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
     if "dataset.json" not in archive.namelist():
         return {}
-    labels = json.loads(archive.read("dataset.json")).get("labels") or []
-    return {str(name): int(label) for name, label in labels}
+    text = _member(archive, "dataset.json", path, LABEL * (len(archive.namelist()) + 1))
+    try:
+        return {str(name): int(label) for name, label in json.loads(text).get("labels") or []}
+    except (ValueError, TypeError, AttributeError, RecursionError):  # their texts would quote what is written there
+        raise Refusal(f"{path}: its dataset.json is not a list of [name, class number]; that, or none, is allowed") from None

@@ -10,48 +10,70 @@ What the axes mean is not stored, so it is decided here, once:
 
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import scipy.io
 
 from data.files import Refusal
+from data.formats import bounds, hdf5, mat
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, to_stored
 from data.formats.volume import check_complete
 
-PREFERRED = ("kspace", "image", "images", "arr_0", "data")
+NAMES = ("kspace", "image", "images", "arr_0", "data")  # of arrays; any other may be a person's, and is not carried over
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+HEADER = 2**16  # bytes of the text before an array in an NPZ
+
+
+class Stored(NamedTuple):
+    """The one array of a file, not read yet where that can wait."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    name: str
+    get: Callable[[tuple], np.ndarray]
+    held: float | None = None  # bytes that the file can hold of it
+    close: Callable[[], None] = lambda: None
 
 
 def count(path: Path, format: str) -> int:
     """Images of a stack; 1 without a slice axis."""
-    shape, _, layout, close = _open(path, format)
-    close()
-    return shape[layout.index("n")] if "n" in layout else 1
+    stored, layout = _open(path, format)
+    stored.close()
+    return stored.shape[layout.index("n")] if "n" in layout else 1
 
 
 def read(path: Path, format: str, index: int | None = None) -> Image:
     """One image of the file; of an HDF5 stack only that slice is read."""
-    shape, array, layout, close = _open(path, format)
+    array, layout = _open(path, format)
     try:
-        total = shape[layout.index("n")] if "n" in layout else 1
+        total = array.shape[layout.index("n")] if "n" in layout else 1
         index = check_index(index, total, path, "slices")
         where = tuple(index if letter == "n" else slice(None) for letter in layout)
-        with decoding(path, format.upper()):
-            stored = np.array(array[where])
+        with decoding(path, format.upper(), private=True):
+            stored = np.array(array.get(where))
     finally:
-        close()
+        array.close()
     rest = layout.replace("n", "")
     stored = np.moveaxis(stored, rest.index("c"), 0) if "c" in rest else stored[None]
     stored = _complex(stored)
-    if stored.dtype.kind not in "biufc":
-        raise Refusal(f"{path}: holds {stored.dtype}; real and complex numbers are allowed")
     stored = stored.astype(stored.dtype.newbyteorder("="))
     bits = 1 if stored.dtype.kind == "b" else 0
-    series, key = digest("stack", str(path.absolute())), getattr(array, "key", "")
-    meta = Meta(format, stored.dtype.name, bits, index=index, count=total, shape=shape, series=series, key=key, layout=layout)
+    meta = Meta(
+        format,
+        stored.dtype.name,
+        bits,
+        index=index,
+        count=total,
+        shape=array.shape,
+        series=digest("stack", str(path.absolute())),
+        key=array.name if array.name in NAMES else "",
+        layout=layout,
+    )
     return from_stored(stored.astype(np.uint8) if bits else stored, meta, path)
 
 
@@ -73,7 +95,7 @@ def encode(images: Sequence[Image]) -> bytes:
         scipy.io.savemat(out, {first.key or "image": array}, do_compression=True)
         return b"MATLAB 5.0 MAT-file".ljust(116) + out.getvalue()[116:]  # its text names the day: same input, same bytes
     else:
-        with _h5py("hdf5").File(out, "w", track_order=False) as file:
+        with hdf5.module("HDF5").File(out, "w", track_order=False) as file:
             file.create_dataset(first.key or "image", data=array, compression="gzip", track_times=False)
     return out.getvalue()
 
@@ -86,64 +108,107 @@ def _laid_out(image: Image) -> np.ndarray:
     return np.moveaxis(stored, 0, rest.index("c")) if "c" in rest else stored[0]
 
 
-class _Named:
-    """An array and the name it has inside its file."""
-
-    def __init__(self, array, key: str):
-        self.array, self.key = array, key
-
-    def __getitem__(self, where):
-        return self.array[where]
-
-
-def _open(path: Path, format: str):
-    """(shape, array, layout, close): the one array of the file, not yet read where the library can wait."""
-    with decoding(path, format.upper()):
-        file, arrays = _arrays(path, format)
-        key = _chosen(list(arrays))
-        array = arrays[key]
-        shape, dtype = tuple(int(n) for n in array.shape), array.dtype
-    layout = _layout(shape, dtype, format)
-    if layout is None or 0 in shape:
-        file.close()
-        raise Refusal(f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed")
-    return shape, _Named(array, key), layout, file.close
+def _open(path: Path, format: str) -> tuple[Stored, str]:
+    """The array and its layout, after its claims were looked at."""
+    stored = _STORED[format](path)
+    try:
+        shape, dtype = stored.shape, stored.dtype
+        if dtype.kind not in "biufc" and not _is_complex(dtype):
+            raise Refusal(f"{path}: holds {dtype.kind!r} data that are no numbers; real and complex numbers are allowed")
+        layout = _layout(shape, dtype, format)
+        if layout is None or 0 in shape:
+            raise Refusal(f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed")
+        image = [n for n, letter in zip(shape, layout) if letter != "n"]
+        bounds.check(path, image, prod(shape) // prod(image), dtype.itemsize, stored.held)
+    except Refusal:
+        stored.close()
+        raise
+    return stored, layout
 
 
-def _arrays(path: Path, format: str):
-    """(file to close, {name: array}) of what has at least two dimensions."""
-    if format == "npy":
-        return io.BytesIO(), {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-    if format in ("npz", "mat"):
-        status = path.stat()
-        return io.BytesIO(), _unpacked(path, format, status.st_mtime_ns, status.st_size)
-    h5py = _h5py(path)
-    file = h5py.File(path, "r")
-    return file, {k: v for k, v in file.items() if isinstance(v, h5py.Dataset) and v.ndim >= 2}
+def _npy(path: Path) -> Stored:
+    with decoding(path, "NPY"):
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return Stored(array.shape, array.dtype, "", array.__getitem__)
+
+
+def _npz(path: Path) -> Stored:
+    with decoding(path, "NPZ", private=True), zipfile.ZipFile(path) as archive:
+        found = {info: _npy_header(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")}
+    names = {info.filename.removesuffix(".npy"): info for info, (shape, *_) in found.items() if len(shape) >= 2}
+    info = names[name := _chosen(path, list(names))]
+    shape, dtype, fortran, start = found[info]
+    packs = {zipfile.ZIP_STORED: 1.0, zipfile.ZIP_DEFLATED: float(bounds.DEFLATE)}
+    held = info.compress_size * packs[info.compress_type] if info.compress_type in packs else None
+    status = path.stat()
+
+    def get(where: tuple) -> np.ndarray:
+        data = _unpacked(path, info.filename, start, prod(shape) * dtype.itemsize, status.st_mtime_ns, status.st_size)
+        return np.frombuffer(data, dtype, prod(shape), start).reshape(shape, order="F" if fortran else "C")[where]
+
+    return Stored(shape, dtype, name, get, held)
 
 
 @lru_cache(maxsize=1)
-def _unpacked(path: Path, format: str, changed: int, size: int) -> dict[str, np.ndarray]:
-    """The last NPZ or MAT file stays in memory: reading its slices one by one unpacks it once."""
-    if format == "npz":
-        with np.load(path, allow_pickle=False) as file:
-            found = dict(file)
-    elif _is_hdf5(path):  # MATLAB 7.3 is HDF5 with the axes reversed
-        h5py = _h5py(path)
-        with h5py.File(path, "r") as file:
-            found = {key: np.asarray(value).T for key, value in file.items() if isinstance(value, h5py.Dataset)}
-    else:
-        found = scipy.io.loadmat(path)
-    return {key: value for key, value in found.items() if getattr(value, "ndim", 0) >= 2}
+def _unpacked(path: Path, member: str, start: int, claim: int, changed: int, size: int) -> bytearray:
+    """The last array stays in memory: reading its slices one by one unpacks it once. changed, size: of the file."""
+    with decoding(path, "NPZ", private=True), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        return bounds.unpack(stream, claim, path, start)
 
 
-def _chosen(keys: list[str]) -> str:
-    preferred = [key for key in PREFERRED if key in keys]
-    if len(keys) == 1 or preferred:
-        return preferred[0] if preferred else keys[0]
-    raise Refusal(
-        f"arrays {', '.join(sorted(keys)[:8]) or 'none'}; a single one, or one called {', '.join(PREFERRED)}, is allowed"
-    )
+def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype, bool, int]:
+    """(shape, dtype, whether the first index runs fastest, where the numbers begin) of a member."""
+    with archive.open(info) as stream:
+        head = io.BytesIO(stream.read(HEADER))
+    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, fortran, dtype = readers[np.lib.format.read_magic(head)](head)
+    return shape, dtype, fortran, head.tell()
+
+
+def _hdf5(path: Path) -> Stored:
+    h5py = hdf5.module(path)
+    with decoding(path, "HDF5", private=True):
+        file = h5py.File(path, "r")
+    try:
+        with decoding(path, "HDF5", private=True):
+            arrays = hdf5.arrays(path, file)
+        array = arrays[name := _chosen(path, list(arrays))]
+        held = hdf5.check(path, array)
+    except Refusal:
+        file.close()
+        raise
+    return Stored(tuple(array.shape), array.dtype, name, array.__getitem__, held, file.close)
+
+
+def _mat(path: Path) -> Stored:
+    if _is_hdf5(path):  # MATLAB 7.3 is HDF5 with the axes reversed
+        turned = _hdf5(path)
+        return turned._replace(shape=turned.shape[::-1], get=lambda where: np.asarray(turned.get(where[::-1])).T)
+    with decoding(path, "MAT", private=True):
+        found = mat.variables(path)
+    name = _chosen(path, list(found))
+    status = path.stat()
+
+    def get(where: tuple) -> np.ndarray:
+        return _loaded(path, name, found[name], status.st_mtime_ns, status.st_size)[where]
+
+    return Stored(found[name].shape, np.dtype(f"u{found[name].itemsize}"), name, get, mat.held(path, found[name]))
+
+
+@lru_cache(maxsize=1)
+def _loaded(path: Path, name: str, variable: mat.Variable, changed: int, size: int) -> np.ndarray:
+    """As `_unpacked`, of a MATLAB file."""
+    return mat.load(path, name, variable)
+
+
+_STORED: dict[str, Callable[[Path], Stored]] = {"npy": _npy, "npz": _npz, "hdf5": _hdf5, "mat": _mat}
+
+
+def _chosen(path: Path, names: list[str]) -> str:
+    preferred = [name for name in NAMES if name in names]
+    if len(names) == 1 or preferred:
+        return preferred[0] if preferred else names[0]
+    raise Refusal(f"{path}: holds {len(names) or 'no'} arrays; one alone, or one called {', '.join(NAMES)}, is allowed")
 
 
 def _layout(shape: tuple[int, ...], dtype: np.dtype, format: str) -> str | None:
@@ -162,13 +227,16 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype, format: str) -> str | None:
     return None
 
 
+def _is_complex(dtype: np.dtype) -> bool:
+    return bool(dtype.names) and set(dtype.names or ()) in ({"real", "imag"}, {"r", "i"})
+
+
 def _complex(stored: np.ndarray) -> np.ndarray:
     """MATLAB 7.3 and some HDF5 writers keep complex numbers as records of two floats."""
-    names = stored.dtype.names
-    if names and set(names) in ({"real", "imag"}, {"r", "i"}):
-        real, imaginary = sorted(names, reverse=True)
-        return stored[real] + 1j * stored[imaginary]
-    return stored
+    if not _is_complex(stored.dtype):
+        return stored
+    real, imaginary = sorted(stored.dtype.names or (), reverse=True)
+    return stored[real] + 1j * stored[imaginary]
 
 
 def _save_npz(out: io.BytesIO, key: str, array: np.ndarray) -> None:
@@ -183,11 +251,3 @@ def _is_hdf5(path: Path) -> bool:
     with path.open("rb") as file:
         start = file.read(520)
     return HDF5_MAGIC in (start[:8], start[512:520])  # MATLAB puts 512 bytes of its own first
-
-
-def _h5py(path: str | Path):
-    try:
-        import h5py
-    except ImportError:
-        raise Refusal(f"{path}: HDF5 and MATLAB 7.3 files need h5py: pip install 'palimpsest[formats]'") from None
-    return h5py

@@ -32,7 +32,7 @@ class Stream(Protocol):
 
 
 def allow(image_bytes: int) -> None:
-    """Set the greatest size of one image in bytes, for this process and those it starts; a volume may have eight times as much."""
+    """Set the greatest size of one image in bytes, for this process and those it starts; a volume may have eight times it."""
     if image_bytes < 1:
         raise Refusal(f"max-image-bytes {image_bytes}; a number of bytes from 1 is allowed")
     os.environ[VARIABLE] = str(image_bytes)

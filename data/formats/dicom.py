@@ -12,11 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.pixels import apply_color_lut, get_decoder, pack_bits, pixel_array
+import torch
+import torch.nn.functional as F
+from pydicom.pixels import pack_bits
 
 from data.files import Refusal
-from data.formats.dicom_geometry import affine_of, decimal, of_frame, position_of, resize
+from data.formats import dicom_pixels
+from data.formats.dicom_geometry import affine_of, decimal, position_of, spacing_of
+from data.formats.dicom_groups import of_frame
 from data.formats.dicom_identity import derived, pseudonym, uid
+from data.formats.dicom_units import resize, select_frame
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
@@ -26,20 +31,19 @@ logging.getLogger("pydicom").propagate = False
 
 def count(path: Path) -> int:
     """Number of frames."""
-    return _frames(_header(path), path)
+    return dicom_pixels.frames(dicom_pixels.header(path), path)
 
 
 def read(path: Path, index: int | None = None) -> Image:
     """One frame → Image, pixels in the units of RescaleSlope and RescaleIntercept (CT: HU)."""
-    ds = _header(path)
-    index = check_index(index, total := _frames(ds, path), path, "frames")
-    array = _pixels(path, ds, index, total)
-    if ds.PhotometricInterpretation == "PALETTE COLOR":
-        with decoding(path, "DICOM", private=True):
-            array = apply_color_lut(array, ds)
+    ds = dicom_pixels.header(path)
+    index = check_index(index, total := dicom_pixels.frames(ds, path), path, "frames")
+    array = dicom_pixels.stored(path, ds, index, total)
     stored = array.transpose(2, 0, 1) if array.ndim == 3 else array[None]
     meta = _meta(path, ds, index, total, stored)
-    return from_stored(_inverted(stored, meta, path), meta, path)
+    nothing = dicom_pixels.padding(ds, array.dtype)
+    padding = (array >= nothing[0]) & (array <= nothing[1]) if nothing else None
+    return from_stored(_inverted(stored, meta, path), meta, path, padding)
 
 
 def encode(images: Sequence[Image], image_id: str, config: str, derivation: str, keep_patient: bool, number: int = 0) -> bytes:
@@ -47,14 +51,15 @@ def encode(images: Sequence[Image], image_id: str, config: str, derivation: str,
 
     image_id, config: what the new UIDs are digests of. number: InstanceNumber in a new series (0: as it was).
     """
-    metas = [image.meta for image in images]
-    meta = metas[0]
-    frames = np.stack([_inverted(to_stored(image), image.meta, "image") for image in images])  # [N, C, H, W]
+    meta = images[0].meta
     with decoding("DICOM header", "DICOM", private=True):
         source = pydicom.dcmread(io.BytesIO(meta.header), force=True) if meta.header else _new_header(meta)
+        frames = np.stack([_stored(image, source) for image in images])  # [N, C, H, W]
         ds = derived(source, image_id, config, derivation, keep_patient)
-        _select_frames(ds, [m.index for m in metas], meta.count)
-        resize(ds, meta)
+        if len(images) < meta.count:
+            select_frame(ds, meta.index)
+            meta = replace(meta, index=0, count=1)
+        resize(ds, meta, *frames.shape[2:])
         _put_pixels(ds, frames, meta)
         if number:
             ds.InstanceNumber = number
@@ -74,60 +79,27 @@ def in_order(images: Sequence[Image]) -> list[int]:
         return sorted(range(len(images)), key=place)
 
 
-def _header(path: Path) -> pydicom.Dataset:
-    with decoding(path, "DICOM", private=True):
-        ds = pydicom.dcmread(path, stop_before_pixels=True)
-        for _ in ds:  # decode every element now: a damaged header must fail here, not later
-            pass
-    return ds
-
-
-def _frames(ds: pydicom.Dataset, path: Path) -> int:
-    if "Rows" not in ds or "PhotometricInterpretation" not in ds:
-        kind = ds.get("SOPClassUID")
-        name = kind.name if isinstance(kind, pydicom.uid.UID) else "no SOP class"
-        raise Refusal(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
-    with decoding(path, "DICOM", private=True):
-        return max(1, int(ds.get("NumberOfFrames") or 1))
-
-
-def _pixels(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarray:
-    """[H, W] or [H, W, 3] of one frame; YBR comes as RGB."""
-    syntax = ds.file_meta.get("TransferSyntaxUID")
-    seekable = total > 1 and syntax != pydicom.uid.DeflatedExplicitVRLittleEndian  # then only this frame is read
-    try:
-        with decoding(path, "DICOM"):
-            array = pixel_array(path, index=index) if seekable else pixel_array(pydicom.dcmread(path))
-            promised = (int(ds.Rows), int(ds.Columns), *(() if ds.SamplesPerPixel == 1 else (3,)))
-            if array.shape != promised:  # pydicom takes surplus data for frames that the header forgot
-                raise Refusal(f"pixel data for {array.shape} where the header promises {promised}")
-            return array
-    except ValueError as error:
-        with decoding(path, "DICOM"):
-            absent = _absent_plugins(syntax)
-        if not absent:
-            raise
-        reason = " ".join(str(error.__cause__).split())[:200]
-        raise Refusal(f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})") from error
-
-
-def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
-    """The plug-ins that could unpack this transfer syntax and are not installed."""
-    if syntax is None or not syntax.is_encapsulated:
-        return ""
-    try:
-        return " or ".join(text.partition("requires ")[2] or text for text in get_decoder(syntax).missing_dependencies)
-    except NotImplementedError:  # nobody can unpack it: pydicom's own message says so
-        return ""
+def _stored(image: Image, source: pydicom.Dataset) -> np.ndarray:
+    """[C, H, W] as the file has it. A number that would be taken for padding, and is none, becomes the nearest that is not."""
+    stored = _inverted(to_stored(image), image.meta, "image")
+    nothing = dicom_pixels.padding(source, stored.dtype) if stored.dtype.kind in "iu" else None
+    if nothing is None:
+        return stored
+    low, high = (int(v) for v in nothing)
+    stray = (stored >= low) & (stored <= high)
+    if image.meta.padded is not None:
+        padded = F.interpolate(image.meta.padded[None], stored.shape[-2:], mode="nearest-exact")[0]
+        stray &= torch.isnan(padded).numpy()
+    beside = high + 1 if high < limits(image.meta)[1] else low - 1
+    return np.where(stray, beside, stored).astype(stored.dtype)
 
 
 def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
     with decoding(path, "DICOM", private=True):
-        slope, intercept = float(of_frame(ds, index, "RescaleSlope", 1)), float(of_frame(ds, index, "RescaleIntercept", 0))
+        slope, intercept = (float(of_frame(ds, index, f"Rescale{k}", d)) for k, d in (("Slope", 1), ("Intercept", 0)))
         colour = len(stored) == 3
         palette = ds.PhotometricInterpretation == "PALETTE COLOR"
         bits = stored.dtype.itemsize * 8 if palette else int(ds.get("BitsStored") or ds.BitsAllocated)
-        spacing = of_frame(ds, index, "PixelSpacing", None) or ds.get("ImagerPixelSpacing")
         affine = affine_of(ds, index)
         instance = str(ds.get("SOPInstanceUID", path.absolute()))
         buffer = io.BytesIO()
@@ -141,7 +113,7 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             window=_window(ds, index, bits, colour, slope, intercept),
             index=index,
             count=total,
-            spacing=(float(spacing[0]), float(spacing[1])) if spacing else None,
+            spacing=spacing_of(ds, index),
             affine=affine,
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
             subject=pseudonym(str(ds.get("PatientID") or "")),
@@ -172,10 +144,10 @@ def _window(
     ds: pydicom.Dataset, index: int, bits: int, colour: bool, slope: float, intercept: float
 ) -> tuple[float, float] | None:
     """The first window of the file; colours and 8-bit images: all they can hold."""
-    centre, width = (of_frame(ds, index, key, None) for key in ("WindowCenter", "WindowWidth"))
+    centre, width = (of_frame(ds, index, key) for key in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
         whole = sorted((intercept, slope * (2**bits - 1) + intercept))
-        return (whole[0], whole[1]) if colour or (bits == 8 and not ds.get("PixelRepresentation")) else None
+        return (whole[0], whole[1]) if (colour and bits <= 16) or (bits == 8 and not ds.get("PixelRepresentation")) else None
     first = [float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)]
     return (first[0] - first[1] / 2, first[0] + first[1] / 2) if first[1] > 0 else None
 
@@ -208,18 +180,6 @@ def _new_header(meta: Meta) -> pydicom.Dataset:
         ds.ImagePositionPatient = [decimal(v) for v in matrix[:3, 3]]
         ds.FrameOfReferenceUID = uid("frame of reference", meta.series or "")
     return ds
-
-
-def _select_frames(ds: pydicom.Dataset, frames: list[int], total: int) -> None:
-    """Keep what the header says of these frames only."""
-    if "NumberOfFrames" in ds:
-        ds.NumberOfFrames = len(frames)
-    groups = ds.get("PerFrameFunctionalGroupsSequence")
-    if groups and len(groups) == total:
-        ds.PerFrameFunctionalGroupsSequence = [groups[i] for i in frames]
-    for keyword in ("FrameTimeVector", "FrameIncrementPointer"):
-        if len(frames) != total and keyword in ds:
-            del ds[keyword]
 
 
 def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:

@@ -1,35 +1,53 @@
-"""Where the pixels of a DICOM frame lie, read and put back: spacing, position, orientation, wherever the header keeps them."""
+"""Where the pixels of a DICOM frame lie, wherever the header keeps it."""
 
 import numpy as np
 import pydicom
 
-from data.formats.image import Affine, Meta
+from data.formats.dicom_groups import grouped, of_frame
+from data.formats.image import Affine
+from data.formats.volume import as_affine
 
 
-def of_frame(ds: pydicom.Dataset, index: int, keyword: str, default):
-    """An element of one frame: in its own functional group, else in the shared one, else at the top."""
-    groups = [ds.get("PerFrameFunctionalGroupsSequence"), ds.get("SharedFunctionalGroupsSequence")]
-    for group, item in zip(groups, (index, 0)):
-        for element in group[item] if group and item < len(group) else ():
-            if element.VR == "SQ" and len(element.value) and (value := element.value[0].get(keyword)) not in (None, ""):
-                return value
-    value = ds.get(keyword)
-    return default if value in (None, "") else value
+def spacing_of(ds: pydicom.Dataset, index: int) -> tuple[float, float] | None:
+    """mm from row to row and from column to column: in the patient, else at the detector, else (RT images) in their plane."""
+    found = of_frame(ds, index, "PixelSpacing") or of_frame(ds, index, "ImagerPixelSpacing") or ds.get("ImagePlanePixelSpacing")
+    if not found:
+        return None
+    rows, columns = (float(v) for v in found)
+    return (rows, columns) if 0 < rows < np.inf and 0 < columns < np.inf else None
 
 
 def affine_of(ds: pydicom.Dataset, index: int) -> Affine | None:
     """(row, column, slice) → mm, RAS; DICOM itself counts left and back (PS3.3 C.7.6.2.1.1)."""
-    keys = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
-    corner, cosines, spacing = (of_frame(ds, index, key, None) for key in keys)
+    cosines, spacing = (of_frame(ds, index, key) for key in ("ImageOrientationPatient", "PixelSpacing"))
+    corner = corner_of(ds, index)
     if corner is None or cosines is None or spacing is None:
         return None
-    across, down = np.array(cosines, dtype=float)[:3], np.array(cosines, dtype=float)[3:]
+    across, down = np.array(cosines, float)[:3], np.array(cosines, float)[3:]
     matrix = np.eye(4)
-    matrix[:3] = np.stack(
-        [down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), np.array(corner, float)], 1
-    )
-    matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix
-    return tuple(tuple(float(v) for v in row) for row in matrix) if np.isfinite(matrix).all() else None
+    matrix[:3] = np.stack([down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), corner], 1)
+    return as_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
+
+
+def corner_of(ds: pydicom.Dataset, index: int) -> np.ndarray | None:
+    """The centre of the first pixel of a frame, mm, in DICOM's own directions.
+
+    One position for many frames is that of the first; only a dose grid says how far the others are from it: along the
+    normal if its offsets begin with 0, else they are positions along z (PS3.3 C.8.8.3.2).
+    """
+    own = grouped(ds, index, "ImagePositionPatient")
+    found = own if own is not None else ds.get("ImagePositionPatient")
+    if found in (None, ""):
+        return None
+    corner = np.array(found, float)
+    offsets = ds.get("GridFrameOffsetVector")
+    if own is not None or int(ds.get("NumberOfFrames") or 1) == 1:
+        return corner
+    if not isinstance(offsets, pydicom.multival.MultiValue) or index >= len(offsets):
+        return corner if index == 0 else None
+    cosines = np.array(ds.get("ImageOrientationPatient") or [1, 0, 0, 0, 1, 0], float)
+    normal = np.array([0.0, 0.0, 1.0]) if float(offsets[0]) else np.cross(cosines[:3], cosines[3:])
+    return corner + normal * (float(offsets[index]) - float(offsets[0]))
 
 
 def position_of(affine: Affine | None, ds: pydicom.Dataset) -> float | None:
@@ -39,33 +57,6 @@ def position_of(affine: Affine | None, ds: pydicom.Dataset) -> float | None:
         return float(matrix[:3, 2] @ matrix[:3, 3])
     number = ds.get("InstanceNumber")
     return None if number in (None, "") else float(number)
-
-
-def resize(ds: pydicom.Dataset, meta: Meta) -> None:
-    """Pixel spacing and first-pixel position as `meta` says, wherever the header keeps them.
-
-    Positions are moved along each frame's own axes: the shift of the first centre is half the change of the spacing.
-    """
-    if meta.spacing is None:
-        return
-    sets = [s for key in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence") for s in ds.get(key) or []]
-    places = [ds, *(e.value[0] for group in sets for e in group if e.VR == "SQ" and len(e.value))]
-    found = [p for p in places if p.get("PixelSpacing") or p.get("ImagerPixelSpacing")]
-    before = found[0].get("PixelSpacing") or found[0].get("ImagerPixelSpacing") if found else None
-    if before is None or tuple(map(float, before)) == meta.spacing:
-        return
-    old = tuple(map(float, before))
-    ratio = [new / was for new, was in zip(meta.spacing, old)]
-    orientation = next((p.ImageOrientationPatient for p in places if p.get("ImageOrientationPatient")), None)
-    for place in places:
-        for keyword in ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing"):
-            if place.get(keyword):
-                setattr(place, keyword, [decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)])
-        if place.get("ImagePositionPatient") and orientation:
-            across, down = np.array(orientation, float)[:3], np.array(orientation, float)[3:]
-            shift = down * (meta.spacing[0] - old[0]) / 2 + across * (meta.spacing[1] - old[1]) / 2
-            moved = np.array(place.ImagePositionPatient, float) + shift
-            place.ImagePositionPatient = [decimal(v) for v in moved]
 
 
 def decimal(value: float) -> pydicom.valuerep.DSfloat:

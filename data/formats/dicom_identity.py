@@ -1,47 +1,21 @@
 """Who and what a DICOM result is: a derived image with new UIDs, of nobody in particular.
 
-Patient data are removed by keeping a list of imaging attributes and dropping everything else, private elements included
-(PS3.15 annex E removes by list; keeping by list cannot forget one). Burned-in text in the pixels is not looked for.
+Patient data are removed by keeping a list of imaging attributes (`dicom_words`) and dropping everything else, private elements
+included (PS3.15 annex E removes by list; keeping by list cannot forget one). Of what is kept, numbers stay, and words only
+where they are among the attribute's defined terms: free text never. Burned-in text in the pixels is not looked for.
 """
 
 import copy
 
 import pydicom
+from pydicom.datadict import dictionary_VR
 
 from data import files
+from data.formats.dicom_words import EMPTIED, NUMBERS, STALE, WORDS
 from data.formats.image import digest
 
 NOTICE = "research use, not for diagnosis"
-
-KEPT = set(
-    """
-    SOPClassUID Modality SpecificCharacterSet BodyPartExamined PatientPosition Laterality ImageLaterality ViewPosition
-    SliceThickness SpacingBetweenSlices KVP ExposureTime XRayTubeCurrent Exposure ConvolutionKernel ReconstructionDiameter
-    DataCollectionDiameter GantryDetectorTilt ScanOptions ScanningSequence SequenceVariant MRAcquisitionType
-    RepetitionTime EchoTime InversionTime EchoTrainLength FlipAngle MagneticFieldStrength NumberOfAverages ImagingFrequency
-    ImagedNucleus EchoNumbers PercentSampling PercentPhaseFieldOfView PixelBandwidth AcquisitionMatrix
-    InstanceNumber AcquisitionNumber ImagePositionPatient ImageOrientationPatient PatientOrientation SliceLocation
-    PositionReferenceIndicator PixelSpacing ImagerPixelSpacing NominalScannedPixelSpacing PixelAspectRatio
-    NumberOfFrames FrameTime FrameIncrementPointer TemporalPositionIndex
-    SamplesPerPixel PhotometricInterpretation PlanarConfiguration Rows Columns
-    BitsAllocated BitsStored HighBit PixelRepresentation
-    RescaleSlope RescaleIntercept RescaleType WindowCenter WindowWidth VOILUTFunction PresentationLUTShape
-    PixelIntensityRelationship PixelIntensityRelationshipSign LossyImageCompression LossyImageCompressionRatio
-    LossyImageCompressionMethod BurnedInAnnotation QuantificationFactor DoseUnits DoseType DoseGridScaling GridFrameOffsetVector
-    SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelMeasuresSequence PlanePositionSequence
-    PlaneOrientationSequence PixelValueTransformationSequence FrameVOILUTSequence FrameContentSequence DimensionIndexValues
-    StackID InStackPositionNumber
-    """.split()
-)
-# Present but empty: the standard wants these elements in every image (type 2), and they name people, places or days.
-EMPTIED = "PatientBirthDate PatientSex StudyDate StudyTime AccessionNumber ReferringPhysicianName StudyID SeriesNumber".split()
-# Of the old pixels: wrong or telling once these are replaced.
-STALE = (
-    "PixelData FloatPixelData DoubleFloatPixelData SmallestImagePixelValue LargestImagePixelValue IconImageSequence"
-    " RedPaletteColorLookupTableDescriptor GreenPaletteColorLookupTableDescriptor BluePaletteColorLookupTableDescriptor"
-    " RedPaletteColorLookupTableData GreenPaletteColorLookupTableData BluePaletteColorLookupTableData"
-    " ExtendedOffsetTable ExtendedOffsetTableLengths DigitalSignaturesSequence"
-).split()
+TEXT = "AE AS CS DA DT LO LT OB OD OF OL OV OW PN SH ST TM UC UI UN UR UT".split()  # what may name someone
 
 
 def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str, keep_patient: bool) -> pydicom.Dataset:
@@ -58,10 +32,12 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
     ds.DerivationDescription = (derivation if NOTICE in derivation else f"{derivation}; {NOTICE}".lstrip("; "))[:1024]
     if keep_patient and old["SOPInstanceUID"]:
         ds.SourceImageSequence = [_reference(source)]
-    ds.SOPClassUID = source.get("SOPClassUID", pydicom.uid.SecondaryCaptureImageStorage)
+    kind = source.get("SOPClassUID", "")
+    ds.SOPClassUID = kind if keep_patient or _known(kind) else pydicom.uid.SecondaryCaptureImageStorage
     ds.SOPInstanceUID = uid("instance", old["SOPInstanceUID"], image_id, config)
     ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config)
     if not keep_patient:
+        ds.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the derivation may name anything
         ds.PatientID = ds.PatientName = pseudonym(patient) or "unknown"
         ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "kept a list of imaging attributes"
         ds.StudyInstanceUID = uid("study", old["StudyInstanceUID"])
@@ -87,15 +63,31 @@ def uid(*parts: str) -> pydicom.uid.UID:
 
 
 def _imaging_only(source: pydicom.Dataset) -> pydicom.Dataset:
+    """What is kept of a header or of an item in it; elements whose VR is not the dictionary's are not what they seem."""
     ds = pydicom.Dataset()
     for element in source:
-        if element.keyword not in KEPT:
+        keyword = element.keyword
+        if keyword not in NUMBERS and keyword not in WORDS:
+            continue
+        if element.VR not in dictionary_VR(element.tag).split(" or "):
             continue
         if element.VR == "SQ":
-            setattr(ds, element.keyword, [_imaging_only(item) for item in element.value])
-        else:
+            setattr(ds, keyword, [_imaging_only(item) for item in element.value])
+        elif keyword in WORDS and _defined(element, WORDS[keyword]):
+            ds.add_new(element.tag, element.VR, element.value)
+        elif keyword in NUMBERS and element.VR not in TEXT:
             ds.add_new(element.tag, element.VR, element.value)
     return ds
+
+
+def _defined(element: pydicom.DataElement, terms: frozenset[str]) -> bool:
+    values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+    return all(str(value) in terms for value in values)
+
+
+def _known(kind: str) -> bool:
+    """Whether a UID is one of the standard's, not letters and numbers of somebody's own."""
+    return pydicom.uid.UID(kind) in pydicom.uid.UID_dictionary
 
 
 def _reference(source: pydicom.Dataset) -> pydicom.Dataset:
@@ -105,9 +97,8 @@ def _reference(source: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _drop_stale(ds: pydicom.Dataset) -> None:
-    overlays = [tag for tag in ds.keys() if 0x6000 <= tag.group <= 0x60FF]
-    for tag in overlays:
-        del ds[tag]
+    for tag in [tag for tag in ds.keys() if 0x5000 <= tag.group <= 0x50FF or 0x6000 <= tag.group <= 0x60FF]:
+        del ds[tag]  # curves and overlays: drawn on the old pixels
     for keyword in STALE:
         if keyword in ds:
             del ds[keyword]

@@ -76,12 +76,11 @@ def digest(*parts: str) -> str:
 
 
 def unpadded(image: Image) -> Tensor:
-    """The values of an image that show something, in a row: without its padding. All of them if it is nothing but padding."""
+    """The values of an image that show something, in a row: without its padding. None if it is nothing but padding."""
     pixels, padded = image.pixels, image.meta.padded
     if padded is None or padded.shape[1:] != pixels.shape[1:]:
         return pixels.flatten()
-    shown = pixels[padded.isnan().expand_as(pixels)]
-    return shown if len(shown) else pixels.flatten()
+    return pixels[padded.isnan().expand_as(pixels)]
 
 
 def limits(meta: Meta) -> tuple[int, int]:
@@ -127,7 +126,7 @@ def _with_range(image: Image) -> Image:
     deep = np.dtype(meta.dtype).kind in "iu" and (meta.bits or np.dtype(meta.dtype).itemsize * 8) > 16
     if meta.window or not deep:
         return image
-    values = unpadded(image)
+    values = shown if len(shown := unpadded(image)) else image.pixels
     low, high = float(values.min()), float(values.max())
     high = high if high > low else low + 1
     note = f"integers of more than 16 bits: black and white are their least and greatest value, {low:g} and {high:g}"
@@ -184,7 +183,7 @@ def decoding(path: str | Path, what: str, private: bool = False) -> Iterator[Non
         with catch_warnings():
             simplefilter("ignore")
             yield
-    except ImportError:
+    except (ImportError, Refusal):
         raise
     except Exception as error:
         kind, text = type(error).__name__, " ".join(str(error).split())[:300]

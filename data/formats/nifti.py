@@ -66,11 +66,11 @@ def _header(start: bytes):
     sizes = {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")} if len(start) >= 4 else {}
     found = [(kind, order) for size, kind in HEADERS.items() if (order := sizes.get(size))]
     if not found:
-        raise Refusal("no NIfTI header at its start")
+        raise ValueError("no NIfTI header at its start")
     kind, order = found[0]
     header = kind(start[: kind.template_dtype.itemsize], endianness=order[0])
     if header["magic"].item() != header.single_magic:
-        raise Refusal("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
+        raise ValueError("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
     return header
 
 

@@ -16,7 +16,7 @@ from data.formats.image import Image, Meta, decoding, digest
 from data.formats.volume import Volume, assemble
 
 HEADER = 2**22  # bytes at most
-PACKED = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
+PACKED: dict[str, Any] = {"gzip": gzip.open, "gz": gzip.open, "bzip2": bz2.open, "bz2": bz2.open}
 PLAIN = ("raw", "ascii", "text", "txt")
 
 

@@ -11,6 +11,8 @@ import io
 import struct
 import sys
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +21,31 @@ import PIL.Image
 import PIL.ImageFile
 
 from data.files import Refusal
+from data.formats import bounds
 from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
 
 MODES = {"1": "uint8", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "F": "float32"}
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
+ORIENTATION = 274  # of EXIF
+FRAME = 18  # bytes of the least page (a TIFF directory of one entry); a frame of a PNG needs more
 
 
 def count(data: bytes, path: str | Path, format: str) -> int:
     """Pages of a TIFF, frames of an animated PNG, otherwise 1."""
     with decoding(path, format.upper()), _open(data, format) as picture:
-        return getattr(picture, "n_frames", 1)
+        frames = getattr(picture, "n_frames", 1)
+        if frames > len(data) // FRAME + 1:
+            raise ValueError(f"promises {frames} frames, more than {len(data)} bytes can hold")
+        return frames
 
 
 def decode(data: bytes, path: str | Path, format: str, index: int | None = None) -> Image:
-    """The bytes of a PNG, JPEG or TIFF → Image. path: for messages only."""
+    """The bytes of a PNG, JPEG or TIFF → Image, upright as its EXIF orientation says. path: for messages only."""
     index = check_index(index, total := count(data, path, format), path, "pages or frames")
     with decoding(path, format.upper()):
-        stored, bits = _pillow(data, format, index)
+        stored, bits = _pillow(data, format, index, path)
     stored = _without_alpha(stored, path)
-    window = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" else None
+    window = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" and bits <= 16 else None
     photometric = "rgb" if len(stored) == 3 else "gray"
     meta = Meta(format, str(stored.dtype), bits, window=window, index=index, count=total, photometric=photometric)
     return from_stored(stored, meta, path)
@@ -66,22 +74,31 @@ def encode(images: list[Image]) -> bytes:
     return out.getvalue()
 
 
-def _open(data: bytes, format: str) -> PIL.ImageFile.ImageFile:
-    return PIL.Image.open(io.BytesIO(data), formats=[format.upper()])
+@contextmanager
+def _open(data: bytes, format: str) -> Iterator[PIL.ImageFile.ImageFile]:
+    """Not decoded yet. Pillow's own bound on pixels is fixed, and half of it only warns: `bounds` holds instead."""
+    before = PIL.Image.MAX_IMAGE_PIXELS
+    PIL.Image.MAX_IMAGE_PIXELS = None
+    try:
+        with PIL.Image.open(io.BytesIO(data), formats=[format.upper()]) as picture:
+            yield picture
+    finally:
+        PIL.Image.MAX_IMAGE_PIXELS = before
 
 
-def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
+def _pillow(data: bytes, format: str, index: int, path: str | Path) -> tuple[np.ndarray, int]:
     """[C, H, W] and the bits used."""
     with _open(data, format) as picture:
         if index:
             picture.seek(index)
+        _check_size(picture, format, len(data), path)
         tags = getattr(picture, "tag_v2", {})
         colour = picture.mode in ("LA", "RGB", "RGBA")
         deep = colour and all(";16" in _rawmode(tile[3]) for tile in picture.tile)
         if colour and not deep and max(tags.get(TIFF_BITS, (8,))) > 8:
-            raise Refusal("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
+            raise ValueError("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
         if "transparency" in picture.info and (deep or picture.mode == "I;16"):
-            raise Refusal("16 bits with a transparent colour; gray or RGB without transparency is allowed")
+            raise ValueError("16 bits with a transparent colour; gray or RGB without transparency is allowed")
         if picture.mode in ("P", "PA") or "transparency" in picture.info:
             array = _gray_if_gray(np.asarray(picture.convert("RGBA")))
         elif picture.mode == "I":
@@ -89,8 +106,9 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         elif picture.mode in MODES or picture.mode in ("LA", "RGBA"):
             array = np.asarray(picture)
         else:
-            raise Refusal(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
-        array = array.astype(MODES.get(picture.mode, array.dtype))
+            raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
+        array = array.astype(MODES.get(picture.mode, array.dtype), copy=False)
+        orientation = 1 if format == "tiff" else picture.getexif().get(ORIENTATION, 1)  # Pillow itself turns TIFF
     if deep:
         with _open(data, format) as picture:
             picture.seek(index)
@@ -100,7 +118,33 @@ def _pillow(data: bytes, format: str, index: int) -> tuple[np.ndarray, int]:
         bits = max(tags.get(TIFF_BITS, (16,)))  # 12-bit cameras
     if array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8-bit pages round
         array = 2**bits - 1 - array
+    array = _turned(array, orientation)
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
+
+
+def _check_size(picture: PIL.ImageFile.ImageFile, format: str, size: int, path: str | Path) -> None:
+    """Against the greatest image allowed, and for PNG against what deflate can hold."""
+    width, height = picture.size
+    held = None
+    if format == "png":
+        bits = {"1": 1, "I;16": 16, "I;16B": 16}.get(picture.mode, 1 if picture.mode in ("L", "P") else 8)
+        held = size * bounds.DEFLATE * 8 / bits  # pixels; gray and palettes may be packed eight to a byte
+    bounds.check(path, (len(picture.getbands()), height, width))
+    if held is not None and width * height > held:
+        raise Refusal(
+            f"{path}: promises {height} x {width} pixels, more than {size} bytes can hold; an undamaged file is allowed"
+        )
+
+
+def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """[H, W, …] as EXIF says it is to be looked at: 1 as it is, 2 to 4 mirrored or upside down, 5 to 8 with rows as columns."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array
 
 
 def _wide_integers(array: np.ndarray, tags) -> np.ndarray:

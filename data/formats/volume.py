@@ -14,6 +14,8 @@ import torch
 from data.files import Refusal
 from data.formats.image import Affine, Image, Meta, check_index, from_stored, to_stored
 
+Pair = tuple[float, float]  # along the rows' axis, along the columns' axis
+
 
 @dataclass(frozen=True)
 class Volume:
@@ -65,19 +67,25 @@ def upright(image: Image) -> Image:
     return Image(_turned(image.pixels, turn), replace(meta, turn=turn, spacing=spacing))
 
 
-def resized(meta: Meta, factor: float) -> Meta:
-    """What `meta` says after each pixel was divided into factor × factor: finer spacing, same field of view.
+def resized(meta: Meta, factor: float | Pair, ends: Sequence[Sequence[float]] | None = None) -> Meta:
+    """What `meta` says after each pixel was divided into factor × factor, or factor[0] rows and factor[1] columns.
 
-    The outer edges stay: the first centre moves from 0 to (1/factor − 1)/2 old pixels.
+    ends: how far the first new pixel lies behind the first old one, and the last new one before the last old one, in old
+    pixels along (rows, columns). Left out, the outer edges stay: both are (1/factor − 1)/2.
     """
-    if not factor > 0:
+    factors = factor if isinstance(factor, tuple) else (factor, factor)
+    if not min(factors) > 0:
         raise Refusal(f"resize factor {factor}; a positive number is allowed")
-    spacing = meta.spacing and (meta.spacing[0] / factor, meta.spacing[1] / factor)
+    spacing = meta.spacing and (meta.spacing[0] / factors[0], meta.spacing[1] / factors[1])
     if meta.affine is None:
         return replace(meta, spacing=spacing)
-    change = np.eye(4)
-    for axis in _in_plane(meta.axis):
-        change[axis, axis], change[axis, 3] = 1 / factor, (1 / factor - 1) / 2
+    edges = [(1 / f - 1) / 2 for f in factors]
+    first, last = ends or (edges, edges)
+    transposed, *flips = meta.turn
+    change, axes = np.eye(4), _in_plane(meta.axis)
+    for axis, upright in zip(axes, (1, 0) if transposed else (0, 1)):
+        change[axis, axis] = 1 / factors[upright]
+        change[axis, 3] = (last if flips[upright] else first)[upright]
     return replace(meta, spacing=spacing, affine=as_affine(np.array(meta.affine) @ change))
 
 

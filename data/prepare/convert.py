@@ -91,8 +91,10 @@ def contract(source: Source, recipe: Recipe, total: int) -> Intensity | None:
     first = formats.read(source.path, 0 if total > 1 else None, recipe.axis)
     if not recipe.percentiles and first.meta.format in formats.RASTER and first.meta.window:
         return None
-    slices = [first.pixels, *(formats.read(source.path, i, recipe.axis).pixels for i in range(1, total))]
-    values = torch.cat([pixels.flatten() for pixels in slices])
+    images = [first, *(formats.read(source.path, i, recipe.axis) for i in range(1, total))]
+    values = torch.cat([formats.unpadded(image) for image in images])
+    if not len(values):  # nothing but padding
+        values = torch.cat([image.pixels.flatten() for image in images])
     if recipe.percentiles:
         return percentiles(values, *recipe.percentiles)
     low, high = float(values.min()), float(values.max())
@@ -106,7 +108,10 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
         pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
     if len(pixels) not in (1, 3):
         raise Refusal(f"has {len(pixels)} channels; only gray and RGB can become PNG")
-    stored = ((pixels - intensity.low) / (intensity.high - intensity.low)).numpy()
+    unit = (pixels - intensity.low) / (intensity.high - intensity.low)
+    if image.meta.padded is not None:
+        unit = unit.masked_fill(~image.meta.padded.isnan(), 0.0)  # black, whatever number stands for it
+    stored = unit.numpy()
     square = (recipe.size, recipe.size)
     fitted = [np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS)) for c in stored]
     return np.stack(fitted).clip(0, 1)

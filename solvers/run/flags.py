@@ -2,6 +2,7 @@
 published scripts that are refused are in configs/flags.yaml."""
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -38,6 +39,8 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, argv: Sequence[str]) -> None:
         """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
         instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
+        if "--measurements" in map(dashes, argv):
+            instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
         for word in argv:
             flag = dashes(word).split("=")[0]
             if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
@@ -60,6 +63,9 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
             raise Refusal(f"{one} and {other} say the same thing twice; give one of them")
+    options.num_samples = options.num_samples or 1
+    if options.oracle and (options.measurements or not options.num_runs):
+        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
     word = options.diffusion_config
     if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
         raise Refusal("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
@@ -86,9 +92,8 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
-    if options.oracle and (options.measurements or not options.num_runs):
-        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
-    options.num_samples = options.num_samples or 1
+    if options.scale and not options.measurements:
+        raise Refusal("--scale is for --measurements: other images say their own range")
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
         raise Refusal("--measurements needs --data-root or --manifest: the files that were measured")
@@ -108,10 +113,11 @@ def parser(about: str) -> Parser:
     add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help="the prior (default: the shipped latent prior)")
     add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
     add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
-    add("--data-root", "--image-dir", type=Path, metavar="DIR")
+    add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
     add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add("--scale", type=factor, metavar="auto|NUMBER", help="with --measurements: y times this; results are divided by it")
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
     add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
     add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
@@ -153,6 +159,17 @@ def whole(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
+
+
+def factor(word: str) -> float | str:
+    """auto, or a number > 0"""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if word != "auto" and not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number > 0")
+    return "auto" if word == "auto" else value
 
 
 def index(word: str) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from data import formats
 from data.files import commit, digest
+from solvers.operators.grid import Grid
 from solvers.run.panels import panel
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
@@ -40,9 +41,12 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
         (folder / kind).mkdir(exist_ok=True)
         return folder / kind / f"{name}{ending}"
 
-    _write_image(outcome.image, scan, outcome.image_id, place(outcome.folder, suffix), origin)
+    def image(pixels: Tensor, image_id: str, path: Path) -> None:
+        formats.write(like_source(pixels, scan, outcome.record), path, image_id=image_id, **origin)
+
+    image(outcome.image, outcome.image_id, place(outcome.folder, suffix))
     for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
-        _write_image(draw, scan, f"{outcome.image_id}, draw {k}", place("samples", f"-{k:03d}{suffix}"), origin)
+        image(draw, f"{outcome.image_id}, draw {k}", place("samples", f"-{k:03d}{suffix}"))
     if outcome.std is not None:
         _write_array(formats.as_stored(outcome.std * scan.intensity.per_unit, scan.source.meta), place("std", ".npy"))
     if outcome.y is not None:
@@ -57,17 +61,27 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
     return names
 
 
-def described(source: formats.Image, image: Tensor) -> formats.Meta:
-    """What the source's file says, of a result: enlarged images get a finer spacing, colours that became gray are gray."""
-    meta, factor = formats.with_channels(source.meta, len(image)), image.shape[-1] / source.pixels.shape[-1]
-    return meta if factor == 1 else formats.resized(meta, factor)
+def described(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -> formats.Meta:
+    """What the source's file says, of a result: enlarged images get a finer spacing, colours that became gray are gray.
+
+    record: tells as `grid` where the samples lay of a source that was itself measured; without it, the two cover one field of
+    view.
+    """
+    meta = formats.with_channels(source.meta, len(image))
+    new, old = image.shape[-2:], source.pixels.shape[-2:]
+    if "grid" in record:
+        grid = Grid(**{name: tuple(pair) for name, pair in record["grid"].items()})
+        first = [-o / s for o, s in zip(grid.offset, grid.spacing)]
+        last = [(m - 1) - (n - 1 - o) / s for m, n, o, s in zip(old, new, *grid)]
+        return formats.resized(meta, grid.spacing, (first, last))
+    factor = (new[0] / old[0], new[1] / old[1])
+    return meta if factor == (1, 1) else formats.resized(meta, factor)
 
 
-def _write_image(image: Tensor, scan: Scan, image_id: str, path: Path, origin: Mapping[str, Any]) -> None:
-    """An image in the model range -> a file like its source, in stored units."""
+def like_source(image: Tensor, scan: Scan, record: Mapping[str, Any]) -> formats.Image:
+    """An image in the model range, in stored units and with what its source's file says about itself."""
     assert scan.source is not None and scan.intensity is not None
-    stored = formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image))
-    formats.write(stored, path, image_id=image_id, **origin)
+    return formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image, record))
 
 
 def _write_array(values: Tensor, path: Path) -> None:

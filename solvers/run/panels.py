@@ -3,7 +3,7 @@
 import PIL.Image
 from torch import Tensor
 
-from data.pictures import beside, ceiling, channels, tile
+from data.pictures import HEIGHT, beside, ceiling, channels, tile
 from data.ranges import to_unit
 from solvers.run.record import Outcome
 
@@ -15,7 +15,7 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     if outcome.truth is not None:
         tiles.append(tile("truth", to_unit(outcome.truth), 0, 1))
     if outcome.y is not None:
-        tiles.append(_measurement(outcome.y, outcome.image, outcome.image_like))
+        tiles.append(_measurement(outcome.y, outcome))
     several = outcome.draws is not None
     psnr = outcome.record.get("psnr")
     title = "posterior mean" if several else "reconstruction"
@@ -29,10 +29,14 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     return beside(tiles)
 
 
-def _measurement(y: Tensor, image: Tensor, image_like: bool) -> PIL.Image.Image:
-    """Image-like measurements keep the images' scale; a sinogram, k-space or amplitude gets its own."""
-    if image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
-        return tile(f"measurement {y.shape[-2]} x {y.shape[-1]}", to_unit(y), 0, 1)
+def _measurement(y: Tensor, outcome: Outcome) -> PIL.Image.Image:
+    """Image-like measurements keep the images' scale and place; a sinogram, k-space or amplitude gets its own."""
+    image = outcome.image
+    assert image is not None
+    if outcome.image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
+        title, mode = f"measurement {y.shape[-2]} x {y.shape[-1]}", "nearest" if y.shape[-2] <= HEIGHT else "area"
+        placed = to_unit(y) if outcome.grid is None else outcome.grid.nearest(to_unit(y), *image.shape[-2:])
+        return tile(title, placed, 0, 1, mode=mode)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
     y, title = channels(y), "measurement"
     if float(y.min()) >= 0 and float(y.max()) > 100 * float(y.mean()):  # a spectrum: its centre would be all one sees

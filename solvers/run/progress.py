@@ -40,7 +40,7 @@ class Bar(tqdm):
         if self.disable or self.terminal:
             return super().close()
         self.display()
-        self.disable = True
+        self.disable: bool = True
         self._decr_instances(self)
 
 

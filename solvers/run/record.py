@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from solvers import metrics
+from solvers.operators.grid import Grid
 from solvers.run.scans import Scan, bug
 
 COLUMNS = {  # the numbers of a record that are averaged -> (heading, digits)
@@ -39,6 +40,7 @@ class Outcome:
     y: Tensor | None = None  # what was measured, in the units of a user's own file
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
     image_like: bool = True  # y is on the images' scale; sinograms, k-space and amplitudes are not
+    grid: Grid | None = None  # where in the image the samples of y lie
     folder: str = "recon"  # "samples" for draws from the prior itself
     trace: str = ""  # of a bug in the program that this image met, as Python prints it
 

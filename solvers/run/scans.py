@@ -5,18 +5,24 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 
 import traceback
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from data import dataset, sources
 from data.files import Refusal, first_line
-from data.formats import Image, Meta, checksum
+from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers import units
+from solvers.operators.base import Operator, Shape
+from solvers.problem import image_shape
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,7 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    scale: float = 1.0  # what its y was multiplied by
 
     @property
     def volume(self) -> str:
@@ -37,6 +44,16 @@ class Scan:
         if self.source is None or not (self.source.meta.count > 1 or self.source.meta.format == "dicom"):
             return ""
         return (self.source.meta.series or "")[:16]
+
+
+Load = Callable[[Any], Scan]
+
+
+class Source(NamedTuple):
+    """Where pixels come from: files, or arrays in memory. Both functions return pixels, source and intensity of a row."""
+
+    image: Callable[..., tuple]  # row, channels
+    measurement: Callable[..., tuple]  # row, physical
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
@@ -60,13 +77,39 @@ def bug(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
 
 
+def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
+    """Measurements of one shape times a factor, which their results are divided by when they are written.
+
+    scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
+    """
+    if scale == 1:
+        return list(scans)
+    factors = [scale] * len(scans)
+    if scale == "auto":
+        y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        shape = image_shape(operator, tuple(y.shape[1:]), prior)
+        noise = Noise([scan.image_id for scan in scans], "noise")
+        factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
+    return [_times(scan, float(factor), operator.unit_range or operator.amplitude) for scan, factor in zip(scans, factors)]
+
+
+def _times(scan: Scan, factor: float, physical: bool) -> Scan:
+    """physical: y is proportional to u in [0, 1], whose 0 is the contract's `low`; else to x in [-1, 1]."""
+    assert scan.intensity is not None and scan.pixels is not None
+    low, half = scan.intensity.low, scan.intensity.per_unit
+    low += 0 if physical else half - half / factor
+    return replace(scan, pixels=factor * scan.pixels, intensity=Intensity(low, low + 2 * half / factor), scale=factor)
+
+
 def remarks(scan: Scan, measured: bool) -> list[str]:
     """What the record must say of how a file was read. measured: it holds y, which no window clamps."""
-    assert scan.pixels is not None and scan.source is not None and scan.intensity is not None
-    said = []
+    said: list[str] = []
+    if scan.pixels is None or scan.source is None or scan.intensity is None:
+        return said
     if len(scan.source.pixels) > len(scan.pixels):
         said.append("a colour image: its luminance alone is restored, because the prior has one channel")
-    stored, low, high = scan.source.pixels, scan.intensity.low, scan.intensity.high
+    said += scan.source.meta.notes
+    stored, low, high = unpadded(scan.source), scan.intensity.low, scan.intensity.high
     share = float(((stored < low) | (stored > high)).float().mean())
     if share > 0.02 and not measured:
         said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
@@ -88,6 +131,30 @@ def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
             return scan
         bad.append(scan)
     raise RuntimeError(bad[0].trace) if bad[0].trace else Refusal(bad[0].error)
+
+
+def reader(
+    prior: Prior, operators: Sequence[Operator | None], rows: Sequence[Any], measurements: bool, source: Source | None = None
+) -> tuple[Load, list[str], Scan]:
+    """How a row is read for this prior, what every record must say about it, and the first scan that can be read.
+
+    operators: of the cells of the grid; None: draws from the prior itself. measurements: the files hold y. source: where the
+    pixels come from, if not from files.
+    """
+    channels = prior.image_shape[0]
+    source = source or Source(dataset.load, sources.measurement)
+    load: Load = partial(read, partial(source.image, channels=channels))
+    if operators[0] is None:
+        load = partial(seeded, channels)
+    elif measurements:
+        physical = any(operator and operator.unit_range for operator in operators)
+        load = partial(read, partial(source.measurement, physical=physical))
+    first = first_readable(rows, load)
+    if operators[0] is None or channels != 3 or first.source is None or len(first.source.pixels) != 1:
+        return load, [], first
+    prior.gray = True  # from here on its images have one channel
+    load, _, first = reader(prior, operators, rows, measurements, source)
+    return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
 
 
 class Batches(Dataset):

@@ -1,0 +1,1 @@
+"""Making a data set: a plan, its execution file by file, a journal, a report."""

@@ -1,0 +1,166 @@
+"""What a call from Python gives back: restored images in the form of the caller's own, and their files."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+
+from data import formats
+from data.arrays import Form
+from data.files import Refusal
+from data.ranges import DEPTH_8, DEPTH_16, Intensity
+from solvers.problem import Problem
+from solvers.run import report, volumes
+from solvers.run.outputs import like_source
+from solvers.run.panels import panel
+from solvers.run.record import Outcome
+from solvers.run.results import Results
+
+SHOWN = 8  # panels of one picture
+PICTURES = ("png", "jpeg", "bmp", "tiff")
+
+
+@dataclass(frozen=True)
+class Measured(Problem):
+    """A problem that knows in which form its images were given, so that results come back likewise."""
+
+    form: Form
+    intensity: Intensity
+
+
+class Result:
+    """The images of one array, problem or file, restored. Images are in the caller's range, axes and type; those of a file in
+    its stored units (Hounsfield for CT), float32 NumPy, [H,W], colours [3,H,W], volumes [D,H,W].
+
+    outcomes: one for each image, none of them failed. results: the folder of results that a path means, as sample.py's.
+    """
+
+    def __init__(self, outcomes: Sequence[Outcome], form: Form, results: Callable[[Path], Results]):
+        self.outcomes, self.form, self._results = outcomes, form, results
+
+    @property
+    def image(self) -> Any:
+        """The mean of the draws, the one draw, or the kept run."""
+        return self.form.give(torch.stack([self._stored(o, _image(o)) for o in self.outcomes]))
+
+    @property
+    def draws(self) -> Any:
+        """Draws of the posterior, [K,...] of one image, [B,K,...] of a batch; of --num-runs the kept one."""
+        every = [_image(o)[None] if o.draws is None else o.draws for o in self.outcomes]
+        return self.form.give(torch.stack([self._stored(o, draws) for o, draws in zip(self.outcomes, every)]))
+
+    @property
+    def std(self) -> Any:
+        """Standard deviation of the draws, in units of the image; None of a single one."""
+        spread = [_intensity(o).per_unit * o.std for o in self.outcomes if o.std is not None]
+        if not spread:
+            return None
+        return self.form.give(torch.stack(spread), whole=False)
+
+    @property
+    def residual(self) -> float | list[float]:
+        """|A x - y| / (sigma_y sqrt(m)) of one draw: 1 if it explains the data to the noise level. Of a batch, one each."""
+        return self._each([float(o.record["residual"]) for o in self.outcomes])
+
+    @property
+    def record(self) -> Any:
+        """What sample.py writes into records.jsonl: psnr and ssim (where the truth is known), nfe, seconds, seed, notes."""
+        return self._each([dict(o.record) for o in self.outcomes])
+
+    @property
+    def picture(self) -> PIL.Image.Image:
+        """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
+        panels = [panel(outcome) for outcome in self.outcomes[:SHOWN]]
+        sheet = PIL.Image.new("RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white")
+        for i, one in enumerate(panels):
+            sheet.paste(one, (0, sum(p.height for p in panels[:i])))
+        return sheet
+
+    def show(self) -> None:
+        """Show the picture: below the cell of a notebook, else with the system's viewer."""
+        try:
+            from IPython import get_ipython
+            from IPython.display import display
+        except ImportError:
+            self.picture.show()
+            return
+        display(self) if get_ipython() else self.picture.show()
+
+    def save(self, path: str | Path, overwrite: bool = False) -> None:
+        """Write a file, or a folder of results.
+
+        A name with the ending of the source's format: that format, depth, units and geometry; a volume becomes one file. Other
+        endings: .npy, or .png, .tif, .jpg of a single image, 16 bits from the low to the high end of its range, 8 for 8-bit
+        images and JPEG. A name without an ending is a folder, with all that sample.py writes; an earlier one is replaced only
+        with `overwrite`. Raises Refusal for what a format cannot hold.
+        """
+        path, kind, scan = Path(path), formats.kind(path), self.outcomes[0].scan
+        assert scan.source is not None
+        meta, file = scan.source.meta, bool(scan.checksum)
+        if not path.suffix:
+            self._save_folder(path, overwrite)
+        elif file and kind == meta.format and len(self.outcomes) == meta.count:
+            self._save_like_source(path)
+        elif kind == "npy":
+            out = BytesIO()
+            np.save(out, torch.as_tensor(self.image).cpu().numpy())
+            formats.commit(path, out.getvalue())
+        elif kind in PICTURES and len(self.outcomes) == 1:
+            self._save_picture(path, kind)
+        else:
+            own = f"{formats.suffix(meta)}, " if file else ""
+            raise Refusal(f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed")
+
+    def _save_like_source(self, path: Path) -> None:
+        images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
+        origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
+        if len(images) > 1:
+            formats.reassemble(images, path, image_ids=ids, **origin)
+        else:
+            formats.write(images[0], path, image_id=ids[0], **origin)
+
+    def _save_picture(self, path: Path, kind: str) -> None:
+        outcome, (image,) = self.outcomes[0], map(_image, self.outcomes)
+        deep = kind in ("png", "tiff") and outcome.scan.intensity != DEPTH_8 and len(image) == 1
+        depth, dtype = (DEPTH_16, "uint16") if deep else (DEPTH_8, "uint8")
+        meta = formats.Meta(kind, dtype, photometric="rgb" if len(image) == 3 else "gray")
+        formats.write(formats.Image(depth.to_stored(image.float()), meta), path)
+
+    def _save_folder(self, path: Path, overwrite: bool) -> None:
+        results = self._results(path)
+        with results.opened(overwrite):
+            for outcome in self.outcomes:
+                results.commit(outcome)
+            volumes.reassemble(results, {o.image_id: o.scan for o in self.outcomes}.get)
+            report.conclude({path.name: results})
+
+    def __repr__(self) -> str:
+        shape = list(self.image.shape)
+        return f"Result(image {shape}, residual {np.mean(self.residual):.3f})"
+
+    def _stored(self, outcome: Outcome, model: Tensor) -> Tensor:
+        return _intensity(outcome).to_stored(model.float())
+
+    def _each(self, values: list) -> Any:
+        return values if self.form.batched else values[0]
+
+    def _repr_png_(self) -> bytes:
+        out = BytesIO()
+        self.picture.save(out, "PNG")
+        return out.getvalue()
+
+
+def _intensity(outcome: Outcome) -> Intensity:
+    assert outcome.scan.intensity is not None
+    return outcome.scan.intensity
+
+
+def _image(outcome: Outcome) -> Tensor:
+    assert outcome.image is not None
+    return outcome.image

@@ -1,0 +1,65 @@
+"""Cells of a grid, one task with one solver each, built from merged configurations."""
+
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from data.files import Refusal, nearest
+from ldm import catalogue
+from ldm import config as configuration
+from ldm.sampling import Sampler
+from solvers.operators.base import Operator
+from solvers.problem import Likelihood
+from solvers.run.module import Cell, Run
+
+PARTS: dict[str, Any] = {
+    "prior": catalogue.PRIOR,
+    "operator": Operator,
+    "likelihood": Likelihood,
+    "solver": Callable,
+}  # of a configuration
+TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
+
+
+def checked(config: configuration.Node) -> configuration.Node:
+    """The configuration, whose keys are all known. Raises Refusal for the first that is not."""
+    for key in config.keys() - set(PARTS):
+        raise Refusal(f"{config.locate(key)}: unknown key{nearest(key, PARTS)}")
+    return config
+
+
+def part(name: str, config: configuration.Node, key: str) -> Any:
+    """One part of a configuration, built, and of its kind. name: of the cell, for messages."""
+    if key not in config:
+        raise Refusal(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
+    made = configuration.build(config[key])
+    if not isinstance(made, PARTS[key]):
+        raise Refusal(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
+    return made
+
+
+def build(name: str, config: configuration.Node, options: Namespace) -> Cell:
+    """The operator, likelihood and solver of one configuration. options: the flags of sample.py."""
+    solver = part(name, config, "solver")
+    if isinstance(solver, Sampler):
+        if "operator" in config:
+            raise Refusal(f"{name}: a sampler of the prior takes no --task")
+        return Cell(name, None, None, solver)
+    operator, likelihood = part(name, config, "operator"), part(name, config, "likelihood")
+    return drawn(Cell(name, operator, likelihood, solver), options)
+
+
+def drawn(cell: Cell, options: Namespace) -> Cell:
+    """The cell with as many draws as the flags ask for, of which --num-runs keep one."""
+    turns = getattr(cell.operator, "turns", False)  # a mean of half-turned solutions means nothing
+    runs = options.num_runs or (4 if turns and options.num_samples == 1 else None)
+    keep: Any = "" if runs is None else "oracle" if options.oracle else "residual"
+    return replace(cell, draws=runs or options.num_samples, keep=keep)
+
+
+def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
+    """How the images of all cells are drawn, as the flags say."""
+    most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
+    together = options.batch_size or min(most, TOGETHER)
+    return Run(options.seed, together, options.measurements, options.scale or 1.0, options.precision)

@@ -1,0 +1,325 @@
+"""The face for Python: arrays and files in, results in the caller's form, and the same images as the command line's."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import PIL.Image
+import pydicom
+import pytest
+import tiny
+import torch
+
+import palimpsest as P
+import sample
+from data import formats
+from data.seeding import Noise
+from ldm import catalogue
+from solvers import problem as problems
+from solvers.baseline import Baseline
+from solvers.codps import CoDPSPlus
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs/python.md").read_text(), re.S | re.M)
+LUNG = ROOT / "models/demo-data/lung2-ax-035.dcm"
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    """Nothing in it is changed by a test."""
+    return tiny.world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture(scope="module")
+def prior(world: Path):
+    return P.load(world / "pixel")
+
+
+def image(*shape: int) -> np.ndarray:
+    """Numbers in [0.1, 0.9]."""
+    return 0.1 + 0.8 * np.random.default_rng(0).random(shape)
+
+
+def small_dicom(path: Path) -> Path:
+    """A shipped scan as 16 x 16 pixels."""
+    scan = formats.read(LUNG)
+    pixels = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 16).round()
+    formats.write(formats.Image(pixels, formats.resized(scan.meta, 16 / 256)), path, image_id="small")
+    return path
+
+
+def words(world: Path, **more) -> dict:
+    return {"task": world / "sr.yaml", "solver": world / "codps.yaml", "accelerator": "cpu", **more}
+
+
+def test_importing_it_costs_nothing(tmp_path: Path):
+    """From any folder. Of five tries the quickest, because other work may run on this machine."""
+    code = "import sys, time; t = time.perf_counter(); import palimpsest; print(time.perf_counter() - t, 'torch' in sys.modules)"
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+        ).stdout.split()
+        for _ in range(5)
+    ]
+    assert min(float(seconds) for seconds, _ in told) < 0.2 and all(torch_too == "False" for _, torch_too in told)
+
+
+@pytest.mark.parametrize("block", BLOCKS[:1])
+def test_the_page_is_true(block: str, world: Path, tmp_path: Path, monkeypatch, capsys):
+    """All its blocks as they stand, in one namespace, where `demo-patch` and `scan.dcm` are small."""
+    tiny.folder(tmp_path / "demo-patch", tiny.patch())
+    small_dicom(tmp_path / "scan.dcm")
+    (tmp_path / "scans").symlink_to(world / "scans")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    for block in BLOCKS:
+        exec(block, scope)
+    assert capsys.readouterr().out.splitlines()[-1].endswith("without a range; say range='unit', 'model' or (low, high)")
+    assert scope["result"].image.shape == (16, 16) and len(BLOCKS) >= 8
+    assert {p.name for p in tmp_path.glob("*")} >= {"restored.png", "deblurred.dcm", "deblurred.png", "deblurred"}
+
+
+@pytest.mark.parametrize("model, solver", [("pixel", "codps"), ("latent", "resample"), ("patch", "daps")])
+def test_files_and_arrays_become_what_the_command_line_makes(world: Path, tmp_path: Path, model: str, solver: str):
+    line = tiny.words(world, tmp_path / "line", "--num-samples", "2", "--seed", "3", model=model, solver=solver)
+    assert sample.main(line) == 0
+    prior, same = P.load(world / model), words(world, solver=world / f"{solver}.yaml", draws=2, seed=3)
+    for i, result in enumerate(P.restore(world / "scans", prior, **same)):
+        result.save(tmp_path / f"scan{i}.png")
+        assert (tmp_path / f"scan{i}.png").read_bytes() == (tmp_path / f"line/recon/scan{i}.png").read_bytes()
+    pixels = formats.read(world / "scans/scan1.png").pixels[0].numpy().astype(np.uint16)
+    written = [formats.read(p).pixels[0].numpy() for p in sorted((tmp_path / "line/samples").glob("scan1-*"))]
+    record = tiny.records(tmp_path / "line")["scan1"]
+    of_array = P.restore(pixels, prior, ids="scan1", **same)
+    assert np.array_equal(of_array.draws, written) and of_array.image.dtype == np.uint16
+    assert np.array_equal(of_array.std, np.load(tmp_path / "line/std/scan1.npy")[0])
+    assert of_array.residual == record["residual"] and of_array.record["psnr"] == record["psnr"]
+    problem = P.measure(P.operators.SuperResolution(4), pixels, 0.05, seed=3, ids=["scan1"])
+    del same["task"]
+    of_problem = P.restore(problem, prior, **same)
+    assert np.array_equal(of_problem.image, of_array.image) and "psnr" not in of_problem.record
+
+
+SHAPES = [(16, 12), (1, 16, 12), (2, 1, 16, 12), (1, 1, 16, 12)]
+TYPES = [np.float16, np.float32, np.float64, np.uint8, np.uint16, np.int16, torch.float32, torch.bfloat16, torch.uint8]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_results_have_the_form_of_what_came_in(prior, shape: tuple, dtype):
+    """Denoising of almost no noise, answered classically: what comes back is what went in."""
+    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    low, high = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-1000, 400)}.get(name, (0, 1))
+    values = low + (high - low) * image(*shape)
+    given = torch.from_numpy(values).to(dtype) if isinstance(dtype, torch.dtype) else values.astype(dtype)
+    stated = (low, high) if name == "int16" else None
+    problem = P.measure(P.operators.Denoising(), given, 1e-5, range=stated)
+    result = P.restore(problem, prior, solver=Baseline(), accelerator="cpu")
+    assert type(result.image) is type(given) and result.image.dtype == given.dtype and result.image.shape == given.shape
+    assert result.draws.shape == (*shape[:-3], 1, *shape[-3:]) if len(shape) == 4 else (1, *shape)
+    # noise: 5 sigma of half the range; float32 on the way: a few 2^-24 of it; then rounding to the type, at most half a step
+    steps = {"float16": 2**-11, "bfloat16": 2**-8}.get(name, 0.5 if "int" in name else 2**-22)
+    away = np.abs(np.asarray(torch.as_tensor(result.image).double()) - np.asarray(torch.as_tensor(given).double()))
+    assert away.max() <= 5e-5 * (high - low) / 2 + 2 * steps
+    if len(shape) == 4:
+        assert len(result.residual) == len(result.record) == shape[0]
+
+
+def test_spread_is_in_the_units_of_the_image(world: Path, prior):
+    """A range that is 100 times as wide has 100 times the spread, of integers not rounded away."""
+    narrow, wide = (
+        P.restore(values, prior, **words(world, draws=3, range=(0, high)))
+        for values, high in ((image(16, 16), 1), (100 * image(16, 16), 100))
+    )
+    assert np.allclose(100 * narrow.std, wide.std, rtol=1e-4) and np.allclose(narrow.std, narrow.draws.std(0, ddof=1), rtol=1e-3)
+    small = P.restore((3 * image(16, 16)).astype(np.uint8), prior, **words(world, draws=3))
+    assert small.std.dtype == np.float32 and small.draws.dtype == np.uint8
+
+
+BAD_ARRAYS = [
+    (2 * image(16, 16), {}, "without a range; say range='unit', 'model' or"),
+    ((2 * image(16, 16)).astype(int), {}, "torch.int64 values from 0 to 1 without a range"),
+    (2 * image(16, 16), {"range": "unit"}, "range='unit' is 0 to 1, but values reach from"),
+    (image(16, 16), {"range": "units"}, r"range='units': 'unit', 'model' or \(low, high\) is allowed"),
+    (image(16, 16), {"range": (0, 1, 2)}, r"range=\(0, 1, 2\): 'unit'"),
+    (image(16, 16), {"range": (1, 0)}, "needs low < high"),
+    (image(16, 16, 3), {}, "move the channels to the front"),
+    (image(5, 16, 16), {}, "has 5 channels"),
+    (image(16), {}, r"an array of shape \[16\] is no image"),
+    (image(0, 16), {}, "is no image"),
+    (np.full((16, 16), np.nan), {}, "holds NaN"),
+    (image(16, 16) + 0j, {}, "holds torch.complex128"),
+    (image(16, 16) > 0.5, {}, "holds torch.bool"),
+    (object(), {}, "object is no image"),
+    (image(2, 1, 16, 16), {"ids": ["a", "a"]}, "2 images need as many names that differ"),
+    (image(16, 16), {"ids": ""}, "1 images need as many names"),
+    (image(3, 16, 16), {"split": "test"}, "split= means nothing with an array"),
+    (image(16, 16), {"colour": True}, "unknown keyword 'colour'"),
+    (image(16, 16), {"batch_sise": 2}, "unknown keyword 'batch_sise'; did you mean 'batch_size'"),
+    (image(16, 16), {"steps": 0}, "'0' is not a whole number from 1"),
+    (image(16, 16), {"solver": "daps2"}, "unknown solver 'daps2'"),
+    (image(16, 16), {"task": ["super_resolution", "mri_x4"]}, "one task and one solver a call, not"),
+    (image(16, 16), {"task": None, "solver": "prior"}, "prior draws from the prior itself and restores nothing"),
+    (image(16, 16), {"overrides": ["steps"]}, "'steps' is not of the form key=value"),
+    (image(40, 36), {}, "--tile is allowed"),
+    (image(15, 16), {}, "15"),
+    (image(16, 16), {"start": 1}, "start=1 leaves no image"),
+    (image(16, 16), {"precision": "16-mixed"}, "16-mixed needs a GPU"),
+]
+
+
+@pytest.mark.parametrize("given, more, expected", BAD_ARRAYS, ids=[f"{i}-{case[2][:20]}" for i, case in enumerate(BAD_ARRAYS)])
+def test_mistakes_are_one_line(world: Path, prior, monkeypatch, given, more: dict, expected: str):
+    """Before any network runs."""
+    monkeypatch.setattr(prior.denoiser, "forward", lambda *_: pytest.fail("a network ran"))
+    with pytest.raises(P.Refusal, match=expected) as told:
+        P.restore(given, prior, **words(world, **more))
+    assert "\n" not in str(told.value)
+
+
+def test_words_that_mean_nothing_are_refused(world: Path, prior):
+    problem = P.measure(P.operators.SuperResolution(4), image(16, 16), 0.05)
+    for word, value in {"task": "mri_x4", "measurements": True, "range": "unit", "ids": "a", "limit": 1}.items():
+        with pytest.raises(P.Refusal, match=f"{word}= means nothing with a problem"):
+            P.restore(problem, prior, **{word: value})
+    with pytest.raises(P.Refusal, match="range= means nothing with files"):
+        P.restore(world / "scans", prior, **words(world, range="unit"))
+    with pytest.raises(P.Refusal, match="nowhere: no such folder"):
+        P.restore("nowhere", prior, **words(world))
+    with pytest.raises(P.Refusal, match="unknown model 'demo-pach'; did you mean 'demo-patch'"):
+        P.load("demo-pach")
+
+
+def test_random_operators_draw_for_each_image(prior):
+    """Its own mask, from seed and id alone, as the command line draws it."""
+    recipe, x = P.operators.RandomInpainting(0.5, 0.6), image(2, 1, 16, 16)
+    problem = P.measure(recipe, x, 0.05, seed=2, ids=["a", "b"])
+    assert not torch.equal(problem.operator.mask[0], problem.operator.mask[1])
+    alone = P.measure(recipe, x[1:], 0.05, seed=2, ids=["b"])
+    assert torch.equal(alone.operator.mask[0], problem.operator.mask[1]) and torch.equal(alone.y[0], problem.y[1])
+    plain = problems.measure(P.operators.MotionBlur(5), torch.zeros(1, 1, 16, 16), 0.05, Noise(["a"], "noise"))
+    assert plain.operator.shape == (1, 16, 16)
+
+
+def test_problems_made_elsewhere_come_back_as_tensors_in_the_model_range(world: Path, prior):
+    x = torch.from_numpy(2 * image(2, 1, 16, 16) - 1).float()
+    problem = problems.measure(P.operators.SuperResolution(4), x, 0.05, Noise(["a", "b"], "noise"))
+    result = P.restore(problem, prior, solver=world / "codps.yaml", draws=2, accelerator="cpu")
+    assert isinstance(result.image, torch.Tensor) and result.image.shape == x.shape and result.draws.shape == (2, 2, 1, 16, 16)
+
+
+def test_solvers_may_be_objects(world: Path, prior):
+    named = P.restore(image(16, 16), prior, **words(world))
+    made = P.restore(image(16, 16), prior, **words(world, solver=CoDPSPlus(steps=4)))
+    fewer = P.restore(image(16, 16), prior, **words(world, solver=CoDPSPlus(steps=4), steps=2))
+    assert np.array_equal(named.image, made.image) and (made.record["nfe"], fewer.record["nfe"]) == (4, 2)
+
+
+def test_the_callers_prior_is_left_as_it_is(world: Path):
+    prior = P.load(world / "rgb")
+    colours = P.restore(image(3, 16, 16), prior, **words(world)).image
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("COLUMNS", "80")
+        assert P.restore(image(16, 16), prior, **words(world)).image.shape == (16, 16)  # gray under a prior of colours
+    P.restore(image(3, 16, 16), prior, **words(world, precision="64-true"))
+    assert not prior.gray and next(prior.parameters()).dtype == torch.float32
+    assert np.array_equal(P.restore(image(3, 16, 16), prior, **words(world)).image, colours)
+
+
+def test_a_measured_array_is_y_itself(world: Path, tmp_path: Path, prior):
+    """Of CT in physical units, whose result is in [0, 1]; of images in the model range."""
+    tiny.task(tmp_path / "ct.yaml", "CT", views=6, bins=24)
+    sino = P.restore(image(16, 16), prior, **words(world, task=tmp_path / "ct.yaml", precision="64-true"))
+    y = sino.outcomes[0].y
+    again = P.restore(
+        y.float(), prior, ids="image", measurements=True, **words(world, task=tmp_path / "ct.yaml", precision="64-true")
+    )
+    assert tuple(again.image.shape) == (1, 16, 16) and "psnr" not in again.record
+    # float32 of y, amplified by a well-conditioned solve
+    assert np.abs(again.image[0].numpy() - sino.image).max() < 1e-4
+
+
+def test_volumes_come_back_whole(world: Path, tmp_path: Path, prior):
+    """All slices in one result, saved as one file in the place it had, as the command line does."""
+    affine = np.array([[0, 0, 5.0, 7], [-2.4, 0, 0, 30], [0, 2.8, 0, -40], [0, 0, 0, 1]])
+    (tmp_path / "in").mkdir()
+    values = (1000 * image(16, 16, 3)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(values, affine), tmp_path / "in/head.nii.gz")
+    result = P.restore(tmp_path / "in/head.nii.gz", prior, **words(world))
+    assert result.image.shape == (3, 16, 16) and len(result.residual) == 3
+    result.save(tmp_path / "out.nii.gz")
+    assert sample.main(tiny.words(world, tmp_path / "line", "--data-root", str(tmp_path / "in"))) == 0
+    ours, (theirs,) = tmp_path / "out.nii.gz", (tmp_path / "line/recon").glob("volume-*.nii.gz")
+    assert ours.read_bytes() == theirs.read_bytes()
+    assert (
+        np.array_equal(nibabel.load(ours).affine, affine.astype(np.float32)) and nibabel.load(ours).get_data_dtype() == np.int16
+    )
+    for name in ("out.png", "out.dcm"):
+        with pytest.raises(P.Refusal, match=r"\.nii\.gz, \.npy, a folder, and \.png"):
+            result.save(tmp_path / name)
+
+
+def test_dicom_stays_dicom(world: Path, tmp_path: Path, prior):
+    result = P.restore(small_dicom(tmp_path / "scan.dcm"), prior, **words(world))
+    result.save(tmp_path / "out.dcm")
+    before, after = pydicom.dcmread(tmp_path / "scan.dcm"), pydicom.dcmread(tmp_path / "out.dcm")
+    assert after.PixelSpacing == before.PixelSpacing and after.ImagePositionPatient == before.ImagePositionPatient
+    assert after.SOPInstanceUID != before.SOPInstanceUID and "not for diagnosis" in after.DerivationDescription
+    hounsfield = after.pixel_array * float(after.RescaleSlope) + float(after.RescaleIntercept)
+    assert np.abs(hounsfield - result.image.clip(-1024, 3071)).max() <= 0.5  # rounded to the file's depth
+
+
+def test_results_are_saved(world: Path, tmp_path: Path, prior):
+    result = P.restore(image(16, 16), prior, **words(world, draws=2))
+    for name in ("a.npy", "a.png", "a.tif", "a.jpg", "folder"):
+        result.save(tmp_path / name)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), result.image)
+    stored = formats.read(tmp_path / "a.png")
+    # half a 16-bit step, and float32 of 65535
+    assert stored.meta.dtype == "uint16" and np.abs(stored.pixels[0] / 65535 - result.image.clip(0, 1)).max() <= 0.6 / 65535
+    lines = (tmp_path / "folder/records.jsonl").read_text().splitlines()
+    assert len(lines) == 1 and json.loads(lines[0])["files"].keys() >= {"recon", "samples", "std", "measurement", "panels"}
+    assert (tmp_path / "folder/report.html").is_file() and (tmp_path / "folder/config.yaml").is_file()
+    eight = P.restore((255 * image(3, 16, 16)).astype(np.uint8), P.load(world / "rgb"), **words(world))
+    eight.save(tmp_path / "b.png")
+    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "b.png")).transpose(2, 0, 1), eight.image)
+    with pytest.raises(P.Refusal, match="a.dcm: .npy, a folder, and .png"):
+        result.save(tmp_path / "a.dcm")
+    with pytest.raises(P.Refusal, match="--overwrite"):
+        eight.save(tmp_path / "folder")
+
+
+def test_a_notebook_shows_the_picture(world: Path, prior, monkeypatch):
+    result = P.restore(image(3, 1, 16, 16), prior, **words(world))
+    assert result._repr_png_().startswith(b"\x89PNG") and result.picture.height > 3 * 256
+    shown = []
+    monkeypatch.setattr(PIL.Image.Image, "show", lambda picture: shown.append(picture.size))
+    monkeypatch.setitem(sys.modules, "IPython", None)
+    result.show()
+    assert shown == [result.picture.size] and "residual" in repr(result)
+
+
+def test_one_bad_file_of_a_folder_is_told_and_left_out(world: Path, tmp_path: Path, prior):
+    tiny.scans(tmp_path / "scans")
+    (tmp_path / "scans/scan1.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="scan1: failed: .*scan1.png"):
+        results = P.restore(tmp_path / "scans", prior, **words(world))
+    assert [result.record["image_id"] for result in results] == ["scan0", "scan2"]
+    with pytest.raises(P.Refusal, match="scan1.png"):
+        P.restore(tmp_path / "scans/scan1.png", prior, **words(world))
+
+
+def test_it_says_where_it_must_run_from(tmp_path: Path, monkeypatch):
+    assert list(P.models()) == ["demo-latent", "demo-patch"] and "ReSample" in repr(P.solvers())
+    assert set(P.tasks()) == {p.stem for p in (ROOT / "configs/tasks").glob("*.yaml")} - {"aliases"}
+    assert all(
+        line and len(line) <= catalogue.LINE for listing in (P.tasks(), P.solvers(), P.models()) for line in listing.values()
+    )
+    monkeypatch.setattr(catalogue, "HOME", tmp_path)
+    for ask in (P.tasks, P.models, lambda: catalogue.settings("tasks", "mri_x4")):
+        with pytest.raises(P.Refusal, match=r"run from a checkout, installed with `pip install -e \.`"):
+            ask()
