@@ -25,6 +25,7 @@ from solvers.operators.algebra import Solution as Solution
 from solvers.operators.algebra import divide as divide
 from solvers.operators.algebra import dot as dot
 from solvers.operators.algebra import norm as norm
+from solvers.operators.grid import Grid
 
 Shape = tuple[int, ...]
 
@@ -87,6 +88,11 @@ class Operator:
     def files(self) -> dict[str, Tensor]:
         """Tensors worth saving with the result (masks, kernels), by name; [1,...] or [B,...]."""
         return {}
+
+    @property
+    def grid(self) -> Grid | None:
+        """Where in the image the samples of y lie; None: y is no picture of it (k-space, a sinogram, ...)."""
+        return None
 
     def linearize(self, x: Tensor) -> "Linearization":
         """The operator's derivative at x as a LinearOperator, by jvp and vjp."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape
+from solvers.operators.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,13 @@ class Composition(Operator):
     @property
     def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
         return self.operators[-1].neighbours
+
+    @property
+    def grid(self) -> Grid | None:
+        found: Grid | None = Grid()
+        for operator in self.operators:
+            found = found.then(operator.grid) if found and operator.grid else None
+        return found
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         drawn, inner = [], tuple(shape)

@@ -14,6 +14,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
+from solvers.operators.grid import Grid
 from solvers.operators.separable import Axis, Border, Separable, source
 
 
@@ -46,6 +47,11 @@ class Circulant(LinearOperator):
     def origin(self) -> tuple[int, int]:
         k1, k2 = self.kernel.shape[-2:]
         return ((k1 - 1) // 2, (k2 - 1) // 2) if self.before is None else self.before
+
+    @property
+    def grid(self) -> Grid:
+        rows, columns = ((k - 1) / 2 - before for k, before in zip(self.kernel.shape[-2:], self.origin))
+        return Grid((rows, columns), (self.stride, self.stride))
 
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
@@ -123,6 +129,11 @@ class Bordered(LinearOperator):
             raise Refusal(f"kernel of {k1}x{k2} pixels is larger than the image of {h}x{w}")
         return (c, h - k1 + 1, w - k2 + 1) if self.border == "valid" else (c, h, w)
 
+    @property
+    def grid(self) -> Grid:
+        rows, columns = ((k - 1) / 2 - p for k, p in zip(self.kernel.shape[-2:], self.padding()))
+        return Grid((rows, columns))
+
     def frame(self, h: int, w: int, like: Tensor) -> tuple[tuple[int, int], Tensor]:
         """A size that is fast to transform and holds the padded image, and the kernel's transform there."""
         p1, p2 = self.padding()
@@ -197,6 +208,10 @@ class Convolution(LinearOperator):
     @property
     def exact(self) -> bool:
         return self.engine.exact
+
+    @property
+    def grid(self) -> Grid | None:
+        return self.engine.grid
 
     def shape_out(self, shape: Shape) -> Shape:
         return self.engine.shape_out(shape)

@@ -12,6 +12,7 @@ from data import formats
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, conjugate_gradients, divide, norm, one_each, per_image
+from solvers.operators.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +24,7 @@ class Inpainting(LinearOperator):
 
     mask: Tensor | str
     elementwise = True
+    grid = Grid()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask", checked(self.mask))

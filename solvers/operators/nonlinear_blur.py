@@ -12,6 +12,7 @@ from data.seeding import Noise
 from solvers.operators.base import Operator, Shape, one_each
 from solvers.operators.bkse import BlurNetwork, load
 from solvers.operators.blur import GaussianBlur
+from solvers.operators.grid import Grid
 from solvers.operators.separable import Border
 
 DARK = 1e-3  # light added before the root, so that black pixels have a finite slope
@@ -38,6 +39,10 @@ class NonlinearBlur(Operator):
     @cached_property
     def blur(self) -> GaussianBlur:
         return GaussianBlur(self.size, self.std, self.border)
+
+    @property
+    def grid(self) -> Grid | None:
+        return self.blur.grid
 
     def shape_out(self, shape: Shape) -> Shape:
         return self.blur.shape_out(shape)
@@ -70,6 +75,10 @@ class Saturated(Operator):
     blur: NonlinearBlur
     most: Tensor
 
+    @property
+    def grid(self) -> Grid | None:
+        return self.blur.grid
+
     def shape_out(self, shape: Shape) -> Shape:
         return self.blur.shape_out(shape)
 
@@ -88,6 +97,8 @@ class NetworkBlur(Operator):
     weights: str = ""
     code: Tensor | None = None
     spread: float = 1.2
+
+    grid = Grid()
 
     @property
     def random(self) -> bool:  # type: ignore[override]

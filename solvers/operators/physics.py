@@ -9,6 +9,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape
+from solvers.operators.grid import Grid, found
 
 
 def deepinv_physics() -> Any:
@@ -67,6 +68,11 @@ class LinearPhysics(Physics, LinearOperator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.physics.A_adjoint(y)
+
+    @property
+    def grid(self) -> Grid | None:
+        """deepinv does not say; so it is measured."""
+        return None if self.shape is None else found(self.forward, self.shape)
 
     @property
     def exact(self) -> bool:

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
+from solvers.operators.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)
@@ -15,6 +16,7 @@ class Denoising(LinearOperator):
     """y = x."""
 
     elementwise = True
+    grid = Grid()
 
     def shape_out(self, shape: Shape) -> Shape:
         return tuple(shape)
@@ -56,6 +58,10 @@ class TileCentre(LinearOperator):
         """Pixels read along an axis: 1 or 2."""
         return 2 - self.tile % 2
 
+    @property
+    def grid(self) -> Grid:
+        return Grid.square((self.tile - 1) / 2, self.tile)
+
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if h % self.tile or w % self.tile:
@@ -88,8 +94,8 @@ class TileCentre(LinearOperator):
         return 1 / self.taps
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
-        """Bicubic interpolation: the samples are tile centres, as interpolation assumes."""
-        return functional.interpolate(y, size=tuple(shape[-2:]), mode="bicubic", align_corners=False)
+        """Bicubic interpolation."""
+        return self.grid.bicubic(y, *shape[-2:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +103,8 @@ class HighDynamicRange(Operator):
     """y = clip(gain * x, -1, 1): what a detector of too small a range records (DAPS: gain 2)."""
 
     gain: float = 2.0
+
+    grid = Grid()
 
     def __post_init__(self) -> None:
         if not self.gain > 0:
@@ -124,6 +132,8 @@ class Clipped(Operator):
     gain: float
     low: Tensor
     high: Tensor
+
+    grid = Grid()
 
     def shape_out(self, shape: Shape) -> Shape:
         return tuple(shape)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
+from solvers.operators.grid import Grid
 
 Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
 BORDERS = ("reflect", "symmetric", "circular", "zero", "valid")
@@ -44,6 +45,11 @@ class Axis:
     def width(self, m: int) -> int:
         """The inverse of `length`."""
         return (m - 1) * self.stride + len(self.taps) if self.border == "valid" else m * self.stride
+
+    @property
+    def centre(self) -> float:
+        """Of the taps that give the first entry of y, in pixels of x."""
+        return (len(self.taps) - 1) / 2 - self.before
 
 
 class Factor(NamedTuple):
@@ -99,6 +105,10 @@ class Separable(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         return (c, self.rows.length(h), self.columns.length(w))
+
+    @property
+    def grid(self) -> Grid:
+        return Grid((self.rows.centre, self.columns.centre), (self.rows.stride, self.columns.stride))
 
     def factors(self, h: int, w: int, like: Tensor) -> tuple[Factor, Factor]:
         return factor(self.rows, h, like.dtype, like.device), factor(self.columns, w, like.dtype, like.device)

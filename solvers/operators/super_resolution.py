@@ -5,7 +5,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Shape
@@ -20,7 +19,8 @@ class Shrinking(Convolution):
     factor: int
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
-        return functional.interpolate(y, size=tuple(shape[-2:]), mode="bicubic", align_corners=False)
+        assert self.grid is not None
+        return self.grid.bicubic(y, *shape[-2:])
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
+from solvers.operators.grid import Grid
 
 
 class Weighted(Operator):
@@ -35,6 +36,10 @@ class Weighted(Operator):
     def given(self, y: Tensor, sigma: float | Tensor) -> "Weighted":
         weights = self.weights.to(y)
         return type(self)(self.operator.given(y / weights, sigma / weights), self.weights)
+
+    @property
+    def grid(self) -> Grid | None:
+        return self.operator.grid
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         return self.operator.baseline(y / self.weights.to(y), shape)
