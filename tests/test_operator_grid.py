@@ -10,8 +10,8 @@ from solvers.operators import (
     CT,
     MRI,
     CartesianMRI,
-    CompressedSensing,
     Composition,
+    CompressedSensing,
     Denoising,
     GaussianBlur,
     GaussianSuperResolution,
@@ -88,7 +88,9 @@ def test_the_blobs_miss_no_operator_that_changes_the_grid():
         picture = len(operator.shape_out(case.shape)) == 3 and case.shape[0] == operator.shape_out(case.shape)[0]
         if operator.grid is None:
             assert not picture or isinstance(case.make(), NO_PICTURE), case.name
-    assert {name for name in operators.__all__ if not any(type(c.make()).__name__ == name for c in LINEAR + NONLINEAR)} == ELSEWHERE
+    assert {
+        name for name in operators.__all__ if not any(type(c.make()).__name__ == name for c in LINEAR + NONLINEAR)
+    } == ELSEWHERE
 
 
 @pytest.mark.parametrize("name", [name for name in SAMPLING if " x" in name or "tiles" in name])
