@@ -93,7 +93,7 @@ class ManifestData(pl.LightningDataModule):
     """Training, validation and test images out of manifests.
 
     train, validation, test: manifest files; a loader is asked for only where there is one.
-    channels, size, augment, crop, seed: of `data.dataset.ManifestDataset`; augment and crop are for training only.
+    channels, size, augment, crop, seed, window: of `data.dataset.ManifestDataset`; augment and crop are for training only.
     batch_size: per process. balance: 0 trains on every row equally often, 1 on every subject, 0.5 is between; so that one
     patient with many slices does not drown the others.
     """
@@ -111,6 +111,7 @@ class ManifestData(pl.LightningDataModule):
         crop: int | None = None,
         balance: float = 0.0,
         seed: int = 0,
+        window: str | None = None,
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -119,6 +120,7 @@ class ManifestData(pl.LightningDataModule):
             raise Refusal(f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)")
         self.manifests = {"train": train, "validation": validation, "test": test}
         self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
+        self.window = window
         self.batch_size, self.num_workers, self.balance = batch_size, num_workers, balance
         self.datasets: dict[str, ManifestDataset] = {}
 
@@ -129,9 +131,9 @@ class ManifestData(pl.LightningDataModule):
             if path is None:
                 raise Refusal(f"data: no manifest is given for {split!r}")
             if split == "train":
-                data = ManifestDataset(path, self.channels, self.size, self.augment, self.crop, self.seed, MEMORY)
+                data = ManifestDataset(path, self.channels, self.size, self.augment, self.crop, self.seed, MEMORY, self.window)
             else:
-                data = ManifestDataset(path, self.channels, self.size)
+                data = ManifestDataset(path, self.channels, self.size, window=self.window)
             self.datasets[split] = data
         return self.datasets[split]
 

@@ -1,7 +1,6 @@
 """Images of a manifest as tensors in the model range, one sample per row.
 
-The intensity contract of a row, in this order: its `window` column; the window its file suggests (whole depth of 8- and 16-bit
-pictures, DICOM's window, the range of deeper integers); else the 0.5 and 99.5 % percentiles of the slice without its padding.
+Which stored values become -1 and +1 is decided in `data.contracts`, once for a whole volume or series.
 Pictures are never cut, scaled or padded on the way unless `size` or `crop` say so.
 """
 
@@ -17,9 +16,11 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as transforms
 
 from data import formats, manifest
+from data.contracts import Contracts
+from data.contracts import window as parsed
 from data.files import Refusal
 from data.manifest import Row
-from data.ranges import BLACK, Intensity, percentiles
+from data.ranges import BLACK, Intensity
 from data.seeding import Noise
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
@@ -34,22 +35,18 @@ class Sample(TypedDict):
     index: int  # row of the manifest, from 0
 
 
-def load(row: Row, channels: int) -> tuple[Tensor, formats.Image, Intensity]:
+PLAIN = Contracts()  # nothing asked for, no prior known
+
+
+def load(row: Row, channels: int, contracts: Contracts = PLAIN) -> tuple[Tensor, formats.Image, Intensity]:
     """A row's image in the model range, as it was read, and the contract between the two, to be inverted on the way out.
 
     Slices of volumes are upright, as they are looked at; writing undoes it.
     channels: 3 replicates a gray image, 1 takes the luminance of a coloured one, with a warning. Raises ValueError in one line.
     """
     image = formats.upright(formats.read(row.path, row.slice))
-    intensity = contract(row, image)
+    intensity = contracts.of(row, image)
     return blacken(intensity.to_model(with_channels(image.pixels, channels, row.path)), image), image, intensity
-
-
-def contract(row: Row, image: formats.Image) -> Intensity:
-    """Which stored values become -1 and +1."""
-    window = row.window or image.meta.window
-    shown = formats.unpadded(image)
-    return Intensity(*window) if window else percentiles(shown if len(shown) else image.pixels)
 
 
 def blacken(pixels: Tensor, image: formats.Image) -> Tensor:
@@ -86,6 +83,8 @@ class ManifestDataset(Dataset[Sample]):
     augment: mirrored, and half of the time turned by up to 7 degrees, scaled by up to 10 % and shifted by up to 5 %, as drawn
         from (seed, image id, view), whatever the order, the workers or a restart.
     crop: a random square of this many pixels out of the picture, drawn likewise.
+    window: which stored values become -1 and +1, instead of what the rows say (`data.contracts.window`: LOW:HIGH, pLOW:pHIGH,
+        header or full).
     memory: read every file now and keep the pictures as 16-bit numbers, if they seem to fit in this many bytes. Exact for 8-
         and 16-bit files whose window is their depth; otherwise rounded to 1/65535 of the window.
     """
@@ -99,10 +98,12 @@ class ManifestDataset(Dataset[Sample]):
         crop: int | None = None,
         seed: int = 0,
         memory: int = 0,
+        window: str | None = None,
     ):
         self.rows = list(manifest.read(path))
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
+        self.contracts = Contracts(parsed(window)) if window else PLAIN
         self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
         self.cached: list[Tensor] = []
         if memory and 2 * self._read(0).numel() * len(self) <= memory:
@@ -120,7 +121,7 @@ class ManifestDataset(Dataset[Sample]):
         return {"image": image, "image_id": row.image_id, "label": row.label, "index": index}
 
     def _read(self, index: int) -> Tensor:
-        image, _, _ = load(self.rows[index], self.channels)
+        image, _, _ = load(self.rows[index], self.channels, self.contracts)
         return image if self.size is None else fit(image, self.size)
 
     def _vary(self, image: Tensor, u: list[float], row: Row) -> Tensor:

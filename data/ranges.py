@@ -7,7 +7,7 @@ Three ranges occur in the program and nowhere else are they converted:
 * report: [0, 1], what metrics and pictures see; also the `u` of CT, MRI and photon counts.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ class Intensity:
 
     low: float
     high: float
+    origin: str = field(default="", compare=False, kw_only=True)  # who decided it, for the record
 
     def __post_init__(self) -> None:
         if not self.high > self.low:
@@ -51,6 +52,7 @@ BLACK = -1.0  # the least value of the model range: air, and what lies beyond an
 DEPTH_8 = Intensity(0, 255)
 DEPTH_16 = Intensity(0, 65535)
 DEPTHS = {"uint8": DEPTH_8, "uint16": DEPTH_16}  # of arrays, by their type
+CT_HU = Intensity(-1024, 3071)  # Hounsfield units: what 12 bits hold, air to dense metal
 NAMED = {"unit": Intensity(0, 1), "model": Intensity(-1, 1)}  # of arrays, as callers say it
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from data import dataset, formats, manifest
+from data.contracts import Contracts
 from data.files import Refusal, nearest
 from data.folder import is_image, walk
 from data.manifest import Row
@@ -53,16 +54,18 @@ def find(
     return found
 
 
-def measurement(row: Row, physical: bool = False) -> tuple[Tensor, formats.Image, Intensity]:
+def measurement(
+    row: Row, physical: bool = False, contracts: Contracts = dataset.PLAIN
+) -> tuple[Tensor, formats.Image, Intensity]:
     """What was measured, as `dataset.load` gives an image: y [C,H,W], the file, and the contract that results are written by.
 
     Arrays without a window hold y itself, and their results are written in the model range, or if physical in [0, 1] (what
     CT and MRI see). Other files are taken into the model range, not clamped: noise may leave the window.
     """
     source = formats.upright(formats.read(row.path, row.slice))
-    if row.window is None and source.meta.format in ARRAYS:
+    if row.window is None and contracts.asked is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
-    intensity = dataset.contract(row, source)
+    intensity = contracts.of(row, source)
     return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
 
 

@@ -128,7 +128,7 @@ def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
         raise Refusal(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
     if first.meta.format in PICTURES and second.meta.format not in PICTURES and truth.window is None:
         raise Refusal(f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source")
-    intensity = dataset.contract(truth, first)
+    intensity = dataset.PLAIN.of(truth, first)
     own = second.meta.window if second.meta.format in PICTURES else None  # the whole depth of their integers
     return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(second.pixels)[None]
 

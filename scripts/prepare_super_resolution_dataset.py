@@ -51,7 +51,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--image-size", type=int, default=256, metavar="N")
     add("--grayscale", action="store_true", help="colour to luminance, one channel")
     add("--window", type=pair, metavar="LOW:HIGH", help="stored values (CT: HU) that become black and white")
-    add("--percentiles", type=pair, metavar="LOW:HIGH", help="the same by percentiles of each file (NIfTI: of the volume)")
+    add("--percentiles", type=pair, metavar="LOW:HIGH", help="the same by percentiles of each volume or series")
     add("--slice-axis", type=int, default=2, metavar="N", help="of NIfTI and NRRD volumes: 0, 1 or 2; pixels count as square")
     add(
         "--min-foreground",
@@ -132,7 +132,8 @@ def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
         print(f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are")
     scans = any(not source.name.lower().endswith(PICTURES) for source in planned.sources)
     if scans and not (recipe.window or recipe.percentiles):
-        print("scans went from the least to the greatest value of each file; CT wants --window -1000:400, MR --percentiles")
+        print("scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);")
+        print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
     skipped = report["skipped"]

@@ -14,12 +14,12 @@ from pathlib import Path
 from data.files import Refusal, commit, commit_folder, file_digest
 from data.formats import archive, arrays, bounds, dicom, nifti, nrrd, raster, volume
 from data.formats.bounds import allow
-from data.formats.image import Image, Meta, unpadded, with_channels
+from data.formats.image import RASTER, Image, Meta, depth, unpadded, with_channels
 from data.formats.volume import as_stored, resized, upright
 
 __all__ = [
-    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "kind", "read", "reassemble", "resized",
-    "suffix", "unpadded", "upright", "with_channels", "write",
+    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "depth", "kind", "read", "reassemble",
+    "resized", "series", "suffix", "unpadded", "upright", "with_channels", "write",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -32,7 +32,7 @@ STARTS = {
     b"\x93NUMPY": "npy", b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"MATLAB": "mat",
 }  # fmt: skip
 MAY_START_AS = {"npz": ("zip",), "mat": ("hdf5", "mat"), "nifti": ("gzip",)}  # formats that dress in another's clothes
-RASTER, VOLUME, ARRAY = ("png", "jpeg", "bmp", "tiff"), ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
+VOLUME, ARRAY = ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
 
 
 def read(path: str | Path, index: int | None = None, axis: int = 2) -> Image:
@@ -57,6 +57,11 @@ def count(path: str | Path, axis: int = 2) -> int:
     path = Path(path)
     with _one_line(path):
         return bounds.count(path, _count(path, _format(path), axis))
+
+
+def series(path: str | Path) -> str:
+    """What the DICOM files of one series share, told without reading pixels; of a file that does not say, its own name."""
+    return dicom.series(Path(path))
 
 
 def write(

@@ -34,6 +34,16 @@ def count(path: Path) -> int:
     return dicom_pixels.frames(dicom_pixels.header(path), path)
 
 
+def series(path: Path) -> str:
+    """SeriesInstanceUID, or the path if there is none or the header is damaged."""
+    try:
+        with decoding(path, "DICOM", private=True):
+            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
+            return str(ds.get("SeriesInstanceUID") or path)
+    except Refusal:  # what is wrong with it is told when it is read
+        return str(path)
+
+
 def read(path: Path, index: int | None = None) -> Image:
     """One frame → Image, pixels in the units of RescaleSlope and RescaleIntercept (CT: HU)."""
     ds = dicom_pixels.header(path)
@@ -116,6 +126,7 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             spacing=spacing_of(ds, index),
             affine=affine,
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
+            modality=str(ds.get("Modality") or ""),
             subject=pseudonym(str(ds.get("PatientID") or "")),
             series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute())), *([instance] if total > 1 else [])),
             source=digest("instance", instance, str(index)),

@@ -14,6 +14,7 @@ from torch import Tensor
 from data import files
 from data.files import Refusal
 
+RASTER = ("png", "jpeg", "bmp", "tiff")
 Affine = tuple[tuple[float, ...], ...]
 Turn = tuple[bool, bool, bool]  # transposed, then rows reversed, then columns reversed
 
@@ -22,7 +23,7 @@ Turn = tuple[bool, bool, bool]  # transposed, then rows reversed, then columns r
 class Meta:
     """What a file says about its pixels. A new PNG needs no more than `Meta("png", "uint16")`.
 
-    pixels = slope · stored + intercept; `window` is a suggestion, in the units of `pixels`.
+    pixels = slope · stored + intercept; `window` is what the file wants to be shown, in the units of `pixels`.
     Never printed: `header`, which may name the patient. `subject` and `series` are digests, not the identifiers themselves.
     """
 
@@ -41,6 +42,7 @@ class Meta:
     turn: Turn = (False, False, False)  # what `upright` did to the stored slice, undone on the way out
     photometric: str = ""  # gray, rgb, or DICOM's own word
     complex: bool = False  # channels are real, imaginary, real, imaginary … one pair per coil
+    modality: str = ""  # DICOM's word, "CT" or "MR"; "" where the file does not say
     subject: str | None = None
     series: str | None = None  # which volume, stack or DICOM series this is a slice of
     source: str = ""  # which image this is: digest of the DICOM instance and frame
@@ -90,6 +92,21 @@ def limits(meta: Meta) -> tuple[int, int]:
     return (-(1 << bits - 1), (1 << bits - 1) - 1) if dtype.kind == "i" else (0, (1 << bits) - 1)
 
 
+def depth(meta: Meta) -> tuple[float, float] | None:
+    """All that a picture of up to 8 bits, a colour image or a PNG, JPEG, BMP or TIFF of up to 16 bits can hold, else None.
+
+    Deeper numbers and those of scanners seldom use what they could hold.
+    """
+    if np.dtype(meta.dtype).kind != "u":
+        return None
+    bits = meta.bits or np.dtype(meta.dtype).itemsize * 8
+    whole = {**dict.fromkeys(RASTER, 16), "dicom": 16 if meta.photometric == "RGB" else 8}
+    if bits > whole.get(meta.format, 0):
+        return None
+    low, high = sorted(meta.slope * v + meta.intercept for v in limits(meta))
+    return low, high
+
+
 def from_stored(stored: np.ndarray, meta: Meta, path: str | Path, padding: np.ndarray | None = None) -> Image:
     """stored [C, H, W] (complex: [coils, H, W]) → Image. Refuses NaN, Inf and numbers that float32 cannot tell apart.
 
@@ -117,20 +134,7 @@ def from_stored(stored: np.ndarray, meta: Meta, path: str | Path, padding: np.nd
     if padding is not None and padding.any():
         padded = image.pixels.masked_fill(~torch.from_numpy(padding), torch.nan)
         image = replace(image, meta=replace(meta, padded=padded))
-    return _with_range(image)
-
-
-def _with_range(image: Image) -> Image:
-    """Deep integers seldom use their depth: without a window of the file's own they take the range of the values."""
-    meta = image.meta
-    deep = np.dtype(meta.dtype).kind in "iu" and (meta.bits or np.dtype(meta.dtype).itemsize * 8) > 16
-    if meta.window or not deep:
-        return image
-    values = shown if len(shown := unpadded(image)) else image.pixels
-    low, high = float(values.min()), float(values.max())
-    high = high if high > low else low + 1
-    note = f"integers of more than 16 bits: black and white are their least and greatest value, {low:g} and {high:g}"
-    return replace(image, meta=replace(meta, window=(low, high), notes=(*meta.notes, note)))
+    return image
 
 
 def to_stored(image: Image) -> np.ndarray:

@@ -25,12 +25,14 @@ import torch
 from PIL import Image, ImageOps
 
 from data import formats
+from data.contracts import Contracts, Window
 from data.dataset import LUMINANCE
 from data.files import Refusal, digest, replacing
 from data.formats import raster
+from data.manifest import Row
 from data.prepare.journal import Journal
 from data.prepare.plan import Plan, Source
-from data.ranges import Intensity, percentiles
+from data.ranges import Intensity
 
 BINS = 64  # of the intensity histograms
 AHEAD = 4  # files per worker that may be waiting
@@ -46,7 +48,7 @@ class Recipe:
     size: int = 256  # pixels of a side
     grayscale: bool = False  # colour -> luminance; gray images have one channel in any case
     window: tuple[float, float] | None = None  # stored values that become black and white
-    percentiles: tuple[float, float] | None = None  # or these percentiles (in %) of the file
+    percentiles: tuple[float, float] | None = None  # or these percentiles (in %) of the volume or series
     axis: int = 2  # slice axis of volumes
     min_foreground: float = 0.0  # slices with a smaller part of their pixels above FOREGROUND are passed over
     bits: int | None = None  # 8 or 16; None: 8 for 8-bit files, else 16
@@ -80,25 +82,18 @@ class Done:
     reason: str = ""  # why the file was skipped
 
 
-def contract(source: Source, recipe: Recipe, total: int) -> Intensity | None:
-    """Which stored values become black and white, for all slices of the file; None: each picture's whole depth.
+def contract(source: Source, recipe: Recipe, image: formats.Image) -> Intensity:
+    """Which stored values become black and white, for all slices of the file's volume or series. image: one of them.
 
-    Without a window or percentiles nothing is ever clipped: pictures keep their depth, and what has no natural range
-    (DICOM, NIfTI, floats) goes from the least to the greatest value in the file.
+    Without a window or percentiles pictures keep their depth, and what has no natural range (DICOM, NIfTI, floats) goes from
+    the least to the greatest value of the volume or series.
     """
+    asked = None
     if recipe.window:
-        return Intensity(*recipe.window)
-    first = formats.read(source.path, 0 if total > 1 else None, recipe.axis)
-    if not recipe.percentiles and first.meta.format in formats.RASTER and first.meta.window:
-        return None
-    images = [first, *(formats.read(source.path, i, recipe.axis) for i in range(1, total))]
-    values = torch.cat([formats.unpadded(image) for image in images])
-    if not len(values):  # nothing but padding
-        values = torch.cat([image.pixels.flatten() for image in images])
-    if recipe.percentiles:
-        return percentiles(values, *recipe.percentiles)
-    low, high = float(values.min()), float(values.max())
-    return Intensity(low, high if high > low else low + 1)
+        asked = Window("values", *recipe.window)
+    elif recipe.percentiles:
+        asked = Window("percentiles", *recipe.percentiles)
+    return Contracts(asked).of(Row(str(source.path), source.image_id), image)
 
 
 def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.ndarray:
@@ -126,21 +121,22 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
         status = source.path.stat()
         stamp = [status.st_size, status.st_mtime_ns]
         total = formats.count(source.path, recipe.axis)
-        intensity = contract(source, recipe, total)
         for index in range(total):
             image_id = source.image_id if total == 1 else f"{source.image_id}-{index:04d}"
             target = root / source.split / f"{image_id}.png"
-            shape = None
+            shape = ends = None
             if not (recipe.keep and target.exists()):
                 image = formats.upright(formats.read(source.path, index if total > 1 else None, recipe.axis))
+                intensity = contract(source, recipe, image)
                 shape = list(image.pixels.shape[-2:])
+                ends = f"{intensity.low:g}:{intensity.high:g}"
                 bits = recipe.bits or (8 if image.meta.dtype in ("uint8", "bool") else 16)
-                unit = picture(image, intensity or Intensity(*image.meta.window or (0, 1)), recipe)
+                unit = picture(image, intensity, recipe)
                 if float((unit > FOREGROUND).mean()) < recipe.min_foreground:
                     passed += 1
                     continue
                 _save(unit, bits, target)
-            images.append(_described(target, image_id, source, shape, recipe.size))
+            images.append(_described(target, image_id, source, shape, recipe.size) | {"contract": ends})
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise

@@ -30,6 +30,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
     totals = {split: {"images": 0, "files": 0, "passed_over": 0, "enlarged": 0} for split in splits}
     subjects: dict[str, set[str]] = defaultdict(set)
     shapes: dict[str, Counter] = {split: Counter() for split in splits}
+    contracts: dict[str, Counter] = {split: Counter() for split in splits}  # stored values that became black and white
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
     marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
     with ExitStack() as stack:
@@ -54,6 +55,8 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
                 histograms[done.split] += image["histogram"]
                 if np.count_nonzero(image["histogram"]) > 1:
                     marks[done.split].append(int(image["sha256"][:16], 16))
+                if image.get("contract"):
+                    contracts[done.split][image["contract"]] += 1
                 if image["shape"]:
                     shapes[done.split]["x".join(map(str, image["shape"]))] += 1
     for split in splits:
@@ -63,6 +66,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
         split: totals[split]
         | {
             "subjects": len(subjects[split] - {""}),
+            "contracts": dict(contracts[split].most_common(20)),
             "source_shapes": dict(shapes[split].most_common(20)),
             "strays": sum(1 for _ in (root / split).glob("*.png")) - totals[split]["images"],
             "histogram": histograms[split].tolist(),
