@@ -88,7 +88,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
         raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
-    needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    needless = ("num_runs", "measurements", "data_root", "manifest", "split") if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
@@ -129,7 +129,6 @@ def parser(about: str) -> Parser:
     add("--limit", type=whole, metavar="N")
     add("--seed", type=int, default=0, metavar="N")
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
-    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
     add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
