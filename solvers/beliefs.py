@@ -229,15 +229,15 @@ def isotropic_variance(sigma: float, s0: float) -> float:
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
+def deviation(prior: Prior) -> float:
+    """The standard deviation that an entry of a clean state is taken to have, where nobody measured anything."""
+    return LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
+
+
 def state_variance(prior: Prior, sigma: float) -> float:
     """Var[x0 | x] per entry of the state, one number: as training measured it, else the isotropic Gaussian's."""
     known = prior.variance(sigma)
     return isotropic_variance(sigma, deviation(prior)) if known is None else known
-
-
-def deviation(prior: Prior) -> float:
-    """The standard deviation that an entry of a clean state is taken to have, where nobody measured anything."""
-    return LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
 
 
 def image_variance(prior: Prior, sigma: float) -> float:
