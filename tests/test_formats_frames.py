@@ -141,13 +141,16 @@ def test_ultrasound_regions_follow_the_grid(tmp_path):
 
 def test_every_attribute_of_the_table_is_mended_or_removed(tmp_path):
     """All of them at the top of one file, with a patient kept: none is as it was after ×2, or in a single frame."""
+
     def filled(keywords):
         ds = shipped("CT_small.dcm")
         for keyword in keywords.split():
             vr = pydicom.datadict.dictionary_VR(tag_for_keyword(keyword)).split(" ")[0]
             value = {"SQ": [item(PixelSpacing=[1, 1])], "CS": "X", "SH": "X", "LO": "X", "UI": "1.2", "ST": "X", "OB": b"\0\0", "UT": "X",
                      "DS": [1.5, 2.5], "AT": 0x00181063, "DT": "2020", "TM": "10"}.get(vr, 2)  # fmt: skip
-            setattr(ds, keyword, value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag_for_keyword(keyword)) == "1" else value)
+            setattr(
+                ds, keyword, value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag_for_keyword(keyword)) == "1" else value
+            )
         return ds
 
     named = " ".join(k for k, (rule, _) in PIXELS.items() if rule == REMOVED)
@@ -196,4 +199,6 @@ def test_frames_beyond_their_groups(tmp_path):
     last = formats.read(tmp_path / "a.dcm", 2)
     assert last.meta.affine is None and last.meta.spacing == (0.125, 0.125)
     formats.write(last, tmp_path / "b.dcm")
-    assert formats.read(tmp_path / "b.dcm").meta.affine is None and torch.equal(formats.read(tmp_path / "b.dcm").pixels, last.pixels)
+    assert formats.read(tmp_path / "b.dcm").meta.affine is None and torch.equal(
+        formats.read(tmp_path / "b.dcm").pixels, last.pixels
+    )
