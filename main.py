@@ -6,6 +6,7 @@
     --resume DIR|CKPT|auto    go on exactly where a run stopped    --init CKPT|FOLDER   start from these weights
     --compile            torch.compile the networks                --channels-last      their memory layout
     --plugin MODULE...   let targets come from modules of your own
+    --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
     --<Trainer argument> VALUE    any of Lightning's: --max_steps 1000 --precision bf16-mixed --devices 2 ...
                          --strategy fsdp splits a diffusion network and its optimiser over the devices
     key=value            overrides, e.g. model.params.optimiser.params.lr=1e-4
@@ -30,24 +31,26 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.files import Refusal, nearest, read_yaml
+from data.files import Refusal, first_line, nearest, read_yaml
 from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
+from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.training.configuration import known, seeded, trainer_arguments
 from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
+from solvers.run import door
 from solvers.run.flags import Parser
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
-EMA_HALF_LIFE = 10_000  # images
 SAVE_EVERY = 500  # steps
+MEMORY_HINT = "lower data.params.batch_size or model.params.crops, or set `checkpointing`"
 
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options and Trainer flags, and the key=value overrides."""
-    parser = Parser(prog="main.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = Parser("main.py", __doc__)
     parser.add_argument("-b", "--base", nargs="+", required=True)
     parser.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
     parser.add_argument("-n", "--name")
@@ -59,6 +62,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--plugin", nargs="+", default=[])
+    parser.add_argument("--allow_env", action="store_true")
     parser.add_argument("--print_config", action="store_true")
     for flag in FLAGS:
         parser.add_argument(f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=value, help=argparse.SUPPRESS)
@@ -141,7 +145,14 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
         if first:
             (folder / "config.yaml").write_text(configuration.dump(config))
         trainer = make_trainer(config, folder, manifests)
-        trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        except MisconfigurationException as error:  # settings of the Trainer that only the data or the devices contradict
+            raise Refusal(f"trainer: {first_line(error)}") from error
+        except RuntimeError as error:
+            if str(error).startswith("Given groups="):  # what a convolution says
+                raise Refusal(f"channels of the images, the states and the networks do not fit each other ({error})") from error
+            raise
 
 
 def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str]) -> pl.Trainer:
@@ -168,37 +179,25 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
 
 
 def main(argv: Sequence[str]) -> int:
-    try:
-        options, changes = parse(argv)
-        for module in options.plugin:
-            configuration.admit(module)
-        config = configuration.load(options.base, changes)
-        known(config)
-        given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
-        config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
-        seeded(config, options.seed)
-        if options.train and not options.print_config:
-            train(config, options)
-        else:
-            assemble(config)
-            print(configuration.dump(config), end="")
-    except (ValueError, OSError, MisconfigurationException) as error:
-        return refuse(str(error))
-    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
-        if str(error).startswith("Given groups="):  # what a convolution says
-            return refuse(f"channels of the images, the states and the networks do not fit each other ({error})")
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
-            raise
-        return refuse(f"out of memory: lower data.params.batch_size or model.params.crops, or set `checkpointing` ({error})")
-    return 0
+    return door.run("main.py", argv, lambda: work(*parse(argv)), ": " + MEMORY_HINT)
 
 
-def refuse(reason: str) -> int:
-    """One line. What a worker process of the loader raised comes with its traceback, and ends with the reason."""
-    lines = reason.splitlines()
-    line = lines[-1].removeprefix("ValueError: ") if lines[0].startswith("Caught ") else lines[0]
-    print(f"main.py: {line}", file=sys.stderr)
-    return 2
+def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
+    """Merge and check the configuration, then train, or show it."""
+    if options.allow_env:
+        configuration.admit_resolvers()
+    for module in options.plugin:
+        configuration.admit(module)
+    config = configuration.load(options.base, changes)
+    known(config)
+    given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
+    config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
+    seeded(config, options.seed)
+    if options.train and not options.print_config:
+        train(config, options)
+    else:
+        assemble(config)
+        print(configuration.dump(config), end="")
 
 
 if __name__ == "__main__":

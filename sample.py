@@ -19,15 +19,14 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data import sources
-from data.files import Refusal, nearest
+from data.files import Refusal, nearest, printable
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import flags, report, volumes
+from solvers.run import door, flags, report, volumes
 from solvers.run.cells import build, checked, run_of
 from solvers.run.cost import peak_memory
 from solvers.run.module import Cell, Reconstruction
@@ -49,31 +48,19 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def main(argv: Sequence[str]) -> int:
     quiet()
-    try:
-        options, overrides = parse(argv)
-        return restore(options, overrides)
-    except (ValueError, OSError, MisconfigurationException) as error:
-        return refuse(error)
-    except (RuntimeError, MemoryError) as error:  # of which torch.OutOfMemoryError is one; the processor's is a plain one
-        if not isinstance(error, (MemoryError, torch.OutOfMemoryError)) and "DefaultCPUAllocator" not in str(error):
-            raise
-        return refuse(error, "; lower --batch-size, or use --precision bf16-mixed")
-
-
-def refuse(error: Exception, hint: str = "") -> int:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    print(f"sample.py: {lines[0]}{hint}", file=sys.stderr)
-    return 2
+    return door.run("sample.py", argv, lambda: restore(*parse(argv)), ": lower --batch-size, or use --precision bf16-mixed")
 
 
 @rank_zero_only
 def say(line: str) -> None:
     """Print a line, once for all processes."""
-    print(line, flush=True)
+    print(printable(line), flush=True)
 
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
+    if options.allow_env:
+        configuration.admit_resolvers()
     for name in options.plugin:
         configuration.admit(name)
     configs = configurations(options, overrides)
@@ -103,7 +90,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with held(results.values(), options.overwrite, everything):
+    with held(results.values(), options.overwrite, options.verify, everything):
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
@@ -135,13 +122,13 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
 
 
 @contextmanager
-def held(results: Iterable[Results], overwrite: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def held(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         for result in results if rank_zero_only.rank == 0 else ():
-            stack.enter_context(result.opened(overwrite, {image_id: row.path for image_id, row in rows.items()}))
-            for name in result.changed:
-                say(f"note: {name} is another file than was restored before; it is restored again")
+            stack.enter_context(result.opened(overwrite, rows, verify))
+            for line in result.remarks:
+                say(f"note: {line}")
         yield
 
 
@@ -149,11 +136,14 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
     """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
     for result in results.values():
         for line in volumes.reassemble(result, load):
-            print(f"note: {line}", flush=True)
+            say(f"note: {line}")
     print(report.conclude(results))
+    for name, result in results.items():
+        if line := result.beaten():
+            print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
-        print(f"sample.py: failed: {line}", file=sys.stderr)
+        door.complain("sample.py", f"failed: {line}")
     return 1 if failures else 0
 
 

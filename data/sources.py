@@ -119,5 +119,5 @@ def _count(path: str) -> int:
     """Images in a file. One that is broken is one row, which fails alone when it is read, and says why."""
     try:
         return formats.count(path)
-    except ValueError:
+    except Refusal:
         return 1

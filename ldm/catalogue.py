@@ -125,7 +125,7 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
     if isinstance(given, dict) and "label" in given:
         try:
             loaded.label = given["label"]
-        except ValueError as error:
+        except Refusal as error:
             raise Refusal(f"{settings.locate('prior')}.{error}") from None
     if loaded.classes and loaded.label is None:
         raise Refusal(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")

@@ -7,8 +7,11 @@ class of a listed kind; never a function, and never trusted by its prefix alone.
 
 import importlib
 import inspect
+import io
+import re
+import traceback
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.files import Refusal, nearest
-from ldm import signatures
+from data.files import Refusal, bound_yaml, conceal, first_line, nearest
+from ldm import former, signatures
 
 OURS = {"data", "ldm", "solvers"}
 FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
@@ -29,30 +32,11 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
 }
-RENAMED = {  # former homes of classes, module or class -> module of today: users' files and exported models go on loading
-    "ldm.autoencoder": "ldm.training.autoencoder",
-    "ldm.bottleneck": "ldm.training.bottleneck",
-    "ldm.callbacks": "ldm.training.callbacks",
-    "ldm.clip": "ldm.networks.clip",
-    "ldm.crops": "ldm.training.crops",
-    "ldm.diffusion": "ldm.training.diffusion",
-    "ldm.diffusion.LatentDiffusion": "ldm.training.latent_diffusion",
-    "ldm.diffusion.LatentPatchDiffusion": "ldm.training.latent_diffusion",
-    "ldm.edm_blocks": "ldm.networks.edm_blocks",
-    "ldm.edm_networks": "ldm.networks.edm",
-    "ldm.frame": "ldm.resize",
-    "ldm.generate": "ldm.sampling",
-    "ldm.latent_diffusion": "ldm.training.latent_diffusion",
-    "ldm.latent_patch": "ldm.latent",
-    "ldm.levels": "ldm.training.noise_levels",
-    "ldm.monai": "ldm.networks.monai",
-    "ldm.networks": "ldm.networks.unet",
-    "ldm.optimisation": "ldm.training.optimisation",
-    "ldm.perceptual": "ldm.training.perceptual",
-    "ldm.published": "ldm.networks.published",
-}
 DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
+RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
+PLAIN = re.compile(r"\$\{[^{}:$]*\}")  # ${solver.steps}
 _plugins: set[str] = set()
+_resolvers = False  # whether files may ask for the environment
 
 
 class Node(dict):
@@ -73,9 +57,15 @@ def admit(module: str) -> None:
     """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
     try:
         importlib.import_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise Refusal(f"--plugin {module}: {error}") from None
+    except Exception as error:  # the user's own code
+        raise Refusal(f"--plugin {module}: {type(error).__name__}: {first_line(error)}") from error
     _plugins.add(module.split(".")[0])
+
+
+def admit_resolvers() -> None:
+    """Let files look up what is not in them, as `${oc.env:HOME}` does (`--allow-env`)."""
+    global _resolvers
+    _resolvers = True
 
 
 def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
@@ -95,12 +85,16 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
         try:
             patch = OmegaConf.to_container(OmegaConf.from_dotlist([override]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
-            raise Refusal(f"command line: {override!r}: {_first_line(error)}") from None
+            raise Refusal(f"command line: {override!r}: {first_line(error)}") from None
         _merge(merged, typing.cast(dict, patch), "", "command line", origin)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    except OmegaConfBaseException as error:
-        raise Refusal(f"{', '.join(map(str, files))}: {_first_line(error)}") from None
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = "interpolations lead back to themselves" if isinstance(error, RecursionError) else first_line(error)
+        raise Refusal(f"{', '.join(map(str, files))}: {reason}") from None
+    for asked, found in zip(_strings(merged), _strings(resolved)) if _resolvers else ():
+        if _asks(asked):
+            conceal(found)
     return _node(typing.cast(dict, resolved), "", origin)
 
 
@@ -119,17 +113,23 @@ def build(node: Any, **extra: Any) -> Any:
         stray = [key for key in node if key not in ("target", "params")]
         if stray:
             raise Refusal(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
-        cls = resolve(node["target"], node.locate("target"))
-        params = node.get("params") or {}
-        if not isinstance(params, Mapping):
-            raise Refusal(f"{node.locate('params')}: must be a mapping, not {params!r}")
-        params = params if isinstance(params, Node) else Node(params, f"{node.where}.params", node.origin)
+        given = node.get("params") or {}
+        if not isinstance(given, Mapping):
+            raise Refusal(f"{node.locate('params')}: must be a mapping, not {given!r}")
+        target, params = former.today(node["target"], given)
+        cls = resolve(target, node.locate("target"))
+        params = Node(params, f"{node.where}.params" if node.where else "params", node.origin)
         arguments = {key: build(value) for key, value in params.items()}
         signatures.check(cls, arguments, extra, params.locate)
         try:
             return cls(**arguments, **extra)
-        except (ValueError, TypeError, ArithmeticError, LookupError) as error:
-            raise Refusal(f"{node.locate('params')}: {_first_line(error)}") from error
+        except Refusal as error:
+            raise Refusal(f"{node.locate('params')}: {first_line(error)}") from error
+        except Exception as error:
+            if not _foreign(cls, error):
+                raise
+            reason = f"{node['target']} cannot be built from these ({type(error).__name__}: {first_line(error)})"
+            raise Refusal(f"{node.locate('params')}: {reason}") from error
     if isinstance(node, Mapping):
         return {key: build(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -137,12 +137,18 @@ def build(node: Any, **extra: Any) -> Any:
     return node
 
 
+def _foreign(cls: type, error: Exception) -> bool:
+    """Whether an error came up in code that is not ours: what a library or a plug-in does not take is for the user to mend."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    where = str(frames[-1].f_globals.get("__name__", ""))
+    return not {cls.__module__.split(".")[0], where.split(".")[0]} <= OURS
+
+
 def resolve(target: Any, where: str = "target") -> type:
     """The class a dotted target names. Raises ValueError for functions, foreign classes and misspelt names."""
     if not isinstance(target, str) or "." not in target:
         raise Refusal(f"{where}: {target!r} is not a dotted class name")
-    module_name, _, name = target.rpartition(".")
-    module_name = RENAMED.get(target, RENAMED.get(module_name, module_name))
+    module_name, _, name = former.renamed(target).rpartition(".")
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | _plugins:
         raise Refusal(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
@@ -152,7 +158,7 @@ def resolve(target: Any, where: str = "target") -> type:
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise Refusal(f"{where}: {target!r} cannot be imported ({_first_line(error)})") from None
+        raise Refusal(f"{where}: {target!r} cannot be imported ({first_line(error)})") from None
     found = getattr(module, name, None)
     if found is None:
         classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
@@ -173,14 +179,37 @@ def _of_the_user(name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))
+        text = path.read_text("utf-8")
+        bound_yaml(text, path)
+        content = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except FileNotFoundError:
         raise Refusal(f"{path}: no such configuration file") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise Refusal(f"{path}: {_first_line(error)}") from None
+    except Refusal:
+        raise
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:  # ValueError: not UTF-8, or no such date
+        raise Refusal(f"{path}: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
+    if not _resolvers and any(map(_asks, _strings(content))):
+        raise Refusal(f"{path}: resolvers such as ${{oc.env:…}} read what the file does not hold; --allow-env lets them")
     return typing.cast(dict, content)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in nested mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _asks(text: str) -> bool:
+    """Whether a text calls a resolver: what is left of it without plain interpolations, innermost first."""
+    before = ""
+    while text != before and not RESOLVER.search(text):
+        text, before = PLAIN.sub("", text), text
+    return bool(RESOLVER.search(text))
 
 
 def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, str]) -> None:
@@ -213,8 +242,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

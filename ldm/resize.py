@@ -1,10 +1,11 @@
 """Priors of one size on images of another: framed if the image is smaller, tiled if it is larger. Never resampled.
 
-A framed prior still thinks in its own size; the image is a window of it, so operators see only what was really measured
-and the prior fills the frame in. A tiled prior denoises overlapping pieces and blends them; a solver sees one whole
-image, hence one global data step and no seams.
+Networks that take any size (`Prior.any_size`) need neither. A framed prior still thinks in its own size; the image is a
+window of it, so operators see only what was really measured and the prior fills the frame in. A tiled prior denoises
+overlapping pieces and blends them; a solver sees one whole image, hence one global data step and no seams.
 """
 
+from copy import copy
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
         return prior, ""
     if own[0] != asked[0]:
         raise Refusal(f"the prior knows images of {own[0]} channels, not {asked[0]}")
+    if prior.any_size:
+        return sized(prior, asked), ""
     larger = any(n > m for n, m in zip(asked[1:], own[1:]))
     if not larger:
         framed = Framed(prior, asked)
@@ -43,6 +46,13 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
     tiled = Tiled(prior, (asked[0], *size))
     note = f"{asked[1]}×{asked[2]} image in {len(tiled.corners)} overlapping tiles of {own[1]}×{own[2]}"
     return (tiled, note) if tiled.image_shape == asked else (Framed(tiled, asked), note)
+
+
+def sized(prior: Prior, shape: Shape) -> Prior:
+    """A prior whose network takes any size, of images [C,H,W]; the network is shared."""
+    other = copy(prior)
+    other.shape = (prior.shape[0], shape[1], shape[2])
+    return other
 
 
 class Adapted(Prior):

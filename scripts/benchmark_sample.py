@@ -18,7 +18,7 @@ from solvers.problem import Gaussian
 from solvers.resample import ReSample
 from solvers.run.module import Cell, Reconstruction, Run
 from solvers.run.scans import Scan, read
-from solvers.step import Solver
+from solvers.solver import Solver
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
 K = 4

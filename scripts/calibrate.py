@@ -13,7 +13,7 @@ import copy
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from data.files import Refusal
 from data.seeding import Noise, Purpose
 from ldm.analytic import Mixture, gaussian
 from ldm.denoiser import Prior
@@ -30,13 +31,18 @@ from ldm.schedule import Table
 from solvers import metrics
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.dps import DPS
+from solvers.dps import DPS, DPSLikelihood
 from solvers.operators.inpainting import Inpainting
 from solvers.padis import PaDIS
-from solvers.padis_pc import PaDISPC
 from solvers.problem import Gaussian, Problem, measure
 from solvers.psld import PSLD
+from solvers.published.codps import PublishedCoDPSPlus
+from solvers.published.daps import DAPSLangevin
+from solvers.published.padis import PaDISDPS, PaDISLangevin
+from solvers.published.padis_pc import PaDISPC
 from solvers.resample import ReSample
+from solvers.run import door
+from solvers.run.flags import Parser
 
 SIDE, S0, SIGMA_Y, LOW, TOP = 4, 0.5, 0.1, 0.002, 10.0
 D = SIDE * SIDE
@@ -45,19 +51,19 @@ SOLVERS = {
     "DAPS, exact draw, scalar r2": DAPS(steps=60, **RANGE),
     "DAPS, exact draw, trace": DAPS(steps=60, covariance="trace", **RANGE),
     "DAPS, exact draw, whole covariance": DAPS(steps=60, covariance="operator", rank=D, **RANGE),
-    "DAPS, published (ODE, Langevin)": DAPS(steps=40, inner="langevin", M=20, lr=1e-4, tau=SIGMA_Y, **RANGE),
+    "DAPS, published (ODE, Langevin)": DAPSLangevin(steps=40, M=20, lr=1e-4, tau=SIGMA_Y, **RANGE),
     "ReSample, exact update": ReSample(steps=30),
     "ReSample, code's variance": ReSample(steps=30, resampling="code"),
     "ReSample, re-encoding": ReSample(steps=30, resampling="encode"),
     "PSLD (latent)": PSLD(steps=50),
     "CoDPS+, free of tuning": CoDPSPlus(steps=100, clip=False),
-    "CoDPS+, published c = 0.4": CoDPSPlus(steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False),
+    "CoDPS+, published c = 0.4": PublishedCoDPSPlus(steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False),
     "CoDPS, free of tuning": CoDPS(steps=1000, clip=False),
-    "DPS, likelihood": DPS(steps=1000, guidance="likelihood", clip=False),
+    "DPS, likelihood": DPSLikelihood(steps=1000, clip=False),
     "DPS, published zeta = 0.3": DPS(steps=1000, clip=False),
     "PaDIS, DDNM": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
-    "PaDIS, DPS": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, data="dps", final="state"),
-    "PaDIS, Langevin": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, data="langevin", final="state"),
+    "PaDIS, DPS": PaDISDPS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
+    "PaDIS, Langevin": PaDISLangevin(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
     "PaDIS, predictor-corrector": PaDISPC(steps=50, sigma_min=0.01, sigma_max=TOP, final="state"),
 }
 
@@ -116,7 +122,7 @@ def state_prior(truth: Mixture, solver: object) -> Prior:
         turned = Mixture(truth.weights, truth.means @ first.Q.T / S0, first.Q @ truth.covariances @ first.Q.T / S0**2)
         turned.register_buffer("alpha_bar", Table("scaled_linear").alpha_bar())
         return LatentPrior(turned, shape, first)
-    if not isinstance(solver, (ReSample, CoDPS, DPS)):
+    if not isinstance(solver, (ReSample, CoDPS, DPSLikelihood)):
         return Prior(truth, shape, LOW, TOP)
     stepped = copy.copy(truth)
     stepped._buffers = {**truth._buffers, "alpha_bar": Table("linear").alpha_bar()}
@@ -194,19 +200,20 @@ def table(only: str, pairs: int, draws: int) -> Iterator[str]:
             )
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("calibrate.py", __doc__)
     parser.add_argument("--only", default="", help="solvers whose name contains this")
     parser.add_argument("--pairs", type=int, default=64, help="measurements per solver and prior")
     parser.add_argument("--draws", type=int, default=24, help="runs per measurement (at least 4)")
     parser.add_argument("--out", type=Path, default=Path("docs/calibration.md"))
-    options = parser.parse_args()
+    return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
+
+
+def write(options: argparse.Namespace) -> None:
     if options.pairs < 1 or options.draws < 4:
-        print("calibrate: --pairs must be at least 1 and --draws at least 4", file=sys.stderr)
-        return 2
+        raise Refusal("--pairs must be at least 1 and --draws at least 4")
     if not any(options.only.lower() in name.lower() for name in SOLVERS):
-        print(f"calibrate: no solver is called {options.only!r}; there are {', '.join(SOLVERS)}", file=sys.stderr)
-        return 2
+        raise Refusal(f"no solver is called {options.only!r}; there are {', '.join(SOLVERS)}")
     lines = list(TITLES)
     for line in table(options.only, options.pairs, options.draws):
         lines.append(line)
@@ -214,7 +221,6 @@ def main() -> int:
             print(line)
         else:  # line by line: an interrupted card holds what was measured
             options.out.write_text(HEAD.format(**vars(options)) + "\n".join(lines) + "\n", encoding="utf-8")
-    return 0
 
 
 HEAD = f"""# What each solver really samples
@@ -227,9 +233,9 @@ whose variance ratio lies in 0.97–1.03, whose 90 % interval holds the truth in
 PaDIS's DPS, Langevin and predictor-corrector forms take their data step without asking sigma_y: at its stable length it sets
 measured pixels to y itself, noise included, so that all draws agree there (ratio 0, z-std without bound) and differ elsewhere.
 ReSample, PSLD, CoDPS and DPS step along their papers' tables of alpha_bar; x0_hat is never clipped, as these priors have no
-range. `guidance: likelihood` needs DPS's many steps: with 100 instead of 1000 it diverges on the correlated prior.
+range. `DPSLikelihood` needs DPS's many steps: with 100 instead of 1000 it diverges on the correlated prior.
 
 """
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -31,7 +31,7 @@ from data.manifest import Row
 from data.ranges import Intensity, to_report
 from ldm.checkpoints.reading import weights
 from solvers import metrics
-from solvers.run import distributions
+from solvers.run import distributions, door
 from solvers.run.flags import Parser
 from solvers.run.outputs import file_name
 
@@ -43,7 +43,7 @@ REASSEMBLED = re.compile("volume-[0-9a-f]{16}")  # what sample.py put together a
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = Parser("evaluate.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("evaluate.py", __doc__)
     kind = argv[0] if argv and argv[0] in ("fid", "offline") else "pairs"
     parser.add_argument("first", type=Path, help="pairs: the truth; fid, offline: the generated images")
     parser.add_argument("second", type=Path, help="pairs: the results; fid, offline: the reference (fid: or mu, sigma .npz)")
@@ -51,19 +51,19 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--weights", type=Path, help="fid: the Inception weights of torch-fidelity, if not in its cache")
     parser.add_argument("--features", type=Path, nargs=2, metavar=("A.npy", "B.npy"))
     parser.add_argument("--output", type=Path, metavar="FILE.json")
-    try:
+
+    def work() -> int:
         options = parser.parse_args(argv[kind != "pairs" :])
         for flag, where in OWN.items():
             if getattr(options, flag) and kind != where:
                 raise Refusal(f"--{flag} means nothing here; it belongs to the comparison of {where}")
         numbers, missed = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
         show(numbers, options.output)
-    except (ValueError, OSError) as error:
-        print(f"evaluate.py: {error}", file=sys.stderr)
-        return 2
-    for line in missed:
-        print(f"evaluate.py: {line}", file=sys.stderr)
-    return 1 if missed else 0
+        for line in missed:
+            door.complain(parser.prog, line)
+        return 1 if missed else 0
+
+    return door.run(parser.prog, argv, work)
 
 
 def show(numbers: dict[str, Any], output: Path | None) -> None:
@@ -92,7 +92,7 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     for name in common:
         try:
             truth, image = together(truths[name], results[name])
-        except ValueError as error:
+        except Refusal as error:
             missed.append(str(error))
             continue
         values = {"psnr": metrics.psnr(image, truth).item(), "ssim": metrics.ssim(image, truth).item()}

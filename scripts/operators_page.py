@@ -8,26 +8,29 @@ Exit codes: 0 done, 2 a mistake (one line).
 
 import argparse
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 from torch import Tensor
-from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data import formats
+from data.pictures import beside, tile
 from data.ranges import percentiles, to_report, to_unit
 from data.seeding import Noise
 from ldm.config import build, load
 from solvers.operators import Inpainting
 from solvers.operators.base import Operator
 from solvers.problem import Problem, measure
+from solvers.run import door
+from solvers.run.flags import Parser
 
 HOME = Path(__file__).resolve().parents[1]
-SIDE, TITLE = 144, 18  # pixels of a picture, and of the line above it
+SIDE = 144  # pixels of a picture
 
 
 @dataclass(frozen=True)
@@ -126,34 +129,29 @@ share one grey scale; sinograms have their own, and spectra a logarithmic one.
 """
 
 
-def main() -> int:
-    """Measure one scan with every task and write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("operators_page.py", __doc__)
     parser.add_argument("--scan", type=Path, default=HOME / "models/demo-data/brain2-ax-008.png")
     parser.add_argument("--output", type=Path, default=HOME / "docs", help="folder of operators.md and operators/*.png")
-    arguments = parser.parse_args()
-    try:
-        pixels = formats.read(arguments.scan).pixels
-        x = percentiles(pixels, 0, 99.9).to_model(pixels)[None].float()
-        (arguments.output / "operators").mkdir(parents=True, exist_ok=True)
-        sections = [section(entry, x, arguments.output / "operators") for entry in ENTRIES]
-    except (ValueError, OSError) as error:
-        print(f"operators_page: {error}", file=sys.stderr)
-        return 2
+    return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
+
+
+def write(arguments: argparse.Namespace) -> None:
+    """Measure one scan with every task and write the page."""
+    pixels = formats.read(arguments.scan).pixels
+    x = percentiles(pixels, 0, 99.9).to_model(pixels)[None].float()
+    (arguments.output / "operators").mkdir(parents=True, exist_ok=True)
+    sections = [section(entry, x, arguments.output / "operators") for entry in ENTRIES]
     (arguments.output / "operators.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
-    return 0
 
 
 def section(entry: Entry, x: Tensor, folder: Path) -> str:
     """The text of one operator; its picture is written into the folder."""
     problem = posed(entry, x)
     baseline = problem.operator.baseline(problem.y, tuple(x.shape[1:]))
-    tiles = [tile("scan", to_report(x[0])), tile("measurement", visible(problem))]
-    tiles += [] if baseline is None else [tile("classical answer", to_report(baseline[0]))]
-    sheet = Image.new("L", (sum(t.width for t in tiles) + 6 * (len(tiles) - 1), tiles[0].height), 255)
-    for i, picture in enumerate(tiles):
-        sheet.paste(picture, (i * (SIDE + 6), 0))
-    sheet.quantize(24).save(folder / f"{entry.task}.png", optimize=True)
+    tiles = [tile("scan", to_report(x[0]), 0, 1, SIDE), tile("measurement", *visible(problem), SIDE)]
+    tiles += [] if baseline is None else [tile("classical answer", to_report(baseline[0]), 0, 1, SIDE)]
+    beside(tiles).quantize(24).save(folder / f"{entry.task}.png", optimize=True)
     node = load([HOME / "configs" / "tasks" / f"{entry.task}.yaml"])["operator"]
     settings = ", ".join(f"{key}={value}" for key, value in (node.get("params") or {}).items())
     name = node["target"].rpartition(".")[2]
@@ -186,29 +184,19 @@ def scratches(x: Tensor) -> Tensor:
     return torch.tensor(list(picture.tobytes())).reshape(h, w)
 
 
-def visible(problem: Problem) -> Tensor:
-    """One channel in [0, 1] of y: image-like as it is, sinograms stretched, spectra (pairs, amplitudes) on a log scale."""
+def visible(problem: Problem) -> tuple[Tensor, float, float]:
+    """One channel of y and what is black and white: image-like as it is, sinograms stretched, spectra on a log scale."""
     y = problem.stored()
     if y.ndim == 3:  # projections without an order: as many as fill a square
         side = int(y.shape[-1] ** 0.5)
         y = y[..., : side**2].reshape(1, 1, side, side)
     elif y.shape[1] == problem.y.shape[1] == 1 and float(y.abs().max()) < 2.5:
-        return to_unit(y[0, :1]).clamp(0, 1)
+        return to_unit(y[0, :1]), 0, 1
     y = y[0].square().sum(0, keepdim=True).sqrt() if y.shape[1] == 2 else y[0, :1]
     if float(y.max()) > 30 * float(y.abs().mean()):  # a spectrum: its centre would be all one sees
         y = (1 + y.abs() / y.abs().mean()).log()
-    return (y - y.min()) / (y.max() - y.min())
-
-
-def tile(title: str, unit: Tensor) -> Image.Image:
-    """[1,H,W] in [0, 1] as a titled square; small ones enlarged by whole pixels."""
-    mode = "nearest" if max(unit.shape[-2:]) < SIDE else "area"
-    pixels = functional.interpolate(unit[None], (SIDE, SIDE), mode=mode)[0, 0]
-    out = Image.new("L", (SIDE, SIDE + TITLE), 255)
-    out.paste(Image.fromarray((pixels * 255).round().to(torch.uint8).numpy()), (0, TITLE))
-    ImageDraw.Draw(out).text((0, 2), title, fill=0, font=ImageFont.load_default(12))
-    return out
+    return y, float(y.min()), float(y.max())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

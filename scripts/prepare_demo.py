@@ -14,42 +14,42 @@ Exit codes: 0 done, 2 a mistake or no network (one line).
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from archives import fetch
 from demo_scans import ARCHIVES, left_out, prepare
 from demo_selection import select
 
 from data.files import Refusal
+from solvers.run import door
+from solvers.run.flags import Parser
 
 
-def main() -> int:
-    """Parse, fetch, cut."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(argv: Sequence[str]) -> int:
+    parser = Parser("prepare_demo.py", __doc__)
     parser.add_argument("--output", type=Path, default=Path("data/demo"), metavar="DIR", help="default: data/demo")
     parser.add_argument("--selection", type=Path, metavar="DIR", help="also write the held-out selection there")
     parser.add_argument("--strict", action="store_true", help="fail if a source cannot be had")
-    arguments = parser.parse_args()
-    source = arguments.output / "source"
-    try:
-        missing = fetch(ARCHIVES, source, arguments.strict)
-        if len(missing) == len(ARCHIVES):
-            raise Refusal("none of the sources could be had; is there a network?")
-        rows = prepare(source, arguments.output)
-        if arguments.selection:
-            rows["selection"] = select(source, arguments.selection)
-    except (ValueError, OSError) as error:
-        print(f"prepare_demo: {error}", file=sys.stderr)
-        return 2
+    return door.run(parser.prog, argv, lambda: make(parser.parse_args(argv)))
+
+
+def make(options: argparse.Namespace) -> None:
+    """Fetch, cut, and say what there is."""
+    source = options.output / "source"
+    missing = fetch(ARCHIVES, source, options.strict)
+    if len(missing) == len(ARCHIVES):
+        raise Refusal("none of the sources could be had; is there a network?")
+    rows = prepare(source, options.output)
+    if options.selection:
+        rows["selection"] = select(source, options.selection)
     for split, content in rows.items():
         subjects = Counter(row["subject"] for row in content)
         print(f"{split}: {len(content)} slices ({', '.join(f'{name} {count}' for name, count in subjects.items())})")
     if missing:
         print(f"left out: {', '.join(left_out(missing))} (their archives could not be fetched; --strict fails instead)")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -11,18 +11,18 @@ Exit codes: 0 all done, 1 some files could not be read (listed), 2 a mistake in 
 import argparse
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from data.files import Refusal, locked
+from data.files import Refusal, locked, printable
 from data.prepare.convert import Done, Recipe, run
 from data.prepare.plan import SPLITS, Plan, plan
 from data.prepare.report import collect
+from solvers.run import door
 from solvers.run.flags import Parser
+from solvers.run.progress import Bar
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read
@@ -38,13 +38,8 @@ def pair(text: str) -> tuple[float, float]:
         raise argparse.ArgumentTypeError(f"{text!r} is not LOW:HIGH, two numbers") from None
 
 
-def printable(text: object) -> str:
-    """File names may hold anything: line ends, escape sequences, bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
-
-
 def parse(argv: list[str]) -> argparse.Namespace:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("prepare_super_resolution_dataset.py", __doc__)
     add = parser.add_argument
     add("--train-dir", type=Path, required=True, metavar="DIR", help="searched with its subfolders")
     add("--val-dir", type=Path, metavar="DIR")
@@ -77,18 +72,12 @@ def parse(argv: list[str]) -> argparse.Namespace:
     return parser.parse_args(joined)
 
 
-def shown(outcomes: Iterator[Done], total: int) -> Iterator[Done]:
-    """Pass the outcomes on and show how far they are: on one line of a terminal, else every half minute."""
-    terminal, begun, last = sys.stderr.isatty(), time.monotonic(), 0.0
-    for number, outcome in enumerate(outcomes, 1):
-        now = time.monotonic()
-        if now - last > (0.2 if terminal else 30) or number == total:
-            last = now
-            line = f"{number}/{total} files, {number / max(now - begun, 1e-3):.1f} a second"
-            print(
-                f"\r{line} " if terminal else line, end="" if terminal and number < total else "\n", file=sys.stderr, flush=True
-            )
-        yield outcome
+def counted(outcomes: Iterator[Done], total: int) -> Iterator[Done]:
+    """Pass the outcomes on and show how far they are."""
+    with Bar(total, "files") as bar:
+        for outcome in outcomes:
+            yield outcome
+            bar.update()
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -115,7 +104,7 @@ def prepare(options: argparse.Namespace) -> int:
     planned = plan(folders, shares, options.subject, options.seed)
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
-        report = collect(shown(outcomes, len(planned.sources)), planned.splits, options.output_root)
+        report = collect(counted(outcomes, len(planned.sources)), planned.splits, options.output_root)
     tell(planned, recipe, report)
     if report["skipped"]:
         print(f"  all in {options.output_root / 'report.json'}")
@@ -156,15 +145,7 @@ def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
 
 
 def main(argv: list[str]) -> int:
-    try:
-        return prepare(parse(argv))
-    except (ValueError, OSError) as error:
-        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
-        print(f"prepare: {printable(reason)}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("prepare: stopped; the same command goes on from here", file=sys.stderr)
-        return 130
+    return door.run("prepare", argv, lambda: prepare(parse(argv)))
 
 
 if __name__ == "__main__":

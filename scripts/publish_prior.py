@@ -1,5 +1,7 @@
 """Export a trained prior as a model folder with its card: what it was trained on, how long, and what it does on held-out people.
 
+    python scripts/publish_prior.py logs/demo/pixel/checkpoints/last.ckpt models/demo-pixel --runs logs/demo/pixel
+        --train data/demo/train.csv --validation data/demo/val.csv --test data/demo/test.csv --spectra data/demo/held_out.csv
     python scripts/publish_prior.py logs/demo/latent/checkpoints/last.ckpt models/demo-latent
         --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --validation data/demo/val.csv
         --test data/demo/test.csv --note "Half an hour on a CPU."
@@ -10,17 +12,20 @@ Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
 
 import argparse
 import sys
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import denoising
 import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from prior_figures import best_average, figures, held_out, history, seconds, with_spectra
 
 from data import manifest
 from data.dataset import ManifestDataset
@@ -34,35 +39,13 @@ from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
-from solvers.metrics import psnr
+from solvers.run import door
+from solvers.run.flags import Parser
 
-LEVELS = (0.1, 0.3, 1.0)  # noise levels of the denoising figures
-PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
-
-
-def held_out(path: Path) -> tuple[list[str], Tensor]:
-    """Subjects and images of evenly spread slices."""
-    data, rows = ManifestDataset(path), defaultdict(list)
-    for index, row in enumerate(data.rows):
-        rows[row.subject].append(index)
-    chosen = [i for group in rows.values() for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]]
-    return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
-
-
-def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
-    """PSNR per image of whatever can be measured, and reconstructions by the autoencoder if there is one."""
-    found, decoded = {}, None
-    if isinstance(prior, LatentPrior):
-        decoded = torch.cat([prior.decode(prior.encode(x[None])) for x in images])
-        found["autoencoder"] = psnr(decoded, images)
-        found["autoencoder, unquantised"] = psnr(torch.cat([prior.decode(prior.encode(x[None]), False) for x in images]), images)
-    for sigma in LEVELS:
-        state = torch.cat([prior.to_state(x[None]) for x in images])
-        noisy = state + sigma * Noise([str(i) for i in range(len(images))], "noise").like(state)
-        clean = torch.cat([prior.to_image(prior.denoise(x[None], torch.tensor([sigma]))) for x in noisy])
-        where = "of the latent" if isinstance(prior, LatentPrior) else ""
-        found[f"denoised, sigma {sigma} {where}".strip()] = psnr(clean, images)
-    return found, decoded
+BESIDE = (
+    "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "
+    "(`docs/train.md` says how to read it):"
+)
 
 
 def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
@@ -111,6 +94,7 @@ def curves(runs: Sequence[Path], last: int, path: Path) -> list[str]:
 
 
 def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: dict[str, list[str]]) -> str:
+    """README.md; `lines`: what is said of the runs, the table of figures, the learning curve."""
     size = (folder / "model.safetensors").stat().st_size / 1e6
     text = [
         f"# {folder.name}",
@@ -127,6 +111,8 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
         "PSNR in dB on images in [0, 1], mean over slices; never used in training. `n` slices of each, evenly spread.",
         "",
         *lines["table"],
+        *(["", "The learning curve: the same slices, all together, at earlier steps.", ""] if lines["history"] else []),
+        *lines["history"],
         "",
         "## Samples" + (" and reconstructions" if isinstance(prior, LatentPrior) else ""),
         "",
@@ -150,7 +136,11 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
 
 
 def publish(options: argparse.Namespace) -> None:
-    described = checkpoints.describe(options.checkpoint)
+    average, chosen = best_average(options.checkpoint, options.validation) if options.validation else (True, [])
+    described = checkpoints.describe(options.checkpoint, ema=average)
+    if options.spectra is not None:
+        with torch.no_grad():
+            described = with_spectra(described, options.spectra)
     if "first_stage" in described.node["params"]:
         if options.validation is None:
             raise Refusal("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
@@ -165,6 +155,7 @@ def publish(options: argparse.Namespace) -> None:
     prior = checkpoints.load(options.folder)
     with torch.no_grad():
         found, decoded = figures(prior, images)
+        curve, speed = history(options.earlier, images), seconds(prior)
         noise = Noise([f"sample {i}" for i in range(options.samples)], "noise")
         *_, last = Heun(options.steps)(prior, noise, torch.zeros(1))
         save(prior.to_image(last.x0), options.folder / "samples.png", options.samples)
@@ -177,30 +168,30 @@ def publish(options: argparse.Namespace) -> None:
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
         table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
+    with torch.no_grad():
+        table += ["", BESIDE, "", *denoising.table(denoising.compare({options.folder.name: prior}, list(images[:, None])))]
     runs = curves(options.runs, steps, options.folder / "losses.png")
-    text = card(options.folder, options.note, prior, trained, {"runs": runs, "table": table})
+    lines = {"runs": [speed, *runs, *chosen], "table": table, "history": curve}
+    text = card(options.folder, options.note, prior, trained, lines)
     (options.folder / "README.md").write_text(text, "utf-8")
     print("\n".join(table))
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("publish_prior.py", __doc__)
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
     parser.add_argument("folder", type=Path, help="new model folder")
     parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
     parser.add_argument("--train", type=Path, required=True, help="manifest it was trained on")
     parser.add_argument("--test", type=Path, required=True, help="manifest of subjects it has never seen")
-    parser.add_argument("--validation", type=Path, help="manifest on which a latent prior's error variance is measured")
+    parser.add_argument("--validation", type=Path, help="manifest that chooses the average and measures a latent prior's error")
+    parser.add_argument("--spectra", type=Path, help="manifest on which a pixel prior's errors are measured by frequency")
+    parser.add_argument("--earlier", type=Path, nargs="+", default=[], help="checkpoints of the run, for the learning curve")
     parser.add_argument("--first-stage", type=Path, help="checkpoint whose decoder replaces the one trained with (same latents)")
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
-    try:
-        publish(parser.parse_args(argv))
-    except (ValueError, OSError) as error:
-        print(f"publish_prior.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

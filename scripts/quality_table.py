@@ -9,7 +9,6 @@ belongs in the grid's folder for it, results/quality/PRIOR/TASK-SOLVER.
 Exit codes: 0 done, 2 a mistake (one line).
 """
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,9 @@ from statistics import fmean
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from data.files import Refusal, json_lines, read_yaml
+from solvers.run import door
 from solvers.run.flags import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
@@ -168,21 +169,20 @@ def table(cells: Sequence[Cell]) -> str:
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = Parser("quality_table.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("quality_table.py", __doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results/quality"))
     parser.add_argument("--commands", action="store_true", help="print the runs instead")
     parser.add_argument("--output", type=Path, metavar="FILE.md")
-    try:
+
+    def work() -> None:
         options = parser.parse_args(argv)
         text = "\n".join([*commands(), ""]) if options.commands else table(find(options.folder))
         if options.output:
             options.output.write_text(text)
         else:
             print(text, end="")
-    except (ValueError, OSError) as error:
-        print(f"quality_table.py: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return door.run(parser.prog, argv, work)
 
 
 if __name__ == "__main__":

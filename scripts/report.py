@@ -5,7 +5,6 @@
 Exit codes: 0 done, 2 a folder that holds no results.
 """
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -13,30 +12,28 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal
-from solvers.run import report
+from solvers.run import door, report
 from solvers.run.flags import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
 
 
 def main(argv: Sequence[str]) -> int:
-    parser = Parser("report.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("report.py", __doc__)
     parser.add_argument("folders", nargs="+", type=Path)
-    try:
-        folders = parser.parse_args(argv).folders
-        for folder in folders:
-            missing = [name for name in WANTED if not (folder / name).is_file()]
-            if missing:
-                raise Refusal(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
-            try:
-                print(report.write(folder))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                raise Refusal(f"{folder}: what it holds was not written by sample.py ({error!r})") from None
-    except (ValueError, OSError) as error:
-        print(f"report.py: {error}", file=sys.stderr)
-        return 2
+    return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv).folders))
+
+
+def write(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        missing = [name for name in WANTED if not (folder / name).is_file()]
+        if missing:
+            raise Refusal(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
+        try:
+            print(report.write(folder))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # of files that anybody may have written
+            raise Refusal(f"{folder}: what it holds was not written by sample.py ({error!r})") from error
     print(report.text({str(folder): json.loads((folder / "summary.json").read_text()) for folder in folders}))
-    return 0
 
 
 if __name__ == "__main__":

@@ -10,8 +10,9 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
+from solvers.operators.base import LinearOperator, Operator, Shape, norm, per_image
 from solvers.operators.weighted import weighted
+from solvers.operators.wrapper import Composed, Seen
 from solvers.photons import constant, count_deviation, counted, level, unit_scale
 
 
@@ -132,6 +133,14 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
     if isinstance(operator, LinearOperator):
         return Seen(operator, prior.to_image, prior.lift, prior.gain)
     return Composed(operator, prior.to_image)
+
+
+def continued(x: Tensor, operator: Operator) -> Tensor:
+    """Images [B,C,H,W] continued below and to the right by their edge values, to the next size that the operator measures."""
+    *_, height, width = operator.measurable(tuple(x.shape[1:]))
+    rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+    x = x.index_select(-2, rows.clamp_max(x.shape[-2] - 1))
+    return x.index_select(-1, columns.clamp_max(x.shape[-1] - 1))
 
 
 def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise) -> Problem:

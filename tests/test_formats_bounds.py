@@ -34,14 +34,18 @@ def test_bombs_and_links(tmp_path, capsys):
     """One process reads them all; its greatest memory only rises, so each rise belongs to one file."""
     pytest.importorskip("h5py")
     paths = [path for path in cases(tmp_path)]
-    ran = subprocess.run([sys.executable, "-c", CHILD, *map(str, paths)], capture_output=True, text=True, cwd=Path.cwd(), timeout=120)
+    ran = subprocess.run(
+        [sys.executable, "-c", CHILD, *map(str, paths)], capture_output=True, text=True, cwd=Path.cwd(), timeout=120
+    )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line.split("\t") for line in ran.stdout.splitlines()]
     assert len(rows) == len(paths)
     with capsys.disabled():
         print()
         for path, (seconds, megabytes, line) in zip(paths, rows):
-            print(f"  {path.name:20s} {path.stat().st_size:8d} bytes {seconds:>5s} s {megabytes:>4s} MB  {line[len(str(path)) :][:90]}")
+            print(
+                f"  {path.name:20s} {path.stat().st_size:8d} bytes {seconds:>5s} s {megabytes:>4s} MB  {line[len(str(path)) :][:90]}"
+            )
     for path, (seconds, megabytes, line) in zip(paths, rows):
         assert line.startswith(str(path)) and "allow" in line, (path.name, line)
         assert float(seconds) <= SECONDS and float(megabytes) <= MEGABYTES, (path.name, seconds, megabytes)

@@ -7,9 +7,10 @@ import torch
 import yaml
 from foreign import randomise
 from published_openai import UNet
-from runs import KINDS, arguments, data, last, trainable, written  # noqa: F401 (data is a fixture)
+from runs import CROPS, KINDS, arguments, data, last, trainable, written  # noqa: F401 (data is a fixture)
 
 import main
+from ldm import checkpoints, config
 
 VQ_PARAMS = {"widths": [32, 64, 64], "blocks": 1, "latent": 3, "codes": 32}
 STAGE = {
@@ -31,6 +32,7 @@ LATENT = {
     },
 }
 CODEBOOK = {"target": "ldm.training.bottleneck.Codebook", "params": {"codes": 32}}
+PIXEL, PATCH = "training.diffusion.PixelDiffusion", "training.diffusion.PatchDiffusion"
 PUBLISHED = {
     "ldm": trainable("prior", LATENT, "latent_diffusion.LatentDiffusion"),
     "vq-f4": trainable("first_stage", STAGE, "autoencoder.Autoencoder", bottleneck=CODEBOOK),
@@ -127,3 +129,27 @@ def test_a_first_stage_of_other_groups(data, tmp_path, capsys):
     for kind in ("pixel", "autoencoder"):
         assert main.main(arguments(data, tmp_path / kind, kind, "--max_steps", "1", weights)) == 2
         assert "only a latent prior has a first stage" in capsys.readouterr().err
+
+
+def test_a_patch_prior_begins_as_the_pixel_prior_it_comes_from(data, tmp_path, monkeypatch, capsys):
+    """Positions have weights of zero at first, and learn; other things that are missing are still refused."""
+    network = {"target": "ldm.networks.residual_unet.ResidualUNet", "params": {"channels": 1, "widths": [8, 12], "blocks": 1}}
+    placed = {**network, "params": {**network["params"], "positions": 2}}
+    pixel = {"denoiser": {"target": "ldm.denoiser.EDM", "params": {"network": network}}, "shape": [1, 16, 16]}
+    patch = {"denoiser": {"target": "ldm.denoiser.EDM", "params": {"network": placed}}, "channels": 1, "size": 16, "patch": 8}
+    monkeypatch.setitem(KINDS, "pixel", trainable("prior", {"target": "ldm.denoiser.Prior", "params": pixel}, PIXEL))
+    node = {"target": "ldm.patch.PatchPrior", "params": patch}
+    monkeypatch.setitem(KINDS, "patch", trainable("prior", node, PATCH, crops=CROPS))
+    assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "8")) == 0
+    source = tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt"
+    begun = config.build({"target": "ldm.patch.PatchPrior", "params": patch})
+    said = checkpoints.initialise(begun, source)
+    assert said == ["positions begin with zero weights: denoiser.network.place.weight"]
+    x, place = torch.randn(2, 1, 8, 8), torch.randn(2, 2, 8, 8)
+    expected = checkpoints.load(source).denoiser(x, torch.ones(2))
+    assert torch.equal(begun.denoiser(x, torch.ones(2), None, place), expected)
+    trained(data, tmp_path, "patch", source, "--max_steps", "3")
+    assert last(tmp_path, "patch")["state_dict"]["prior.denoiser.network.place.weight"].abs().sum() > 0
+    narrow = ["--name", "other", "prior.params.denoiser.params.network.params.blocks=2"]
+    assert main.main([*arguments(data, tmp_path, "patch", *narrow), "--init", str(source)]) == 2
+    assert "missing" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 """Whole trainings through main.py: broken off and gone on with; on two processes; losses that fall."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F4
 import main
 from data.dataset import ManifestDataset
 from ldm import checkpoints
-from ldm.latent import reconstruction_variance
 from ldm.training.diffusion import LEVELS
 
 
@@ -89,7 +89,9 @@ def test_the_sanity_check_measures_nothing(data, tmp_path):
     assert a["error_variance"] == b["error_variance"] > 0
     prior = checkpoints.load(tmp_path / "0" / "p" / "latent")
     image = torch.stack([ManifestDataset(data / "odd.csv")[i]["image"] for i in range(5)])
-    assert reconstruction_variance(prior, image) == pytest.approx(a["error_variance"], rel=1e-5)
+    with torch.no_grad():
+        error = (prior.decode(prior.encode(image)) - image).square().mean()
+    assert float(error) == pytest.approx(a["error_variance"], rel=1e-5)
     assert main.main(arguments(data, tmp_path / "young", "latent", "--max_steps", "1", *more, "1")) == 0
     young = last(tmp_path / "young", "latent")["config"]["prior"]["params"]
     assert not young["variances"] and not young["image_variances"] and young["error_variance"] == 0
@@ -213,8 +215,32 @@ def test_a_run_is_published(data, tmp_path):
     words = ["--runs", str(run), "--train", f"{data}/train.csv", "--test", f"{data}/train.csv", "--steps", "2"]
     assert publish_prior.main([str(run / "checkpoints" / "last.ckpt"), str(new), *words, "--note", "Three steps."]) == 0
     card = (new / "README.md").read_text()
+    assert "| noisy | " in card and "| new | " in card and "| sigma | 0.05 | " in card  # beside other denoisers
     assert "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
     assert {path.name for path in new.glob("*.png")} == {"samples.png", "losses.png"}
+
+
+def test_a_card_tells_the_average_chosen_the_errors_and_the_learning_curve(data, tmp_path):
+    """The better average is the published one, whichever it is; Var[x0 | x] is that of the manifest named."""
+    from scripts import publish_prior
+
+    more = ["--log_every_n_steps", "1", "save_every=4", "ema_half_life=[1000, 0.25]", "model.params.optimiser.params.floor=1"]
+    for steps in ("4", "8"):
+        assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", steps, *more)) == 0
+        file = tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt"
+        file.with_name(f"{steps}.ckpt").write_bytes(file.read_bytes())
+    run, new, all_ = tmp_path / "p" / "pixel", tmp_path / "new", f"{data}/train.csv"
+    words = ["--runs", str(run), "--train", all_, "--test", all_, "--validation", all_, "--spectra", all_, "--steps", "2"]
+    words += ["--earlier", *(str(file.with_name(f"{steps}.ckpt")) for steps in (8, 4))]
+    assert publish_prior.main([str(file), str(new), *words]) == 0
+    card, prior = (new / "README.md").read_text(), checkpoints.load(new)
+    values = {k: float(v) for k, v in re.findall(r"(\S+) images (\S+) dB", card)}
+    best = max(values, key=values.__getitem__)
+    key = "denoiser.network.conv_in.weight"
+    chosen = checkpoints.load(file, ema=float(best.replace(",", ""))).state_dict()[key]
+    assert len(values) == 2 and torch.allclose(prior.state_dict()[key], chosen, atol=2**-11)
+    assert card.index("| 4 | ") < card.index("| 8 | ") and "s of processor time a call" in card
+    assert len(prior.variances) == LEVELS and 0 < prior.variance(0.1) < 2 * 0.1**2
 
 
 def test_losses_fall(data, tmp_path):

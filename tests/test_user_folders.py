@@ -14,11 +14,13 @@ import torch
 
 import sample
 from data import formats, sources
+from data.files import Refusal
 from data.formats import Image, Meta
 from data.formats.image import to_stored
 from data.ranges import DEPTH_8
 from data.seeding import Noise
 from ldm import config as configuration
+from solvers.baseline import Baseline
 from solvers.run.outputs import file_name
 from solvers.run.record import Outcome
 from solvers.run.results import Results
@@ -222,13 +224,38 @@ def test_what_a_format_cannot_hold_fails_alone(world, tmp_path, capsys, monkeypa
 
     def picky(image, path, **more):
         if "scan0" in str(path):
-            raise ValueError("cannot hold this")
+            raise {"a": Refusal("cannot hold this"), "b": KeyError("x")}[path.parts[-3]]
         write(image, path, **more)
 
     monkeypatch.setattr(formats, "write", picky)
-    assert run(world, data, tmp_path / "out") == 1
-    assert tiny.records(tmp_path / "out")["scan0"]["status"] == "failed: cannot hold this"
-    assert list(tiny.restored(tmp_path / "out")) == ["scan1.png"]
+    assert run(world, data, tmp_path / "a") == run(world, data, tmp_path / "b") == 1
+    assert tiny.records(tmp_path / "a")["scan0"]["status"] == "failed: cannot hold this"
+    assert not (tmp_path / "a" / "logs").exists()
+    assert tiny.records(tmp_path / "b")["scan0"]["status"].startswith("failed: KeyError: 'x' (a bug in the program")
+    assert "in picky" in (tmp_path / "b" / "logs" / "scan0.txt").read_text()
+    assert list(tiny.restored(tmp_path / "b")) == ["scan1.png"]
+    monkeypatch.undo()
+    assert run(world, data, tmp_path / "b") == 0 and not any((tmp_path / "b" / "logs").iterdir())
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_bug_fails_its_image_and_leaves_its_traceback(world, tmp_path, capsys, monkeypatch, alone):
+    """alone: the bug is one image's; else it comes up in batches only, whose images are restored one by one."""
+    data, solve = tiny.scans(tmp_path / "data", 3), Baseline.__call__
+
+    def buggy(solver, problem, prior, noise):
+        if ("scan1" in problem.ids) if alone else len(problem.ids) > 1:
+            raise AssertionError("cannot be")
+        return solve(solver, problem, prior, noise)
+
+    monkeypatch.setattr(Baseline, "__call__", buggy)
+    assert run(world, data, tmp_path / "out", "--batch-size", "3") == int(alone)
+    bad = [name for name, record in tiny.records(tmp_path / "out").items() if record["status"] != "ok"]
+    assert bad == ["scan1"] * alone
+    (log,) = (tmp_path / "out" / "logs").iterdir()
+    assert log.name == ("scan1.txt" if alone else "scan0.txt") and "in buggy" in log.read_text()
+    lines = capsys.readouterr().err.splitlines()
+    assert sum("AssertionError: cannot be" in line for line in lines) == 1
 
 
 def test_values_outside_the_window_are_told(world, tmp_path):

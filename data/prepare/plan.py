@@ -115,7 +115,7 @@ def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
         with decoding(path, "DICOM", private=True):
             header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
             return pseudonym(str(header.get("PatientID") or "")) or ""
-    except ValueError:  # what is wrong with the file is told when it is read
+    except Refusal:  # what is wrong with the file is told when it is read
         return ""
 
 

@@ -4,11 +4,14 @@ Each family has a file here that turns its layout into a description of ours and
 weight file is ever executed. `docs/weights.md` lists the published files.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from data.files import Refusal
 from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
@@ -17,7 +20,9 @@ from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
+from ldm.checkpoints.wrappers import unwrapped
 from ldm.denoiser import Prior
+from ldm.networks.residual_unet import ResidualUNet
 
 __all__ = ["agree", "describe", "export", "first_stage", "initialise", "load", "trained"]
 
@@ -26,11 +31,12 @@ TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training'
 Settings = str | Path | Mapping[str, Any] | None
 
 
-def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prior:
+def load(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Prior:
     """The prior in a weight file or model folder, frozen, float32, on the CPU.
 
     config: what a foreign file does not say (a YAML file or a mapping); each family's file names its keys.
-    ema: averaged weights where the file has both. Raises ValueError, one line, listing all that does not fit.
+    ema: averaged weights where the file has both; of ours, a number chooses the average of that half-life in images.
+    Raises ValueError, one line, listing all that does not fit.
     """
     described = describe(path, config, ema=ema)
     if described.part != "prior":
@@ -38,7 +44,7 @@ def load(path: str | Path, config: Settings = None, *, ema: bool = True) -> Prio
     return described.build()  # type: ignore[return-value]
 
 
-def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) -> nn.Module:
+def first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> nn.Module:
     """The autoencoder (ldm.latent.VQ or KL) in a file of its own, or that of a latent prior."""
     described = describe(path, config, ema=ema)
     module = described.build()
@@ -50,9 +56,10 @@ def first_stage(path: str | Path, config: Settings = None, *, ema: bool = True) 
 
 
 def initialise(
-    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool = True, estimated: bool = False
+    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool | float = True, estimated: bool = False
 ) -> list[str]:
-    """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels.
+    """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels and
+    positions, which a network may begin to be told.
 
     estimated: scale and shift of a latent prior need not be the file's. Returns remarks: layers adapted from 3 image channels
     to 1, and a scale and shift left behind. Trainability of the parameters is left as it was.
@@ -62,6 +69,8 @@ def initialise(
     if source.part == "prior" and not isinstance(module, Prior):
         state, built = within("first_stage.", state), getattr(built, "first_stage", built)
     state, changed = adapt_channels(state, module.state_dict())
+    placed = {key: value for key, value in unplaced(module).items() if key not in state}
+    state |= placed
     trainable = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     training = module.training
     fill(module, {key: tensor.clone() for key, tensor in state.items()}, path)
@@ -70,7 +79,14 @@ def initialise(
         parameter.requires_grad_(name in trainable)
     module.train(training)
     adapted = [f"adapted from 3 image channels to 1: {', '.join(changed)}"] if changed else []
+    adapted += [f"positions begin with zero weights: {', '.join(placed)}"] if placed else []
     return adapted + [f"{phrase}, to be estimated" for phrase in left]
+
+
+def unplaced(module: nn.Module) -> dict[str, Tensor]:
+    """Zeros for the weights by which networks take positions, where one without them is the start of one with them."""
+    places = [(name, one.place) for name, one in module.named_modules() if isinstance(one, ResidualUNet)]
+    return {f"{name}.place.weight": torch.zeros(place.weight.shape) for name, place in places if place is not None}
 
 
 def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
@@ -81,7 +97,7 @@ def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[s
     return list(found.values())
 
 
-def describe(path: str | Path, config: Settings = None, *, ema: bool = True) -> Described:
+def describe(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Described:
     """Tell the family and read it: a model description and its state dict, before anything is built.
 
     The folder of a training run (logs/<project>/<name>) means its best checkpoint, or its last where none was validated.
@@ -99,8 +115,15 @@ def trained(path: Path) -> Path:
     return next((path / file for file in TRAINED if (path / file).is_file()), path)
 
 
-def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Described:
-    content = weights(path)
+def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
+    content, wrapper = unwrapped(weights(path), path)
+    if wrapper:
+        warnings.warn(f"{path}: {wrapper}", stacklevel=4)
+    described = _of_family(path, content, settings, ema)
+    return replace(described, notes=(*described.notes, wrapper)) if wrapper else described
+
+
+def _of_family(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
     if "config" in content and "state_dict" in content:
         _unneeded(path, settings)
         return own.describe_checkpoint(path, content, ema)
@@ -112,7 +135,7 @@ def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool) -> Describe
             return family.describe(path, state, settings)
     for family in (stable_diffusion, compvis):
         if family.recognises(state):
-            return family.describe(path, state, settings, ema)
+            return family.describe(path, state, settings, bool(ema))
     raise Refusal(f"{path}: the layout of these weights is not known")
 
 

@@ -10,7 +10,7 @@ ESTIMATED = ("scale", "shift")  # of a latent prior; training may find them out 
 MEANT = (  # attributes of a module that change what its weights do; sizes, noise levels, dropout and what was measured do not
     *("predicts", "sigma_data", "beta_d", "beta_min", "alpha_bar"),
     *("num_groups", "heads", "time_scale", "flip_sin_to_cos", "downscale_freq_shift"),
-    *("scale_shift", "damping", "output_scale_factor", "rescale_output_factor"),
+    *("scale_shift", "damping", "unshuffle", "output_scale_factor", "rescale_output_factor"),
 )
 
 

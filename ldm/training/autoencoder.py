@@ -15,7 +15,7 @@ from data.files import Refusal
 from ldm.patch import cut
 from ldm.training.bottleneck import Codebook, Gaussian
 from ldm.training.losses import adaptive_weight, hinge
-from ldm.training.optimisation import AdamW
+from ldm.training.optimisation import Optimiser
 from ldm.training.randomness import Draws, Parts
 
 
@@ -36,7 +36,7 @@ class Autoencoder(pl.LightningModule):
         self,
         first_stage: nn.Module,
         bottleneck: Codebook | Gaussian,
-        optimiser: AdamW,
+        optimiser: Optimiser,
         crops: Mapping[int, int] | None = None,
         per_image: int = 4,
         perceptual: nn.Module | None = None,

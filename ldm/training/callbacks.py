@@ -3,7 +3,7 @@
 import math
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,34 @@ from ldm.training.sharding import split_like, whole
 
 
 class Averaging(pl.Callback):
-    """Keeps the EMA of everything that is exported; it is used for validation and stored as checkpoint["ema"]."""
+    """Keeps EMAs of everything that is exported, one for each half-life in images.
 
-    def __init__(self, half_life: float):
-        self.ema = EMA(half_life)
+    The first is used for validation and stored as checkpoint["ema"]; the others as checkpoint["ema_others"], under their
+    half-lives, for whoever exports to choose from (as Karras et al. 2024 do).
+    """
+
+    def __init__(self, half_lives: float | Sequence[float]):
+        lengths = [half_lives] if isinstance(half_lives, (int, float)) else half_lives
+        self.ema, *self.others = [EMA(length) for length in lengths]
         self.images = 0  # since the last optimiser step
+
+    @property
+    def all(self) -> list[EMA]:
+        return [self.ema, *self.others]
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         names = {k for k, v in module.state_dict().items() if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()}
         trained = {k for k, p in module.named_parameters() if p.requires_grad}
-        if not self.ema.weights:
-            self.ema.start(module, names & trained)
-        self.ema.weights = {k: v.to(module.device) for k, v in self.ema.weights.items()}
+        for ema in self.all:
+            if not ema.weights:
+                ema.start(module, names & trained)
+            ema.weights = {k: v.to(module.device) for k, v in ema.weights.items()}
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         self.images += len(batch["image"]) * trainer.world_size
         if not accumulates(trainer):
-            self.ema.update(module, self.images)
+            for ema in self.all:
+                ema.update(module, self.images)
             self.images = 0
 
     def on_validation_start(self, trainer, module) -> None:
@@ -48,13 +59,17 @@ class Averaging(pl.Callback):
         self.ema.swap(module)
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        checkpoint["ema"] = {k: whole(v).cpu().clone() for k, v in self.ema.weights.items()}
-        checkpoint["ema_images"] = self.ema.seen
+        stored = [{k: whole(v).cpu().clone() for k, v in ema.weights.items()} for ema in self.all]
+        checkpoint["ema"], checkpoint["ema_images"] = stored[0], self.ema.seen
+        checkpoint["ema_others"] = {f"{ema.half_life:g}": state for ema, state in zip(self.others, stored[1:])}
 
     def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
-        state = module.state_dict()
-        self.ema.weights = {k: split_like(state[k], v.clone()) for k, v in checkpoint["ema"].items()}
-        self.ema.seen = checkpoint["ema_images"]
+        """A length that the run did not keep so far begins at its first; files may hold them in half precision."""
+        state, kept = module.state_dict(), checkpoint.get("ema_others", {})
+        for ema in self.all:
+            found = checkpoint["ema"] if ema is self.ema else kept.get(f"{ema.half_life:g}", checkpoint["ema"])
+            ema.weights = {k: split_like(state[k], v.float().clone()) for k, v in found.items()}
+            ema.seen = checkpoint["ema_images"]
 
 
 class Sharded(ModelParallelStrategy):

@@ -18,7 +18,7 @@ from ldm.denoiser import Prior, column
 from ldm.sampling import Heun
 from ldm.training.crops import Crops, denoiser_of, geometry
 from ldm.training.noise_levels import Mixture, UniformTime, Weighting, weight
-from ldm.training.optimisation import AdamW
+from ldm.training.optimisation import Optimiser
 from ldm.training.randomness import Draws, Parts
 from ldm.training.sharding import shard
 
@@ -37,7 +37,9 @@ class States(NamedTuple):
 class PixelDiffusion(pl.LightningModule):
     """prior: what is trained and, later, used. labels: feed the manifest's label column to a class-conditional network.
 
-    flip: mirror half of the images left to right (where left and right mean nothing). crops: of patch training, below.
+    flip: mirror half of the images left to right (where left and right mean nothing). turn: half of them upside down too, and
+    half with rows and columns swapped, as suits a prior that knows details and not which way is up. crops: of patch training,
+    below. A network of any size is trained on whatever size the data have, `data.params.crop` for one.
     """
 
     prior: Prior
@@ -47,13 +49,14 @@ class PixelDiffusion(pl.LightningModule):
     def __init__(
         self,
         prior: Prior,
-        optimiser: AdamW,
+        optimiser: Optimiser,
         levels: Mixture | UniformTime | None = None,
         weighting: Weighting | None = None,
         labels: bool = False,
         flip: bool = False,
         crops: Crops | None = None,
         seed: int = 0,
+        turn: bool = False,
     ):
         super().__init__()
         if prior.kind != self.kind:
@@ -65,7 +68,7 @@ class PixelDiffusion(pl.LightningModule):
         self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
         self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
-        self.labels, self.flip, self.seed, self.parts = labels, flip, seed, Parts()
+        self.labels, self.flip, self.turn, self.seed, self.parts = labels, flip, turn, seed, Parts()
         self.found: dict[str, list[Tensor]] = {}  # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
 
     def configure_optimizers(self):
@@ -129,14 +132,20 @@ class PixelDiffusion(pl.LightningModule):
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         """The clean states of whole images."""
         image = self.fitting(batch["image"])
-        return torch.where(self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image)
+        image = torch.where(self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image)
+        if not (self.turn and self.training):
+            return image
+        down, turned = draws.uniform((2, len(image))) < 0.5
+        image = torch.where(down[:, None, None, None], image.flip(2), image)
+        return torch.where(turned[:, None, None, None], image.mT, image)
 
     def mirror(self, n: int, draws: Draws) -> Tensor:
         """Which images to mirror, [n] bool."""
         return draws.uniform((n,)) < (0.5 if self.flip and self.training else 0.0)
 
     def fitting(self, image: Tensor) -> Tensor:
-        if tuple(image.shape[1:]) != tuple(self.prior.image_shape):
+        fits = image.shape[1] == self.prior.image_shape[0] if self.prior.any_size else image.shape[1:] == self.prior.image_shape
+        if not fits:
             raise Refusal(f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}")
         return image
 

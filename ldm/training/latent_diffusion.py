@@ -13,7 +13,7 @@ from ldm.training.crops import Crops
 from ldm.training.diffusion import PixelDiffusion
 from ldm.training.latent_cache import Latents
 from ldm.training.noise_levels import Mixture, UniformTime, Weighting
-from ldm.training.optimisation import AdamW
+from ldm.training.optimisation import Optimiser
 from ldm.training.randomness import Draws
 
 
@@ -30,7 +30,7 @@ class LatentDiffusion(PixelDiffusion):
     def __init__(
         self,
         prior: LatentPrior,
-        optimiser: AdamW,
+        optimiser: Optimiser,
         levels: Mixture | UniformTime | None = None,
         weighting: Weighting | None = None,
         labels: bool = False,

@@ -58,7 +58,7 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
 def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
     """Raise ValueError, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
     saved = weights(path)
-    if "config" not in saved or "manifests" not in saved:
+    if not all(isinstance(saved.get(part), Mapping) for part in ("config", "manifests")):
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")
     old, new = SEEDS | flat(saved["config"], ""), SEEDS | flat(config, "")
     for key in sorted(old.keys() | new.keys()):

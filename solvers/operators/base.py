@@ -69,6 +69,10 @@ class Operator:
         """Shape of y, without the batch axis, for images of shape [C,H,W]."""
         raise NotImplementedError
 
+    def measurable(self, shape: Shape) -> Shape:
+        """The smallest [C,H,W] of at least this size that it measures: images of other sizes are continued to it."""
+        return tuple(shape)
+
     def measured(self, y: Tensor) -> Tensor:
         """Number of really measured real entries per image, [B]."""
         return torch.full((len(y),), float(y[0].numel()), dtype=y.dtype, device=y.device)
@@ -108,7 +112,7 @@ class Operator:
 
 
 class LinearOperator(Operator):
-    """y = A x. Adds `adjoint` (exact), `solve`, `norm`; `pinv` only where it exists."""
+    """y = A x. Adds `adjoint` (exact), `solve`, `norm`."""
 
     elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
 
@@ -169,74 +173,6 @@ class Linearization(LinearOperator):
 
     def norm(self) -> float:
         return power_iteration(self, self.x)
-
-
-class Seen(LinearOperator):
-    """A linear operator behind a linear view of the state: A B with B B^T = gain I.
-
-    Cropping a padded patch state (gain 1) and averaging the channels of a 3-channel state on gray images (gain 1/3)
-    are such views; `solve` is then the operator's own with v * gain.
-    """
-
-    def __init__(
-        self, operator: LinearOperator, view: Callable[[Tensor], Tensor], lift: Callable[[Tensor], Tensor], gain: float = 1.0
-    ):
-        self.operator, self.view, self.lift, self.gain = operator, view, lift, gain
-        self.unit_range = operator.unit_range
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.operator.forward(self.view(x))
-
-    def adjoint(self, y: Tensor) -> Tensor:
-        return self.lift(self.operator.adjoint(y))
-
-    @property
-    def exact(self) -> bool:
-        return self.operator.exact
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.operator.restrict(y)
-
-    def gram(self, r: Tensor) -> Tensor:
-        return self.gain * self.operator.gram(r)
-
-    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        return self.operator.solve(r, s2, v * self.gain)
-
-    def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        return self.lift(self.operator.correct(r, s2, v * self.gain))
-
-    def norm(self) -> float:
-        return self.gain**0.5 * self.operator.norm()
-
-    def measured(self, y: Tensor) -> Tensor:
-        return self.operator.measured(y)
-
-    def select(self, indices: Sequence[int]) -> "Seen":
-        return Seen(self.operator.select(indices), self.view, self.lift, self.gain)  # type: ignore[arg-type]
-
-
-class Composed(Operator):
-    """y = outer(inner(x)) for any differentiable inner map, e.g. A after a decoder; linear at a point by `linearize`."""
-
-    def __init__(self, outer: Operator, inner: Callable[[Tensor], Tensor]):
-        self.outer, self.inner = outer, inner
-        self.unit_range = outer.unit_range
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.outer.forward(self.inner(x))
-
-    def measured(self, y: Tensor) -> Tensor:
-        return self.outer.measured(y)
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.outer.restrict(y)
-
-    def given(self, y: Tensor, sigma: float | Tensor) -> "Composed":
-        return Composed(self.outer.given(y, sigma), self.inner)
-
-    def select(self, indices: Sequence[int]) -> "Composed":
-        return Composed(self.outer.select(indices), self.inner)
 
 
 def one_each(tensor: Tensor, noise: Noise, what: str) -> None:

@@ -1,9 +1,8 @@
-"""Operators one after another: y = A_n(...A_2(A_1 x)). `base.Composed` is an operator after any differentiable map."""
+"""Operators one after another: y = A_n(...A_2(A_1 x)). `wrapper.Composed` is an operator after any differentiable map."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -11,10 +10,13 @@ from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape
 from solvers.operators.grid import Grid
+from solvers.operators.wrapper import Wrapper
+
+LONGER = 128  # pixels that both sides together may grow by for operators one after another
 
 
 @dataclass(frozen=True, eq=False)
-class Composition(Operator):
+class Composition(Wrapper):
     """The operators in the order they act in; what y holds is the last one's. Drawing it makes it linear if all are."""
 
     operators: Sequence[Operator]
@@ -28,24 +30,8 @@ class Composition(Operator):
         return any(operator.random for operator in self.operators)
 
     @property
-    def unit_range(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].unit_range
-
-    @property
-    def transmission(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].transmission
-
-    @property
-    def amplitude(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].amplitude
-
-    @property
-    def turns(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].turns
-
-    @property
-    def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
-        return self.operators[-1].neighbours
+    def outer(self) -> Operator:  # type: ignore[override]
+        return self.operators[-1]
 
     @property
     def grid(self) -> Grid | None:
@@ -66,6 +52,24 @@ class Composition(Operator):
         chosen = type(self)([operator.select(indices) for operator in self.operators])
         return chosen if self.shape is None else chosen.bind(self.shape)
 
+    def measurable(self, shape: Shape) -> Shape:
+        """Sides are lengthened one by one until every operator measures what the one before it gives."""
+        c, h, w = self.operators[0].measurable(shape)
+        for more in range(LONGER):
+            for down in range(more + 1):
+                grown = (c, h + down, w + more - down)
+                if self.fits(grown):
+                    return grown
+        return tuple(shape)
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether each operator measures what it is given."""
+        for operator in self.operators:
+            if operator.measurable(shape) != tuple(shape):
+                return False
+            shape = operator.shape_out(shape)
+        return True
+
     def shape_out(self, shape: Shape) -> Shape:
         for operator in self.operators:
             shape = operator.shape_out(shape)
@@ -75,15 +79,6 @@ class Composition(Operator):
         for operator in self.operators:
             x = operator.forward(x)
         return x
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.operators[-1].restrict(y)
-
-    def measured(self, y: Tensor) -> Tensor:
-        return self.operators[-1].measured(y)
-
-    def noise_alone(self, y: Tensor) -> Tensor | None:
-        return self.operators[-1].noise_alone(y)
 
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         *before, last = self.operators

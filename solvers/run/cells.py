@@ -62,4 +62,4 @@ def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
     """How the images of all cells are drawn, as the flags say."""
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
-    return Run(options.seed, together, options.measurements, options.precision)
+    return Run(options.seed, together, options.measurements, options.scale or 1.0, options.precision)

@@ -2,6 +2,7 @@
 published scripts that are refused are in configs/flags.yaml."""
 
 import argparse
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,12 @@ TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of whi
 
 
 class Parser(argparse.ArgumentParser):
+    """Mistakes are Refusals, --help shows the text as it is written, and --traceback is a flag of every program."""
+
+    def __init__(self, prog: str, about: str):
+        super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
+
     def error(self, message: str):
         raise Refusal(message)
 
@@ -32,6 +39,8 @@ class Parser(argparse.ArgumentParser):
     def refuse(self, argv: Sequence[str]) -> None:
         """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
         instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
+        if "--measurements" in map(dashes, argv):
+            instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
         for word in argv:
             flag = dashes(word).split("=")[0]
             if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
@@ -83,6 +92,8 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+    if options.scale and not options.measurements:
+        raise Refusal("--scale is for --measurements: other images say their own range")
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
         raise Refusal("--measurements needs --data-root or --manifest: the files that were measured")
@@ -94,7 +105,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
 
 
 def parser(about: str) -> Parser:
-    made = Parser("sample.py", description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    made = Parser("sample.py", about)
     add = made.add_argument
     add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
     add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
@@ -106,6 +117,7 @@ def parser(about: str) -> Parser:
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
     add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add("--scale", type=factor, metavar="auto|NUMBER", help="with --measurements: y times this; results are divided by it")
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
     add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
     add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
@@ -120,6 +132,7 @@ def parser(about: str) -> Parser:
     add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
     add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
     add("--devices", type=whole, default=1, metavar="N")
@@ -127,6 +140,7 @@ def parser(about: str) -> Parser:
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--allow-env", action="store_true", help="let --base files ask for ${oc.env:NAME} and the like")
     add("--print-config", action="store_true", help="show the merged configuration and stop")
     return made
 
@@ -146,6 +160,17 @@ def whole(word: str) -> int:
     if not word.isdigit() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
     return int(word)
+
+
+def factor(word: str) -> float | str:
+    """auto, or a number > 0"""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if word != "auto" and not (value > 0 and math.isfinite(value)):
+        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number > 0")
+    return "auto" if word == "auto" else value
 
 
 def index(word: str) -> int:

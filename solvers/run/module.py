@@ -11,17 +11,20 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cost import Meter
+from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
-from solvers.run.record import Outcome, failed, nearest, scores
-from solvers.run.scans import Scan, remarks
-from solvers.step import Step, check, doubts, lowered
+from solvers.run.record import Outcome, broken, failed, nearest, scores
+from solvers.run.scans import Scan, named, remarks, rescaled
+from solvers.solver import Step, check, doubts, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
@@ -49,6 +52,7 @@ class Run:
     seed: int = 0
     rows: int = 1  # images times draws in one network call
     measurements: bool = False  # the scans are y, there is no truth
+    scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
     precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
@@ -68,35 +72,54 @@ class Reconstruction(pl.LightningModule):
 
     def check(self, scan: Scan) -> None:
         """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
-        for cell in self.cells:
-            if cell.operator is not None:
-                problem, prior, _ = self.pose(cell, [scan])
-                check(cell.solver, problem, prior)
+        for cell in (cell for cell in self.cells if cell.operator):
+            with named(scan.image_id):
+                problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
+            units.check(problem, simulated=not self.run.measurements)
+            check(cell.solver, problem, prior)
 
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
         cell = self.cells[dataloader_idx]
-        outcomes = [failed(scan, scan.error) for scan in batch if scan.error]
+        outcomes = [failed(scan, scan.error, scan.trace) for scan in batch if scan.error]
         readable = [scan for scan in batch if not scan.error]
         for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
             outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
 
-    def restore(self, cell: Cell, scans: list[Scan], problem: Problem | None = None) -> list[Outcome]:
-        """Scans of one shape: measurement, draws, and one outcome each. If they cannot be restored together, one by one: what
-        is wrong with one of them is not the others' fault. problem: theirs, where it is posed already and they hold no truth."""
-        start, given = time.perf_counter(), problem
+    def restore(self, cell: Cell, scans: list[Scan], given: Problem | None = None) -> list[Outcome]:
+        """Scans of one shape, one outcome each. If they cannot be restored together, one by one: what is wrong with one of them
+        is not the others' fault. A bug in the program fails its image too, and its traceback goes with the outcome.
+
+        given: their problem, where it is posed already and they hold no truth.
+        """
         try:
-            problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
-            check(cell.solver, problem, prior)
-            with Meter(prior, self.autocast) as meter:
-                draws, bad = self.draw(cell, problem, prior)
-        except ValueError as error:
-            if len(scans) > 1:
-                alone = [None if given is None else given.select([i]) for i in range(len(scans))]
-                return [self.restore(cell, [scan], own)[0] for scan, own in zip(scans, alone)]
-            return [failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))]  # which is said with every failure
+            return self.restore_together(cell, scans, given)
+        except Refusal as error:
+            lone = failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))  # which is said with every failure
+        except Exception as error:
+            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):  # nor would the next image do better
+                raise
+            lone = broken(scans[0], error)
+        if len(scans) == 1:
+            return [lone]
+        alone = [None if given is None else given.select([i]) for i in range(len(scans))]
+        outcomes = [self.restore(cell, [scan], own)[0] for scan, own in zip(scans, alone)]
+        if lone.trace and not any(outcome.trace for outcome in outcomes):  # a bug that only a batch shows is not hidden either
+            outcomes[0] = replace(outcomes[0], trace=lone.trace)
+        return outcomes
+
+    def restore_together(self, cell: Cell, scans: list[Scan], given: Problem | None = None) -> list[Outcome]:
+        """Measurement, draws, and one outcome for each of the scans, which have one shape."""
+        start = time.perf_counter()
+        scans = self.in_units(cell, scans) if given is None else scans
+        problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
+        if self.run.measurements or given is not None:
+            units.check(problem)
+        check(cell.solver, problem, prior)
+        with Meter(prior, self.autocast) as meter:
+            draws, bad = self.draw(cell, problem, prior)
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
@@ -122,11 +145,13 @@ class Reconstruction(pl.LightningModule):
         if cell.keep == "oracle" and truth is not None:
             kept = nearest(draws, truth, turns)
         image = draws.mean(0) if many else draws[kept]
-        record = {"image_id": scan.image_id, "input_sha256": scan.checksum, "residual": float(residuals[kept])}
+        record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
         if many:
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:
             record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
+        if scan.scale != 1:
+            record["scale"] = scan.scale
         if self.run.measurements and operator.grid not in (None, Grid()):
             record["grid"] = operator.grid._asdict()
         if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
@@ -141,11 +166,16 @@ class Reconstruction(pl.LightningModule):
             image=image,
             draws=draws if many else None,
             truth=truth,
-            y=problem.stored()[0].cpu(),
+            y=problem.stored()[0].cpu() / scan.scale,
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
             grid=operator.grid,
         )
+
+    def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
+        """Measurements times `run.scale`; others as they are."""
+        assert cell.operator is not None
+        return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
         """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
@@ -213,7 +243,7 @@ class Reconstruction(pl.LightningModule):
             noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
             steps, count = cell.solver(self.prior, noise, like), 1
         else:
-            problem, prior, _ = self.pose(cell, [scan])
+            problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             count = min(cell.draws, self.run.rows)
             steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
         times = [time.perf_counter()]

@@ -1,40 +1,74 @@
-"""A line that says where a run is: images done, step, residual. On a terminal it is rewritten, in a log repeated rarely."""
+"""How far a run is: a bar with rate and remaining time on a terminal, a line every few seconds in a log."""
 
 import sys
 import time
 from collections.abc import Callable, Sequence
 
+from tqdm import tqdm
+
+from data.files import printable
+
+OFTEN, RARELY = 0.2, 5.0  # seconds between two showings on a terminal and in a log
+
+
+class Bar(tqdm):
+    """tqdm's bar on stderr; where that is no terminal, whole lines instead of one that is written over."""
+
+    def __init__(self, total: int, unit: str, visible: bool = True):
+        self.terminal = sys.stderr.isatty()
+        every = OFTEN if self.terminal else RARELY
+        super().__init__(
+            total=total,
+            unit=f" {unit}",
+            disable=not visible,
+            file=sys.stderr,
+            mininterval=every,
+            miniters=0,
+            dynamic_ncols=self.terminal,
+            ncols=None if self.terminal else 110,
+            ascii=" #",
+        )
+
+    def display(self, msg: str | None = None, pos: int | None = None) -> bool | None:
+        if self.terminal:
+            return super().display(msg, pos)
+        self.fp.write(f"{msg or self}\n")
+        self.fp.flush()
+        return True
+
+    def close(self) -> None:
+        if self.disable or self.terminal:
+            return super().close()
+        self.display()
+        self.disable: bool = True
+        self._decr_instances(self)
+
 
 class Progress:
-    """Silent until `start`; only the first process of a group shows anything. done: images finished, counted by the writer."""
+    """Images done, and of the batch at work its step and residual. Silent until `start`."""
 
     def __init__(self) -> None:
-        self.total = self.done = 0
-        self.visible = False
-        self._next = 0.0
+        self.bar = Bar(0, "images", visible=False)
+        self.next = 0.0
 
     def start(self, total: int, visible: bool = True) -> None:
-        """total: images to do, at most."""
-        self.total, self.done, self.visible = total, 0, visible
-        self._next = self._began = time.monotonic()
+        """total: images to do, at most. visible: of several processes, the first one's."""
+        self.bar, self.next = Bar(total, "images", visible), 0.0
 
     def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
-        """residual is computed only when the line is shown: a few times a second, less often where it is slow (a decoder)."""
-        if not self.visible or time.monotonic() < self._next:
+        """residual is computed only when it is shown: a few times a second, less often where it is slow (a decoder)."""
+        begun = time.monotonic()
+        if self.bar.disable or begun < self.next:
             return
-        bar = "#" * round(20 * self.done / max(self.total, 1))
-        name = ids[0] if len(set(ids)) == 1 else f"{ids[0]} and {len(set(ids)) - 1} more"
-        seconds = time.monotonic() - self._began
-        fit = f"  residual {residual():.3f}" if residual else ""
-        cost = time.monotonic() - self._began - seconds
-        self._show(f"[{bar:20}] {self.done}/{self.total}  {name}  step {t + 1}/{steps}{fit}  {seconds:.0f} s")
-        self._next = time.monotonic() + max(0.2 if sys.stderr.isatty() else 5, min(20 * cost, 30))
+        others = len(set(ids)) - 1
+        words = [printable(ids[0]) + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
+        words += [f"residual {residual():.3f}"] if residual else []
+        self.bar.set_postfix_str("  ".join(words), refresh=True)
+        now = time.monotonic()
+        self.next = now + max(self.bar.mininterval, min(20 * (now - begun), 30))
 
-    def finish(self) -> None:
-        if self.visible and sys.stderr.isatty():
-            sys.stderr.write("\n")
-        self.visible = False
+    def finished(self, images: int) -> None:
+        self.bar.update(images)
 
-    def _show(self, line: str) -> None:
-        sys.stderr.write(f"\r\x1b[2K{line[:110]}" if sys.stderr.isatty() else f"{line}\n")
-        sys.stderr.flush()
+    def close(self) -> None:
+        self.bar.close()

@@ -1,5 +1,6 @@
 """What became of one scan, and the numbers that go into its record."""
 
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -8,7 +9,20 @@ from torch import Tensor
 
 from solvers import metrics
 from solvers.operators.grid import Grid
-from solvers.run.scans import Scan
+from solvers.run.scans import Scan, bug
+
+COLUMNS = {  # the numbers of a record that are averaged -> (heading, digits)
+    "psnr": ("PSNR dB", 2),
+    "baseline_psnr": ("baseline PSNR dB", 2),
+    "psnr_draw": ("PSNR of one draw dB", 2),
+    "ssim": ("SSIM", 3),
+    "ssim_draw": ("SSIM of one draw", 3),
+    "nmse": ("NMSE", 4),
+    "residual": ("residual", 3),
+    "residual_mean": ("residual of the mean", 3),
+    "coverage": ("coverage of 90 %", 3),
+    "seconds": ("seconds", 1),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +42,7 @@ class Outcome:
     image_like: bool = True  # y is on the images' scale; sinograms, k-space and amplitudes are not
     grid: Grid | None = None  # where in the image the samples of y lie
     folder: str = "recon"  # "samples" for draws from the prior itself
+    trace: str = ""  # of a bug in the program that this image met, as Python prints it
 
     @property
     def image_id(self) -> str:
@@ -39,8 +54,14 @@ class Outcome:
         return None if self.draws is None else self.draws.std(0)
 
 
-def failed(scan: Scan, reason: str) -> Outcome:
-    return Outcome(scan, {"image_id": scan.image_id, "status": f"failed: {reason}"})
+def failed(scan: Scan, reason: str, trace: str = "") -> Outcome:
+    """An image that could not be restored, and why. trace: if the reason is a bug in the program."""
+    return Outcome(scan, {"image_id": scan.image_id, "status": f"failed: {reason}"}, trace=trace)
+
+
+def broken(scan: Scan, error: Exception) -> Outcome:
+    """An image on which the program failed. Called where `error` is being handled."""
+    return failed(scan, bug(error), traceback.format_exc())
 
 
 def nearest(draws: Tensor, truth: Tensor, turns: bool) -> int:

@@ -10,20 +10,9 @@ from typing import Any
 import yaml
 
 from data.files import commit, commit_json, json_lines, read_yaml
+from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
-COLUMNS = {  # key of a record -> (heading, digits)
-    "psnr": ("PSNR dB", 2),
-    "baseline_psnr": ("baseline PSNR dB", 2),
-    "psnr_draw": ("PSNR of one draw dB", 2),
-    "ssim": ("SSIM", 3),
-    "ssim_draw": ("SSIM of one draw", 3),
-    "nmse": ("NMSE", 4),
-    "residual": ("residual", 3),
-    "residual_mean": ("residual of the mean", 3),
-    "coverage": ("coverage of 90 %", 3),
-    "seconds": ("seconds", 1),
-}
 PANELS = 48  # on a page; the folder holds them all
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }

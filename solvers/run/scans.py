@@ -3,10 +3,12 @@
 The cut depends on the manifest and the batch size alone, so a restarted run computes the very same batches.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+import traceback
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.distributed
@@ -14,11 +16,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
-from data.files import Refusal
+from data.files import Refusal, first_line
 from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
+from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Operator
+from solvers import units
+from solvers.operators.base import Operator, Shape
+from solvers.problem import image_shape
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,16 @@ class Scan:
     source: Image | None = None  # the file as it was read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
+    trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
+    scale: float = 1.0  # what its y was multiplied by
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the image's pixels, beside the configuration: for its record."""
+        contract = self.intensity and [self.intensity.low, self.intensity.high]
+        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract}
 
     @property
     def volume(self) -> str:
@@ -39,6 +53,8 @@ class Scan:
             return ""
         return (self.source.meta.series or "")[:16]
 
+
+DECISIVE = ("slice", "window")  # of a row, beside its file
 
 Load = Callable[[Any], Scan]
 
@@ -51,12 +67,59 @@ class Source(NamedTuple):
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
-    """A row of the manifest as a Scan; a file that cannot be read is told, not raised. load: row -> pixels, source, intensity."""
+    """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
+
+    load: row -> pixels, source, intensity.
+    """
     try:
         pixels, source, intensity = load(row)
-        return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
-    except ValueError as error:
+        return Scan(
+            row.image_id, pixels, source, intensity, checksum=checksum(row.path), row={key: getattr(row, key) for key in DECISIVE}
+        )
+    except Refusal as error:
         return Scan(row.image_id, error=str(error))
+    except MemoryError:
+        raise
+    except Exception as error:  # a bug, of which this row may be the only one to suffer
+        return Scan(row.image_id, error=bug(error), trace=traceback.format_exc())
+
+
+def bug(error: Exception) -> str:
+    """One line about a bug in the program, whose traceback is kept."""
+    return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
+
+
+@contextmanager
+def named(image_id: str) -> Iterator[None]:
+    """Refusals inside say which image they are about."""
+    try:
+        yield
+    except Refusal as error:
+        raise Refusal(f"{image_id}: {str(error).removeprefix(f'{image_id}: ')}") from None
+
+
+def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
+    """Measurements of one shape times a factor, which their results are divided by when they are written.
+
+    scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
+    """
+    if scale == 1:
+        return list(scans)
+    factors = [scale] * len(scans)
+    if scale == "auto":
+        y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        shape = image_shape(operator, tuple(y.shape[1:]), prior)
+        noise = Noise([scan.image_id for scan in scans], "noise")
+        factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
+    return [_times(scan, float(factor), operator.unit_range or operator.amplitude) for scan, factor in zip(scans, factors)]
+
+
+def _times(scan: Scan, factor: float, physical: bool) -> Scan:
+    """physical: y is proportional to u in [0, 1], whose 0 is the contract's `low`; else to x in [-1, 1]."""
+    assert scan.intensity is not None and scan.pixels is not None
+    low, half = scan.intensity.low, scan.intensity.per_unit
+    low += 0 if physical else half - half / factor
+    return replace(scan, pixels=factor * scan.pixels, intensity=Intensity(low, low + 2 * half / factor), scale=factor)
 
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
@@ -82,13 +145,13 @@ def seeded(channels: int, row: Any) -> Scan:
 
 def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
     """The first scan that can be read; if there is none, ValueError says what ails the very first."""
-    reasons = []
+    bad = []
     for row in rows:
         scan = load(row)
         if not scan.error:
             return scan
-        reasons.append(scan.error)
-    raise Refusal(reasons[0])
+        bad.append(scan)
+    raise RuntimeError(bad[0].trace) if bad[0].trace else Refusal(bad[0].error)
 
 
 def reader(

@@ -5,8 +5,9 @@ import warnings
 from argparse import Namespace
 
 import pytorch_lightning as pl
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.files import Refusal
+from data.files import Refusal, first_line
 
 NOISY = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric")
 
@@ -21,11 +22,14 @@ def quiet() -> None:
 
 def make_trainer(options: Namespace) -> pl.Trainer:
     """The trainer that sample.py's flags ask for. Raises Refusal for a precision that its device does not have."""
-    trainer = pl.Trainer(
-        accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
-        strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
-        inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-    )  # fmt: skip
+    try:
+        trainer = pl.Trainer(
+            accelerator=options.accelerator, devices=options.devices, num_nodes=options.num_nodes,
+            strategy="ddp" if options.devices * options.num_nodes > 1 else "auto", use_distributed_sampler=False,
+            inference_mode=False, logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        )  # fmt: skip
+    except MisconfigurationException as error:  # devices that there are not
+        raise Refusal(first_line(error)) from error
     device = trainer.strategy.root_device.type
     if options.precision == "16-mixed" and device == "cpu":
         raise Refusal("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")

@@ -36,7 +36,7 @@ def reassemble(results: Results, load: Callable[[str], Scan | None]) -> list[str
             if series and any(_folder_of(record) in failed for record in slices):
                 raise Refusal(f"{name}: an image of its folder failed, which may be one of its slices")
             _assemble(results, name, slices, sources)
-        except ValueError as error:
+        except Refusal as error:
             apart.append(f"a volume is not put together, its slices are in recon/: {error}")
     return apart
 

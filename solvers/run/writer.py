@@ -6,8 +6,10 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
+from data.files import Refusal
+from solvers.run.door import complain
 from solvers.run.module import Reconstruction
-from solvers.run.record import Outcome, failed
+from solvers.run.record import Outcome, broken, failed
 from solvers.run.results import Results
 
 
@@ -38,12 +40,20 @@ class Writer(BasePredictionWriter):
         for outcome in prediction:
             if outcome.image_id in self.done[dataloader_idx]:
                 continue
+            if outcome.trace and outcome.image is not None:  # else the line about its failure says so
+                complain(
+                    "note", f"{outcome.image_id}: its batch met {outcome.trace.splitlines()[-1]}; restored one by one, see logs/"
+                )
             try:
                 self.results[dataloader_idx].commit(outcome)
-            except ValueError as error:  # its file's format cannot hold the result; others' may
+            except Refusal as error:  # its file's format cannot hold the result; others' may
                 self.results[dataloader_idx].commit(failed(outcome.scan, str(error)))
-        pl_module.progress.done += len(prediction)
+            except (OSError, MemoryError):
+                raise
+            except Exception as error:
+                self.results[dataloader_idx].commit(broken(outcome.scan, error))
+        pl_module.progress.finished(len(prediction))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
-        pl_module.progress.finish()
+        pl_module.progress.close()
         trainer.strategy.barrier("every process has committed its last image")

@@ -1,0 +1,104 @@
+"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors, its speed."""
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data.dataset import ManifestDataset
+from data.seeding import Noise
+from ldm import checkpoints, spectra
+from ldm import config as configuration
+from ldm.checkpoints.description import Described
+from ldm.checkpoints.own import half_lives
+from ldm.checkpoints.reading import weights
+from ldm.denoiser import Prior
+from ldm.latent import LatentPrior
+from ldm.schedule import geometric
+from solvers.metrics import psnr
+
+LEVELS = (0.05, 0.1, 0.2, 0.3, 0.58, 1.0)  # noise levels of the denoising figures
+ROWS = 12  # noise levels at which errors are measured by frequency
+PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
+
+
+def held_out(path: Path) -> tuple[list[str], Tensor]:
+    """Subjects and images of evenly spread slices."""
+    data, rows = ManifestDataset(path), defaultdict(list)
+    for index, row in enumerate(data.rows):
+        rows[row.subject].append(index)
+    chosen = [i for group in rows.values() for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]]
+    return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
+
+
+def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+    """PSNR per image of whatever can be measured, and reconstructions by the autoencoder if there is one."""
+    found, decoded = {}, None
+    if isinstance(prior, LatentPrior):
+        decoded = torch.cat([prior.decode(prior.encode(x[None])) for x in images])
+        found["autoencoder"] = psnr(decoded, images)
+        found["autoencoder, unquantised"] = psnr(torch.cat([prior.decode(prior.encode(x[None]), False) for x in images]), images)
+    for sigma in LEVELS:
+        state = torch.cat([prior.to_state(x[None]) for x in images])
+        noisy = state + sigma * Noise([str(i) for i in range(len(images))], "noise").like(state)
+        clean = torch.cat([prior.to_image(prior.denoise(x[None], torch.tensor([sigma]))) for x in noisy])
+        where = "of the latent" if isinstance(prior, LatentPrior) else ""
+        found[f"denoised, sigma {sigma} {where}".strip()] = psnr(clean, images)
+    return found, decoded
+
+
+def best_average(checkpoint: Path, validation: Path) -> tuple[float | bool, list[str]]:
+    """The half-life whose average denoises validation slices best, of a training that kept several, and a line of all."""
+    kept = half_lives(content) if "ema_others" in (content := weights(checkpoint)) else []
+    if len(kept) < 2:
+        return True, []
+    _, images = held_out(validation)
+    found = {}
+    for length in kept:
+        prior = checkpoints.load(checkpoint, ema=float(length))
+        found[length] = float(torch.stack([*figures(prior, images)[0].values()]).mean())
+    best = max(found, key=found.__getitem__)
+    words = ", ".join(f"{float(length):,g} images {value:.3f} dB" for length, value in found.items())
+    return float(best), [f"averages of the weights by half-life, mean PSNR of the levels below on validation slices: {words}"]
+
+
+def with_spectra(described: Described, source: Path) -> Described:
+    """The same prior with Var[x0 | x] by frequency as measured on the images of a manifest, best of people it never saw."""
+    node, data = configuration.plain(described.node), ManifestDataset(source)
+    prior = described.build()
+    images = torch.stack([data[i]["image"] for i in range(len(data))])
+    noise, rows = Noise([row.image_id for row in data.rows], "noise"), []
+    for sigma in geometric(ROWS, prior.sigma_min, prior.sigma_max).tolist():
+        x0 = prior.to_state(images)
+        x = x0 + sigma * noise.like(x0)
+        error = torch.cat([prior.denoise(one[None], torch.tensor([sigma])) for one in x]) - x0
+        rows.append(spectra.row(sigma, *spectra.power(prior.crop(error)).tolist()))
+    node["params"]["variances"] = rows
+    return replace(described, node=node)
+
+
+def history(files: Sequence[Path], images: Tensor) -> list[str]:
+    """The learning curve: a table of held-out figures by step, of earlier checkpoints of the run."""
+    rows = []
+    for path in files:
+        step = weights(path)["global_step"]
+        found = figures(checkpoints.load(path), images)[0].values()
+        rows.append((step, " | ".join(f"{float(value.mean()):.2f}" for value in found)))
+    if not rows:
+        return []
+    head = ["| steps | " + " | ".join(f"sigma {sigma}" for sigma in LEVELS) + " |", "|---" * (len(LEVELS) + 1) + "|"]
+    return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]
+
+
+def seconds(prior: Prior) -> str:
+    """Processor time of one call of the denoiser, the least of three."""
+    x, times = torch.zeros(1, *prior.shape), []
+    for _ in range(3):
+        start = time.process_time()
+        prior.denoise(x, torch.ones(1))
+        times.append(time.process_time() - start)
+    return f"{min(times):.2f} s of processor time a call of {prior.shape[1]} x {prior.shape[2]}, float32"
