@@ -13,7 +13,6 @@ from data import formats
 from data.formats import Image
 from data.formats.dicom_units import FRAMES, PIXELS, REMOVED
 
-
 VALUES = {"SQ": [pydicom.Dataset()], "DS": [1.5, 2.5], "AT": 0x00181063, "DT": "2020", "TM": "10", "UI": "1.2"}
 VALUES |= dict.fromkeys(("OB", "OW", "OF", "UN"), bytes(4)) | dict.fromkeys(("CS", "SH", "LO", "ST", "LT", "UT"), "X")
 
@@ -145,6 +144,7 @@ def test_ultrasound_regions_follow_the_grid(tmp_path):
 
 def test_every_attribute_of_the_table_is_mended_or_removed(tmp_path):
     """All of them at the top of one file, with a patient kept: none is as it was after ×2, or in a single frame."""
+
     def filled(keywords):
         ds = shipped("CT_small.dcm")
         for keyword in keywords.split():
@@ -200,4 +200,6 @@ def test_frames_beyond_their_groups(tmp_path):
     last = formats.read(tmp_path / "a.dcm", 2)
     assert last.meta.affine is None and last.meta.spacing == (0.125, 0.125)
     formats.write(last, tmp_path / "b.dcm")
-    assert formats.read(tmp_path / "b.dcm").meta.affine is None and torch.equal(formats.read(tmp_path / "b.dcm").pixels, last.pixels)
+    assert formats.read(tmp_path / "b.dcm").meta.affine is None and torch.equal(
+        formats.read(tmp_path / "b.dcm").pixels, last.pixels
+    )

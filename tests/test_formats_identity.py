@@ -121,7 +121,9 @@ def test_nrrd(tmp_path):
               "labels": [CANARY] * 3, "content": CANARY, "space": "left-posterior-superior", "sample units": CANARY,
               "space directions": np.eye(3), "Patient": CANARY, "encoding": "gzip"}  # fmt: skip
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((4, 5, 3), np.int16), header)
-    (tmp_path / "a.nrrd").write_bytes((tmp_path / "a.nrrd").read_bytes().replace(b"\nencoding", f"\n# {CANARY}\ncenters: {CANARY} cell cell\nencoding".encode()))
+    (tmp_path / "a.nrrd").write_bytes(
+        (tmp_path / "a.nrrd").read_bytes().replace(b"\nencoding", f"\n# {CANARY}\ncenters: {CANARY} cell cell\nencoding".encode())
+    )
     check(tmp_path / "a.nrrd", tmp_path / "b.nrrd")
     back = nrrd.read_header(str(tmp_path / "b.nrrd"))
     assert back["units"] == ["", "mm", "um"] and back["centerings"] == ["none", "cell", "cell"]
@@ -164,6 +166,7 @@ def test_pictures_and_archives(tmp_path):
 
 def test_errors_do_not_quote(tmp_path):
     """Damaged files whose decoders would name what is inside."""
+
     def told(name: str, content: bytes) -> str:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError) as caught:
