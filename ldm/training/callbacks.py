@@ -116,6 +116,13 @@ def accumulates(trainer: pl.Trainer) -> bool:
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch just used."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
 class Best(ModelCheckpoint):
     """best.ckpt after a validation; after one inside an accumulation, as soon as that is over."""
 
@@ -141,16 +148,16 @@ class Last(Checkpoint):
     """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
-    after the run would count an unfinished epoch as done. The signal handler only sets a flag, which ranks share.
+    after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does not
+    validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error spectra. The signal handler only sets a flag, which ranks share.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
-        self.saved, self.asked = -1, False
+        self.due, self.asked = False, False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
@@ -163,16 +170,21 @@ class Last(Checkpoint):
         asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
-        if asked or ends or step % self.every == 0:
-            trainer.save_checkpoint(self.path)
-            self.saved = step
-        if asked:
-            raise SystemExit(128 + signal.SIGTERM)
+        self.due, self.asked = self.due or asked or ends or step % self.every == 0, asked
+        if not validates(trainer):
+            self.save(trainer)
 
     def on_validation_end(self, trainer, module) -> None:
-        """Once more if it is of this step, with what validation found out about the prior."""
-        if trainer.global_step == self.saved and not trainer.sanity_checking and not accumulates(trainer):
+        if not trainer.sanity_checking and not accumulates(trainer):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """What is due by now."""
+        if self.due:
             trainer.save_checkpoint(self.path)
+        self.due = False
+        if self.asked:
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 class StopOnNaN(pl.Callback):
