@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
-from data.files import Refusal, replacing
+from data.files import Refusal, Unwritable, replacing, unwritable
 from data.ranges import to_report
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
@@ -86,16 +86,31 @@ class Sharded(ModelParallelStrategy):
 
 
 class AtomicSave(TorchCheckpointIO):
-    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there."""
+    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there.
+
+    Raises Unwritable; torch itself says RuntimeError where the disk is full, with the place in its source code.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-            raise Refusal(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            intact = "; the previous checkpoint is intact" if path.is_file() else ""
+            raise Unwritable(f"{unwritable(path, cause, bytes_of(checkpoint))}{intact}") from error
+
+
+def bytes_of(value: Any) -> int:
+    """What the tensors in a nest of dictionaries and lists take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(bytes_of, parts))
 
 
 class Recorded(pl.Callback):
@@ -148,8 +163,9 @@ class Last(Checkpoint):
     """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
-    after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does not
-    validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error spectra. The signal handler only sets a flag, which ranks share.
+    after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
+    not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
+    spectra. The signal handler only sets a flag, which ranks share.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
@@ -193,9 +209,11 @@ class StopOnNaN(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
         if not math.isfinite(loss):
+            kept = Path(trainer.default_root_dir, "checkpoints", "last.ckpt").is_file()
+            intact = "; the last checkpoint is intact" if kept else ""
             raise Refusal(
                 f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
-                f"or train with precision 32; the last checkpoint is intact"
+                f"or train with precision 32{intact}"
             )
 
 
