@@ -59,6 +59,8 @@ def say(line: str) -> None:
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
+    if options.allow_env:
+        configuration.admit_resolvers()
     for name in options.plugin:
         configuration.admit(name)
     configs = configurations(options, overrides)

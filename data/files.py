@@ -20,6 +20,7 @@ import yaml
 FULL = (errno.ENOSPC, errno.EDQUOT)
 YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
 YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
+_secrets: set[str] = set()  # what no line of ours may show
 _locked: set[Path] = set()  # by this process; a lock of the system's keeps out other processes only
 
 
@@ -216,7 +217,16 @@ def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
 
 def printable(text: object) -> str:
     """A text on one line that no terminal acts upon: file names may hold line ends, escape sequences, bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    shown = str(text)
+    for secret in _secrets:
+        shown = shown.replace(secret, "***")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def conceal(secret: str) -> None:
+    """Keep a value out of every line that is printed (`printable`): a password out of the environment."""
+    if secret:
+        _secrets.add(secret)
 
 
 def first_line(error: BaseException) -> str:

@@ -85,11 +85,8 @@ def initialise(
 
 def unplaced(module: nn.Module) -> dict[str, Tensor]:
     """Zeros for the weights by which networks take positions, where one without them is the start of one with them."""
-    zeros = {}
-    for name, one in module.named_modules():
-        if isinstance(one, ResidualUNet) and one.place is not None:
-            zeros[f"{name}.place.weight".lstrip(".")] = torch.zeros_like(one.place.weight, device="cpu")
-    return zeros
+    places = [(name, one.place) for name, one in module.named_modules() if isinstance(one, ResidualUNet)]
+    return {f"{name}.place.weight": torch.zeros(place.weight.shape) for name, place in places if place is not None}
 
 
 def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:

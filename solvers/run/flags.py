@@ -140,6 +140,7 @@ def parser(about: str) -> Parser:
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--allow-env", action="store_true", help="let --base files ask for ${oc.env:NAME} and the like")
     add("--print-config", action="store_true", help="show the merged configuration and stop")
     return made
 
