@@ -46,9 +46,6 @@ class Projections(LinearOperator):
     def gram(self, r: Tensor) -> Tensor:
         return r
 
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y)
-
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, (per_image(s2, r) + per_image(v, r)).expand_as(r))
 
@@ -85,6 +82,12 @@ class CompressedSensing(Operator):
         if self.transform == "hadamard" and (h & (h - 1) or w & (w - 1)):
             raise Refusal(f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any")
         return (c, max(1, round(self.ratio * h * w)))
+
+    def measurable(self, shape: Shape) -> Shape:
+        if self.transform != "hadamard":
+            return tuple(shape)
+        c, h, w = shape
+        return (c, 1 << (h - 1).bit_length(), 1 << (w - 1).bit_length())
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         count, (h, w), stream = self.shape_out(shape)[1], shape[-2:], noise.of("mask")

@@ -9,6 +9,7 @@ from torch.nn import functional
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 from solvers.operators.grid import Grid
+from solvers.operators.separable import multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,9 +26,6 @@ class Denoising(LinearOperator):
         return x
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return y
-
-    def pinv(self, y: Tensor) -> Tensor:
         return y
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
@@ -68,6 +66,10 @@ class TileCentre(LinearOperator):
             raise Refusal(f"image of {h}x{w} is not divisible by tiles of {self.tile}")
         return (c, h // self.tile, w // self.tile)
 
+    def measurable(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, multiple(h, self.tile), multiple(w, self.tile))
+
     def forward(self, x: Tensor) -> Tensor:
         first, k = (self.tile - 1) // 2, self.taps
         blocks = x.unflatten(-2, (-1, self.tile)).unflatten(-1, (-1, self.tile))  # [B,C,h,s,w,s]
@@ -86,9 +88,6 @@ class TileCentre(LinearOperator):
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, per_image(s2, r) + per_image(v, r) / self.taps**2)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y) * self.taps**2
 
     def norm(self) -> float:
         return 1 / self.taps
