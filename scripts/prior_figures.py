@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+from denoising import LEVELS
 from torch import Tensor
 
 from data.dataset import ManifestDataset
@@ -21,7 +22,6 @@ from ldm.latent import LatentPrior
 from ldm.schedule import geometric
 from solvers.metrics import psnr
 
-LEVELS = (0.05, 0.1, 0.2, 0.3, 0.58, 1.0)  # noise levels of the denoising figures
 ROWS = 12  # noise levels at which errors are measured by frequency
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
