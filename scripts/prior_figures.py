@@ -1,6 +1,5 @@
-"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors, its speed."""
+"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors."""
 
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -92,13 +91,3 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
         return []
     head = ["| steps | " + " | ".join(f"sigma {sigma}" for sigma in LEVELS) + " |", "|---" * (len(LEVELS) + 1) + "|"]
     return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]
-
-
-def seconds(prior: Prior) -> str:
-    """Processor time of one call of the denoiser, the least of three."""
-    x, times = torch.zeros(1, *prior.shape), []
-    for _ in range(3):
-        start = time.process_time()
-        prior.denoise(x, torch.ones(1))
-        times.append(time.process_time() - start)
-    return f"{min(times):.2f} s of processor time a call of {prior.shape[1]} x {prior.shape[2]}, float32"
