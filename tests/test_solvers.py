@@ -400,7 +400,10 @@ def test_pnp_stands_still_at_the_posterior_mean():
 # --- the data are met
 
 
-@pytest.mark.parametrize("name", ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"])
+MET = ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"]
+
+
+@pytest.mark.parametrize("name", MET)
 def test_data_are_met_to_the_noise(name):
     """y is a measurement of a prior sample; a mean square residual of 20 entries above 4 has a chance below 1e-8."""
     solver, prior = SOLVERS[name]
