@@ -27,9 +27,9 @@ from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
 from solvers.run import door, flags, report, volumes
-from solvers.run.cells import build, checked, run_of
+from solvers.run.cells import Cell, build, checked, run_of
 from solvers.run.cost import peak_memory
-from solvers.run.module import Cell, Reconstruction
+from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
@@ -138,6 +138,9 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
         for line in volumes.reassemble(result, load):
             say(f"note: {line}")
     print(report.conclude(results))
+    for name, result in results.items():
+        if line := result.beaten():
+            print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
         door.complain("sample.py", f"failed: {line}")

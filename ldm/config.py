@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.files import Refusal, bound_yaml, conceal, first_line, nearest
-from ldm import signatures
+from ldm import former, signatures
 
 OURS = {"data", "ldm", "solvers"}
 FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
@@ -31,28 +31,6 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.callbacks.callback.Callback",
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
-}
-RENAMED = {  # former homes of classes, module or class -> module of today: users' files and exported models go on loading
-    "ldm.autoencoder": "ldm.training.autoencoder",
-    "ldm.bottleneck": "ldm.training.bottleneck",
-    "ldm.callbacks": "ldm.training.callbacks",
-    "ldm.clip": "ldm.networks.clip",
-    "ldm.crops": "ldm.training.crops",
-    "ldm.diffusion": "ldm.training.diffusion",
-    "ldm.diffusion.LatentDiffusion": "ldm.training.latent_diffusion",
-    "ldm.diffusion.LatentPatchDiffusion": "ldm.training.latent_diffusion",
-    "ldm.edm_blocks": "ldm.networks.edm_blocks",
-    "ldm.edm_networks": "ldm.networks.edm",
-    "ldm.frame": "ldm.resize",
-    "ldm.generate": "ldm.sampling",
-    "ldm.latent_diffusion": "ldm.training.latent_diffusion",
-    "ldm.latent_patch": "ldm.latent",
-    "ldm.levels": "ldm.training.noise_levels",
-    "ldm.monai": "ldm.networks.monai",
-    "ldm.networks": "ldm.networks.unet",
-    "ldm.optimisation": "ldm.training.optimisation",
-    "ldm.perceptual": "ldm.training.perceptual",
-    "ldm.published": "ldm.networks.published",
 }
 DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
 RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
@@ -135,11 +113,12 @@ def build(node: Any, **extra: Any) -> Any:
         stray = [key for key in node if key not in ("target", "params")]
         if stray:
             raise Refusal(f"{node.locate(stray[0])}: unknown key beside 'target' and 'params'")
-        cls = resolve(node["target"], node.locate("target"))
-        params = node.get("params") or {}
-        if not isinstance(params, Mapping):
-            raise Refusal(f"{node.locate('params')}: must be a mapping, not {params!r}")
-        params = params if isinstance(params, Node) else Node(params, f"{node.where}.params", node.origin)
+        given = node.get("params") or {}
+        if not isinstance(given, Mapping):
+            raise Refusal(f"{node.locate('params')}: must be a mapping, not {given!r}")
+        target, params = former.today(node["target"], given)
+        cls = resolve(target, node.locate("target"))
+        params = Node(params, f"{node.where}.params" if node.where else "params", node.origin)
         arguments = {key: build(value) for key, value in params.items()}
         signatures.check(cls, arguments, extra, params.locate)
         try:
@@ -169,8 +148,7 @@ def resolve(target: Any, where: str = "target") -> type:
     """The class a dotted target names. Raises ValueError for functions, foreign classes and misspelt names."""
     if not isinstance(target, str) or "." not in target:
         raise Refusal(f"{where}: {target!r} is not a dotted class name")
-    module_name, _, name = target.rpartition(".")
-    module_name = RENAMED.get(target, RENAMED.get(module_name, module_name))
+    module_name, _, name = former.renamed(target).rpartition(".")
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | _plugins:
         raise Refusal(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")

@@ -241,15 +241,3 @@ class Prior(nn.Module):
 
     def decode(self, z: Tensor, quantize: bool = True) -> Tensor:
         raise Refusal("a pixel prior has no latent space to decode from")
-
-
-def x0_hat(prior: Prior, x_t: Tensor, alpha_bar: Tensor, noise: Noise | None = None) -> Tensor:
-    """The VP papers' Tweedie estimate through the one denoiser: D(x_t / sqrt(a), sqrt((1-a)/a)). alpha_bar [B]."""
-    root = column(alpha_bar).to(x_t).sqrt()
-    return prior.denoise(x_t / root, schedule.sigma_of(alpha_bar).to(x_t), noise)
-
-
-def eps_hat(x_t: Tensor, x0: Tensor, alpha_bar: Tensor) -> Tensor:
-    """The noise that, with x0, makes x_t: (x_t - sqrt(a) x0) / sqrt(1-a). alpha_bar [B]."""
-    a = column(alpha_bar).to(x_t)
-    return (x_t - a.sqrt() * x0) / (1 - a).sqrt()

@@ -1,12 +1,14 @@
-"""Draws from the prior itself: DDIM, EDM's Heun sampler with churn, and PaDIS's Langevin dynamics.
+"""The chains of noise levels that papers share, DDIM, the probability-flow ODE and Langevin dynamics, and draws from the prior.
 
-All in variance-exploding coordinates, where each is a few lines for any prior: D = prior.denoise(x, sigma) is the only
-thing asked. One random stream per image, so a draw depends on its seed and on nothing else.
+Two coordinates occur. VE: x = x0 + sigma n. VP: x_t = sqrt(a) x0 + sqrt(1 - a) n with a = alpha_bar, that is
+x_t = sqrt(a) x at sigma = sqrt((1 - a) / a). All that is ever asked of a prior is D = prior.denoise(x, sigma).
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,6 +17,138 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm import checks, schedule
 from ldm.denoiser import Prior
+
+Spacing = Literal["geometric", "karras"]
+
+
+def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras") -> list[float]:
+    """`steps` noise levels from sigma_max down to sigma_min, both moved inside what the prior was trained on.
+
+    Raises Refusal if nothing of the range is left.
+    """
+    if not 0 < sigma_min <= sigma_max:
+        raise Refusal(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
+    low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
+    if not low <= high:
+        known = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
+        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {known}")
+    rule = schedule.karras if spacing == "karras" else schedule.geometric
+    return rule(steps, low, high).tolist()
+
+
+def vp_levels(prior: Prior, steps: int, spacing: Literal["even", "leading"] = "even") -> list[float]:
+    """alpha_bar of `steps` levels from the noisiest up, and of where the last step ends.
+
+    `even`: evenly spread entries of the prior's own table, up to sigma_max, then 1; any number of them. `leading`: latent
+    diffusion's published times 1, 1 + c, 1 + 2c, ... with c = T // steps, and at the end the table's first entry; their
+    number may differ from `steps`. EDM priors have no table: Karras levels, converted.
+    """
+    if prior.alpha_bar is None:
+        sigma = schedule.karras(steps, prior.sigma_min, prior.sigma_max)
+        return [*schedule.alpha_bar_of(sigma).tolist(), 1.0]
+    table = prior.alpha_bar.cpu()
+    usable = int((schedule.sigma_of(table) <= prior.sigma_max * (1 + 1e-6)).sum())
+    if not 1 <= steps <= usable:
+        raise Refusal(f"steps must be between 1 and {usable}, the levels of the prior's table, not {steps}")
+    if spacing == "even":
+        return [*table[schedule.ddim_times(steps, usable)].tolist(), 1.0]
+    times = torch.arange(0, usable, usable // steps).add(1).clamp_max(usable - 1).unique()
+    return [*table[times].flip(0).tolist(), float(table[0])]
+
+
+def sigma_at(a: float) -> float:
+    """The VE noise level at alpha_bar = a."""
+    return math.sqrt((1 - a) / a)
+
+
+def full(value: float, like: Tensor) -> Tensor:
+    """One number as [B]."""
+    return torch.full((len(like),), value, dtype=like.dtype, device=like.device)
+
+
+def start(prior: Prior, noise: Noise, like: Tensor) -> Tensor:
+    """N(0, I) in the prior's state space, one row per image, with the dtype and device of `like`."""
+    return noise.normal((len(noise), *prior.shape), like.dtype, like.device)
+
+
+def tweedie(prior: Prior, x_t: Tensor, a: float, offset: Noise) -> Tensor:
+    """E[x0 | x_t] at alpha_bar = a, of an x_t in VP coordinates."""
+    return prior.denoise(x_t / math.sqrt(a), full(sigma_at(a), x_t), offset)
+
+
+def clipped(x0: Tensor) -> Tensor:
+    """An estimate clamped to [-1, 1]. What a network made infinite becomes NaN: clamped, it would pass for an image."""
+    return x0.clamp(-1, 1) + 0 * x0
+
+
+def noise_in(x_t: Tensor, x0: Tensor, a: float) -> Tensor:
+    """eps = (x_t - sqrt(a) x0) / sqrt(1 - a), VP coordinates."""
+    return (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
+
+
+def ddim_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
+    """The deviation of the noise that a DDIM step keeps, and of what it adds; eta = 1 is DDPM's posterior deviation. VE."""
+    added = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
+    return math.sqrt(max(sigma_next**2 - added**2, 0)), added
+
+
+def ddim_step(x: Tensor, x0: Tensor, sigma: float, sigma_next: float, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+    """Song et al. 2021, eq. (12), divided by sqrt(alpha_bar): from sigma to sigma_next. eta = 1 is DDPM's ancestral step."""
+    kept, added = ddim_noise(sigma, sigma_next, eta)
+    x = x0 + kept * (x - x0) / sigma
+    return x + added * noise.like(x) if noise is not None and eta > 0 else x
+
+
+def ddim_step_vp(x_t: Tensor, x0: Tensor, a: float, a_next: float, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+    """The same step in VP coordinates: from alpha_bar a to a_next."""
+    return math.sqrt(a_next) * ddim_step(x_t / math.sqrt(a), x0, sigma_at(a), sigma_at(a_next), eta, noise)
+
+
+def ddim_weight(a: float, a_next: float, eta: float) -> float:
+    """How much of x0 a DDIM step in VP coordinates puts into its result: d x_next / d x0 at fixed x_t."""
+    kept, _ = ddim_noise(sigma_at(a), sigma_at(a_next), eta)
+    return math.sqrt(a_next) * (1 - kept / sigma_at(a))
+
+
+def ode_step(prior: Prior, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, offset: Noise, heun: bool = False) -> Tensor:
+    """One step of the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma, x0 = D(x, sigma), by Euler's or Heun's rule."""
+    slope = (x - x0) / sigma
+    ahead = x + (sigma_next - sigma) * slope
+    if not heun or sigma_next == 0:
+        return ahead
+    slope_next = (ahead - prior.denoise(ahead, full(sigma_next, x), offset)) / sigma_next
+    return x + (sigma_next - sigma) * (slope + slope_next) / 2
+
+
+def pf_ode(prior: Prior, x: Tensor, levels: Sequence[float], offset: Noise, heun: bool = False) -> Tensor:
+    """The probability-flow ODE along descending levels."""
+    for sigma, sigma_next in pairwise(levels):
+        x0 = prior.denoise(x, full(sigma, x), offset)
+        x = ode_step(prior, x, x0, sigma, sigma_next, offset, heun)
+    return x
+
+
+def langevin_noise(sigma: float, sigma_next: float, eps: float, corrected: bool = True) -> tuple[float, float]:
+    """The share of a state's noise that a Langevin step x + (eps / 2) (D - x) + spread z keeps, and the spread.
+
+    Published (PaDIS): spread = sigma sqrt(eps), whose stationary variance at a fixed D is sigma^2 / (1 - eps / 4), more than
+    the network is told. Corrected: what the step leaves has the deviation sigma_next; where levels fall faster than
+    1 - eps / 2, more of the noise is removed.
+    """
+    keep = 1 - eps / 2
+    if not corrected:
+        return keep, math.sqrt(eps) * sigma
+    most = sigma_next / sigma
+    keep = max(min(keep, most), -most)
+    return keep, math.sqrt(most**2 - keep**2) * sigma
+
+
+def unadjusted(x: Tensor, score: Tensor, h: float | Tensor, noise: Noise) -> Tensor:
+    """One step of unadjusted Langevin dynamics on a density whose score is given: x + h score + sqrt(2 h) z."""
+    return x + h * score + (2 * h) ** 0.5 * noise.like(x)
+
+
+# --- draws from the prior itself, all in VE coordinates; one random stream per image
 
 
 @dataclass(frozen=True)
@@ -41,7 +175,7 @@ class Sampler:
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """Song et al. 2021, eq. (12), divided by sqrt(alpha_bar); on a VP table its entries, on an EDM prior Karras levels."""
+    """Song et al. 2021, eq. (12); on a VP table along its entries, on an EDM prior along Karras levels."""
 
     steps: int = 50
     eta: float = 0.0  # 0: deterministic, 1: DDPM's ancestral noise
@@ -51,14 +185,13 @@ class DDIM(Sampler):
         checks.fraction(eta=self.eta)
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
-        levels = [*_levels(prior, self.steps), 0.0]
-        offset, x = noise.of("offset"), _start(prior, noise, like, levels[0])
-        for t, (sigma, sigma_next) in enumerate(zip(levels, levels[1:])):
-            x0 = prior.denoise(x, _full(sigma, x), offset)
-            up = self.eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
-            down = math.sqrt(sigma_next**2 - up**2)
+        levels = [sigma_at(a) for a in vp_levels(prior, self.steps)]
+        offset = noise.of("offset")
+        x = levels[0] * start(prior, noise, like)
+        for t, (sigma, sigma_next) in enumerate(pairwise(levels)):
+            x0 = prior.denoise(x, full(sigma, x), offset)
             yield State(t, sigma, x, x0)
-            x = x0 + down * (x - x0) / sigma + (up * noise.like(x) if up > 0 else 0)
+            x = ddim_step(x, x0, sigma, sigma_next, self.eta, noise)
 
 
 @dataclass(frozen=True)
@@ -78,29 +211,25 @@ class Heun(Sampler):
         checks.natural(S_churn=self.S_churn, S_min=self.S_min, S_noise=self.S_noise)
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
-        levels = [*schedule.karras(self.steps, prior.sigma_min, prior.sigma_max, self.rho).tolist(), 0.0]
-        offset, x = noise.of("offset"), _start(prior, noise, like, levels[0])
-        for t, (sigma, sigma_next) in enumerate(zip(levels, levels[1:])):
-            gamma = min(self.S_churn / self.steps, math.sqrt(2) - 1) if self.S_min <= sigma <= self.S_max else 0.0
-            sigma_hat = sigma * (1 + gamma)
+        levels = schedule.karras(self.steps, prior.sigma_min, prior.sigma_max, self.rho).tolist()
+        offset = noise.of("offset")
+        x = levels[0] * start(prior, noise, like)
+        for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
+            churned = self.S_min <= sigma <= self.S_max
+            gamma = min(self.S_churn / self.steps, math.sqrt(2) - 1) if churned else 0.0
+            sigma_hat = sigma * (1 + gamma)  # line 6
             if gamma > 0:
                 x = x + math.sqrt(sigma_hat**2 - sigma**2) * self.S_noise * noise.like(x)
-            x0 = prior.denoise(x, _full(sigma_hat, x), offset)
+            x0 = prior.denoise(x, full(sigma_hat, x), offset)
             yield State(t, sigma, x, x0)
-            slope = (x - x0) / sigma_hat
-            ahead = x + (sigma_next - sigma_hat) * slope
-            if sigma_next > 0:
-                slope_next = (ahead - prior.denoise(ahead, _full(sigma_next, x), offset)) / sigma_next
-                ahead = x + (sigma_next - sigma_hat) * (slope + slope_next) / 2
-            x = ahead
+            x = ode_step(prior, x, x0, sigma_hat, sigma_next, offset, heun=True)  # lines 7 to 11
 
 
 @dataclass(frozen=True)
 class Langevin(Sampler):
     """PaDIS (Hu et al. 2024): annealed Langevin dynamics on geometric levels, a fresh patch partition at every call.
 
-    x <- x + (eps / 2) (D - x) + spread z. The paper's spread is sigma sqrt(eps), whose stationary variance at a fixed D is
-    sigma^2 / (1 - eps / 4), more than the network is told; sigma sqrt(eps - eps^2 / 4) makes it sigma^2.
+    x <- x + (eps / 2) (D - x) + spread z, the spread as `langevin_noise` has it.
     """
 
     steps: int = 300  # noise levels
@@ -118,32 +247,12 @@ class Langevin(Sampler):
             raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)")
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
-        high, low = min(self.sigma_max, prior.sigma_max), max(self.sigma_min, prior.sigma_min)
-        if not low < high:
-            raise Refusal(
-                f"levels {self.sigma_min}..{self.sigma_max} lie outside the prior's {prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
-            )
-        offset, x = noise.of("offset"), _start(prior, noise, like, high)
-        spread = math.sqrt(self.eps - self.eps**2 / 4 if self.corrected else self.eps)
-        for t, sigma in enumerate(schedule.geometric(self.steps, low, high).tolist()):
+        levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, "geometric")
+        offset = noise.of("offset")
+        x = levels[0] * start(prior, noise, like)
+        for t, sigma in enumerate(levels):
+            keep, spread = langevin_noise(sigma, sigma, self.eps, self.corrected)
             for _ in range(self.inner):
-                x0 = prior.denoise(x, _full(sigma, x), offset)
-                x = x + self.eps / 2 * (x0 - x) + spread * sigma * noise.like(x)
+                x0 = prior.denoise(x, full(sigma, x), offset)
+                x = x + (1 - keep) * (x0 - x) + spread * noise.like(x)
             yield State(t, sigma, x, x0)
-
-
-def _start(prior: Prior, noise: Noise, like: Tensor, sigma: float) -> Tensor:
-    return sigma * noise.normal((len(noise), *prior.shape), like.dtype, like.device)
-
-
-def _full(sigma: float, like: Tensor) -> Tensor:
-    return torch.full((len(like),), sigma, dtype=like.dtype, device=like.device)
-
-
-def _levels(prior: Prior, steps: int) -> list[float]:
-    """`steps` levels from the noisiest down."""
-    if prior.alpha_bar is None:
-        return schedule.karras(steps, prior.sigma_min, prior.sigma_max).tolist()
-    table = schedule.sigma_of(prior.alpha_bar.cpu())
-    table = table[table <= prior.sigma_max * (1 + 1e-6)]
-    return table[schedule.ddim_times(steps, len(table))].tolist()

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from data.seeding import Noise
-from solvers.condition import condition, conditioned
+from solvers.condition import condition, conditioned, plain
 from solvers.operators import (
     CT,
     CartesianMRI,
@@ -77,7 +77,7 @@ def reflected_blur() -> list[Row]:
 def motion_blur() -> list[Row]:
     """Has no closed form: preconditioned conjugate gradients, stopped at the noise, two applications and a half a step."""
     x = images(1)
-    steps = conditioned(x, 0.1, problem(MotionBlur(), x)).iterations
+    steps = conditioned(plain(x, 0.1), problem(MotionBlur(), x)).iterations
     return [Row(f"condition, motion blur, reflected border, {SIZE}^2", float(steps), 60, "CG steps")]
 
 
@@ -114,8 +114,8 @@ def ct_update() -> list[Row]:
     p = problem(CT(20), x)
     assert isinstance(p.operator, LinearOperator)
     v = 500 * p.sigma_y**2 / p.operator.norm() ** 2
-    belief = x.flip(-1) / 2 + v**0.5 * Noise(["0"], "solver").like(x)
-    count = 2 + 2 * int(conditioned(belief, v, p).iterations)
+    m = x.flip(-1) / 2 + v**0.5 * Noise(["0"], "solver").like(x)
+    count = 2 + 2 * int(conditioned(plain(m, v), p).iterations)
     return [Row(f"condition, CT, 20 views, v |A|^2 = 500 sigma_y^2, {SIZE}^2", count, 40, "applications")]
 
 

@@ -24,6 +24,8 @@ from solvers.dps import DPS
 from solvers.operators import GaussianBlur, SuperResolution
 from solvers.padis import PaDIS
 from solvers.psld import PSLD
+from solvers.published.daps import DAPSLangevin
+from solvers.solver import Chain
 
 STEPS, TURNS = 8, 5
 
@@ -79,15 +81,17 @@ def gradients() -> Iterator[Row]:
 
 def data_step() -> list[Row]:
     """One exact draw beside 100 Langevin steps, 61x61 blur at 256^2."""
-    problem, solver = pose(GaussianBlur(), 256), DAPS(inner="langevin", M=100)
-    m, prior, noise = torch.zeros(1, 1, 256, 256), Prior(Still(), (1, 256, 256)), Noise(["a"], "solver")
-    exact, chain = seconds(
-        lambda: DAPS().draw(m, 1.0, problem, prior, noise, noise),
-        lambda: solver.chain(m, 1.0, 0.0, problem, noise),
+    problem, solver = pose(GaussianBlur(), 256), DAPSLangevin(M=100)
+    m, noise = torch.zeros(1, 1, 256, 256), Noise(["a"], "solver")
+    chain = Chain(problem, Prior(Still(), (1, 256, 256)), noise, [1.0, 0.0])
+    target = solver.target(problem, m, 1.0)
+    exact, langevin = seconds(
+        lambda: DAPS().draw(chain, m, 1.0),
+        lambda: solver.draw(target, solver.lr, noise),
         repeat=3,
         clock=time.process_time,
     )
-    return [Row("DAPS, 61x61 blur at 256^2: 100 Langevin steps / exact draw", chain / exact, 20, "x", at_least=True)]
+    return [Row("DAPS, 61x61 blur at 256^2: 100 Langevin steps / exact draw", langevin / exact, 20, "x", at_least=True)]
 
 
 class Still(torch.nn.Module):

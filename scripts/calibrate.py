@@ -31,12 +31,15 @@ from ldm.schedule import Table
 from solvers import metrics
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.dps import DPS
+from solvers.dps import DPS, DPSLikelihood
 from solvers.operators.inpainting import Inpainting
 from solvers.padis import PaDIS
-from solvers.padis_pc import PaDISPC
 from solvers.problem import Gaussian, Problem, measure
 from solvers.psld import PSLD
+from solvers.published.codps import PublishedCoDPSPlus
+from solvers.published.daps import DAPSLangevin
+from solvers.published.padis import PaDISDPS, PaDISLangevin
+from solvers.published.padis_pc import PaDISPC
 from solvers.resample import ReSample
 from solvers.run import door
 from solvers.run.flags import Parser
@@ -48,19 +51,19 @@ SOLVERS = {
     "DAPS, exact draw, scalar r2": DAPS(steps=60, **RANGE),
     "DAPS, exact draw, trace": DAPS(steps=60, covariance="trace", **RANGE),
     "DAPS, exact draw, whole covariance": DAPS(steps=60, covariance="operator", rank=D, **RANGE),
-    "DAPS, published (ODE, Langevin)": DAPS(steps=40, inner="langevin", M=20, lr=1e-4, tau=SIGMA_Y, **RANGE),
+    "DAPS, published (ODE, Langevin)": DAPSLangevin(steps=40, M=20, lr=1e-4, tau=SIGMA_Y, **RANGE),
     "ReSample, exact update": ReSample(steps=30),
     "ReSample, code's variance": ReSample(steps=30, resampling="code"),
     "ReSample, re-encoding": ReSample(steps=30, resampling="encode"),
     "PSLD (latent)": PSLD(steps=50),
     "CoDPS+, free of tuning": CoDPSPlus(steps=100, clip=False),
-    "CoDPS+, published c = 0.4": CoDPSPlus(steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False),
+    "CoDPS+, published c = 0.4": PublishedCoDPSPlus(steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False),
     "CoDPS, free of tuning": CoDPS(steps=1000, clip=False),
-    "DPS, likelihood": DPS(steps=1000, guidance="likelihood", clip=False),
+    "DPS, likelihood": DPSLikelihood(steps=1000, clip=False),
     "DPS, published zeta = 0.3": DPS(steps=1000, clip=False),
     "PaDIS, DDNM": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
-    "PaDIS, DPS": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, data="dps", final="state"),
-    "PaDIS, Langevin": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, data="langevin", final="state"),
+    "PaDIS, DPS": PaDISDPS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
+    "PaDIS, Langevin": PaDISLangevin(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
     "PaDIS, predictor-corrector": PaDISPC(steps=50, sigma_min=0.01, sigma_max=TOP, final="state"),
 }
 
@@ -119,7 +122,7 @@ def state_prior(truth: Mixture, solver: object) -> Prior:
         turned = Mixture(truth.weights, truth.means @ first.Q.T / S0, first.Q @ truth.covariances @ first.Q.T / S0**2)
         turned.register_buffer("alpha_bar", Table("scaled_linear").alpha_bar())
         return LatentPrior(turned, shape, first)
-    if not isinstance(solver, (ReSample, CoDPS, DPS)):
+    if not isinstance(solver, (ReSample, CoDPS, DPSLikelihood)):
         return Prior(truth, shape, LOW, TOP)
     stepped = copy.copy(truth)
     stepped._buffers = {**truth._buffers, "alpha_bar": Table("linear").alpha_bar()}
@@ -230,7 +233,7 @@ whose variance ratio lies in 0.97–1.03, whose 90 % interval holds the truth in
 PaDIS's DPS, Langevin and predictor-corrector forms take their data step without asking sigma_y: at its stable length it sets
 measured pixels to y itself, noise included, so that all draws agree there (ratio 0, z-std without bound) and differ elsewhere.
 ReSample, PSLD, CoDPS and DPS step along their papers' tables of alpha_bar; x0_hat is never clipped, as these priors have no
-range. `guidance: likelihood` needs DPS's many steps: with 100 instead of 1000 it diverges on the correlated prior.
+range. `DPSLikelihood` needs DPS's many steps: with 100 instead of 1000 it diverges on the correlated prior.
 
 """
 

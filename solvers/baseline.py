@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from data.files import Refusal
-from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator
 from solvers.problem import Problem
-from solvers.step import Step
+from solvers.solver import Chain, Move, Solver
 
 
 @dataclass(frozen=True)
-class Baseline:
+class Baseline(Solver):
     """One step: `operator.baseline(y)`; what a reconstruction has to beat."""
 
     steps: int = 1
@@ -22,7 +23,14 @@ class Baseline:
         if kind.baseline is Operator.baseline:
             raise Refusal(f"{kind.__name__} has no classical answer to show")
 
-    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
-        x = problem.operator.baseline(problem.y, prior.image_shape)
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """No noise is involved."""
+        return [0.0, 0.0]
+
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        x = chain.problem.operator.baseline(chain.problem.y, chain.prior.image_shape)
         assert x is not None
-        yield Step(0, 0.0, x, x)
+        yield 0.0, x, x
+
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        return move[1]

@@ -2,47 +2,37 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import sqrt
+from itertools import pairwise
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from data.files import Refusal
-from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, norm, per_image
+from ldm.sampling import Spacing, langevin_noise, ve_levels
+from solvers.beliefs import Belief, spectral_state
+from solvers.discrepancy import meet_noise_level
+from solvers.operators.base import LinearOperator
 from solvers.problem import Problem
-from solvers.state import belief, by_frequency, covariance, finish, met
-from solvers.step import Step, need_linear, positive
-from solvers.steps import full, start, ve_levels
-
-Normalisation = Literal["operator", "paper", "code"]
+from solvers.solver import Chain, Move, Solver, need_linear, positive
 
 
 @dataclass(frozen=True)
-class PaDIS:
-    """VE coordinates, x = x0 + sigma n on the padded square; PaDIS algorithm 1 and its variants, for any pixel prior.
+class PaDIS(Solver):
+    """VE coordinates, x = x0 + sigma n on the padded square; PaDIS's DDNM form, for any pixel prior: D is conditioned on y
+    before each Langevin step, and no gradient goes through the network.
 
-    data: `ddnm` conditions D on y before the Langevin step (no gradient through the network); `dps` descends |y - A D(x)|
-    through the network; `langevin` descends |y - A x|. normalisation of the last two: `operator` divides the step by
-    |A|^2, so that one zeta serves all geometries; `paper` and `code` divide the squared norm's gradient by |r| and 2|r|.
-    variance `corrected` scales the Langevin noise so that the state has the deviation that the network is told next; where
-    the levels fall faster than the step removes noise, more of it is removed. The published update is noisier, in variance by
-    1 / (1 - eps / 4) where levels are dense, and without bound where they are few. It also takes the errors of D for white.
+    The Langevin noise is such that the state has the deviation that the network is told next (`langevin_noise`); the paper's
+    forms, noisier, are in `solvers.published.padis`.
     """
 
     steps: int = 100  # noise levels
     inner: int = 1  # Langevin steps at each; published 10
     sigma_max: float | None = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]. None: 20, but 1
-    # where `ddnm` knows the prior's errors by frequency
+    # where the prior's errors are known by frequency
     sigma_min: float = 0.004
-    spacing: Literal["geometric", "karras"] = "geometric"
-    data: Literal["ddnm", "dps", "langevin"] = "ddnm"
-    normalisation: Normalisation = "operator"
-    zeta: float = 1.0  # step of the data term
+    spacing: Spacing = "geometric"
     eps: float = 1.0  # step of the Langevin term
-    variance: Literal["corrected", "published"] = "corrected"
     final: Literal["mean", "state"] = "mean"  # return the last denoised, y-consistent image, or the state itself
 
     def __post_init__(self) -> None:
@@ -51,78 +41,43 @@ class PaDIS:
             raise Refusal(f"eps must lie in (0, 4], not {self.eps}")
 
     def check(self, problem: Problem, prior: Prior) -> None:
-        if self.data != "dps":
-            need_linear("PaDIS", problem.operator, prior)
-        if prior.kind == "latent":
-            raise Refusal("PaDIS needs a pixel or patch prior, not a latent one; use DAPS, ReSample or PSLD")
+        need_linear("PaDIS", problem.operator, prior)
         self.levels(problem, prior)
-
-    @torch.no_grad()
-    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
-        problem = problem.whitened()
-        seen, offset = problem.seen_by(prior), noise.of("offset")
-        levels = self.levels(problem, prior)
-        gain = squared_norms(seen, prior) if self.data != "ddnm" and self.normalisation == "operator" else torch.ones(())
-        x = levels[0] * start(prior, noise, problem.y)
-        for t, sigma in enumerate(levels):
-            last = t == len(levels) - 1
-            for k in range(self.inner):
-                D, push = self.data_term(x, sigma, seen, prior, noise, offset, gain)
-                keep, spread = self.langevin(sigma, levels[t + 1] if k == self.inner - 1 and not last else sigma)
-                x = x + push + (1 - keep) * (D - x)
-                x = x if last else x + spread * noise.like(x)
-            if not last:
-                yield Step(t, sigma, x, prior.to_image(D))
-        if self.final == "mean" and isinstance(seen.operator, LinearOperator):
-            D = finish(prior, D, sigma, seen)
-        yield Step(t, sigma, x, prior.to_image(D if self.final == "mean" else x))
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """From sigma_max to sigma_min."""
-        enough = 1.0 if self.data == "ddnm" and self.variance == "corrected" and by_frequency(prior, problem.operator) else 20.0
-        most = enough if self.sigma_max is None else self.sigma_max
-        return ve_levels(prior, self.steps, self.sigma_min, most, self.spacing)
+        most = self.enough(problem, prior) if self.sigma_max is None else self.sigma_max
+        return [*ve_levels(prior, self.steps, self.sigma_min, most, self.spacing), 0.0]
+
+    def enough(self, problem: Problem, prior: Prior) -> float:
+        """The noise level above which y, or the prior, has nothing to say."""
+        return 1.0 if spectral_state(prior, problem.operator) else 20.0
+
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        x = chain.levels[0] * chain.start()
+        for sigma, sigma_next in pairwise(chain.levels):
+            for k in range(self.inner):
+                D = self.estimate(chain, x, sigma)
+                then = sigma_next if k == self.inner - 1 and sigma_next > 0 else sigma
+                keep, spread = self.langevin(sigma, then)
+                x = x + (1 - keep) * (D - x)
+                if sigma_next > 0:
+                    x = x + spread * chain.noise.like(x)
+            yield sigma, x, D
+
+    def estimate(self, chain: Chain, x: Tensor, sigma: float) -> Tensor:
+        """The denoised state, conditioned on y."""
+        D = chain.denoise(x, sigma)
+        return chain.mean(Belief.of(chain.prior, D, sigma, chain.problem))
 
     def langevin(self, sigma: float, sigma_next: float) -> tuple[float, float]:
         """The share of the noise that a step keeps, and the deviation of what it adds."""
-        keep = 1 - self.eps / 2
-        if self.variance == "published":
-            return keep, sqrt(self.eps) * sigma
-        most = sigma_next / sigma
-        keep = max(min(keep, most), -most)
-        return keep, sqrt(most**2 - keep**2) * sigma
+        return langevin_noise(sigma, sigma_next, self.eps)
 
-    def data_term(
-        self, x: Tensor, sigma: float, seen: Problem, prior: Prior, noise: Noise, offset: Noise, gain: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """The denoised state, conditioned on y in the DDNM form, and what the data term adds to x."""
-        if self.data == "dps":
-            with torch.enable_grad():
-                x_t = x.detach().requires_grad_()
-                D = prior.denoise(x_t, full(sigma, x_t), offset)
-                distance = norm(seen.y - seen.operator.forward(D))
-                (gradient,) = torch.autograd.grad(distance.sum(), x_t)
-            return D.detach(), -self.step(distance.detach(), gain, x) * gradient
-        D = prior.denoise(x, full(sigma, x), offset)
-        if self.data == "ddnm":
-            V = covariance(prior, sigma, D, seen) if self.variance == "corrected" else belief(prior, sigma)
-            return met(D, V, seen, noise), torch.zeros(())
-        operator: LinearOperator = seen.operator  # type: ignore[assignment]
-        r = seen.y - operator.forward(x)
-        strength = min(40.0, 100.0 * sigma) if self.normalisation != "operator" else 1.0  # 200 sigma of [0, 1] images
-        distance = norm(r).clamp_min(torch.finfo(r.dtype).tiny)
-        return D, strength * self.step(distance, gain, x) * operator.adjoint(r) / per_image(distance, x)
-
-    def step(self, distance: Tensor, gain: Tensor, like: Tensor) -> Tensor:
-        """What grad |r| is multiplied by, per image: zeta |r| / |A|^2 (`operator`), 2 zeta (`paper`, with `dps`), else zeta."""
-        if self.normalisation == "operator":
-            return per_image(self.zeta * distance / gain, like)
-        twice = self.normalisation == "paper" and self.data == "dps"
-        return torch.full_like(per_image(distance, like), (2 if twice else 1) * self.zeta)
-
-
-def squared_norms(problem: Problem, prior: Prior) -> Tensor:
-    """|A|^2 as each image's own operator has it, at the mid-grey image where A is not linear. [B]"""
-    grey = torch.zeros(1, *prior.shape, dtype=problem.y.dtype, device=problem.y.device)
-    norms = [problem.operator.select([i]).linearize(grey).norm() for i in range(len(problem.ids))]
-    return torch.tensor(norms, dtype=problem.y.dtype, device=problem.y.device) ** 2
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        sigma, x, D = move
+        if self.final == "state":
+            return chain.prior.to_image(x)
+        if isinstance(chain.seen.operator, LinearOperator):
+            D = meet_noise_level(chain.last_belief(D, sigma), chain.seen)
+        return chain.prior.to_image(D)

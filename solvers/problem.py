@@ -10,8 +10,9 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.operators.base import Composed, LinearOperator, Operator, Seen, Shape, norm, per_image
+from solvers.operators.base import LinearOperator, Operator, Shape, norm, per_image
 from solvers.operators.weighted import weighted
+from solvers.operators.wrapper import Composed, Seen
 from solvers.photons import constant, count_deviation, counted, level, unit_scale
 
 

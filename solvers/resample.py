@@ -9,42 +9,25 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.condition import Variance, conditioned, discrepancy
-from solvers.covariance import ErrorCovariance
-from solvers.descent import AdamW, misfit
-from solvers.operators.base import LinearOperator, norm, per_image
+from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
+from solvers.beliefs import IMAGE_DEVIATION, Belief, autoencoder_error
+from solvers.condition import conditioned
+from solvers.discrepancy import discrepancy, meet_noise_level
+from solvers.operators.base import LinearOperator
 from solvers.problem import Problem
-from solvers.state import (
-    BLACK,
-    IMAGE_DEVIATION,
-    autoencoder_error,
-    belief,
-    covariance,
-    image_covariance,
-    inside,
-    met,
-    result,
-    settle,
-    shown,
-)
-from solvers.step import Step, fraction, positive
-from solvers.steps import ddim_step, noise_in, sigma_at, start, tweedie, vp_levels
-
-Stage = Literal["pixel", "latent"]
+from solvers.solver import Chain, Move, Solver, final_image, fraction, positive
 
 
 @dataclass(frozen=True)
-class ReSample:
+class ReSample(Solver):
     """VP coordinates; ReSample algorithm 1: DDIM steps, at some of which x0 is made consistent with y (in pixels at high
     noise, in the latent at low noise) and put back at its noise level by stochastic resampling.
 
-    The noise level decides which stage is due, so that any number of steps works. inner `exact`: one conditional update
-    with the variance that the discrepancy principle asks for (Gauss-Newton where A, or A after the decoder, is not
-    linear), or with the errors of D by frequency where training measured them; `adamw`: the published descents. The
-    published look-ahead feeds the network a time one step off its coefficients; that is not kept.
+    The noise level decides which stage is due, so that any number of steps works. Consistency is one conditional update, under
+    the errors of D by frequency where training measured them, else with the variance that the discrepancy principle asks for
+    (Gauss-Newton where A, or A after the decoder, is not linear). The released code's is in `solvers.published.resample`.
     """
 
     steps: int = 500
@@ -52,94 +35,79 @@ class ReSample:
     skip: int | None = None  # steps from one consistency to the next; default steps / 50, as 10 is to 500
     sigma_pixel: float = 6.6  # consistency is on from this noise level down: in pixels ...
     sigma_latent: float = 1.39  # ... and from this one in the latent; 0 stays in pixels, the fast mode
-    inner: Literal["exact", "adamw"] = "exact"
-    newton: int = 2  # Gauss-Newton steps of an exact consistency in the latent ...
+    newton: int = 2  # Gauss-Newton steps of a consistency in the latent ...
     cg: int = 5  # ... and conjugate gradients in each
-    adamw: AdamW = AdamW()  # the published descents
     resampling: Literal["paper", "code", "encode"] = "paper"  # denominator a_t; 1 - a_t; plain re-encoding of x0
-    look_ahead: int = 0  # DDIM steps taken only to get a better x0; published 5
-    tweedie: Literal["exact", "code"] = "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
-    dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
-    spacing: Literal["even", "leading"] = "even"  # of the times; `leading` is latent diffusion's own
     eta: float = 0.0  # of the DDIM steps
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
         positive(self, "steps", "skip", "newton", "cg", "gamma")
         fraction(self, "eta")
-        if self.look_ahead < 0:
-            raise Refusal(f"look_ahead must be at least 0, not {self.look_ahead}")
 
-    def check(self, problem: Problem, prior: Prior) -> None:
-        vp_levels(prior, self.steps, self.spacing)
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        return vp_levels(prior, self.steps)
 
-    @torch.no_grad()
-    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
-        problem = problem.whitened()
-        seen, offset = problem.seen_by(prior), noise.of("offset")
-        levels = vp_levels(prior, self.steps, self.spacing)
-        skip, last = self.skip or max(1, round(self.steps / 50)), len(levels) - 2
-        z = start(prior, noise, problem.y)
-        for t, (a, a_next) in enumerate(pairwise(levels)):
-            x0 = tweedie(prior, z, a, offset)
-            z, x0 = ddim_step(z, x0, a, a_next, self.eta, noise), self.estimate(z, x0, a)
-            if self.dps > 0:
-                r, gradient = misfit(seen, x0)
-                z = z - self.dps * sqrt(a) * gradient / per_image(norm(r).clamp_min(torch.finfo(r.dtype).tiny), gradient)
-            if t < last and (last - t) % skip == 0 and sigma_at(a) <= self.sigma_pixel:
-                x0 = self.look(z, x0, levels[t + 1 : t + 2 + self.look_ahead], prior, offset)
-                stage: Stage = "pixel" if sigma_at(a) > self.sigma_latent else "latent"
-                if stage == "pixel" and prior.kind == "latent":
-                    image = prior.to_image(x0)
-                    V = image_covariance(prior, sigma_at(a), image, problem)
-                    x0 = prior.to_state(self.meet(image, V, problem, stage, noise))
-                else:
-                    x0 = self.meet(x0, covariance(prior, sigma_at(a), x0, seen), seen, stage, noise)
-                z = self.resample(inside(prior, x0, BLACK), z, a, a_next, noise)
-            if t < last:
-                yield Step(t, sigma_at(a), z, shown(prior, x0))
-        if self.sigma_latent > 0 or prior.kind == "pixel":  # final consistency: y is met, whatever the prior says of itself
-            most = covariance(prior, sigma_at(a), z, seen, belief(prior, prior.sigma_max))
-            z = self.meet(z, most, seen, "latent")
-            image = result(prior, z, problem, self.polish)
-        else:
-            image = result(prior, z, problem, False)
-            most = image_covariance(prior, sigma_at(a), image, problem, IMAGE_DEVIATION**2 + autoencoder_error(prior))
-            image = self.meet(image, most, problem, "pixel")
-        yield Step(last, sigma_at(a), z, image)
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        z = chain.start()  # line 1
+        for t, (a, a_next) in enumerate(pairwise(chain.levels)):
+            x0 = chain.tweedie(z, a)  # line 4
+            z = ddim_step_vp(z, x0, a, a_next, self.eta, chain.noise)  # line 5
+            if self.due(chain, t):
+                x0 = self.consistent(chain, x0, sigma_at(a))  # line 7
+                z = self.resample(x0, z, a, a_next, chain.noise)  # line 8
+            z = self.last(chain, z, t)
+            yield sigma_at(a), z, x0
 
-    def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
-        """x0, or the published pseudo-Tweedie one, which leaves some noise in."""
-        if self.tweedie == "exact":
-            return x0
-        return (z - (1 - a) * noise_in(z, x0, a)) / sqrt(a)
+    def due(self, chain: Chain, t: int) -> bool:
+        """Whether step t is one of those at which y is met."""
+        skip, last = self.skip or max(1, round(self.steps / 50)), len(chain.levels) - 2
+        return t < last and (last - t) % skip == 0 and sigma_at(chain.levels[t]) <= self.sigma_pixel
 
-    def look(self, z: Tensor, x0: Tensor, levels: list[float], prior: Prior, offset: Noise) -> Tensor:
-        """The estimate after plain DDIM steps along these levels; x0 itself if there are none."""
-        for a, a_next in pairwise(levels):
-            clean = tweedie(prior, z, a, offset)
-            z, x0 = ddim_step(z, clean, a, a_next), self.estimate(z, clean, a)
-        return x0
-
-    def meet(self, x: Tensor, V: Variance, problem: Problem, stage: Stage, noise: Noise | None = None) -> Tensor:
-        """x moved until it explains y to the noise level, or as far as V lets it.
-
-        noise is given where x is resampled next. There a V by frequency is not cut down to what the noise level asks for, which
-        would cost half a dB of deblurring.
+    def consistent(self, chain: Chain, x0: Tensor, sigma: float) -> Tensor:
+        """The state x0 moved until it explains y, in pixels or in the latent. Under errors by frequency all of V is taken:
+        what the noise level asks for alone would cost half a dB of deblurring.
         """
-        if self.inner == "adamw":
-            return self.adamw(x, problem, stage)
-        if noise is not None and isinstance(V, ErrorCovariance):
-            return met(x, V, problem, noise)
-        if stage == "pixel" or isinstance(problem.operator, LinearOperator):
-            return settle(x, V, problem)
-        needed = torch.as_tensor(discrepancy(x, V, problem, cap=self.cg))
-        return conditioned(x, needed, problem, cap=self.cg, steps=self.newton).x if bool((needed > 0).any()) else x
+        pixels = sigma > self.sigma_latent
+        belief = Belief.of(chain.prior, x0, sigma, chain.problem, pixels)
+        if belief.measured:
+            return chain.framed(chain.mean(belief))
+        return chain.framed(chain.state(belief, self.meet(belief, chain.view(belief), pixels)))
+
+    def meet(self, belief: Belief, seen: Problem, pixels: bool) -> Tensor:
+        """The mean moved until it explains y to the noise level, or as far as V lets it."""
+        if pixels or isinstance(seen.operator, LinearOperator):
+            return meet_noise_level(belief, seen)
+        needed = discrepancy(belief, seen, cap=self.cg)
+        if not bool(torch.as_tensor(needed.variance).gt(0).any()):
+            return belief.mean
+        return conditioned(needed, seen, cap=self.cg, newton=self.newton).x
 
     def resample(self, z0: Tensor, z: Tensor, a: float, a_next: float, noise: Noise) -> Tensor:
         """Eq. (13): the product of N(sqrt(a_next) z0, 1 - a_next), DDPM's view of z0, and N(z, s2), where the chain was."""
         if self.resampling == "encode":
             return sqrt(a_next) * z0 + sqrt(1 - a_next) * noise.like(z)
-        s2 = self.gamma * (1 - a_next) / (a if self.resampling == "paper" else 1 - a) * (1 - a / a_next)
+        share = a if self.resampling == "paper" else 1 - a
+        s2 = self.gamma * (1 - a_next) / share * (1 - a / a_next)
         mean = (s2 * sqrt(a_next) * z0 + (1 - a_next) * z) / (s2 + 1 - a_next)
         return mean + sqrt(s2 * (1 - a_next) / (s2 + 1 - a_next)) * noise.like(z)
+
+    def last(self, chain: Chain, z: Tensor, t: int) -> Tensor:
+        """Line 10: the last state is made consistent, so that y is met whatever the prior says of itself; others stay."""
+        if t < len(chain.levels) - 2 or self.stays_in_pixels(chain.prior):
+            return z
+        belief = chain.last_belief(z, sigma_at(chain.levels[t]))
+        return self.meet(belief, chain.seen, pixels=False)
+
+    def stays_in_pixels(self, prior: Prior) -> bool:
+        """Whether consistency never goes through a decoder."""
+        return prior.kind == "latent" and self.sigma_latent <= 0
+
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        sigma, z, _ = move
+        prior, problem = chain.prior, chain.problem
+        if not self.stays_in_pixels(prior):
+            return final_image(prior, z, problem, self.polish)
+        image = final_image(prior, z, problem, polish=False)
+        most = IMAGE_DEVIATION**2 + autoencoder_error(prior)
+        return self.meet(Belief.of_image(prior, image, sigma, problem).with_variance(most), problem, pixels=True)

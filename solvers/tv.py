@@ -6,15 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, conjugate_gradients
 from solvers.problem import Problem
-from solvers.step import Step, need_linear, positive
+from solvers.solver import Chain, Move, Solver, need_linear, positive
 
 
 @dataclass(frozen=True)
-class TV:
+class TV(Solver):
     """Minimises |A u - y|^2 / 2 + lam TV(u) over images u in [0, 1] units, as PaDIS's baseline states it; needs no prior
     (only the shape of its images). TV is isotropic and has no differences across the border.
     """
@@ -30,26 +29,36 @@ class TV:
     def check(self, problem: Problem, prior: Prior) -> None:
         need_linear("TV", problem.operator)
 
-    @torch.no_grad()
-    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
-        problem = problem.whitened()
-        A: LinearOperator = problem.operator  # type: ignore[assignment]
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """No noise is involved."""
+        return [0.0] * (self.steps + 1)
+
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
         weight = self.lam / 2 if A.unit_range else 2 * self.lam  # x = 2u - 1: TV doubles, and so does A x unless A takes u
         rho = self.rho * weight / self.lam
-        back = A.adjoint(problem.y)
+        back = A.adjoint(chain.problem.y)
+
+        def normal(p: Tensor) -> Tensor:
+            return A.adjoint(A.forward(p)) + rho * gradient_adjoint(gradient(p))
+
         x = back * 0
         z = gradient(x)
         u = torch.zeros_like(z)
-        for t in range(self.steps):
+        for _ in range(self.steps):
             b = back + rho * gradient_adjoint(z - u)
-            x = conjugate_gradients(
-                lambda p: A.adjoint(A.forward(p)) + rho * gradient_adjoint(gradient(p)), b, x=x, cap=self.cg
-            ).x
+            x = conjugate_gradients(normal, b, x=x, cap=self.cg).x
             slopes = gradient(x) + u
             length = slopes.square().sum(1, keepdim=True).sqrt()
             z = slopes * (1 - weight / rho / length.clamp_min(weight / rho))
             u = slopes - z
-            yield Step(t, 0.0, x, x)
+            yield 0.0, x, x
+
+    def shown(self, chain: Chain, x0: Tensor) -> Tensor:
+        return x0
+
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        return move[1]
 
 
 def gradient(x: Tensor) -> Tensor:

@@ -33,12 +33,14 @@ from solvers.dps import DPS
 from solvers.operators import CT, CartesianMRI, RandomInpainting, SuperResolution
 from solvers.operators.base import LinearOperator
 from solvers.padis import PaDIS
+from solvers.pnp import PnP
 from solvers.problem import Gaussian, measure
 from solvers.psld import PSLD
 from solvers.resample import ReSample
-from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.cells import Cell, Run
+from solvers.run.module import Reconstruction
 from solvers.run.scans import Scan
-from solvers.step import check
+from solvers.solver import check
 from tests import tiny
 from tests.elsewhere import DEVICE, Elsewhere
 from tests.operator_list import LINEAR, NONLINEAR, Case
@@ -150,6 +152,7 @@ RESTORING = {
     "resample_fast": ReSample(steps=4, skip=2, sigma_latent=0.0),
     "psld": PSLD(steps=2),
     "daps": DAPS(steps=3, sigma_max=None),
+    "pnp": PnP(steps=3),
     "codps_plus": CoDPSPlus(steps=3),
     "dps": DPS(steps=2),
     "padis": PaDIS(steps=3, sigma_max=None),

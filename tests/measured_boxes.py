@@ -106,6 +106,17 @@ def daps(w, sigmas):
     return x
 
 
+def pnp(w, sigmas):
+    """Without a classical answer it starts from noise; after that nothing is random."""
+    x = sigmas[0] * w.tape.normal(len(w.mu))
+    latent = w.order is not None
+    for s in sigmas[:-1]:
+        x = w.encode(w.mean(w.decode(w.D(x, s)), s, state=not latent))
+    image = w.decode(w.D(x, sigmas[-1]))
+    H = w.H(sigmas[-1], image, 0.25, state=not latent)
+    return w.morozov(image, H @ H)
+
+
 def codps_plus(w, levels, eta=1.0):
     x = w.tape.normal(len(w.mu))
     for a, b in zip(levels, levels[1:]):

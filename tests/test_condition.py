@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from data.seeding import Noise
-from solvers.condition import condition, conditioned, discrepancy
-from solvers.covariance import ErrorCovariance
+from solvers.beliefs import Belief, Spectral
+from solvers.condition import condition, conditioned, plain
+from solvers.discrepancy import discrepancy
 from solvers.operators import MRI, KernelBlur
-from solvers.operators.base import Composed, LinearOperator, Operator, Seen, norm
+from solvers.operators.base import LinearOperator, Operator, norm
 from solvers.operators.mri_recipes import simulated
+from solvers.operators.wrapper import Composed, Seen
 from solvers.problem import Clean, Gaussian, Problem, measure
 from tests.operator_list import LINEAR, Case
 
@@ -57,12 +59,20 @@ class Mask(LinearOperator):
         return self.mask.expand_as(y).flatten(1).sum(1)
 
 
-@dataclass(frozen=True, eq=False)
-class Covariance(LinearOperator):
-    L: Tensor  # [n,n], V = L L^T
+class Whole(Belief):
+    """V = L L^T, L [n,n]; without a root at hand."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    rooted = False
+
+    def __init__(self, mean: Tensor, L: Tensor):
+        self.mean, self.L = mean, L
+
+    def apply(self, x: Tensor) -> Tensor:
         return (x.flatten(1) @ (self.L @ self.L.T)).reshape(x.shape)
+
+
+def believed(m: Tensor, v) -> Belief:
+    return v(m) if callable(v) else plain(m, v)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +113,7 @@ def test_mean_equals_dense_algebra(closed: bool, kind: str) -> None:
         "number": 0.7,
         "rows": torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64),
         "diagonal": DIAGONAL,
-        "operator": Covariance(L),
+        "operator": lambda m: Whole(m, L),
     }[kind]
     eye = torch.eye(12).double()
     V = {
@@ -113,7 +123,7 @@ def test_mean_equals_dense_algebra(closed: bool, kind: str) -> None:
         "operator": [L @ L.T] * 3,
     }[kind]
     p, m = problem(Dense(M, closed)), normal(3, *SHAPE, seed=9)
-    found = conditioned(m, v, p, tolerance=1e-12)
+    found = conditioned(believed(m, v), p, accuracy=1e-12)
     for i in range(3):
         torch.testing.assert_close(found.x[i], posterior_mean(M[0], V[i], m[i], p.y[i], 0.09), rtol=1e-9, atol=1e-10)
 
@@ -121,7 +131,7 @@ def test_mean_equals_dense_algebra(closed: bool, kind: str) -> None:
 def test_a_mask_meets_a_diagonal_without_iterations() -> None:
     mask = (normal(3, *SHAPE, seed=4) > 0).double()
     p, m = problem(Mask(mask)), normal(3, *SHAPE, seed=9)
-    found = conditioned(m, DIAGONAL, p)
+    found = conditioned(plain(m, DIAGONAL), p)
     torch.testing.assert_close(found.x, m + DIAGONAL * mask / (0.09 + DIAGONAL * mask) * (p.y - mask * m))
     assert int(found.iterations.sum()) == 0
 
@@ -143,11 +153,12 @@ def test_without_noise_the_mean_is_the_limit(kind: str, operator: Operator) -> N
     """Rounding, divided by no noise, must not fill what y does not see: conjugate gradients leave sqrt(eps) of |r|."""
     density = 0.1 + normal(1, 1, 3, 3, seed=7).square()
     density[..., 2, 0], density[..., 2, 2] = density[..., 1, 0], density[..., 1, 2]  # real images: the same at k and -k
-    v = {"number": 0.7, "diagonal": DIAGONAL[:1], "frequency": ErrorCovariance(density)}[kind]
+    v = {"number": 0.7, "diagonal": DIAGONAL[:1], "frequency": lambda m: Spectral(m, density)}[kind]
     eye = torch.eye(12).double()
-    V = v.forward(eye.reshape(12, *SHAPE)).flatten(1) if isinstance(v, ErrorCovariance) else eye * torch.as_tensor(v).flatten()
     m, y = normal(1, *SHAPE, seed=9), normal(1, 7, seed=8)
-    x = condition(m, v, Problem(y, operator, Clean(), ids(1)))
+    belief = believed(m, v)
+    V = belief.around(torch.zeros(12, *SHAPE).double()).apply(eye.reshape(12, *SHAPE)).flatten(1)
+    x = condition(belief, Problem(y, operator, Clean(), ids(1)))
     expected = posterior_mean(M[0], V, m[0], y[0], 0.0)
     assert float((x[0] - expected).norm()) < 1e-6 * float(norm(y - operator.forward(m)))
 
@@ -180,9 +191,9 @@ def test_images_do_not_influence_each_other(closed: bool) -> None:
 
 def test_conjugate_gradients_stop_at_the_noise_and_say_so() -> None:
     p, m = problem(Dense(M)), normal(3, *SHAPE, seed=9)
-    found = conditioned(m, 10.0, p)
+    found = conditioned(plain(m, 10.0), p)
     assert (found.residual <= 0.1 * 0.3 * 7**0.5).all() and (found.iterations >= 1).all()
-    capped = conditioned(m, 10.0, p, cap=2)
+    capped = conditioned(plain(m, 10.0), p, cap=2)
     assert (capped.iterations == 2).all() and (capped.residual > 0.1 * 0.3 * 7**0.5).any()
 
 
@@ -192,12 +203,13 @@ def test_discrepancy_leaves_the_noise_level(closed: bool) -> None:
     explains = (p.y @ torch.linalg.pinv(M[0]).T).reshape(3, *SHAPE)[:1]  # A m = y: nothing left to explain
     m, p = torch.cat([normal(3, *SHAPE, seed=9), explains]), p.select([0, 1, 2, 0])
     target = 0.3 * 7**0.5
-    v = discrepancy(m, 50.0, p)
-    after = norm(p.operator.forward(conditioned(m, v, p, tolerance=1e-10).x) - p.y)
+    found = discrepancy(plain(m, 50.0), p)
+    v = found.variance
+    after = norm(p.operator.forward(conditioned(found, p, accuracy=1e-10).x) - p.y)
     before = norm(p.operator.forward(m) - p.y)
     assert (v[before <= target] == 0).all() and (before <= target).any()
     torch.testing.assert_close(after[before > target], torch.full_like(after, target)[before > target], rtol=1e-5, atol=0)
-    bound = discrepancy(m, 1e-4, p)
+    bound = discrepancy(plain(m, 1e-4), p).variance
     torch.testing.assert_close(bound[before > target], torch.full_like(bound, 1e-4)[before > target])
 
 
@@ -205,8 +217,8 @@ def test_gauss_newton_on_a_linear_operator_is_the_update() -> None:
     p, m = problem(Composed(Dense(M), lambda x: x)), normal(3, *SHAPE, seed=9)
     linear = Problem(p.y, Dense(M, True), p.likelihood, p.ids)
     for v in (0.7, torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64), DIAGONAL):
-        found = conditioned(m, v, p, tolerance=1e-12)
-        torch.testing.assert_close(found.x, conditioned(m, v, linear, tolerance=1e-12).x, rtol=1e-8, atol=1e-9)
+        found = conditioned(plain(m, v), p, accuracy=1e-12)
+        torch.testing.assert_close(found.x, conditioned(plain(m, v), linear, accuracy=1e-12).x, rtol=1e-8, atol=1e-9)
 
 
 def test_gauss_newton_finds_the_stationary_point() -> None:
@@ -215,7 +227,7 @@ def test_gauss_newton_finds_the_stationary_point() -> None:
     noisy = condition(m, 0.5, p, Noise(p.ids, "solver"))
     u = m + 0.5**0.5 * (stream := Noise(p.ids, "solver")).normal(m.shape, torch.float64)
     y = p.y + 0.3 * stream.normal(p.y.shape, torch.float64)
-    x = conditioned(m, 0.5, p, Noise(p.ids, "solver"), tolerance=1e-8, steps=60).x
+    x = conditioned(plain(m, 0.5), p, Noise(p.ids, "solver"), accuracy=1e-8, newton=60).x
     J = p.operator.linearize(x)
     torch.testing.assert_close(0.5 * J.adjoint(y - J.value) / 0.09, x - u, rtol=1e-5, atol=1e-5)
     assert norm(noisy - x).max() < 0.5 * norm(x - m).min()
@@ -264,7 +276,7 @@ def test_draws_are_the_exact_posterior(case: Case) -> None:
     mean = m.flatten() + K @ (y.flatten() - A @ m.flatten())
     C = v * (torch.eye(n, dtype=torch.float64) - K @ A)
     p = Problem(y.expand(DRAWS, *y.shape[1:]), operator, Gaussian(sigma_y), ("image",) * DRAWS)
-    x = conditioned(m.expand(DRAWS, *case.shape), v, p, OneStream(DRAWS), tolerance=1e-2, cap=200).x.flatten(1)
+    x = conditioned(plain(m.expand(DRAWS, *case.shape), v), p, OneStream(DRAWS), accuracy=1e-2).x.flatten(1)
     of_mean = (x.mean(0) - mean) / (C.diagonal() / DRAWS).sqrt()
     of_covariance = (x.T.cov() - C) / ((C.diagonal() * C.diagonal()[:, None] + C**2) / DRAWS).sqrt()
     bound = NormalDist().inv_cdf(1 - 0.001 / 2 / (n + n * (n + 1) / 2))

@@ -13,19 +13,20 @@ from ldm import checkpoints, schedule, spectra
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.patch import PatchPrior
+from ldm.sampling import full
 from ldm.training.diffusion import PixelDiffusion
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.optimisation import AdamW
+from solvers.beliefs import CONTRAST, Spectral, contrast
 from solvers.codps import CoDPSPlus
-from solvers.condition import conditioned, discrepancy
-from solvers.covariance import CONTRAST, ErrorCovariance, contrast, error_covariance
+from solvers.condition import conditioned
 from solvers.daps import DAPS
+from solvers.discrepancy import discrepancy
 from solvers.operators import HighDynamicRange, Inpainting, SuperResolution
 from solvers.padis import PaDIS
 from solvers.problem import Gaussian, measure
+from solvers.published.daps import DAPSHMC
 from solvers.resample import ReSample
-from solvers.state import evident
-from solvers.steps import full
 from tests.analytic import Shuffle, Table
 from tests.test_variances import S0, Smooth, Wiener, noise, smooth, validated
 
@@ -41,12 +42,12 @@ def hole(height: int, width: int, size: int) -> Inpainting:
     return Inpainting(mask)
 
 
-def spectral(prior: Prior, density: float = 0.3, estimate: torch.Tensor | None = None) -> ErrorCovariance:
+def spectral(prior: Prior, density: float = 0.3, estimate: torch.Tensor | None = None) -> Spectral:
     """A covariance of errors that fade with frequency, around an estimate; without one, around a flat one."""
     rows = [spectra.row(1.0, (density * spectra.KNOTS**-1).tolist(), [1] * len(spectra.KNOTS))]
     prior.variances = rows
     image = torch.zeros(1, *prior.shape, dtype=torch.float64) if estimate is None else estimate
-    return error_covariance(prior.density(1.0), image, prior=prior)
+    return Spectral.about(image, prior.density(1.0), prior)
 
 
 def edged(*shape: int) -> torch.Tensor:
@@ -64,7 +65,7 @@ def test_a_covariance_of_errors_is_one(kind, flat):
     V = spectral(prior, estimate=None if flat else edged(*prior.shape))
     n = math.prod(prior.shape)
     unit = torch.eye(n, dtype=torch.float64).reshape(n, *prior.shape)
-    dense, half = (f(unit).reshape(n, n) for f in (V.forward, V.half))
+    dense, half = (f(unit).reshape(n, n) for f in (V.apply, V.root))
     torch.testing.assert_close(dense, dense.T)
     torch.testing.assert_close(half @ half, dense)
     inside = prior.crop(unit.reshape(n, *prior.shape)).flatten(1).any(1)
@@ -76,8 +77,8 @@ def test_a_covariance_of_errors_is_one(kind, flat):
 def test_errors_lie_where_contrast_is():
     """White ones of variance 0.3: the deviation goes with the fourth root of local contrast, and its mean square is kept."""
     image = edged(1, 32, 64)
-    V = error_covariance(torch.full((32, 64), 0.3), torch.cat([image, 5 * image]))
-    variance = V.forward(torch.ones(2, 1, 32, 64, dtype=torch.float64))  # of white errors V is a diagonal
+    V = Spectral.about(torch.cat([image, 5 * image]), torch.full((32, 64), 0.3))
+    variance = V.apply(torch.ones(2, 1, 32, 64, dtype=torch.float64))  # of white errors V is a diagonal
     torch.testing.assert_close(variance.mean((1, 2, 3)), torch.full((2,), 0.3, dtype=torch.float64))
     torch.testing.assert_close(variance[0], variance[1])  # five times the contrast everywhere is no news
     windows = nn.functional.unfold(image, 9)[0]  # whole ones, around row 4 and column 4 onwards
@@ -111,10 +112,10 @@ def test_errors_that_lie_somewhere_are_undone_there():
     prior, ids = Prior(Wiener(), (1, 64, 64)), [str(i) for i in range(8)]
     truth = torch.cat([edged(1, 64, 64)] * 8)
     V = spectral(prior, 1e-3, truth)
-    m = truth + V.half(noise(8, 1, 64, 64).double() / S0)
+    m = truth + V.root(noise(8, 1, 64, 64).double() / S0)
     problem = measure(SuperResolution(4), truth, Gaussian(0.02), Noise(ids, "noise"))
-    anywhere = ErrorCovariance(V.density)
-    here, there = (float((conditioned(m, v, problem).x - truth).square().mean()) for v in (V, anywhere))
+    anywhere = Spectral(m, V.density)
+    here, there = (float((conditioned(v.around(m), problem).x - truth).square().mean()) for v in (V, anywhere))
     assert here < there
 
 
@@ -125,11 +126,11 @@ def test_the_update_under_a_covariance_of_errors_is_the_dense_one():
     problem = measure(hole(12, 10, 4), truth, Gaussian(0.1), ids)
     m = 0.3 * torch.ones_like(truth)
     unit = torch.eye(120, dtype=torch.float64).reshape(120, 1, 12, 10)
-    dense = V.forward(unit).reshape(120, 120)
+    dense = V.apply(unit).reshape(120, 120)
     A = problem.operator.forward(unit).reshape(120, 120).T
     gain = dense @ A.T @ torch.linalg.inv(0.01 * torch.eye(120) + A @ dense @ A.T)
     expected = m.flatten() + gain @ (problem.y - problem.operator.forward(m)).flatten()
-    found = conditioned(m, V, problem, tolerance=1e-9, cap=200).x
+    found = conditioned(V.around(m), problem, accuracy=1e-9).x
     torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=1e-7)  # conjugate gradients to 1e-9 of sigma_y sqrt(m)
 
 
@@ -140,11 +141,11 @@ def test_the_residual_tells_how_wrong_an_estimate_is(factor):
     V, sigma_y = spectral(prior, 1e-4), 0.02
     truth = noise(1, 1, 128, 128).double()
     problem = measure(SuperResolution(4), truth, Gaussian(sigma_y), Noise(["a"], "noise"))
-    m = truth + factor**0.5 * V.half(torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
-    found = evident(m, V, problem, Noise(["a"], "solver"))
+    m = truth + factor**0.5 * V.root(torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    found = V.around(m).scaled_to_residual(problem, Noise(["a"], "solver"))
     ratio = float((found.density / V.density).mean())
     unit = torch.randn(200, *truth.shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    power = problem.operator.forward(V.half(unit)).square().flatten(1).sum(1)
+    power = problem.operator.forward(V.root(unit)).square().flatten(1).sum(1)
     size, n = float(power.mean()), 32 * 32
     by_noise = 2 * n * sigma_y**4 + 4 * sigma_y**2 * factor * size  # variance of |n|^2 + 2 n.(A e)
     spread = math.sqrt((1 + factor**2) * float(power.var()) + by_noise) / size  # of |A e|^2 for one e, and of the probe's trace
@@ -236,7 +237,7 @@ def test_draws_of_daps_spread_by_what_the_autoencoder_loses():
     entries = 8 * side**2  # squares in the mean of `wrong`, in the variance that training measured, and K - 1 times in `spread`
     assert ratio == pytest.approx(1, abs=5 * math.sqrt(2 / entries * (2 + 1 / (K - 1))))
     operator = problem.operator
-    assert DAPS().posterior(prior, operator) and not DAPS(inner="hmc").posterior(prior, operator)
+    assert DAPS().posterior(prior, operator) and not DAPSHMC().posterior(prior, operator)
     assert not DAPS().posterior(prior, HighDynamicRange())  # met through the decoder
 
 
@@ -249,12 +250,11 @@ def test_a_share_of_a_covariance_of_errors_leaves_the_noise_level(kind):
     truth = torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     problem = measure(hole(height, width, 4), truth, Gaussian(0.1), ids).seen_by(prior)
     m = prior.to_state(torch.cat([torch.zeros_like(truth[:1]), truth[1:]]))
-    share = discrepancy(m, V, problem)
-    found = conditioned(m, share, problem, tolerance=1e-9, cap=400).x
+    found = conditioned(discrepancy(V.around(m), problem), problem, accuracy=1e-9, cap=400).x
     assert float(problem.residual(found)[0]) == pytest.approx(1, abs=1e-5) and problem.residual(m)[0] > 2
     expected = problem.residual(m)[1].clamp_max(1)
     assert float(problem.residual(found)[1]) == pytest.approx(float(expected), abs=1e-5)
-    assert not discrepancy(m, V.scaled(1e-9), problem).density[0].sub(1e-9 * V.density[0]).any()  # all of it
+    assert not discrepancy(V.around(m).scaled(1e-9), problem).density[0].sub(1e-9 * V.density[0]).any()  # all of it
 
 
 def test_daps_starts_lower_where_it_knows_frequencies():

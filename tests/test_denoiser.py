@@ -6,8 +6,9 @@ from torch import nn
 
 from data.seeding import Noise
 from ldm import schedule
-from ldm.denoiser import EDM, VP, Prior, eps_hat, x0_hat
+from ldm.denoiser import EDM, VP, Prior
 from ldm.patch import PatchPrior, cut, padding, paste, positions
+from ldm.sampling import noise_in, tweedie
 
 S0 = 0.6
 TABLE = schedule.scaled_linear_alpha_bar()
@@ -56,12 +57,12 @@ def test_every_parametrisation_is_one_denoiser(denoiser):
 
 def test_vp_estimate_and_its_noise_make_x_t():
     prior = Prior(VP(VPNetwork("eps"), TABLE), (2, 4, 5))
-    a = TABLE[[10, 500, 990]]
-    x_t = Noise(["a", "b", "c"], "solver").normal((3, 2, 4, 5), torch.float64)
-    x0 = x0_hat(prior, x_t, a)
-    root = a.reshape(-1, 1, 1, 1)
-    rebuilt = root.sqrt() * x0 + (1 - root).sqrt() * eps_hat(x_t, x0, a)
-    torch.testing.assert_close(rebuilt, x_t, rtol=0, atol=1e-13)
+    noise = Noise(["a", "b", "c"], "solver")
+    x_t = noise.normal((3, 2, 4, 5), torch.float64)
+    for a in TABLE[[10, 500, 990]].tolist():
+        x0 = tweedie(prior, x_t, a, noise)
+        rebuilt = a**0.5 * x0 + (1 - a) ** 0.5 * noise_in(x_t, x0, a)
+        torch.testing.assert_close(rebuilt, x_t, rtol=0, atol=1e-13)
     assert prior.sigma_min == pytest.approx(0.03876, abs=5e-6) and prior.sigma_max == pytest.approx(83.8, abs=0.1)
 
 

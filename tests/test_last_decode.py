@@ -6,7 +6,7 @@ from analytic import Dense, Shuffle, latent
 from data.seeding import Noise
 from solvers.problem import Gaussian, Problem
 from solvers.resample import ReSample
-from solvers.state import result
+from solvers.solver import final_image
 
 SHAPE, IDS, SIGMA_Y, GRID = (1, 8, 8), ("a", "b", "c"), 0.05, 0.5
 DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
@@ -39,7 +39,7 @@ def test_each_image_takes_the_codes_where_they_explain_the_data():
         + torch.tensor([0.01, 0.24, 0.24]).reshape(3, 1, 1, 1)
         * torch.randn(z.shape, generator=torch.Generator().manual_seed(3)).sign()
     )
-    image = result(prior(), z, posed(z))
+    image = final_image(prior(), z, posed(z))
     torch.testing.assert_close(image[:1], prior().decode(z)[:1], rtol=0, atol=0)
     torch.testing.assert_close(image[1:], prior().decode(z, quantize=False)[1:], rtol=0, atol=0)
 

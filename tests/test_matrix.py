@@ -14,7 +14,6 @@ from data.seeding import Noise
 from solvers.baseline import Baseline
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.descent import AdamW
 from solvers.dps import DPS
 from solvers.operators import (
     CT,
@@ -34,11 +33,16 @@ from solvers.operators import (
     UniformBlur,
 )
 from solvers.padis import PaDIS
-from solvers.padis_pc import PaDISPC
+from solvers.pnp import PnP
 from solvers.problem import Clean, Gaussian, Poisson, measure
 from solvers.psld import PSLD
+from solvers.published.daps import DAPSLangevin
+from solvers.published.descent import AdamW
+from solvers.published.padis import PaDISDPS, PaDISLangevin
+from solvers.published.padis_pc import PaDISPC
+from solvers.published.resample import PublishedReSample
 from solvers.resample import ReSample
-from solvers.step import check
+from solvers.solver import check
 from solvers.tv import TV
 
 SHAPE, IDS, SIGMA_Y = (1, 8, 8), ("a", "b"), 0.05
@@ -64,24 +68,23 @@ OPERATORS = {
 SOLVERS = {
     "resample": ReSample(steps=12, skip=3),
     "resample_fast": ReSample(steps=12, skip=3, sigma_latent=0.0),
-    "resample_published": ReSample(
-        steps=8, skip=3, inner="adamw", adamw=AdamW(iterations_pixel=30, iterations_latent=30), dps=0.5
-    ),
+    "resample_published": PublishedReSample(steps=8, skip=3, adamw=AdamW(iterations_pixel=30, iterations_latent=30), dps=0.5),
     "psld": PSLD(steps=10),
     "daps": DAPS(steps=8, sigma_min=0.02),
     "daps_trace": DAPS(steps=8, sigma_min=0.02, covariance="trace"),
-    "daps_langevin": DAPS(steps=6, inner="langevin", M=5, lr=1e-5, tau=SIGMA_Y),
+    "daps_langevin": DAPSLangevin(steps=6, M=5, lr=1e-5, tau=SIGMA_Y),
+    "pnp": PnP(steps=8),
     "codps": CoDPS(steps=20),
     "codps_plus": CoDPSPlus(steps=20),
     "dps": DPS(steps=20),
     "padis": PaDIS(steps=20),
-    "padis_dps": PaDIS(steps=10, data="dps"),
-    "padis_langevin": PaDIS(steps=10, data="langevin"),
+    "padis_dps": PaDISDPS(steps=10),
+    "padis_langevin": PaDISLangevin(steps=10),
     "padis_pc": PaDISPC(steps=10),
     "tv": TV(steps=20),
     "baseline": Baseline(),
 }
-CONDITIONED = {"resample", "resample_fast", "daps", "daps_trace", "codps_plus", "padis"}  # their data step is the update
+CONDITIONED = {"resample", "resample_fast", "daps", "daps_trace", "pnp", "codps_plus", "padis"}  # their data step is the update
 FEW = {"motion blur", "random inpainting", "HDR"}
 
 
@@ -115,7 +118,7 @@ def test_cell(operator, solver, prior):
     cell(solver, operator, prior)
 
 
-@pytest.mark.parametrize("solver", ["resample", "daps", "codps_plus", "padis", "dps"])
+@pytest.mark.parametrize("solver", ["resample", "daps", "pnp", "codps_plus", "padis", "dps"])
 @pytest.mark.parametrize("likelihood", [Clean(), Poisson(200.0)], ids=["clean", "poisson"])
 def test_other_likelihoods(solver, likelihood):
     *_, last = SOLVERS[solver](pose("denoising", likelihood), PRIORS["pixel"], Noise(IDS, "solver"))

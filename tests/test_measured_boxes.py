@@ -14,13 +14,14 @@ from analytic import BEND, Dense, correlated, latent
 from test_solvers_boxes import Tape
 
 from data.seeding import Noise
-from solvers import condition
+from ldm.sampling import ve_levels, vp_levels
+from solvers.beliefs import Spectral
 from solvers.codps import CoDPSPlus
 from solvers.daps import DAPS
 from solvers.padis import PaDIS
+from solvers.pnp import PnP
 from solvers.problem import Gaussian, Problem
 from solvers.resample import ReSample
-from solvers.steps import ve_levels, vp_levels
 
 SHAPE, SIGMA_Y, IDS = (1, 6, 6), 0.05, ("a", "b", "c")
 A = torch.randn(9, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 6
@@ -64,6 +65,8 @@ EDGES = dict(sigma_min=0.02, sigma_max=5.0)
 CASES = {
     "daps": (EDM, DAPS(steps=8, **EDGES), partial(boxes.daps, sigmas=ve_levels(EDM, 8, 0.02, 5.0))),
     "daps latent": (LATENT, DAPS(steps=6, **EDGES), partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0))),
+    "pnp": (EDM, PnP(steps=8), partial(boxes.pnp, sigmas=np.geomspace(0.4, 0.02, 8))),
+    "pnp latent": (LATENT, PnP(steps=6), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.04, 6))),
     "codps+": (VP, CoDPSPlus(steps=10), partial(boxes.codps_plus, levels=vp_levels(VP, 10))),
     "codps+ ddim": (VP, CoDPSPlus(steps=10, eta=0.3), partial(boxes.codps_plus, levels=vp_levels(VP, 10), eta=0.3)),
     "padis": (
@@ -94,7 +97,7 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
-    monkeypatch.setattr(condition, "FINE", 1e-13)
+    monkeypatch.setattr(Spectral, "accuracy", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):

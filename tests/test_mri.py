@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from data.seeding import Noise
-from solvers.condition import conditioned
+from solvers.condition import conditioned, plain
 from solvers.operators import (
     MRI,
     CartesianMRI,
@@ -119,10 +119,10 @@ def test_rows_and_conjugate_gradients_agree():
     iterated = Iterated(operator.mask, operator.sensitivities).bind((1, 6, 8))
     m, v = field(2, 1, 6, 8), torch.tensor([0.2, 3.0], dtype=torch.float64)
     y = operator.forward(field(2, 1, 6, 8, seed=1))
-    a, b = (conditioned(m, v, Problem(y, op, Gaussian(0.1), IDS), tolerance=1e-9, cap=300) for op in (operator, iterated))
+    a, b = (conditioned(plain(m, v), Problem(y, op, Gaussian(0.1), IDS), accuracy=1e-9, cap=300) for op in (operator, iterated))
     torch.testing.assert_close(a.x, b.x, rtol=1e-7, atol=1e-7)
     assert (b.iterations > 0).all() and not a.iterations.any()
-    ones = conditioned(m[1:], v[1:], Problem(y, operator, Gaussian(0.1), IDS).select([1]))
+    ones = conditioned(plain(m[1:], v[1:]), Problem(y, operator, Gaussian(0.1), IDS).select([1]))
     torch.testing.assert_close(a.x[1:], ones.x, rtol=1e-12, atol=1e-12)
 
 
@@ -132,7 +132,9 @@ def test_rows_that_coils_see_too_little_of_are_not_filled_by_rounding(sigma_y, d
     operator = CartesianMRI("equispaced", 4.0, 0.1, coils=2, complex_image=True).draw((2, 6, 16), Noise(IDS[:1], "mask"))
     A = operator.forward(torch.eye(192).double().reshape(192, 2, 6, 16)).flatten(1).T
     y = operator.forward(field(1, 2, 6, 16))
-    x = conditioned(torch.zeros(1, 2, 6, 16, dtype=dtype), 0.5, Problem(y.to(dtype), operator, Gaussian(sigma_y), IDS[:1])).x
+    x = conditioned(
+        plain(torch.zeros(1, 2, 6, 16, dtype=dtype), 0.5), Problem(y.to(dtype), operator, Gaussian(sigma_y), IDS[:1])
+    ).x
     expected = torch.linalg.pinv(A, rtol=1e-10) @ y.flatten()  # sigma_y is far below every singular value
     assert float((x.flatten() - expected).abs().max()) < limit
 

@@ -53,6 +53,19 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "run"
 
 
+def test_what_came_out_below_the_classical_answer_is_named(tmp_path: Path):
+    results = Results(tmp_path / "run", {"solver": "x"}, {"versions": {}})
+    with results.opened():
+        for name, baseline in (("better", 20.0), ("worse", 27.5), ("worst", 40.0)):
+            made = outcome(name)
+            made.record["baseline_psnr"] = baseline
+            results.commit(made)
+            if name == "better":
+                assert results.beaten() == ""
+        results.commit(outcome("nothing to compare with"))
+    assert results.beaten() == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 3"
+
+
 def test_the_panel_holds_truth_measurement_reconstruction_error_and_spread():
     whole, plain = panel(outcome()), panel(outcome(draws=False))
     assert whole.height == plain.height and whole.width > plain.width > 4 * 200

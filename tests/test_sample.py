@@ -16,7 +16,7 @@ import sample
 from data import formats, sources
 from data.files import Refusal
 from data.ranges import DEPTH_16, Intensity
-from solvers import codps
+from ldm import sampling
 from solvers.operators import SuperResolution
 
 ROOT = Path(__file__).parents[1]
@@ -192,7 +192,7 @@ def test_what_is_refused_of_one_image_stops_that_image_alone(world: Path, tmp_pa
 
 @pytest.mark.parametrize("draws", [1, 2])
 def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_path: Path, monkeypatch, capsys, draws: int):
-    original = codps.tweedie
+    original = sampling.tweedie
 
     def poisoned(prior, x_t, a, offset):
         x0 = original(prior, x_t, a, offset)
@@ -200,7 +200,7 @@ def test_nan_in_one_image_of_a_batch_stops_that_image_alone(world: Path, tmp_pat
 
     more = ["--batch-size", str(3 * draws), "--num-samples", str(draws)]
     assert run(world, tmp_path / "sound", *more) == 0
-    monkeypatch.setattr(codps, "tweedie", poisoned)
+    monkeypatch.setattr(sampling, "tweedie", poisoned)
     assert run(world, tmp_path / "bad", *more) == 1
     line = tiny.refusal(capsys)
     assert "scan1: non-finite values at step 0" in line and "sigma" in line

@@ -5,7 +5,9 @@ import torch
 from analytic import latent
 
 from data.seeding import Noise
-from solvers.condition import condition, discrepancy
+from solvers.beliefs import Isotropic
+from solvers.condition import condition
+from solvers.discrepancy import discrepancy
 from solvers.operators import Composition, Denoising, HighDynamicRange, NonlinearBlur
 from solvers.operators.weighted import weighted
 from solvers.problem import Gaussian, Problem, view_through
@@ -66,4 +68,4 @@ def test_behind_a_decoder_too():
     problem, z = Problem(y, operator, Gaussian(SIGMA_Y), ids), noise.normal((2, 4, 4, 4), torch.float64)
     seen = Problem(y, view_through(operator, prior), Gaussian(SIGMA_Y), ids)
     assert (problem.residual(prior.decode(z)) > 5).all()
-    assert (problem.residual(prior.decode(condition(z, discrepancy(z, 1.0, seen), seen))) < 1.5).all()
+    assert (problem.residual(prior.decode(condition(discrepancy(Isotropic(z, 1.0), seen), seen))) < 1.5).all()

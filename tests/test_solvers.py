@@ -8,22 +8,27 @@ from analytic import Dense, Shrink, Squares, correlated, isotropic, latent, patc
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from ldm.sampling import ve_levels, vp_levels
 from ldm.schedule import karras
 from ldm.spectra import KNOTS
 from solvers.baseline import Baseline
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.descent import AdamW
-from solvers.dps import DPS
+from solvers.dps import DPS, DPSLikelihood
 from solvers.operators import CT, GaussianBlur, HighDynamicRange, MotionBlur
 from solvers.operators.base import norm
 from solvers.padis import PaDIS
-from solvers.padis_pc import PaDISPC
+from solvers.pnp import PnP
 from solvers.problem import Clean, Gaussian, Poisson, Problem, measure
 from solvers.psld import PSLD, back
+from solvers.published.codps import PublishedCoDPS
+from solvers.published.daps import DAPSHMC, DAPSLangevin
+from solvers.published.descent import AdamW
+from solvers.published.padis import PaDISDPS
+from solvers.published.padis_pc import PaDISPC
+from solvers.published.resample import PublishedReSample
 from solvers.resample import ReSample
-from solvers.step import Step, check
-from solvers.steps import ve_levels, vp_levels
+from solvers.solver import Step, check
 from solvers.tv import TV
 
 S0, SIGMA_Y, Y, TOP, LOW = 0.5, 0.2, 0.8, 10.0, 0.002
@@ -115,11 +120,11 @@ def daps_langevin_recursion(steps, K, M, lr):
 @pytest.mark.parametrize(
     "solver, expected",
     [
-        (DPS(steps=100, guidance="likelihood", clip=False), dps_recursion(100)),
+        (DPSLikelihood(steps=100, clip=False), dps_recursion(100)),
         (CoDPSPlus(steps=100, clip=False), codps_plus_recursion(100)),
         (DAPS(steps=50, sigma_max=TOP, sigma_min=LOW), daps_recursion(50)),
         (
-            DAPS(steps=10, sigma_max=TOP, sigma_min=LOW, inner="langevin", M=20, lr=1e-6, lr_min_ratio=1, tau=SIGMA_Y),
+            DAPSLangevin(steps=10, sigma_max=TOP, sigma_min=LOW, M=20, lr=1e-6, lr_min_ratio=1, tau=SIGMA_Y),
             daps_langevin_recursion(10, 5, 20, 1e-6),
         ),
     ],
@@ -159,14 +164,17 @@ SOLVERS = {
     "daps operator": (DAPS(steps=6, covariance="operator"), EDM),
     "daps latent": (DAPS(steps=6), LATENT),
     "daps by frequency": (DAPS(steps=6), BY_FREQUENCY),
-    "daps hmc": (DAPS(steps=4, inner="hmc", M=5, lr=1e-5), LATENT),
+    "daps hmc": (DAPSHMC(steps=4, M=5, lr=1e-5), LATENT),
+    "pnp": (PnP(steps=6), PATCH),
+    "pnp latent": (PnP(steps=6), LATENT),
+    "pnp by frequency": (PnP(steps=6), BY_FREQUENCY),
     "codps": (CoDPS(steps=6), VP),
     "codps+": (CoDPSPlus(steps=6), PATCH),
     "codps+ by frequency": (CoDPSPlus(steps=6), BY_FREQUENCY),
     "dps": (DPS(steps=6), PATCH),
     "padis": (PaDIS(steps=6), PATCH),
     "padis by frequency": (PaDIS(steps=6), BY_FREQUENCY),
-    "padis dps": (PaDIS(steps=6, data="dps"), PATCH),
+    "padis dps": (PaDISDPS(steps=6), PATCH),
     "padis pc": (PaDISPC(steps=6), PATCH),
     "tv": (TV(steps=6), VP),
 }
@@ -264,7 +272,7 @@ def test_grad_mode_is_the_callers(name):
 def test_resample_takes_any_number_of_steps(steps):
     """The published code fails for 3, 27, 101, 333 and 1000."""
     for spacing in ("even", "leading"):
-        last = final(ReSample(steps=steps, spacing=spacing), VP, ("a",))
+        last = final(PublishedReSample(steps=steps, adamw=None, spacing=spacing), VP, ("a",))
         assert torch.isfinite(last.x0).all()
 
 
@@ -281,7 +289,7 @@ def test_leading_times_are_the_published_ones():
 def test_resample_counts_match_the_published_schedule():
     """500 steps: 17 consistencies in pixels, 16 in the latent, one at the end, and 665 network calls."""
     stages, calls = [], []
-    solver = ReSample(spacing="leading", look_ahead=5, inner="adamw")
+    solver = PublishedReSample(spacing="leading", look_ahead=5)
     prior = latent(SHAPE)
     inner = type(prior).denoise
     prior.denoise = lambda *args: calls.append(1) or inner(prior, *args)
@@ -315,7 +323,7 @@ UNTOUCHED = Untouchable(Shrink(), SHAPE, LOW, TOP)
         (CoDPS(), Squares(), UNTOUCHED, "linear operator"),
         (CoDPSPlus(), DENSE, LATENT, "decoder"),
         (PaDIS(), Squares(), UNTOUCHED, "linear operator"),
-        (PaDIS(data="dps"), DENSE, LATENT, "latent"),
+        (PaDISDPS(), DENSE, LATENT, "latent"),
         (PaDISPC(), DENSE, LATENT, "decoder"),
         (DAPS(covariance="operator"), Squares(), UNTOUCHED, "^covariance: operator needs a linear operator"),
         (DAPS(covariance="operator"), DENSE, LATENT, "^covariance: operator needs a pixel or patch prior"),
@@ -347,7 +355,7 @@ def test_a_measurement_that_does_not_fit_is_refused():
 def test_guidance_by_the_likelihood_needs_noise():
     posed = problem()
     with pytest.raises(ValueError, match="needs a noisy measurement"):
-        check(DPS(guidance="likelihood"), Problem(posed.y, DENSE, Clean(), IDS), UNTOUCHED)
+        check(DPSLikelihood(), Problem(posed.y, DENSE, Clean(), IDS), UNTOUCHED)
 
 
 @pytest.mark.parametrize("cls", [ReSample, PSLD, DAPS, CoDPS, CoDPSPlus, DPS, PaDIS, PaDISPC, TV])
@@ -360,14 +368,14 @@ def test_counts_below_one_are_refused(cls):
     "cls, name, value, word",
     [
         (ReSample, "skip", 0, "at least 1"),
-        (ReSample, "look_ahead", -1, "at least 0"),
+        (PublishedReSample, "look_ahead", -1, "at least 0"),
         (ReSample, "gamma", 0.0, "above 0"),
         (AdamW, "iterations_latent", 0, "at least 1"),
-        (DAPS, "tau", 0.0, "above 0"),
-        (DAPS, "lr", -1e-4, "above 0"),
+        (DAPSLangevin, "tau", 0.0, "above 0"),
+        (DAPSLangevin, "lr", -1e-4, "above 0"),
         (DAPS, "s0", 0.0, "above 0"),
-        (DAPS, "momentum", 1.5, r"in \[0, 1\]"),
-        (CoDPS, "scale", float("nan"), "above 0"),
+        (DAPSHMC, "momentum", 1.5, r"in \[0, 1\]"),
+        (PublishedCoDPS, "scale", float("nan"), "above 0"),
         (CoDPSPlus, "inv_var", -1.0, "at least 0"),
         (CoDPS, "inv_var", None, "at least 0"),
         (DPS, "eta", 2.0, r"in \[0, 1\]"),
@@ -381,10 +389,20 @@ def test_settings_without_a_meaning_are_refused(cls, name, value, word):
         cls(**{name: value})
 
 
+def test_pnp_stands_still_at_the_posterior_mean():
+    """Of a Gaussian prior, at any noise level: D contracts by S0^2 / (S0^2 + sigma^2) = 0.61 a step, which 70 times is 1e-15."""
+    steps = list(PnP(steps=70, sigma_max=0.4, sigma_min=0.4)(problem(), EDM, Noise(IDS, "solver")))
+    A, y = DENSE.A, problem().y
+    mean = torch.linalg.solve(A.T @ A / 0.05**2 + torch.eye(64) / S0**2, A.T @ y.T / 0.05**2).T
+    torch.testing.assert_close(steps[-2].x.flatten(1), mean, rtol=0, atol=1e-10)
+
+
 # --- the data are met
 
 
-@pytest.mark.parametrize("name", ["resample", "resample fast", "resample pixel", "daps", "daps latent", "codps+", "padis"])
+@pytest.mark.parametrize(
+    "name", ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"]
+)
 def test_data_are_met_to_the_noise(name):
     """y is a measurement of a prior sample; a mean square residual of 20 entries above 4 has a chance below 1e-8."""
     solver, prior = SOLVERS[name]
@@ -398,4 +416,4 @@ def test_an_estimate_that_explains_y_at_once_is_left_alone():
     """Of a saturated image HDR is flat: |A x - y| is 0, by which the latent-DPS step of ReSample divides."""
     posed = Problem(-torch.ones(3, *SHAPE, dtype=torch.float64), HighDynamicRange(), Clean(), IDS)
     black = Prior(Shrink(0.05, -1.0), SHAPE, LOW, TOP)
-    assert torch.isfinite(final(ReSample(steps=4, dps=0.5), black, posed=posed).x0).all()
+    assert torch.isfinite(final(PublishedReSample(steps=4, adamw=None, dps=0.5), black, posed=posed).x0).all()

@@ -21,17 +21,21 @@ from transcriptions import resample as resample_box
 from transcriptions import tv as tv_box
 
 from data.seeding import Noise
+from ldm.sampling import ve_levels, vp_levels
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
-from solvers.descent import AdamW
 from solvers.dps import DPS
 from solvers.operators import Inpainting
 from solvers.padis import PaDIS
-from solvers.padis_pc import PaDISPC
 from solvers.problem import Gaussian, Problem
 from solvers.psld import PSLD
-from solvers.resample import ReSample
-from solvers.steps import ve_levels, vp_levels
+from solvers.published.codps import PublishedCoDPS, PublishedCoDPSPlus
+from solvers.published.daps import DAPSHMC, DAPSLangevin, DAPSMetropolis
+from solvers.published.descent import AdamW
+from solvers.published.padis import PaDISDPS, PaDISLangevin
+from solvers.published.padis_pc import PaDISPC
+from solvers.published.psld import PublishedPSLD
+from solvers.published.resample import PublishedReSample
 from solvers.tv import TV
 
 SHAPE, SIGMA_Y, IDS = (1, 4, 4), 0.05, ("a", "b", "c")
@@ -81,17 +85,17 @@ CASES = {
     "dps latent": (LATENT, DPS(steps=10, zeta=0.3), partial(dps_box, levels=vp_levels(LATENT, 10), zeta=0.3)),
     "codps": (
         VP,
-        CoDPS(steps=10, scale=0.1, t_div=3, div_ratio=10.0, inv_var=0.1),
+        PublishedCoDPS(steps=10, scale=0.1, t_div=3, div_ratio=10.0, inv_var=0.1),
         partial(codps_box, levels=VP10, scale=0.1, t_div=3, div_ratio=10, lam=0.1, plus=False),
     ),
     "codps+": (
         VP,
-        CoDPSPlus(steps=10, scale=0.1, t_div=3, div_ratio=5.0, inv_var=2.0),
+        PublishedCoDPSPlus(steps=10, scale=0.1, t_div=3, div_ratio=5.0, inv_var=2.0),
         partial(codps_box, levels=VP10, scale=0.1, t_div=3, div_ratio=5, lam=2.0, plus=True),
     ),
     "codps+ without prior variance": (
         VP,
-        CoDPSPlus(steps=10, scale=0.4, t_div=2, div_ratio=100.0, inv_var=0.0),
+        PublishedCoDPSPlus(steps=10, scale=0.4, t_div=2, div_ratio=100.0, inv_var=0.0),
         partial(codps_box, levels=VP10, scale=0.4, t_div=2, div_ratio=100, lam=0.0, plus=True),
     ),
     "codps free of tuning": (
@@ -112,31 +116,31 @@ CASES = {
     ),
     "daps langevin": (
         EDM,
-        DAPS(steps=8, inner="langevin", ode_steps=3, **EDGES, **CHAIN),
+        DAPSLangevin(steps=8, ode_steps=3, **EDGES, **CHAIN),
         partial(daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="langevin", momentum=0, **BOX_CHAIN),
     ),
     "daps hmc, heun, final denoise": (
         EDM,
-        DAPS(steps=8, inner="hmc", ode="heun", ode_steps=3, momentum=0.4, final_denoise=True, **EDGES, **CHAIN),
+        DAPSHMC(steps=8, ode="heun", ode_steps=3, momentum=0.4, final_denoise=True, **EDGES, **CHAIN),
         partial(daps_published_box, sigmas=EDM8, ode="heun", K=3, s_end=0.01, inner="hmc", momentum=0.4, final=True, **BOX_CHAIN),
     ),
     "daps mh": (
         EDM,
-        DAPS(steps=8, inner="mh", ode_steps=3, M=12, lr=4e-3, lr_min_ratio=0.1, tau=0.3, **EDGES),
+        DAPSMetropolis(steps=8, ode_steps=3, M=12, lr=4e-3, lr_min_ratio=0.1, tau=0.3, **EDGES),
         partial(
             daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="mh", M=12, lr=4e-3, lmr=0.1, tau=0.3, momentum=0
         ),
     ),
     "daps latent, clamped": (
         LATENT,
-        DAPS(steps=6, sigma_min=0.1, sigma_max=5.0, inner="hmc", ode_steps=2, momentum=0.4, clamp=0.5, **CHAIN),
+        DAPSHMC(steps=6, sigma_min=0.1, sigma_max=5.0, ode_steps=2, momentum=0.4, clamp=0.5, **CHAIN),
         partial(
             daps_published_box, sigmas=LATENT8, ode="euler", K=2, s_end=0.01, inner="hmc", momentum=0.4, clamp=0.5, **BOX_CHAIN
         ),
     ),
     "resample": (
         VP,
-        ReSample(steps=10, skip=2, look_ahead=2),
+        PublishedReSample(steps=10, skip=2, adamw=None, look_ahead=2),
         partial(
             resample_box,
             levels=VP10,
@@ -153,7 +157,7 @@ CASES = {
     ),
     "resample published": (
         LATENT,
-        ReSample(steps=10, skip=2, look_ahead=3, inner="adamw", adamw=DESCENT, resampling="code", tweedie="code", dps=0.5),
+        PublishedReSample(steps=10, skip=2, look_ahead=3, adamw=DESCENT, resampling="code", tweedie="code", dps=0.5),
         partial(
             resample_box,
             levels=vp_levels(LATENT, 10),
@@ -170,7 +174,7 @@ CASES = {
     ),
     "resample by encoding": (
         VP,
-        ReSample(steps=10, skip=3, inner="adamw", adamw=DESCENT, resampling="encode", eta=0.4),
+        PublishedReSample(steps=10, skip=3, adamw=DESCENT, resampling="encode", eta=0.4),
         partial(
             resample_box,
             levels=VP10,
@@ -188,12 +192,12 @@ CASES = {
     ),
     "psld adjoint": (
         LATENT,
-        PSLD(steps=6, gamma=0.1, omega=0.9, back="adjoint", eta=0.3),
+        PublishedPSLD(steps=6, gamma=0.1, omega=0.9, back="adjoint", eta=0.3),
         partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=None, eta=0.3),
     ),
     "psld pseudo-inverse": (
         LATENT,
-        PSLD(steps=6, gamma=0.1, omega=0.9, back="pinv"),
+        PublishedPSLD(steps=6, gamma=0.1, omega=0.9, back="pinv"),
         partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=1e-6),
     ),
     "psld": (
@@ -209,11 +213,10 @@ CASES = {
     **{
         f"padis dps {rule}": (
             EDM,
-            PaDIS(
+            PaDISDPS(
                 steps=8,
                 inner=2,
                 spacing="karras",
-                data="dps",
                 normalisation=rule,
                 zeta=0.3,
                 eps=0.5,
@@ -228,7 +231,7 @@ CASES = {
     **{
         f"padis langevin {rule}": (
             EDM,
-            PaDIS(steps=8, spacing="karras", data="langevin", normalisation=rule, zeta=0.01, eps=0.5, final="state", **EDGES),
+            PaDISLangevin(steps=8, spacing="karras", normalisation=rule, zeta=0.01, eps=0.5, final="state", **EDGES),
             partial(padis_box, sigmas=EDM8, inner=1, data="langevin", rule=rule, zeta=0.01, eps=0.5, corrected=True),
         )
         for rule in ("operator", "paper")
@@ -297,7 +300,7 @@ def test_a_descent_stops_at_the_noise_of_what_is_measured():
 
 def test_pasting_ends_with_y_itself():
     """The entries that A sees are y's, the rest is left alone: what it adds is of A's row space."""
-    image = run(PSLD(steps=4, paste=True), LATENT).x0
+    image = run(PublishedPSLD(steps=4, back="noise", paste=True), LATENT).x0
     plain = run(PSLD(steps=4, polish=False), LATENT).x0
     posed = problem()
     torch.testing.assert_close(posed.operator.forward(image), posed.y, rtol=0, atol=1e-4)  # s2 = 1e-6 of |A|^2 below 1

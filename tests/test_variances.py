@@ -15,7 +15,7 @@ from ldm.training.crops import Crops
 from ldm.training.diffusion import LEVELS, PatchDiffusion, PixelDiffusion
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.optimisation import AdamW
-from solvers.state import belief
+from solvers.beliefs import isotropic_variance, state_variance
 from tests.analytic import Shuffle, latent
 
 S0 = 0.5
@@ -156,8 +156,8 @@ def test_grids_of_any_size_read_one_table():
 
 def test_solvers_believe_what_was_measured():
     prior = Prior(Wiener(), (1, 8, 8), variances=[[0.1, 0.001], [1.0, 0.1]])
-    assert belief(prior, 1.0) == pytest.approx(0.1)
-    assert belief(prior, 1.0, s0=0.5) == pytest.approx(0.2)  # 0.25 / 1.25
-    assert belief(Prior(Wiener(), (1, 8, 8)), 1.0) == pytest.approx(0.2)
+    assert state_variance(prior, 1.0) == pytest.approx(0.1)
+    assert isotropic_variance(1.0, s0=0.5) == pytest.approx(0.2)  # 0.25 / 1.25
+    assert state_variance(Prior(Wiener(), (1, 8, 8)), 1.0) == pytest.approx(0.2)
     framed, _ = fit(prior, (1, 6, 7))
-    assert belief(framed, 1.0) == pytest.approx(0.1)
+    assert state_variance(framed, 1.0) == pytest.approx(0.1)

@@ -1,9 +1,8 @@
-"""Operators one after another: y = A_n(...A_2(A_1 x)). `base.Composed` is an operator after any differentiable map."""
+"""Operators one after another: y = A_n(...A_2(A_1 x)). `wrapper.Composed` is an operator after any differentiable map."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from torch import Tensor
 
@@ -11,10 +10,11 @@ from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape
 from solvers.operators.grid import Grid
+from solvers.operators.wrapper import Wrapper
 
 
 @dataclass(frozen=True, eq=False)
-class Composition(Operator):
+class Composition(Wrapper):
     """The operators in the order they act in; what y holds is the last one's. Drawing it makes it linear if all are."""
 
     operators: Sequence[Operator]
@@ -28,24 +28,8 @@ class Composition(Operator):
         return any(operator.random for operator in self.operators)
 
     @property
-    def unit_range(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].unit_range
-
-    @property
-    def transmission(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].transmission
-
-    @property
-    def amplitude(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].amplitude
-
-    @property
-    def turns(self) -> bool:  # type: ignore[override]
-        return self.operators[-1].turns
-
-    @property
-    def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
-        return self.operators[-1].neighbours
+    def outer(self) -> Operator:  # type: ignore[override]
+        return self.operators[-1]
 
     @property
     def grid(self) -> Grid | None:
@@ -75,15 +59,6 @@ class Composition(Operator):
         for operator in self.operators:
             x = operator.forward(x)
         return x
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.operators[-1].restrict(y)
-
-    def measured(self, y: Tensor) -> Tensor:
-        return self.operators[-1].measured(y)
-
-    def noise_alone(self, y: Tensor) -> Tensor | None:
-        return self.operators[-1].noise_alone(y)
 
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         *before, last = self.operators

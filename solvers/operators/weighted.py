@@ -8,44 +8,41 @@ from torch import Tensor
 
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 from solvers.operators.grid import Grid
+from solvers.operators.wrapper import Wrapper
 
 
-class Weighted(Operator):
+class Weighted(Wrapper):
     """y = w * A(x); w [B,...] shaped like y, or [B,1,...] with one number for each image."""
 
+    outer: Any  # linear in WeightedLinear
+
     def __init__(self, operator: Any, weights: Tensor):
-        self.operator, self.weights = operator, weights
-        self.unit_range, self.shape = operator.unit_range, operator.shape
+        self.outer, self.weights, self.shape = operator, weights, operator.shape
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.weights.to(x) * self.operator.forward(x)
+        return self.weights.to(x) * self.outer.forward(x)
 
     def shape_out(self, shape: Shape) -> Shape:
-        return self.operator.shape_out(shape)
+        return self.outer.shape_out(shape)
 
     def select(self, indices: Sequence[int]) -> "Weighted":
         rows = list(indices)
-        return type(self)(self.operator.select(rows), self.weights[rows])
+        return type(self)(self.outer.select(rows), self.weights[rows])
 
-    def measured(self, y: Tensor) -> Tensor:
-        return self.operator.measured(y)
-
-    def restrict(self, y: Tensor) -> Tensor:
-        return self.operator.restrict(y)
+    def noise_alone(self, y: Tensor) -> Tensor | None:
+        alone = self.outer.noise_alone(y / self.weights.to(y))
+        return None if alone is None else self.weights.to(y) * alone
 
     def given(self, y: Tensor, sigma: float | Tensor) -> "Weighted":
         weights = self.weights.to(y)
-        return type(self)(self.operator.given(y / weights, sigma / weights), self.weights)
+        return type(self)(self.outer.given(y / weights, sigma / weights), self.weights)
 
     @property
     def grid(self) -> Grid | None:
-        return self.operator.grid
+        return self.outer.grid
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
-        return self.operator.baseline(y / self.weights.to(y), shape)
-
-    def files(self) -> dict[str, Tensor]:
-        return self.operator.files()
+        return self.outer.baseline(y / self.weights.to(y), shape)
 
 
 class WeightedLinear(Weighted, LinearOperator):
@@ -53,26 +50,26 @@ class WeightedLinear(Weighted, LinearOperator):
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
-        return self.operator.elementwise
+        return self.outer.elementwise
 
     @property
     def exact(self) -> bool:
-        return self.operator.exact and (self.uniform or self.operator.elementwise)
+        return self.outer.exact and (self.uniform or self.outer.elementwise)
 
     @property
     def uniform(self) -> bool:
         return self.weights[0].numel() == 1
 
     def adjoint(self, y: Tensor) -> Tensor:
-        return self.operator.adjoint(self.weights.to(y) * y)
+        return self.outer.adjoint(self.weights.to(y) * y)
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         if not self.exact:
             return super().solve(r, s2, v)
         w2 = self.weights.to(r).square()
         if self.uniform:
-            return self.operator.solve(r, s2, w2.flatten() * torch.as_tensor(v).to(r))
-        return divide(r, per_image(s2, r) + per_image(v, r) * w2 * self.operator.gram(torch.ones_like(r)))
+            return self.outer.solve(r, s2, w2.flatten() * torch.as_tensor(v).to(r))
+        return divide(r, per_image(s2, r) + per_image(v, r) * w2 * self.outer.gram(torch.ones_like(r)))
 
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:

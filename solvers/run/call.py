@@ -30,13 +30,13 @@ from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
 from solvers.run import flags
 from solvers.run.answer import Measured, Result
-from solvers.run.cells import build, checked, drawn, part, run_of
-from solvers.run.module import Cell, Reconstruction
+from solvers.run.cells import Cell, build, checked, drawn, part, run_of
+from solvers.run.module import Reconstruction
 from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan, Source, reader
 from solvers.run.trainer import make_trainer, quiet
-from solvers.step import check
+from solvers.solver import check
 
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,45 +15,19 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.operators.base import Operator, Shape
+from solvers.operators.base import Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
-from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.problem import Gaussian, Problem, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scans import Scan, remarks, rescaled
-from solvers.step import Step, check, doubts, lowered
+from solvers.solver import Step, check, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task with one solver: a cell of the grid that a call may span. operator None: draws from the prior itself."""
-
-    name: str
-    operator: Operator | None
-    likelihood: Likelihood | None
-    solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
-    draws: int = 1  # posterior draws an image
-    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
-
-    def note(self, prior: Prior) -> str:
-        """What to know about the spread of the draws, or ""."""
-        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How images are drawn, the same for every cell."""
-
-    seed: int = 0
-    rows: int = 1  # images times draws in one network call
-    measurements: bool = False  # the scans are y, there is no truth
-    scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
-    precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
 class Reconstruction(pl.LightningModule):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.denoiser import Prior
-from solvers.run.module import Cell
+from solvers.run.cells import Cell
 from solvers.run.results import Results
 
 LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "numpy")

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from solvers.operators.base import LinearOperator, dot, per_image
 from solvers.problem import Problem
-from solvers.step import positive
+from solvers.solver import positive
 
 BETA1, BETA2, EPS = 0.9, 0.999, 1e-8  # torch's defaults
 

@@ -1,0 +1,257 @@
+"""Gaussian beliefs N(mean, V): what is thought of an image, or of a prior's state, before the measurement is looked at.
+
+`Isotropic` has one variance per image, `Diagonal` one per entry. `Spectral` is what training measured of a denoiser's
+errors: so much at each spatial frequency, and more at edges than in air. `solvers.jacobian` has Cov[x0 | x] whole.
+`Belief.of` chooses between them for a prior; nothing else asks what kind of prior it is.
+"""
+
+import copy
+from functools import partial
+from typing import Self
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+from data.seeding import Noise
+from ldm.denoiser import Prior
+from solvers.operators.base import LinearOperator, Operator, Scalar, norm, per_image
+from solvers.problem import Problem
+
+IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
+LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
+COARSE, FINE = 0.1, 0.01  # of the noise level: how well conjugate gradients are to know A x
+WINDOW = 9  # pixels across, in which local contrast is taken
+TINY = 1e-12  # a variance that counts as none
+CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken to go with (docs/update.md)
+
+
+class Belief:
+    """x ~ N(mean, V), mean [B,C,H,W]; V is symmetric, and no image's depends on another's.
+
+    variance: V as one number, or one per image [B], where it is that times the identity; else None. diagonal: V as something
+    that multiplies images entry by entry, or None. rooted: whether `root` is cheap enough to iterate with.
+    """
+
+    mean: Tensor
+    variance: Scalar | None = None
+    diagonal: Tensor | None = None
+    rooted: bool = True
+    accuracy: float = COARSE  # conjugate gradients know A x to this share of the noise
+    decoded: bool = False  # of the image that a latent prior decodes its state to, and not of the state
+    measured: bool = False  # V is what training found of the errors at each frequency
+
+    def apply(self, x: Tensor) -> Tensor:
+        """V x"""
+        raise NotImplementedError
+
+    def root(self, z: Tensor) -> Tensor:
+        """V^(1/2) z, the symmetric root."""
+        raise NotImplementedError
+
+    def scaled(self, factor: Scalar) -> Self:
+        """The belief with `factor` times V; a number, or one for each image [B]."""
+        raise NotImplementedError
+
+    def with_variance(self, variance: Scalar) -> Self:
+        """The belief with V scaled until the mean variance of an entry is this."""
+        raise NotImplementedError
+
+    def around(self, mean: Tensor) -> Self:
+        """The same V about another mean."""
+        moved = copy.copy(self)
+        moved.mean = mean
+        return moved
+
+    def draw(self, noise: Noise) -> Tensor:
+        """mean + V^(1/2) z"""
+        return self.mean + self.root(noise.like(self.mean))
+
+    @property
+    def rounding(self) -> Scalar:
+        """The rounding error of V: a noise whose variance is below it is none. A number, or [B]."""
+        return torch.finfo(self.mean.dtype).eps
+
+    def scaled_to_residual(self, problem: Problem, noise: Noise) -> Self:
+        """The belief with V scaled, image by image, to the residual that the mean has; a V that nobody measured stays."""
+        return self
+
+    @staticmethod
+    def of(prior: Prior, x0: Tensor, sigma: float, problem: Problem, pixels: bool | None = None) -> "Belief":
+        """What a prior believes after its estimate x0 = D(x, sigma), a state [B,C,H,W].
+
+        V is by frequency and place where training measured that and y is linear in the image; else one number. pixels: whether
+        a latent prior's belief is of the image that x0 decodes to, so that y is met without the decoder's derivative; by
+        default it is where the errors of such images were measured. problem: as it is measured of images.
+        """
+        operator, latent = problem.operator, prior.kind == "latent"
+        if latent and (spectral_image(prior, operator) if pixels is None else pixels):
+            return Belief.of_image(prior, prior.to_image(x0), sigma, problem)
+        if spectral_state(prior, operator):
+            return Spectral.about(x0, prior.density(sigma), prior)
+        return Isotropic(x0, state_variance(prior, sigma))
+
+    @staticmethod
+    def of_image(prior: Prior, image: Tensor, sigma: float, problem: Problem) -> "Belief":
+        """The same of an image that a latent prior has decoded; its V counts the autoencoder's errors too."""
+        belief: Belief = Isotropic(image, image_variance(prior, sigma))
+        if spectral_image(prior, problem.operator):
+            belief = Spectral.about(image, prior.image_density(sigma))
+        belief.decoded = True
+        return belief
+
+
+class Entrywise(Belief):
+    """V multiplies images entry by entry."""
+
+    diagonal: Tensor
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.diagonal * x
+
+    def root(self, z: Tensor) -> Tensor:
+        return self.diagonal.sqrt() * z
+
+    @property
+    def rounding(self) -> Scalar:
+        largest = self.diagonal.to(self.mean).flatten(1).amax(1) if self.diagonal.ndim > 1 else self.diagonal
+        return torch.finfo(largest.dtype).eps * torch.where(largest > 0, largest, 1)
+
+
+class Isotropic(Entrywise):
+    """V = v I; v a number, or one for each image [B]."""
+
+    variance: Scalar
+
+    def __init__(self, mean: Tensor, variance: Scalar):
+        self.mean, self.variance = mean, variance
+
+    @property
+    def diagonal(self) -> Tensor:  # type: ignore[override]
+        return per_image(self.variance, self.mean)
+
+    def scaled(self, factor: Scalar) -> "Isotropic":
+        return self.with_variance(factor * self.variance)
+
+    def with_variance(self, variance: Scalar) -> "Isotropic":
+        found = copy.copy(self)
+        found.variance = variance
+        return found
+
+
+class Diagonal(Entrywise):
+    """V = diag(d), d shaped like the mean."""
+
+    def __init__(self, mean: Tensor, d: Tensor):
+        self.mean, self.diagonal = mean, d
+
+    def scaled(self, factor: Scalar) -> "Diagonal":
+        return Diagonal(self.mean, per_image(factor, self.mean) * self.diagonal)
+
+    def with_variance(self, variance: Scalar) -> "Diagonal":
+        return self.scaled(variance / self.diagonal.flatten(1).mean(1))
+
+
+class Spectral(Belief):
+    """V = H^2 with H = T F^H diag(sqrt(density)) F T, F the Fourier transform: errors by frequency (density) and place (T).
+
+    density: [1 or B,1,H,W/2+1] variance at the frequencies of `torch.fft.rfft2`, whose mean over all frequencies is that of an
+    entry. place: T, [B,1,H,W], of mean square 1; 1: errors are as large anywhere. prior: of whose states V leaves the border out.
+    """
+
+    accuracy = FINE  # the scales of V differ by orders of magnitude, and a few slow ones hide behind the average
+    measured = True
+
+    def __init__(self, mean: Tensor, density: Tensor, place: Tensor | float = 1.0, prior: Prior | None = None):
+        self.mean, self.density, self.place, self.prior = mean, density, place, prior
+
+    @classmethod
+    def about(cls, mean: Tensor, density: Tensor | None, prior: Prior | None = None) -> "Spectral":
+        """From a density of all frequencies [H,W]; the errors' places are read from the local contrast of the mean."""
+        assert density is not None
+        deviation = contrast(mean if prior is None else prior.crop(mean)) ** CONTRAST
+        size = deviation.square().mean((2, 3), keepdim=True).sqrt()
+        half = density[None, None, :, : density.shape[1] // 2 + 1].to(mean)
+        return cls(mean, half, (deviation / size).sqrt(), prior)  # T acts twice, and keeps the mean variance
+
+    @property
+    def entry(self) -> Tensor:
+        """The mean variance of an entry, [1 or B]."""
+        width = (self.mean if self.prior is None else self.prior.crop(self.mean)).shape[-1]
+        column = torch.arange(self.density.shape[-1], device=self.density.device)
+        twice = 2 - (2 * column % width == 0).to(self.density)  # which stand for their conjugates too
+        return (twice * self.density).flatten(1).sum(1) / (self.density.shape[-2] * width)
+
+    def apply(self, x: Tensor) -> Tensor:
+        return self.root(self.root(x))
+
+    def root(self, z: Tensor) -> Tensor:
+        core = z if self.prior is None else self.prior.crop(z)
+        core = self.place * core
+        spectrum = self.density.sqrt() * torch.fft.rfft2(core)
+        filtered = self.place * torch.fft.irfft2(spectrum, core.shape[-2:])
+        return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
+
+    def scaled(self, factor: Scalar) -> "Spectral":
+        found = copy.copy(self)
+        found.density = per_image(factor, self.density) * self.density
+        return found
+
+    def with_variance(self, variance: Scalar) -> "Spectral":
+        return self.scaled(variance / self.entry)
+
+    def scaled_to_residual(self, problem: Problem, noise: Noise) -> "Spectral":
+        """On average |y - A mean|^2 = sigma_y^2 m + tr(A V A^T), which gives the factor of each image's V.
+
+        It is never below 1, since V itself is what D errs by on an average image. The trace is Hutchinson's estimate
+        |V^(1/2) A^T s|^2 with random signs s, which `noise` draws.
+        """
+        A: LinearOperator = problem.operator  # type: ignore[assignment]
+        y = problem.y.to(self.mean)
+        signs = A.restrict(noise.like(y).sign())
+        expected = norm(self.root(A.adjoint(signs))) ** 2
+        found = norm(y - A.forward(self.mean)) ** 2 - problem.sigma_y**2 * A.measured(y)
+        return self.scaled((found / expected).clamp_min(1))
+
+
+def contrast(image: Tensor) -> Tensor:
+    """[B,C,H,W] -> [B,1,H,W]: the local deviation over the image's mean one; 1 where the image has none at all.
+
+    Networks err at edges and in texture, hardly in air.
+    """
+    around = partial(avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+    local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
+    mean = local.mean((2, 3), keepdim=True)
+    return ((local + 1e-4 * mean + TINY) / (mean + TINY)).sqrt()
+
+
+def isotropic_variance(sigma: float, s0: float) -> float:
+    """Var[x0 | x] of an isotropic Gaussian prior of deviation s0: s0^2 sigma^2 / (s0^2 + sigma^2)."""
+    return s0**2 * sigma**2 / (s0**2 + sigma**2)
+
+
+def state_variance(prior: Prior, sigma: float) -> float:
+    """Var[x0 | x] per entry of the state, one number: as training measured it, else the isotropic Gaussian's."""
+    known = prior.variance(sigma)
+    s0 = LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
+    return isotropic_variance(sigma, s0) if known is None else known
+
+
+def image_variance(prior: Prior, sigma: float) -> float:
+    """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
+    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * state_variance(prior, sigma) + autoencoder_error(prior)
+
+
+def autoencoder_error(prior: Prior) -> float:
+    """The variance of decode(encode(image)) - image, stored with a latent prior."""
+    return float(prior.error_variance)  # type: ignore[arg-type]
+
+
+def spectral_state(prior: Prior, operator: Operator) -> bool:
+    """Whether V is known by frequency in the state itself: measured in training, and y, of images, is linear."""
+    return prior.kind == "pixel" and bool(prior.variances) and isinstance(operator, LinearOperator)
+
+
+def spectral_image(prior: Prior, operator: Operator) -> bool:
+    """The same of the image that a latent prior decodes its state to."""
+    return prior.kind == "latent" and bool(prior.image_variances) and isinstance(operator, LinearOperator)

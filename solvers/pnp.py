@@ -1,0 +1,62 @@
+"""Plug and play: one good image in a few network calls, by half-quadratic splitting (Zhang et al. 2021, DPIR)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from ldm.denoiser import Prior
+from ldm.sampling import ve_levels
+from solvers.beliefs import IMAGE_DEVIATION, LATENT_DEVIATION, Belief
+from solvers.discrepancy import meet_noise_level
+from solvers.problem import Problem
+from solvers.solver import Chain, Move, Solver, positive
+
+
+@dataclass(frozen=True)
+class PnP(Solver):
+    """The prior and the measurement take turns at noise levels sigma_1 > ... > sigma_N; no noise is added:
+
+        z = D(x, sigma_k)
+        x = argmin |A x - y|^2 / sigma_y^2 + |x - z|^2 / V_k = E[x | y] for x ~ N(z, V_k)
+
+    with V_k = Cov[x0 | x] at sigma_k, as training measured it at each frequency, where DPIR has sigma_k^2 / 0.23. Under a
+    Gaussian prior x = z + V A^T (...)^-1 (y - A z) then stands still at the posterior mean, whatever sigma_k is. The last of
+    these updates takes the share of V that explains y to the noise level (Morozov).
+    """
+
+    steps: int = 20  # N, calls of the network
+    sigma_max: float = 0.4  # the first level, in units of images in [-1, 1]; about what the classical answer errs by
+    sigma_min: float = 0.02  # the last
+
+    def __post_init__(self) -> None:
+        positive(self, "steps", "sigma_max", "sigma_min")
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """Spread geometrically, and 0, where the last step ends; in a latent's own units."""
+        scale = LATENT_DEVIATION / IMAGE_DEVIATION if prior.kind == "latent" else 1.0
+        return [*ve_levels(prior, self.steps, scale * self.sigma_min, scale * self.sigma_max, "geometric"), 0.0]
+
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        x = self.start(chain)
+        for sigma, sigma_next in zip(chain.levels, chain.levels[1:]):
+            z = chain.denoise(x, sigma)
+            x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
+            yield sigma, x, x
+
+    def start(self, chain: Chain) -> Tensor:
+        """The operator's classical answer, or noise where it has none."""
+        problem, prior = chain.problem, chain.prior
+        image = problem.operator.baseline(problem.y, prior.image_shape)
+        return chain.levels[0] * chain.start() if image is None else prior.to_state(image)
+
+    def belief(self, chain: Chain, z: Tensor, sigma: float) -> Belief:
+        """N(z, V), of the decoded image where the prior is a latent one."""
+        return Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
+
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        sigma, z, _ = move
+        belief = self.belief(chain, z, sigma)
+        most = belief.with_variance(IMAGE_DEVIATION**2)  # so that no overconfident prior keeps x away from y
+        x = meet_noise_level(most, chain.view(belief))
+        return x if belief.decoded else chain.prior.to_image(x)

@@ -1,0 +1,1 @@
+"""The papers' own forms of the algorithms, where ours differ."""
