@@ -230,7 +230,7 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("ldm.training.callbacks.os.fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", "--max_steps", "2"))
     assert "No space left on device" in line and "previous checkpoint is intact" in line
     assert last(tmp_path, "pixel")["global_step"] == before["global_step"] == 1
