@@ -150,7 +150,19 @@ def file_digest(path: str | Path) -> str:
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file; a last line cut short by a crash was never committed and is left out."""
     with path.open("rb") as file:
-        yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _record(line, f"{path}, line {number}")
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Refusal(f"{where}: is no JSON") from None
+    if not isinstance(record, dict):
+        raise Refusal(f"{where}: holds a {type(record).__name__}, not a record")
+    return record
 
 
 def read_yaml(text: str, where: object) -> Any:

@@ -135,6 +135,14 @@ def view_through(operator: Operator, prior: Prior) -> Operator:
     return Composed(operator, prior.to_image)
 
 
+def continued(x: Tensor, operator: Operator) -> Tensor:
+    """Images [B,C,H,W] continued below and to the right by their edge values, to the next size that the operator measures."""
+    *_, height, width = operator.measurable(tuple(x.shape[1:]))
+    rows, columns = (torch.arange(n, device=x.device) for n in (height, width))
+    x = x.index_select(-2, rows.clamp_max(x.shape[-2] - 1))
+    return x.index_select(-1, columns.clamp_max(x.shape[-1] - 1))
+
+
 def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise) -> Problem:
     """Simulate y from the truth x0 [B,C,H,W] with each image's own noise, and its own mask or kernel where the operator draws
     one. A plain float is a Gaussian's sigma_y."""

@@ -32,17 +32,18 @@ from solvers.operators import (
     UniformBlur,
 )
 from solvers.operators.base import Operator
+from solvers.operators.volume import CartesianVolumeMRI, MissingSlices, Slicewise, ThroughPlane, VolumeBlur, VolumeMRI
 
 IDS = ("first", "second", "third")
 
 
 @dataclass(frozen=True)
 class Case:
-    """make() gives an undrawn operator for images of this shape [C,H,W]."""
+    """make() gives an undrawn operator for images of this shape [C,H,W], or volumes [C,D,H,W]."""
 
     name: str
     make: Callable[[], Operator]
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
 
     def drawn(self, ids: tuple[str, ...] = IDS) -> Operator:
         return self.make().draw(self.shape, Noise(ids, "mask"))
@@ -116,6 +117,23 @@ LINEAR = [
     Case("compressed_sensing cosine", lambda: CompressedSensing(0.5, "cosine"), (1, 5, 6)),
     Case("compressed_sensing fourier", lambda: CompressedSensing(0.5, "fourier"), (1, 3, 7)),
     Case("composition", lambda: Composition([GaussianBlur(3, 1.0), SuperResolution(2)]), (1, 4, 6)),
+    Case("through_plane x3", lambda: ThroughPlane(3.0), (1, 6, 2, 3)),
+    Case("through_plane, a gap", lambda: ThroughPlane(2.5, 1.5), (2, 7, 2, 2)),
+    Case("through_plane gaussian, overlapping", lambda: ThroughPlane(2.0, 3.0, "gaussian"), (1, 5, 2, 3)),
+    Case("through_plane, given profile", lambda: ThroughPlane(1.7, profile=(0.2, 1.0, 0.5)), (1, 6, 2, 2)),
+    Case("through_plane x1", lambda: ThroughPlane(1.0), (1, 3, 2, 2)),
+    Case("missing slices", lambda: MissingSlices([1, -1]), (2, 5, 2, 3)),
+    Case("missing slices, one of three kept", lambda: MissingSlices(every=3), (1, 7, 3, 2)),
+    Case("volume_blur", lambda: VolumeBlur((0.6, 0.5, 0.0)), (1, 4, 5, 3)),
+    Case("volume_blur circular", lambda: VolumeBlur((0.3, 0.0, 0.5), "circular"), (2, 7, 2, 7)),
+    Case("stack of blurs", lambda: Slicewise(GaussianBlur(3, 1.0)), (2, 3, 4, 5)),
+    Case("stack of masks", lambda: Slicewise(RandomInpainting(0.3, 0.7)), (1, 3, 4, 5)),
+    Case("stack of equal masks", lambda: Slicewise(RandomInpainting(0.3, 0.7), same=True), (1, 3, 4, 5)),
+    Case("stack of ct", lambda: Slicewise(CT(3, bins=9)), (1, 3, 4, 3)),
+    Case("stack of mri", lambda: Slicewise(CartesianMRI("random", 2.0, 0.2)), (1, 3, 4, 5)),
+    Case("stack of compressed_sensing", lambda: Slicewise(CompressedSensing(0.5, "cosine")), (1, 2, 3, 4)),
+    Case("volume_mri", lambda: CartesianVolumeMRI(2.0, 0.2), (1, 5, 3, 6)),
+    Case("volume_mri, given mask", lambda: VolumeMRI(holes()[:4, :6]), (1, 4, 2, 6)),
     Case("composition with a mask", lambda: Composition([UniformBlur(3), RandomInpainting(0.3, 0.5)]), (2, 5, 5)),
 ]
 
@@ -123,5 +141,6 @@ NONLINEAR = [
     Case("hdr", lambda: HighDynamicRange(), (1, 5, 4)),
     Case("phase_retrieval", lambda: PhaseRetrieval(), (2, 8, 5)),
     Case("phase_retrieval without a frame", lambda: PhaseRetrieval(0.0), (1, 5, 7)),
+    Case("stack of hdr", lambda: Slicewise(HighDynamicRange()), (1, 3, 4, 2)),
     Case("nonlinear_blur", lambda: NonlinearBlur(5, 1.0), (1, 7, 6)),
 ]

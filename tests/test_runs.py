@@ -215,6 +215,7 @@ def test_a_run_is_published(data, tmp_path):
     words = ["--runs", str(run), "--train", f"{data}/train.csv", "--test", f"{data}/train.csv", "--steps", "2"]
     assert publish_prior.main([str(run / "checkpoints" / "last.ckpt"), str(new), *words, "--note", "Three steps."]) == 0
     card = (new / "README.md").read_text()
+    assert "| noisy | " in card and "| new | " in card and "| sigma | 0.05 | " in card  # beside other denoisers
     assert "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
     assert {path.name for path in new.glob("*.png")} == {"samples.png", "losses.png"}
 

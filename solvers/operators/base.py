@@ -69,6 +69,10 @@ class Operator:
         """Shape of y, without the batch axis, for images of shape [C,H,W]."""
         raise NotImplementedError
 
+    def measurable(self, shape: Shape) -> Shape:
+        """The smallest [C,H,W] of at least this size that it measures: images of other sizes are continued to it."""
+        return tuple(shape)
+
     def measured(self, y: Tensor) -> Tensor:
         """Number of really measured real entries per image, [B]."""
         return torch.full((len(y),), float(y[0].numel()), dtype=y.dtype, device=y.device)

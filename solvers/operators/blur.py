@@ -139,6 +139,10 @@ class MotionBlur(Operator):
             raise Refusal(f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}")
         return (c, h - self.size + 1, w - self.size + 1) if self.border == "valid" else (c, h, w)
 
+    def measurable(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, max(h, self.size), max(w, self.size))
+
     def draw(self, shape: Shape, noise: Noise) -> KernelBlurs:
         self.shape_out(shape)
         return KernelBlurs(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(shape)

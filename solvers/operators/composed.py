@@ -12,6 +12,8 @@ from solvers.operators.base import LinearOperator, Operator, Shape
 from solvers.operators.grid import Grid
 from solvers.operators.wrapper import Wrapper
 
+LONGER = 128  # pixels that both sides together may grow by for operators one after another
+
 
 @dataclass(frozen=True, eq=False)
 class Composition(Wrapper):
@@ -49,6 +51,24 @@ class Composition(Wrapper):
     def select(self, indices: Sequence[int]) -> Operator:
         chosen = type(self)([operator.select(indices) for operator in self.operators])
         return chosen if self.shape is None else chosen.bind(self.shape)
+
+    def measurable(self, shape: Shape) -> Shape:
+        """Sides are lengthened one by one until every operator measures what the one before it gives."""
+        c, h, w = self.operators[0].measurable(shape)
+        for more in range(LONGER):
+            for down in range(more + 1):
+                grown = (c, h + down, w + more - down)
+                if self.fits(grown):
+                    return grown
+        return tuple(shape)
+
+    def fits(self, shape: Shape) -> bool:
+        """Whether each operator measures what it is given."""
+        for operator in self.operators:
+            if operator.measurable(shape) != tuple(shape):
+                return False
+            shape = operator.shape_out(shape)
+        return True
 
     def shape_out(self, shape: Shape) -> Shape:
         for operator in self.operators:

@@ -83,6 +83,12 @@ class CompressedSensing(Operator):
             raise Refusal(f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any")
         return (c, max(1, round(self.ratio * h * w)))
 
+    def measurable(self, shape: Shape) -> Shape:
+        if self.transform != "hadamard":
+            return tuple(shape)
+        c, h, w = shape
+        return (c, 1 << (h - 1).bit_length(), 1 << (w - 1).bit_length())
+
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         count, (h, w), stream = self.shape_out(shape)[1], shape[-2:], noise.of("mask")
         signs = 1 - 2 * (stream.uniform((len(noise), h, w), torch.float64) < 0.5).double()

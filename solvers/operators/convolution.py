@@ -15,7 +15,7 @@ from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
 from solvers.operators.grid import Grid
-from solvers.operators.separable import Axis, Border, Separable, source
+from solvers.operators.separable import Axis, Border, Separable, multiple, source
 
 
 @lru_cache(maxsize=8)  # kernels of a batch differ, and so do their transforms: few are kept
@@ -61,6 +61,11 @@ class Circulant(LinearOperator):
         if h % self.stride or w % self.stride:
             raise Refusal(f"image of {h}x{w} is not divisible by the factor {self.stride}")
         return (c, h // self.stride, w // self.stride)
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, *sides = shape
+        h, w = (multiple(max(n, k), self.stride) for n, k in zip(sides, self.kernel.shape[-2:]))
+        return (c, h, w)
 
     def spectrum(self, h: int, w: int, like: Tensor) -> Tensor:
         return transfer(self.kernel, h, w, self.origin, like.dtype, like.device)
@@ -133,6 +138,11 @@ class Bordered(LinearOperator):
     def grid(self) -> Grid:
         rows, columns = ((k - 1) / 2 - p for k, p in zip(self.kernel.shape[-2:], self.padding()))
         return Grid((rows, columns))
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, *sides = shape
+        h, w = map(max, sides, self.kernel.shape[-2:])
+        return (c, h, w)
 
     def frame(self, h: int, w: int, like: Tensor) -> tuple[tuple[int, int], Tensor]:
         """A size that is fast to transform and holds the padded image, and the kernel's transform there."""
@@ -215,6 +225,9 @@ class Convolution(LinearOperator):
 
     def shape_out(self, shape: Shape) -> Shape:
         return self.engine.shape_out(shape)
+
+    def measurable(self, shape: Shape) -> Shape:
+        return self.engine.measurable(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.engine.forward(x)

@@ -13,7 +13,7 @@ from solvers.operators.base import Operator, Shape, one_each
 from solvers.operators.bkse import BlurNetwork, load
 from solvers.operators.blur import GaussianBlur
 from solvers.operators.grid import Grid
-from solvers.operators.separable import Border
+from solvers.operators.separable import Border, multiple
 
 DARK = 1e-3  # light added before the root, so that black pixels have a finite slope
 
@@ -46,6 +46,9 @@ class NonlinearBlur(Operator):
 
     def shape_out(self, shape: Shape) -> Shape:
         return self.blur.shape_out(shape)
+
+    def measurable(self, shape: Shape) -> Shape:
+        return self.blur.measurable(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.response(self.light(x).clamp(0, 1))
@@ -116,6 +119,10 @@ class NetworkBlur(Operator):
         if h % 128 or w % 128:
             raise Refusal(f"the blur network takes sides divisible by 128, not {h}x{w}")
         return tuple(shape)
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, multiple(h, 128), multiple(w, 128))
 
     def draw(self, shape: Shape, noise: Noise) -> "NetworkBlur":
         c, h, w = self.shape_out(shape)

@@ -9,6 +9,7 @@ from torch.nn import functional
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 from solvers.operators.grid import Grid
+from solvers.operators.separable import multiple
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +65,10 @@ class TileCentre(LinearOperator):
         if h % self.tile or w % self.tile:
             raise Refusal(f"image of {h}x{w} is not divisible by tiles of {self.tile}")
         return (c, h // self.tile, w // self.tile)
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, multiple(h, self.tile), multiple(w, self.tile))
 
     def forward(self, x: Tensor) -> Tensor:
         first, k = (self.tile - 1) // 2, self.taps

@@ -46,10 +46,20 @@ class Axis:
         """The inverse of `length`."""
         return (m - 1) * self.stride + len(self.taps) if self.border == "valid" else m * self.stride
 
+    def least(self, n: int) -> int:
+        """The smallest legal number of entries that is at least n."""
+        n = n if self.border == "symmetric" else max(n, len(self.taps))
+        return n if self.border == "valid" else multiple(n, self.stride)
+
     @property
     def centre(self) -> float:
         """Of the taps that give the first entry of y, in pixels of x."""
         return (len(self.taps) - 1) / 2 - self.before
+
+
+def multiple(n: int, of: int) -> int:
+    """The smallest multiple of a number that is at least n."""
+    return -(-n // of) * of
 
 
 class Factor(NamedTuple):
@@ -105,6 +115,10 @@ class Separable(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         return (c, self.rows.length(h), self.columns.length(w))
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, h, w = shape
+        return (c, self.rows.least(h), self.columns.least(w))
 
     @property
     def grid(self) -> Grid:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from data import formats
 from data.arrays import Form
-from data.files import Refusal
+from data.files import Refusal, commit
 from data.ranges import DEPTH_8, DEPTH_16, Intensity
 from solvers.problem import Problem
 from solvers.run import report, volumes
@@ -110,7 +110,7 @@ class Result:
         elif kind == "npy":
             out = BytesIO()
             np.save(out, torch.as_tensor(self.image).cpu().numpy())
-            formats.commit(path, out.getvalue())
+            commit(path, out.getvalue())
         elif kind in PICTURES and len(self.outcomes) == 1:
             self._save_picture(path, kind)
         else:

@@ -6,7 +6,7 @@ import warnings
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -123,8 +123,22 @@ def refuse_words(what: str, words: Mapping[str, Any], needless: Sequence[str]) -
             raise Refusal(f"{word}= means nothing with {what}")
 
 
+def refuse_strangers(prior: Any, solver: Any, words: Mapping[str, Any]) -> None:
+    """Raise Refusal for objects that are not what their keyword takes."""
+    if prior is not None and not isinstance(prior, (*NAMES, Prior)):
+        raise Refusal(f"prior={prior!r:.60}: what P.load returns or takes is allowed")
+    if solver is not None and not isinstance(solver, NAMES) and (isinstance(solver, type) or not callable(solver)):
+        raise Refusal(f"solver={solver!r:.60}: a name of P.solvers(), a YAML file or a Solver is allowed")
+    if words["steps"] and solver is not None and not isinstance(solver, NAMES) and not is_dataclass(solver):
+        raise Refusal(f"steps= means nothing with {type(solver).__name__}, which is no dataclass; set it there")
+    task = words.get("task")
+    if isinstance(task, Operator):
+        raise Refusal(f"task={type(task).__name__}: a name of P.tasks() or a YAML file is allowed; operators go to P.measure")
+
+
 def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequence[str], posed: Problem | None = None) -> Asked:
     """The flags, the cell and the prior that are meant. posed: the problem, if it is not made of a task and images."""
+    refuse_strangers(prior, solver, words)
     named = {"model": prior, "solver": solver}
     named = {flag: value for flag, value in named.items() if isinstance(value, NAMES)}
     options, changes = parse({**words, **named}, overrides)
@@ -137,7 +151,7 @@ def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequen
     else:
         cell = build(name, config, options)
     if solver is not None and "solver" not in named:
-        chosen = replace(solver, **({"steps": options.steps} if options.steps else {}))
+        chosen = replace(solver, steps=options.steps) if options.steps else solver
         cell, config["solver"] = replace(cell, name=type(solver).__name__, solver=chosen), repr(chosen)
     if cell.operator is None or isinstance(cell.solver, Sampler):
         raise Refusal(f"{name} draws from the prior itself and restores nothing; python sample.py --solver {name} does that")
@@ -191,6 +205,7 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
         seen, prior, _ = module.seen(problem)
         check(asked.cell.solver, seen, prior)
         outcomes = module.restore(asked.cell, scans, problem)
+        module.progress.finished(len(scans))
     return asked.result(succeeded(outcomes), form)
 
 
@@ -211,11 +226,15 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
 
 
 def succeeded(outcomes: Sequence[Outcome], alone: bool = False) -> list[Outcome]:
-    """All outcomes, or Refusal with the reason of the first that failed. alone: those that failed are left out with a warning,
-    unless all did."""
+    """All outcomes, or Refusal with the reason of the first that failed; RuntimeError if that is a bug in the program.
+
+    alone: those that failed are left out with a warning, unless all did.
+    """
     good = [outcome for outcome in outcomes if outcome.image is not None]
     lines = [f"{o.image_id}: {o.record['status']}" for o in outcomes if o.image is None]
     if lines and not (alone and good):
+        if trace := next((o.trace for o in outcomes if o.trace), ""):
+            raise RuntimeError(f"{lines[0]}\n{trace}")
         raise Refusal(lines[0] + (f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""))
     for line in lines:
         warnings.warn(line, stacklevel=4)

@@ -132,6 +132,7 @@ def parser(about: str) -> Parser:
     add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
     add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
     add("--devices", type=whole, default=1, metavar="N")
