@@ -77,7 +77,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
-    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements)
+    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements, window=options.window)
     run = run_of(options, cells)
     module = Reconstruction(prior, cells, run, resize.fit, notes)
     module.check(first)
@@ -138,7 +138,7 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
-        if line := result.beaten():
+        for line in filter(None, (result.clamped(), result.beaten())):
             print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:

@@ -38,8 +38,8 @@ class Window(NamedTuple):
 
 def window(word: str) -> Window:
     """`LOW:HIGH`, `pLOW:pHIGH`, `header` or `full`. Raises Refusal for any other word."""
-    if word == "full" or word == "header":
-        return Window(word)
+    if word in ("full", "header"):
+        return Window("full" if word == "full" else "header")
     low, _, high = word.partition(":")
     percent = low.startswith("p") and high.startswith("p")
     try:

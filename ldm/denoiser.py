@@ -4,8 +4,9 @@ eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is 
 the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Literal, Protocol
 
 import torch
@@ -100,13 +101,15 @@ class Prior(nn.Module):
     shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
     alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call (or one for each state, [B]).
     variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
-    (`ldm.spectra`). image_variances: the same of the decoded image, of latent priors.
+    (`ldm.spectra`). image_variances: the same of the decoded image, of latent priors. contracts: the stored values that were
+    -1 and +1 in training, by modality as DICOM names it.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
     patched: bool = False
     gray: bool = False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
     image_variances: Sequence[Sequence[float]] = ()
+    contracts: Mapping[str, tuple[float, float]] = MappingProxyType({})
     _origin: str | Callable[[], str] = ""
 
     def __init__(

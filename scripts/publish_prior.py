@@ -25,6 +25,7 @@ from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from demo_scans import CT_WINDOW
 from prior_figures import best_average, figures, held_out, history, with_spectra
 
 from data import manifest
@@ -104,6 +105,7 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
         f"* {prior.kind} prior{' of patches' * prior.patched}; images {list(prior.image_shape)}, state {list(prior.shape)}",
         f"* {sum(p.numel() for p in prior.parameters()):,} parameters, float16, {size:.1f} MB",
         "* trained on: " + ", ".join(f"{name} ({n} slices)" for name, n in sorted(trained.items())) + "; nobody else",
+        *(f"* {name}: {low:g} was black and {high:g} white" for name, (low, high) in prior.contracts.items()),
         *(f"* {line}" for line in lines["runs"]),
         "",
         "## Held-out subjects",
@@ -151,6 +153,7 @@ def publish(options: argparse.Namespace) -> None:
     for run in options.runs:
         if not (run / "tensorboard").is_dir():
             raise Refusal(f"--runs: {run}: no run of main.py, which writes {run}/tensorboard")
+    described = replace(described, contracts={"CT": tuple(options.ct), **described.contracts})
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
     with torch.no_grad():
@@ -188,6 +191,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--spectra", type=Path, help="manifest on which a pixel prior's errors are measured by frequency")
     parser.add_argument("--earlier", type=Path, nargs="+", default=[], help="checkpoints of the run, for the learning curve")
     parser.add_argument("--first-stage", type=Path, help="checkpoint whose decoder replaces the one trained with (same latents)")
+    parser.add_argument("--ct", type=float, nargs=2, default=CT_WINDOW, metavar="HU", help="black and white of CT in training")
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
     parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")

@@ -30,7 +30,7 @@ def series(folder: Path, modality="CT", padding=None, bone=BONE) -> list[Path]:
     paths = [folder / f"{name}.dcm" for name in "abc"]
     for path, pixels in zip(paths, slices):
         meta = formats.Meta("dicom", "int16", window=(-195, 294), series="one")
-        formats.write(formats.Image(torch.from_numpy(pixels), meta), path)
+        formats.write(formats.Image(torch.from_numpy(pixels), meta), path, image_id=path.stem)
         ds = pydicom.dcmread(path)
         ds.Modality = modality
         if padding is not None:

@@ -263,7 +263,7 @@ def test_values_outside_the_window_are_told(world, tmp_path):
     ds = pydicom.dcmread(tmp_path / "data/a.dcm")
     ds.WindowCenter, ds.WindowWidth = 250, 500
     ds.save_as(tmp_path / "data/a.dcm")
-    assert run(world, tmp_path / "data", tmp_path / "out") == 0
+    assert run(world, tmp_path / "data", tmp_path / "out", "--window", "header") == 0
     outside = (formats.read(tmp_path / "data/a.dcm").pixels > 500).float().mean()
     assert f"{outside:.0%} of the values lie outside the window 0 to 500" in tiny.records(tmp_path / "out")["a"]["notes"][0]
 

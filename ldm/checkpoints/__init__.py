@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.files import Refusal
-from ldm.checkpoints import compvis, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
+from ldm.checkpoints import compvis, description, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
 from ldm.checkpoints.compatibility import ESTIMATED, differences
 from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
@@ -104,8 +104,12 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool | float = T
     """
     path = trained(Path(path))
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
+    said = description.contracts(settings, path) if settings else {}
+    if said:
+        settings = {key: value for key, value in (settings or {}).items() if key != "contracts"} or None
     try:
-        return _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
+        described = _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
+        return replace(described, contracts=said) if said else described
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
         raise Refusal(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
 

@@ -1,5 +1,6 @@
 """What every family of weight files is turned into: a model description as YAML would hold it, and its state dict."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +19,7 @@ class Described:
     """part: what the node builds, a whole `prior` or a `first_stage` alone. node: {target, params} of our classes.
 
     state: that module's state dict. path: where it came from. notes: what the user should know (printed and exported).
+    contracts: stored values that were -1 and +1 in training, by modality: a prior restores scans of it in the same range.
     """
 
     part: Literal["prior", "first_stage"]
@@ -25,6 +27,7 @@ class Described:
     state: Mapping[str, Tensor]
     path: Path
     notes: tuple[str, ...] = field(default=())
+    contracts: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The module with its weights, frozen, in eval mode; a Prior knows the digest of its weights as `origin`."""
@@ -33,8 +36,23 @@ class Described:
         if self.part == "prior":
             if not isinstance(module, Prior):
                 raise Refusal(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
+            module.contracts = dict(self.contracts)
             module.origin = partial(digest, module.state_dict())
         return module
+
+
+def contracts(settings: Any, path: Path) -> dict[str, tuple[float, float]]:
+    """What a model's settings say under `contracts:`, {CT: [-1000, 400]}. Raises Refusal for anything else."""
+    said = settings.get("contracts") or {}
+    if not isinstance(said, Mapping):
+        raise Refusal(f"{path}: contracts: {said!r:.80}; modalities with [low, high] each are allowed")
+    found = {}
+    for modality, ends in said.items():
+        numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+        if not numbers or not -math.inf < ends[0] < ends[1] < math.inf:
+            raise Refusal(f"{path}: contracts.{modality}: {ends!r:.80}; [low, high] in stored units is allowed")
+        found[str(modality)] = (float(ends[0]), float(ends[1]))
+    return found
 
 
 def node(target: str, **params: Any) -> dict[str, Any]:

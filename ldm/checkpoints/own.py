@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data.files import Refusal, file_digest, replacing, replacing_folder
 from ldm import config as configuration
-from ldm.checkpoints.description import Described, within
+from ldm.checkpoints.description import Described, contracts, within
 from ldm.checkpoints.reading import text_mapping, weights
 
 PARTS = ("prior", "first_stage")
@@ -32,7 +32,7 @@ def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool | floa
             f"{path}: holds no averaged weights (`ema`); the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
         )
     merged = {**state, **average(path, content, ema)} if ema else state
-    return Described(part, settings[part], within(f"{part}.", merged), path)
+    return Described(part, settings[part], within(f"{part}.", merged), path, contracts=contracts(settings, path))
 
 
 def half_lives(content: Mapping[str, Any]) -> list[str]:
@@ -55,9 +55,8 @@ def average(path: Path, content: Mapping[str, Any], ema: bool | float) -> Mappin
 def describe_folder(folder: Path) -> Described:
     """An exported folder."""
     settings = text_mapping(folder / "config.yaml")
-    return Described(
-        _part(settings, folder / "config.yaml"), settings[_part(settings, folder)], weights(folder / "model.safetensors"), folder
-    )
+    part, state = _part(settings, folder / "config.yaml"), weights(folder / "model.safetensors")
+    return Described(part, settings[part], state, folder, contracts=contracts(settings, folder / "config.yaml"))
 
 
 def export(model: Described, folder: str | Path, half: bool = False) -> Path:
@@ -71,7 +70,8 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as part:
         save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
-        (part / "config.yaml").write_text(configuration.dump({model.part: model.node}), "utf-8")
+        said = {"contracts": {name: list(ends) for name, ends in model.contracts.items()}} if model.contracts else {}
+        (part / "config.yaml").write_text(configuration.dump({**said, model.part: model.node}), "utf-8")
         (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
         shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
     return folder
@@ -126,6 +126,7 @@ def _card(name: str, model: Described, half: bool) -> str:
         "",
         f"* parameters: {sum(t.numel() for t in model.state.values()):,}",
         f"* stored as {'float16' if half else 'the source has it'}",
+        *(f"* {name}: {low:g} is black and {high:g} white" for name, (low, high) in model.contracts.items()),
         *(f"* note: {note}" for note in model.notes),
         *(f"* source `{source.name}` SHA-256 `{file_digest(source)}`" for source in sources),
     ]

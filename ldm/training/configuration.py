@@ -13,7 +13,7 @@ MAPPING = "a mapping", lambda value: isinstance(value, dict)
 NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
 NUMBERS = "numbers above 0", lambda value: bool(value) and all(map(NUMBER[1], value if isinstance(value, list) else [value]))
 KNOWN = {  # keys of a configuration, and what is allowed there
-    **dict.fromkeys(("model", "data", *PARTS, "trainer"), MAPPING),
+    **dict.fromkeys(("model", "data", *PARTS, "trainer", "contracts"), MAPPING),
     "ema_half_life": NUMBERS,
     "save_every": NUMBER,
     "first_stage_weights": ("a path", lambda value: isinstance(value, str)),

@@ -41,7 +41,7 @@ from solvers.solver import check
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
-    "precision", "split", "start",
+    "precision", "split", "start", "window",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
 
@@ -59,10 +59,10 @@ def restore(
 ) -> Result | list[Result]:
     """What `palimpsest.restore` says. prior, solver: names or objects. words: flags of sample.py, by their names with _."""
     if isinstance(what, Problem):
-        refuse_words("a problem", {**words, "range": range, "ids": ids}, (*OF_IMAGES, "split", "range", "ids"))
+        refuse_words("a problem", {**words, "range": range, "ids": ids}, (*OF_IMAGES, "split", "window", "range", "ids"))
         return of_problem(resolve(prior, solver, words, overrides, what), what)
     if not isinstance(what, NAMES):
-        refuse_words("an array", words, ("split",))
+        refuse_words("an array", words, ("split", "window"))
         asked = resolve(prior, solver, words, overrides)
         arrays = Arrays(what, range, ids, asked.options.measurements)
         return asked.result(of_rows(asked, arrays.rows, Source(arrays.image, arrays.measurement)), arrays.form)
@@ -214,7 +214,9 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
     rows = rows[asked.options.start :][: asked.options.limit]
     if not rows:
         raise Refusal(f"start={asked.options.start} leaves no image")
-    load, notes, first = reader(asked.prior, [asked.cell.operator], rows, asked.options.measurements, source)
+    load, notes, first = reader(
+        asked.prior, [asked.cell.operator], rows, asked.options.measurements, source, asked.options.window
+    )
     outcomes: list[Outcome] = []
     with asked.module(notes, len(rows)) as module:
         module.check(first)

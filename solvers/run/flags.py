@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data import formats
+from data.contracts import Window, window
 from data.files import Refusal, read_yaml
 
 HOME = Path(__file__).resolve().parents[2]
@@ -70,7 +71,8 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     ours = parser(about)
     changes = ours.overrides(argv)
     ours.refuse(argv)
-    options, rest = ours.parse_known_args([dashes(word) for word in argv if word not in changes])
+    words = [dashes(word) for word in argv if word not in changes]
+    options, rest = ours.parse_known_args(joined(words, "--window"))
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
@@ -100,7 +102,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
         raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
-    needless = ("num_runs", "measurements", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    needless = ("num_runs", "measurements", "window", "data_root", "manifest", "split") if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
@@ -129,6 +131,12 @@ def parser(about: str) -> Parser:
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
     add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    add(
+        "--window",
+        type=windowed,
+        metavar="LOW:HIGH|header|full|pLOW:pHIGH",
+        help="stored values (CT: HU) that are black and white",
+    )
     add("--scale", type=factor, metavar="auto|NUMBER", help="with --measurements: y times this; results are divided by it")
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
     add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
@@ -165,6 +173,24 @@ def dashes(word: str) -> str:
     """--Save_dir=A_b -> --save-dir=A_b"""
     name, sign, value = word.partition("=")
     return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
+
+
+def joined(words: Sequence[str], flag: str) -> list[str]:
+    """--window -1000:400 -> --window=-1000:400, which argparse would take for another flag."""
+    made: list[str] = []
+    for word in words:
+        if made and made[-1] == flag:
+            made[-1] = f"{flag}={word}"
+        else:
+            made.append(word)
+    return made
+
+
+def windowed(word: str) -> Window:
+    try:
+        return window(word)
+    except Refusal as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def whole(word: str) -> int:

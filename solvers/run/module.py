@@ -22,6 +22,7 @@ from solvers.problem import Gaussian, Problem, continued, estimated_sigma_y, fro
 from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
+from solvers.run.outside import put_back, set_aside
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
@@ -104,7 +105,7 @@ class Reconstruction(pl.LightningModule):
                 continue
             cheap = None if baseline is None else baseline[b].cpu()
             said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
-            outcomes.append(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))
+            outcomes.append(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said)))
         return outcomes
 
     def conclude(
@@ -132,7 +133,7 @@ class Reconstruction(pl.LightningModule):
             record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
         image, draws = image.cpu(), draws.cpu()
         if truth is not None:
-            truth = truth.cpu()
+            truth, record["clamped"] = truth.cpu(), scan.clamped
             image, draws = cut(image, truth), cut(draws, truth)
             baseline = None if baseline is None else cut(baseline, truth)
             record |= scores(image, truth, draws if many else None, baseline, turns)
@@ -149,8 +150,10 @@ class Reconstruction(pl.LightningModule):
         )
 
     def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
-        """Measurements times `run.scale`; others as they are."""
-        assert cell.operator is not None
+        """Measurements times `run.scale`, or without one what lies within their windows; others as they are."""
+        assert cell.operator is not None and cell.likelihood is not None
+        if self.run.measurements and self.run.scale == 1:
+            return [set_aside(scan, cell.operator, cell.likelihood) for scan in scans]
         return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:

@@ -30,6 +30,8 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         "keep_patient": options.keep_patient,
         "images": str(options.manifest or options.data_root or "seeds"),
     }
+    if options.window:
+        decisive["run"]["window"] = list(options.window)
     if options.scale:
         decisive["run"]["scale"] = options.scale
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}

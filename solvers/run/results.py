@@ -136,6 +136,18 @@ class Results:
         more = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
         return f"below the classical answer (--solver baseline): {first}{more}"
 
+    def clamped(self) -> str:
+        """A line that says how much of the truths lies outside their windows and was cut off; "" where nothing does."""
+        records = list(self.records())
+        shares = [record["clamped"] for record in records if record.get("clamped")]
+        if not shares:
+            return ""
+        mean, most = sum(shares) / len(shares), max(shares)
+        of = f"{len(shares)} of {len(records)} images"
+        return (
+            f"{of} have values outside their window, which are cut off: {mean:.2%} on average, {most:.2%} at most (--window full)"
+        )
+
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
         if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
+from data.contracts import Contracts, Window
 from data.files import Refusal, first_line
 from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
@@ -39,12 +40,23 @@ class Scan:
     checksum: str = ""  # of the file
     row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
+    outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the image's pixels, beside the configuration: for its record."""
         contract = self.intensity and [self.intensity.low, self.intensity.high]
-        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract}
+        origin = {"contract_from": self.intensity.origin} if self.intensity and self.intensity.origin else {}
+        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract, **origin}
+
+    @property
+    def clamped(self) -> float:
+        """The share of the file's values that its window cuts off."""
+        if self.source is None or self.intensity is None:
+            return 0.0
+        stored = unpadded(self.source)
+        beyond = (stored < self.intensity.low) | (stored > self.intensity.high)
+        return float(beyond.float().mean()) if len(stored) else 0.0
 
     @property
     def volume(self) -> str:
@@ -130,10 +142,12 @@ def remarks(scan: Scan, measured: bool) -> list[str]:
     if len(scan.source.pixels) > len(scan.pixels):
         said.append("a colour image: its luminance alone is restored, because the prior has one channel")
     said += scan.source.meta.notes
-    stored, low, high = unpadded(scan.source), scan.intensity.low, scan.intensity.high
-    share = float(((stored < low) | (stored > high)).float().mean())
+    low, high, share = scan.intensity.low, scan.intensity.high, scan.clamped
     if share > 0.02 and not measured:
         said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
+    if scan.outside is not None:
+        share = float((scan.outside != 0).float().mean())
+        said.append(f"{share:.1%} of y lie outside the window {low:g} to {high:g} and are carried through to the result")
     return said
 
 
@@ -155,15 +169,21 @@ def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
 
 
 def reader(
-    prior: Prior, operators: Sequence[Operator | None], rows: Sequence[Any], measurements: bool, source: Source | None = None
+    prior: Prior,
+    operators: Sequence[Operator | None],
+    rows: Sequence[Any],
+    measurements: bool,
+    source: Source | None = None,
+    window: Window | None = None,
 ) -> tuple[Load, list[str], Scan]:
     """How a row is read for this prior, what every record must say about it, and the first scan that can be read.
 
     operators: of the cells of the grid; None: draws from the prior itself. measurements: the files hold y. source: where the
-    pixels come from, if not from files.
+    pixels come from, if not from files. window: what the user asks for instead of the files' own contracts.
     """
     channels = prior.image_shape[0]
-    source = source or Source(dataset.load, sources.measurement)
+    ours = Contracts(window, prior.contracts)
+    source = source or Source(partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours))
     load: Load = partial(read, partial(source.image, channels=channels))
     if operators[0] is None:
         load = partial(seeded, channels)
@@ -174,7 +194,7 @@ def reader(
     if operators[0] is None or channels != 3 or first.source is None or len(first.source.pixels) != 1:
         return load, [], first
     prior.gray = True  # from here on its images have one channel
-    load, _, first = reader(prior, operators, rows, measurements, source)
+    load, _, first = reader(prior, operators, rows, measurements, source, window)
     return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
 
 
