@@ -10,7 +10,6 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 """
 
 import argparse
-import functools
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +26,9 @@ from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
 from solvers.run import door, flags, report, volumes
-from solvers.run.cells import build, checked, run_of
+from solvers.run.cells import Cell, build, checked, run_of
 from solvers.run.cost import peak_memory
-from solvers.run.module import Cell, Reconstruction
+from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
@@ -80,7 +79,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements)
     run = run_of(options, cells)
-    module = Reconstruction(prior, cells, run, functools.partial(resize.fit, tile=options.tile), notes)
+    module = Reconstruction(prior, cells, run, resize.fit, notes)
     module.check(first)
     trainer = make_trainer(options)
     if options.compile:
@@ -90,7 +89,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with held(results.values(), options.overwrite, options.verify, everything):
+    with locked_folders(results.values(), options.overwrite, options.verify, everything):
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
@@ -122,7 +121,7 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
 
 
 @contextmanager
-def held(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         for result in results if rank_zero_only.rank == 0 else ():

@@ -16,7 +16,8 @@ from solvers.daps import DAPS
 from solvers.operators import SuperResolution
 from solvers.problem import Gaussian
 from solvers.resample import ReSample
-from solvers.run.module import Cell, Reconstruction, Run
+from solvers.run.cells import Cell, Run
+from solvers.run.module import Reconstruction
 from solvers.run.scans import Scan, read
 from solvers.solver import Solver
 

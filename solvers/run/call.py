@@ -30,8 +30,8 @@ from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
 from solvers.run import flags
 from solvers.run.answer import Measured, Result
-from solvers.run.cells import build, checked, drawn, part, run_of
-from solvers.run.module import Cell, Reconstruction
+from solvers.run.cells import Cell, build, checked, drawn, part, run_of
+from solvers.run.module import Reconstruction
 from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan, Source, reader
@@ -41,7 +41,7 @@ from solvers.solver import check
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
-    "precision", "split", "start", "tile",
+    "precision", "split", "start",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
 
@@ -88,7 +88,7 @@ class Asked:
     @contextmanager
     def module(self, notes: Sequence[str], images: int) -> Iterator[Reconstruction]:
         """The module on the device that the flags choose, and its progress bar."""
-        run, fit = run_of(self.options, [self.cell]), partial(resize.fit, tile=self.options.tile)
+        run, fit = run_of(self.options, [self.cell]), resize.fit
         module = Reconstruction(self.prior, [self.cell], run, fit, notes)
         with warnings.catch_warnings(), torch.no_grad():
             quiet()
@@ -183,7 +183,7 @@ def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace
 def configured(options: Namespace, changes: Sequence[str], posed: bool) -> tuple[str, configuration.Node]:
     """The name of the one cell and its configuration; of a problem, that of its solver."""
     if posed:
-        path = catalogue.described("solvers", (options.solver or ["resample"])[0])
+        path = catalogue.settings_of_kind("solvers", (options.solver or ["resample"])[0])
         return path.stem, checked(configuration.load([*options.base, path], changes))
     grid = catalogue.grid(options.base, options.task or [], options.solver or [], changes)
     if len(grid) > 1:

@@ -1,17 +1,18 @@
-"""Cells of a grid, one task with one solver each, built from merged configurations."""
+"""Cells of a grid, one task with one solver each, built from merged configurations; and how their images are drawn."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from data.files import Refusal, nearest
 from ldm import catalogue
 from ldm import config as configuration
+from ldm.denoiser import Prior
 from ldm.sampling import Sampler
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.run.module import Cell, Run
+from solvers.solver import doubts
 
 PARTS: dict[str, Any] = {
     "prior": catalogue.PRIOR,
@@ -20,6 +21,33 @@ PARTS: dict[str, Any] = {
     "solver": Callable,
 }  # of a configuration
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task with one solver: a cell of the grid that a call may span. operator None: draws from the prior itself."""
+
+    name: str
+    operator: Operator | None
+    likelihood: Likelihood | None
+    solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
+    draws: int = 1  # posterior draws an image
+    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
+
+    def note(self, prior: Prior) -> str:
+        """What to know about the spread of the draws, or ""."""
+        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """How images are drawn, the same for every cell."""
+
+    seed: int = 0
+    rows: int = 1  # images times draws in one network call
+    measurements: bool = False  # the scans are y, there is no truth
+    scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
+    precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
 def checked(config: configuration.Node) -> configuration.Node:

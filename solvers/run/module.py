@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -15,45 +15,19 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.operators.base import Operator, Shape
+from solvers.operators.base import Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
-from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.problem import Gaussian, Problem, continued, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
-from solvers.run.scans import Scan, named, remarks, rescaled
-from solvers.solver import Step, check, doubts, lowered
+from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
+from solvers.solver import Step, check, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One task with one solver: a cell of the grid that a call may span. operator None: draws from the prior itself."""
-
-    name: str
-    operator: Operator | None
-    likelihood: Likelihood | None
-    solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
-    draws: int = 1  # posterior draws an image
-    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
-
-    def note(self, prior: Prior) -> str:
-        """What to know about the spread of the draws, or ""."""
-        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
-
-
-@dataclass(frozen=True)
-class Run:
-    """How images are drawn, the same for every cell."""
-
-    seed: int = 0
-    rows: int = 1  # images times draws in one network call
-    measurements: bool = False  # the scans are y, there is no truth
-    scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
-    precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
 class Reconstruction(pl.LightningModule):
@@ -143,7 +117,7 @@ class Reconstruction(pl.LightningModule):
         turns = getattr(operator, "turns", False)
         kept = int(residuals.argmin()) if cell.keep else 0
         if cell.keep == "oracle" and truth is not None:
-            kept = nearest(draws, truth, turns)
+            kept = nearest(cut(draws, truth), truth, turns)
         image = draws.mean(0) if many else draws[kept]
         record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
         if many:
@@ -159,6 +133,8 @@ class Reconstruction(pl.LightningModule):
         image, draws = image.cpu(), draws.cpu()
         if truth is not None:
             truth = truth.cpu()
+            image, draws = cut(image, truth), cut(draws, truth)
+            baseline = None if baseline is None else cut(baseline, truth)
             record |= scores(image, truth, draws if many else None, baseline, turns)
         return Outcome(
             scan=scan,
@@ -182,11 +158,17 @@ class Reconstruction(pl.LightningModule):
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None
-        shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape)) if self.run.measurements else measured
-        prior, note = self.fit(self.prior, shape)
         noise = Noise(ids, "noise", self.run.seed)
         if self.run.measurements:
+            shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape))
+            prior, note = self.fit(self.prior, shape)
             return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
+        x = continued(x, cell.operator)
+        shape = tuple(x.shape[1:])
+        prior, note = self.fit(self.prior, shape)
+        if shape != measured:
+            grown = f"{sides(measured)} image continued to {sides(shape)} by its edges, and cropped back"
+            note = f"{grown}; {note}" if note else grown
         return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
 
     def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
@@ -271,7 +253,3 @@ class Reconstruction(pl.LightningModule):
 
 def mean_residual(problem: Problem, step: Step) -> float:
     return float(problem.residual(step.x0).nanmean())
-
-
-def shape_of(scan: Scan) -> Shape:
-    return tuple(scan.pixels.shape) if scan.pixels is not None else ()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldm.denoiser import Prior
-from solvers.run.module import Cell
+from solvers.run.cells import Cell
 from solvers.run.results import Results
 
 LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "numpy")
@@ -24,7 +24,6 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         "draws": cell.draws,
         "keep": cell.keep,
         "batch_size": options.batch_size,
-        "tile": options.tile,
         "measurements": options.measurements,
         "precision": options.precision,
         "split": options.split,
