@@ -31,7 +31,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-from data.files import Refusal, first_line, nearest, read_yaml
+from data.files import Refusal, commit, first_line, nearest, read_yaml
 from ldm import checkpoints as weights
 from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
@@ -143,7 +143,7 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
     first = rank_zero_only.rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
     with claimed(folder, resume) if first else nullcontext():
         if first:
-            (folder / "config.yaml").write_text(configuration.dump(config))
+            commit(folder / "config.yaml", configuration.dump(config))
         trainer = make_trainer(config, folder, manifests)
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)

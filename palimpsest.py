@@ -102,7 +102,7 @@ def restore(
     which `task` says how to measure, or with measurements=True was measured. prior: of `load`, or what `load` takes.
     solver: a name of `solvers()`, a YAML file, or a Solver. task: a name of `tasks()` or a YAML file. draws: of each image.
     overrides: as on the command line, "operator.params.factor=2". flags: further flags of sample.py, by their names with _:
-    num_runs, tile, measurements, batch_size, precision, accelerator, split, limit, …
+    num_runs, measurements, batch_size, precision, accelerator, split, limit, …
 
     The result is that of sample.py with the same words, seed and image ids. Raises Refusal, before any network runs, for what
     cannot be solved; and for images that failed, with the reason of the first.

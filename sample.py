@@ -10,7 +10,6 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 """
 
 import argparse
-import functools
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -80,7 +79,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements)
     run = run_of(options, cells)
-    module = Reconstruction(prior, cells, run, functools.partial(resize.fit, tile=options.tile), notes)
+    module = Reconstruction(prior, cells, run, resize.fit, notes)
     module.check(first)
     trainer = make_trainer(options)
     if options.compile:

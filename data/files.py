@@ -4,6 +4,7 @@ A leaf: it imports nothing of the project.
 """
 
 import difflib
+import errno
 import fcntl
 import hashlib
 import json
@@ -16,6 +17,7 @@ from typing import IO, Any
 
 import yaml
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
 YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
 _secrets: set[str] = set()  # what no line of ours may show
@@ -27,6 +29,18 @@ class Refusal(ValueError):
 
     Every other exception is a bug and is shown as one.
     """
+
+
+class Unwritable(Refusal):
+    """A file could not be written for want of space, rights or the disk itself: nor will the next one be."""
+
+
+def unwritable(path: Path, error: OSError, size: int = 0, allowed: str = "a writable folder") -> Unwritable:
+    """What to say of a file that could not be written. size: of its content in bytes, if that is known."""
+    if error.errno not in FULL:
+        return Unwritable(f"{path}: cannot be written ({error.strerror or error}); {allowed} is allowed")
+    missing = f", {max(size - shutil.disk_usage(path.parent).free, 1):,} bytes are missing" if size else ""
+    return Unwritable(f"{path}: the disk is full{missing} ({error.strerror}); free some, the same command goes on from here")
 
 
 def nearest(word: str, allowed: Iterable[str], most: int = 40) -> str:
@@ -65,7 +79,7 @@ def commit(path: str | Path, content: bytes | str) -> None:
         with replacing(Path(path)) as file:
             file.write(content.encode() if isinstance(content, str) else content)
     except OSError as error:
-        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a writable folder is allowed") from error
+        raise unwritable(Path(path), error, len(content)) from error
 
 
 def commit_json(path: str | Path, content: Any) -> None:
@@ -96,16 +110,21 @@ def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
             for name, content in files.items():
                 (part / name).write_bytes(content)
     except OSError as error:
-        raise Refusal(f"{path}: cannot be written ({error.strerror or error}); a new or empty folder is allowed") from error
+        raise unwritable(Path(path), error, sum(map(len, files.values())), "a new or empty folder") from error
 
 
 def append(path: Path, line: bytes) -> None:
     """Add a line to a file that several processes add to; it is on the disk when this returns."""
-    with path.open("ab") as file:
-        fcntl.lockf(file, fcntl.LOCK_EX)
-        file.write(line)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("ab", buffering=0) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX)
+            end = os.fstat(file.fileno()).st_size
+            if file.write(line) < len(line):
+                os.ftruncate(file.fileno(), end)  # half a line would swallow the next one
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise unwritable(path, error, len(line)) from error
 
 
 @contextmanager

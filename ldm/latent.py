@@ -1,6 +1,7 @@
 """Latent priors: a denoiser on the latents of a frozen autoencoder. Scale and shift live here and nowhere else."""
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from functools import partial
 from typing import Any, Protocol
 
@@ -162,6 +163,15 @@ class LatentPatchPrior(LatentPrior):
             variances=variances,
             image_variances=image_variances,
         )
+
+    def stretched(self, size: int) -> "LatentPatchPrior":
+        """The same patches of the latents of images of `size` pixels or a little more; networks are shared."""
+        factor: int = self.first_stage.factor  # type: ignore[assignment]
+        other = copy(self)
+        other._modules = dict(self._modules)  # or the copy's denoiser would become this one's too
+        other.denoiser = self.denoiser.stretched(-(-size // factor))
+        other.shape = other.denoiser.shape
+        return other
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -5,6 +5,7 @@ an offset in 0..M, covers it exactly once. k = floor(N/P), M = (k+1) P - N.
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any, Literal
 
 import torch
@@ -97,6 +98,14 @@ class PatchPrior(Prior):
         padded = size + 2 * self.margin
         super().__init__(denoiser, (channels, padded, padded), sigma_min, sigma_max, label, variances)
         self.partitions, self.patch_batch = partitions, patch_batch
+
+    def stretched(self, size: int) -> "PatchPrior":
+        """The same patches on images of `size` pixels, their places counted over the larger square; the network is shared."""
+        other = copy(self)
+        other.size, other.margin = size, max(padding(size, self.patch), self.margin)
+        padded = size + 2 * other.margin
+        other.shape = (self.shape[0], padded, padded)
+        return other
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -1,8 +1,9 @@
-"""Priors of one size on images of another: framed if the image is smaller, tiled if it is larger. Never resampled.
+"""Priors of one size on images of another: framed if the image is smaller, tiled if it is larger. Nothing is resampled.
 
 Networks that take any size (`Prior.any_size`) need neither. A framed prior still thinks in its own size; the image is a
 window of it, so operators see only what was really measured and the prior fills the frame in. A tiled prior denoises
-overlapping pieces and blends them; a solver sees one whole image, hence one global data step and no seams.
+overlapping pieces and blends them; a solver sees one whole image, hence one global data step and no seams. Patch priors,
+which know where in the image a patch lies, are stretched: the same patches, their places counted over the larger square.
 """
 
 from copy import copy
@@ -21,8 +22,8 @@ Shape = tuple[int, ...]
 OVERLAP = 0.25  # least share of a tile that its neighbour covers too
 
 
-def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
-    """A prior of images [C,H,W] and what was done ("" if nothing). Raises ValueError for larger images unless `tile`."""
+def fit(prior: Prior, shape: Shape) -> tuple[Prior, str]:
+    """A prior of images [C,H,W], and what had to be done ("" if nothing). Raises Refusal for another number of channels."""
     own, asked = tuple(prior.image_shape), tuple(shape)
     if own == asked:
         return prior, ""
@@ -30,21 +31,18 @@ def fit(prior: Prior, shape: Shape, tile: bool = False) -> tuple[Prior, str]:
         raise Refusal(f"the prior knows images of {own[0]} channels, not {asked[0]}")
     if prior.any_size:
         return sized(prior, asked), ""
-    larger = any(n > m for n, m in zip(asked[1:], own[1:]))
-    if not larger:
+    image, square = (f"{size[1]}×{size[2]}" for size in (asked, own))
+    if all(n <= m for n, m in zip(asked[1:], own[1:])):
         framed = Framed(prior, asked)
-        return (
-            framed,
-            f"{asked[1]}×{asked[2]} image inside the prior's {own[1]}×{own[2]}, {framed.padding}-padded and cropped back",
-        )
-    if not tile:
-        raise Refusal(f"images of {asked[1]}×{asked[2]} are larger than the prior's {own[1]}×{own[2]}; --tile is allowed")
+        return framed, f"{image} image inside the prior's {square}, {framed.padding}-padded and cropped back"
     if prior.patched:
-        raise Refusal("a patch prior knows where its patches lie and cannot be tiled; a latent or pixel prior can")
+        larger = prior.stretched(max(asked[1:]))  # type: ignore[operator]
+        note = f"{image} image: the patches of a prior of {square}, their places stretched to {larger.image_shape[1]} pixels"
+        return (larger, note) if larger.image_shape == asked else (Framed(larger, asked), note)
     f = own[1] // prior.shape[1]
     size = [max(-(-n // f) * f, m) for n, m in zip(asked[1:], own[1:])]
     tiled = Tiled(prior, (asked[0], *size))
-    note = f"{asked[1]}×{asked[2]} image in {len(tiled.corners)} overlapping tiles of {own[1]}×{own[2]}"
+    note = f"{image} image in {len(tiled.corners)} overlapping tiles of {square}"
     return (tiled, note) if tiled.image_shape == asked else (Framed(tiled, asked), note)
 
 

@@ -1,12 +1,12 @@
-"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors, its speed."""
+"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors."""
 
-import time
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from denoising import LEVELS
 from torch import Tensor
 
 from data.dataset import ManifestDataset
@@ -21,7 +21,6 @@ from ldm.latent import LatentPrior
 from ldm.schedule import geometric
 from solvers.metrics import psnr
 
-LEVELS = (0.05, 0.1, 0.2, 0.3, 0.58, 1.0)  # noise levels of the denoising figures
 ROWS = 12  # noise levels at which errors are measured by frequency
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
@@ -92,13 +91,3 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
         return []
     head = ["| steps | " + " | ".join(f"sigma {sigma}" for sigma in LEVELS) + " |", "|---" * (len(LEVELS) + 1) + "|"]
     return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]
-
-
-def seconds(prior: Prior) -> str:
-    """Processor time of one call of the denoiser, the least of three."""
-    x, times = torch.zeros(1, *prior.shape), []
-    for _ in range(3):
-        start = time.process_time()
-        prior.denoise(x, torch.ones(1))
-        times.append(time.process_time() - start)
-    return f"{min(times):.2f} s of processor time a call of {prior.shape[1]} x {prior.shape[2]}, float32"

@@ -25,7 +25,7 @@ from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from prior_figures import best_average, figures, held_out, history, seconds, with_spectra
+from prior_figures import best_average, figures, held_out, history, with_spectra
 
 from data import manifest
 from data.dataset import ManifestDataset
@@ -155,7 +155,7 @@ def publish(options: argparse.Namespace) -> None:
     prior = checkpoints.load(options.folder)
     with torch.no_grad():
         found, decoded = figures(prior, images)
-        curve, speed = history(options.earlier, images), seconds(prior)
+        curve = history(options.earlier, images)
         noise = Noise([f"sample {i}" for i in range(options.samples)], "noise")
         *_, last = Heun(options.steps)(prior, noise, torch.zeros(1))
         save(prior.to_image(last.x0), options.folder / "samples.png", options.samples)
@@ -171,7 +171,7 @@ def publish(options: argparse.Namespace) -> None:
     with torch.no_grad():
         table += ["", BESIDE, "", *denoising.table(denoising.compare({options.folder.name: prior}, list(images[:, None])))]
     runs = curves(options.runs, steps, options.folder / "losses.png")
-    lines = {"runs": [speed, *runs, *chosen], "table": table, "history": curve}
+    lines = {"runs": [*runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
     (options.folder / "README.md").write_text(text, "utf-8")
     print("\n".join(table))

@@ -22,6 +22,7 @@ class CoDPS(Solver):
     v_t = 1 / (a / (1 - a) + lam), lam the inverse prior variance. x' moves by what the DDPM step makes of the update that x0 is
     due, which leaves nothing to tune; the paper's own multiplier c is in `solvers.published.codps`. As in the published
     code, x' (of level t - 1) is updated with a of level t. The noise of a step is the posterior's, not the network's learned.
+    V stays one number, as mu weighs x' against x0_hat by precisions: errors by frequency and place belong to `CoDPSPlus`.
     """
 
     steps: int = 1000

@@ -75,11 +75,13 @@ class DAPS(Solver):
         v = state_variance(prior, sigma) if self.s0 is None else isotropic_variance(sigma, self.s0)
         if not self.spectral(prior, chain.problem.operator):
             return self.isotropic(chain, Isotropic(x0_hat, v))
-        u = x0_hat + sqrt(v) * noise.like(x0_hat)  # noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
+        # white, as noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
+        u = x0_hat + sqrt(v) * noise.like(x0_hat)
         belief = Belief.of(prior, x0_hat, sigma, chain.problem)
         seen = chain.view(belief)
-        V = belief.scaled_to_residual(seen, noise)
-        return chain.state(belief, condition(V.around(chain.place(belief, u)), seen.perturbed(noise)))
+        belief = belief.scaled_to_residual(seen, noise)
+        drawn = belief.around(chain.place(belief, u))
+        return chain.state(belief, condition(drawn, seen.perturbed(noise)))
 
     def isotropic(self, chain: Chain, belief: Isotropic) -> Tensor:
         """A draw under one variance for each image."""

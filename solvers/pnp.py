@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -39,7 +40,7 @@ class PnP(Solver):
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = self.start(chain)
-        for sigma, sigma_next in zip(chain.levels, chain.levels[1:]):
+        for sigma, sigma_next in pairwise(chain.levels):
             z = chain.denoise(x, sigma)
             x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
             yield sigma, x, x

@@ -4,7 +4,7 @@
 """
 
 import copy
-from functools import partial, partialmethod
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
@@ -180,7 +180,7 @@ def test_restoration(solver: str, kind: str, task: str):
         for device in ("cpu", DEVICE):
             one = Cell("a", TASKS[task], Gaussian(SIGMA_Y), RESTORING[solver], draws=2)
             run = Run(rows=4, precision="64-true")
-            module = Reconstruction(known(kind), [one], run, partial(resize.fit, tile=True)).to(device)
+            module = Reconstruction(known(kind), [one], run, resize.fit).to(device)
             found.append(module.predict_step(scans(height, width), 0))
         for here, there in zip(*found):
             assert here.record["status"] == there.record["status"] == "ok"

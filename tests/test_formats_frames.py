@@ -13,6 +13,9 @@ from data import formats
 from data.formats import Image
 from data.formats.dicom_units import FRAMES, PIXELS, REMOVED
 
+VALUES = {"SQ": [pydicom.Dataset()], "DS": [1.5, 2.5], "AT": 0x00181063, "DT": "2020", "TM": "10", "UI": "1.2"}
+VALUES |= dict.fromkeys(("OB", "OW", "OF", "UN"), bytes(4)) | dict.fromkeys(("CS", "SH", "LO", "ST", "LT", "UT"), "X")
+
 
 def shipped(name: str) -> pydicom.Dataset:
     return pydicom.dcmread(get_testdata_file(name, download=False))
@@ -145,12 +148,10 @@ def test_every_attribute_of_the_table_is_mended_or_removed(tmp_path):
     def filled(keywords):
         ds = shipped("CT_small.dcm")
         for keyword in keywords.split():
-            vr = pydicom.datadict.dictionary_VR(tag_for_keyword(keyword)).split(" ")[0]
-            value = {"SQ": [item(PixelSpacing=[1, 1])], "CS": "X", "SH": "X", "LO": "X", "UI": "1.2", "ST": "X", "OB": b"\0\0", "UT": "X",
-                     "DS": [1.5, 2.5], "AT": 0x00181063, "DT": "2020", "TM": "10"}.get(vr, 2)  # fmt: skip
-            setattr(
-                ds, keyword, value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag_for_keyword(keyword)) == "1" else value
-            )
+            tag = tag_for_keyword(keyword)
+            vr = pydicom.datadict.dictionary_VR(tag).split(" ")[0]
+            value = VALUES.get(vr, 2)
+            setattr(ds, keyword, value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag) == "1" else value)
         return ds
 
     named = " ".join(k for k, (rule, _) in PIXELS.items() if rule == REMOVED)

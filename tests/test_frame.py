@@ -83,9 +83,7 @@ def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
     "prior, shape", [(pixel(), (1, 19, 13)), (latent(), (1, 20, 30)), (latent(), (1, 19, 9)), (pixel(), (1, 6, 20))]
 )
 def test_tiles_of_local_networks_give_the_whole(prior: Prior, shape: tuple[int, int, int]):
-    with pytest.raises(ValueError, match="--tile"):
-        resize.fit(prior, shape)
-    tiled, note = resize.fit(prior, shape, tile=True)
+    tiled, note = resize.fit(prior, shape)
     assert tiled.image_shape == shape and "overlapping tiles" in note
     x = noise(2, *tiled.shape)
     sigma = torch.tensor([0.5, 2.0], dtype=torch.float64)
@@ -103,7 +101,7 @@ def test_tiles_that_disagree_are_blended_without_a_seam():
             self.calls += 1
             return torch.full_like(x, self.calls)
 
-    tiled, _ = resize.fit(Prior(Numbered(), (1, 64, 64)), (1, 64, 112), tile=True)
+    tiled, _ = resize.fit(Prior(Numbered(), (1, 64, 64)), (1, 64, 112))
     row = tiled.denoise(torch.zeros(1, 1, 64, 112), torch.ones(1))[0, 0, 32]
     # From 1 to 2 over the 16 pixels in common: 1/16 a pixel if straight, at most twice that; a plain mean jumps by 1/2.
     assert (row[0], row[-1]) == (1, 2) and 0 <= row.diff().min() <= row.diff().max() < 2 / 16
@@ -117,7 +115,7 @@ def test_tiles_overlap_by_a_quarter_and_cover_everything():
 
 
 def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
-    tiled, _ = resize.fit(latent(), (1, 20, 14), tile=True)
+    tiled, _ = resize.fit(latent(), (1, 20, 14))
     z, dz, g = noise(1, *tiled.shape), noise(1, *tiled.shape) * 0.3, noise(1, 1, 20, 14)
     whole = lambda z: functional.interpolate(z, scale_factor=2).tanh()  # noqa: E731
     for f, expected in ((torch.func.vjp(tiled.decode, z)[1](g)[0], torch.func.vjp(whole, z)[1](g)[0]),):
@@ -128,9 +126,29 @@ def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
     assert torch.allclose(z.grad, torch.func.vjp(whole, z.detach())[1](g)[0], atol=1e-12)
 
 
-def test_patch_priors_are_not_tiled_and_channels_must_agree():
-    with pytest.raises(ValueError, match="cannot be tiled"):
-        resize.fit(PatchPrior(Pointwise(), 1, 8, 4), (1, 20, 20), tile=True)
+@pytest.mark.parametrize("shape", [(1, 20, 20), (1, 20, 13), (1, 9, 8)])
+def test_patch_priors_are_stretched_to_larger_images(shape):
+    """The network sees patches as large as ever, whose places span the larger padded square from -1 to 1."""
+    seen = []
+
+    class Places(torch.nn.Module):
+        def forward(self, x, sigma, label=None, position=None):
+            seen.append(position)
+            return x / 2
+
+    prior = PatchPrior(Places(), 1, 8, 4)
+    fitted, note = resize.fit(prior, shape)
+    assert fitted.image_shape == shape and "stretched" in note and prior.image_shape == (1, 8, 8)
+    x = fitted.to_state(noise(1, *shape))
+    found = fitted.to_image(fitted.denoise(x, torch.ones(1, dtype=torch.float64)))
+    assert torch.allclose(found, fitted.to_image(x) / 2, atol=1e-12)
+    side = fitted.shape[-1]
+    step = 2 / (side - 1)
+    assert all(p.shape[-2:] == (4, 4) for p in seen)
+    assert all(torch.allclose(p[:, 0, 0, 1] - p[:, 0, 0, 0], torch.tensor(step, dtype=p.dtype), atol=1e-6) for p in seen)
+
+
+def test_channels_must_agree():
     with pytest.raises(ValueError, match="channels"):
         resize.fit(pixel(), (3, 8, 8))
 

@@ -2,6 +2,7 @@
 """The training door: its arguments, and one clear line for every mistake."""
 
 import errno
+import os
 
 import pytest
 import torch
@@ -227,12 +228,18 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "1")) == 0
     before = last(tmp_path, "pixel")
 
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    sync = os.fsync
 
-    monkeypatch.setattr("os.fsync", full)
+    def full(descriptor: int) -> None:
+        if ".ckpt" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(descriptor)
+
+    monkeypatch.setattr("data.files.os.fsync", full)
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", "--max_steps", "2"))
-    assert "No space left on device" in line and "previous checkpoint is intact" in line
+    assert (
+        "last.ckpt: the disk is full, " in line and "No space left on device" in line and "previous checkpoint is intact" in line
+    )
     assert last(tmp_path, "pixel")["global_step"] == before["global_step"] == 1
     assert not list((tmp_path / "p" / "pixel" / "checkpoints").glob(".*"))
 

@@ -27,6 +27,8 @@ from solvers.operators import (
     SuperResolution,
 )
 from solvers.operators.base import LinearOperator
+from solvers.operators.weighted import weighted
+from solvers.operators.wrapper import Composed
 from solvers.problem import Clean, Gaussian, Poisson, Problem, estimated_sigma_y, from_measurement, measure
 
 IDS = ("a", "b", "c")
@@ -267,3 +269,18 @@ def test_a_prior_sees_counts_as_gaussian():
     back = seen.operator.adjoint(seen.operator.solve(r, 0.1, 0.6))
     torch.testing.assert_close(seen.operator.correct(r, 0.1, 0.6), back, rtol=0, atol=1e-9)
     assert seen.operator.norm() == pytest.approx(problem.whitened().operator.norm() / math.sqrt(3), rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", [CT, CartesianMRI, PhaseRetrieval, RandomInpainting])
+def test_what_is_known_of_y_is_passed_on(kind):
+    """By weights, compositions and what comes before: photons' kind, ambiguities, neighbours, holes, noise without an image."""
+    ids, shape = ("a", "b"), (1, 16, 16)
+    operator = kind().draw(shape, Noise(ids, "mask"))
+    y = operator.restrict(Noise(ids, "noise").normal((2, *operator.shape_out(shape)), torch.float64))
+    after = [weighted(operator, torch.ones(2, *[1] * (y.ndim - 1))), Composed(operator, torch.Tensor.clone)]
+    for wrapper in (*after, Composition([Denoising(), operator])):
+        for known in ("unit_range", "transmission", "amplitude", "turns", "neighbours"):
+            assert getattr(wrapper, known) == getattr(operator, known), (wrapper, known)
+        assert torch.equal(wrapper.measured(y), operator.measured(y)) and torch.equal(wrapper.restrict(y), operator.restrict(y))
+        alone, own = wrapper.noise_alone(y), operator.noise_alone(y)
+        assert (alone is own is None) or torch.equal(alone, own)

@@ -239,7 +239,7 @@ def test_a_card_tells_the_average_chosen_the_errors_and_the_learning_curve(data,
     key = "denoiser.network.conv_in.weight"
     chosen = checkpoints.load(file, ema=float(best.replace(",", ""))).state_dict()[key]
     assert len(values) == 2 and torch.allclose(prior.state_dict()[key], chosen, atol=2**-11)
-    assert card.index("| 4 | ") < card.index("| 8 | ") and "s of processor time a call" in card
+    assert card.index("| 4 | ") < card.index("| 8 | ")
     assert len(prior.variances) == LEVELS and 0 < prior.variance(0.1) < 2 * 0.1**2
 
 

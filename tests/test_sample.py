@@ -258,12 +258,10 @@ def test_colour_images_under_a_prior_of_one_channel(world: Path, tmp_path: Path)
     assert "luminance" in records(tmp_path / "out")["colour"]["notes"][0]
 
 
-def test_large_images_need_tiles(world: Path, tmp_path: Path, capsys):
+def test_large_images_are_tiled(world: Path, tmp_path: Path):
     tiny.scans(tmp_path / "large", 1, (40, 36))
     more = ["--data-root", str(tmp_path / "large")]
-    assert run(world, tmp_path / "out", *more) == 2
-    assert "--tile" in tiny.refusal(capsys)
-    assert run(world, tmp_path / "out", *more, "--tile", model="latent", solver="resample") == 0
+    assert run(world, tmp_path / "out", *more, model="latent", solver="resample") == 0
     assert "overlapping tiles" in records(tmp_path / "out")["scan0"]["notes"][0]
 
 

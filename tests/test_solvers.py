@@ -204,6 +204,19 @@ def test_batch_order_and_global_state(name):
     assert torch.equal(final(solver, prior).x0, together)
 
 
+def test_solve_runs_to_the_end():
+    """The last step's image; with draws those of each image in a row, the first being the one without."""
+    solver, prior = SOLVERS["daps"]
+    one = solver.solve(problem(), prior)
+    assert torch.equal(one, final(solver, prior).x0)
+    many = solver.solve(problem(), prior, draws=2)
+    assert many.shape == (3, 2, *SHAPE) and not torch.equal(many[:, 0], many[:, 1])
+    torch.testing.assert_close(many[:, 0], one, rtol=0, atol=1e-10)
+    assert not torch.equal(solver.solve(problem(), prior, seed=1), one)
+    with pytest.raises(ValueError, match="latent prior"):
+        PSLD().solve(problem(), UNTOUCHED)
+
+
 ITERATED = {  # without a closed form
     "motion blur": (DAPS(steps=5), MotionBlur(9), Gaussian(0.01)),
     "motion blur, codps": (CoDPS(steps=5), MotionBlur(9), Gaussian(0.01)),

@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
-from data.files import Refusal, commit, commit_folder, file_digest
+from data.files import Refusal, Unwritable, commit, commit_folder, file_digest
 from data.formats import archive, arrays, bounds, dicom, nifti, nrrd, raster, volume
 from data.formats.bounds import allow
 from data.formats.image import Image, Meta, unpadded, with_channels
@@ -195,6 +195,8 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise Refusal(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
+    except Unwritable:
+        raise
     except Refusal as error:
         raise Refusal(_flat(str(error))) from error.__cause__
 

@@ -29,7 +29,7 @@ def count(path: Path) -> int:
 
 
 def read(path: Path, index: int | None = None) -> Image:
-    """The index-th picture; its meta has the picture's own format, its name as `key`, and its label.
+    """The index-th picture; its meta has the picture's own format, a standard name as `key`, and its label.
 
     Pictures of an archive are not slices of one thing: they have no `series`.
     """
@@ -44,7 +44,8 @@ def read(path: Path, index: int | None = None) -> Image:
             most = raster.greatest(stream, path, format)
         data, label = _member(archive, name, path, most), _labels(archive, path).get(name)
     image = raster.decode(data, f"{path}, picture {index}", format)
-    return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label))
+    key = name if _standard(names) else _numbered(index, format)
+    return replace(image, meta=replace(image.meta, index=index, count=len(names), key=key, label=label))
 
 
 def encode(images: Sequence[Image]) -> bytes:
@@ -54,17 +55,25 @@ def encode(images: Sequence[Image]) -> bytes:
     if images[0].meta.key and images[0].meta.count > 1:  # they come from one archive, and all of them go back
         check_complete([image.meta for image in images])
         images = sorted(images, key=lambda image: image.meta.index)
-    keep = all(STANDARD.fullmatch(image.meta.key) for image in images)
+    keep = _standard([image.meta.key for image in images])
     out, labels = io.BytesIO(), []
     with zipfile.ZipFile(out, "w") as archive:
         for i, image in enumerate(images):
-            suffix = next(s for s, format in SUFFIXES.items() if format == image.meta.format)
-            name = image.meta.key if keep else f"{i // 1000:05d}/img{i:08d}{suffix}"
+            name = image.meta.key if keep else _numbered(i, image.meta.format)
             archive.writestr(zipfile.ZipInfo(name), raster.encode([image]))
             labels.append([name, image.meta.label])
         known = labels if all(label is not None for _, label in labels) else None
         archive.writestr(zipfile.ZipInfo("dataset.json"), json.dumps({"labels": known}))
     return out.getvalue()
+
+
+def _standard(names: Sequence[str]) -> bool:
+    return all(STANDARD.fullmatch(name) for name in names)
+
+
+def _numbered(index: int, format: str) -> str:
+    suffix = next(s for s, held in SUFFIXES.items() if held == format)
+    return f"{index // 1000:05d}/img{index:08d}{suffix}"
 
 
 def _pictures(archive: zipfile.ZipFile) -> list[str]:

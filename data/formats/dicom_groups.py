@@ -42,8 +42,12 @@ def grouped(ds: pydicom.Dataset, index: int, keyword: str) -> Any:
 
 
 def places(ds: pydicom.Dataset) -> Iterator[tuple[int, pydicom.Dataset]]:
-    """(frame, data set) of every place where a standard attribute of the image itself may be: the top, and the macros' items."""
+    """(frame, data set) of every place where a standard attribute of the image itself may be: the top, the macros' items, and
+    the detectors of nuclear medicine, which say where the first frame lies.
+    """
     yield 0, ds
+    for detector in ds.get("DetectorInformationSequence") or []:
+        yield 0, detector
     for group in GROUPS:
         for frame, item in enumerate(ds.get(group) or []):
             for macro in dict.fromkeys(MACROS.values()):

@@ -46,6 +46,7 @@ FRAMES = {
     "SliceVector EnergyWindowVector DetectorVector PhaseVector RotationVector RRIntervalVector TimeSlotVector AngularViewVector"
     " TimeSliceVector NumberOfSlices NumberOfEnergyWindows NumberOfDetectors NumberOfPhases NumberOfRotations"
     " NumberOfRRIntervals NumberOfTimeSlots NumberOfTimeSlices FrameLabelVector": "which slice, window or phase each frame is",
+    "DetectorInformationSequence": "where the first frame lies",
     "PositionerPrimaryAngleIncrement PositionerSecondaryAngleIncrement TableVerticalIncrement TableLateralIncrement"
     " TableLongitudinalIncrement FramePrimaryAngleVector FrameSecondaryAngleVector RTImageFrameGeneralContentSequence"
     " OphthalmicFrameLocationSequence": "how tube, table or eye move from frame to frame",
@@ -116,7 +117,8 @@ def _moves(ds: pydicom.Dataset, moved: tuple[float, float]) -> list[tuple[pydico
     """Each position and what it becomes: all frames move by as many pixels, along their own axes."""
     found = []
     for frame, place in places(ds):
-        cosines, spacing = of_frame(ds, frame, "ImageOrientationPatient"), spacing_of(ds, frame)
+        cosines = place.get("ImageOrientationPatient") or of_frame(ds, frame, "ImageOrientationPatient")
+        spacing = spacing_of(ds, frame)
         if place.get("ImagePositionPatient") and cosines and spacing:
             across, down = np.array(cosines, float)[:3], np.array(cosines, float)[3:]
             shift = down * spacing[0] * moved[0] + across * spacing[1] * moved[1]

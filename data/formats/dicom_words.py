@@ -14,7 +14,7 @@ NUMBERS = frozenset(
     PixelPaddingValue PixelPaddingRangeLimit FloatPixelPaddingValue FloatPixelPaddingRangeLimit DoubleFloatPixelPaddingValue
     DoubleFloatPixelPaddingRangeLimit
     RescaleSlope RescaleIntercept WindowCenter WindowWidth PixelIntensityRelationshipSign LossyImageCompressionRatio
-    QuantificationFactor DoseGridScaling GridFrameOffsetVector
+    DoseGridScaling GridFrameOffsetVector
     SharedFunctionalGroupsSequence PerFrameFunctionalGroupsSequence PixelMeasuresSequence PlanePositionSequence
     PlaneOrientationSequence PixelValueTransformationSequence FrameVOILUTSequence FrameContentSequence
     FramePixelDataPropertiesSequence DimensionIndexValues InStackPositionNumber

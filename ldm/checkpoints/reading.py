@@ -7,9 +7,13 @@ for gigabytes. Whatever goes wrong inside a foreign file is one ValueError of on
 """
 
 import json
+import mmap
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +26,27 @@ from data.files import Refusal, read_yaml
 from ldm.checkpoints.unpickling import DTYPES, INERT, LEGACY, Unpickler
 
 PROGRAM = "constants.pkl"  # the entry by which torch.load tells a TorchScript archive
+LOCAL = 30  # bytes of a ZIP entry's own header before its name
 TEXT_LIMIT = 256 << 10  # bytes of YAML or JSON; published model descriptions are a few kB
 
 
 def weights(path: str | Path) -> dict[str, Any]:
     """What a weight file holds, nested as it was stored; tensors are memory-mapped where the format allows it.
 
-    Raises ValueError (one line) for anything that is not a sound safetensors, torch or plain pickle file.
+    Raises ValueError (one line) for anything that is not a sound safetensors, torch or plain pickle file; of a broken last.ckpt
+    it names the best.ckpt beside it.
     """
-    path = regular(path)
+    path = Path(path)
+    try:
+        return _weights(regular(path))
+    except Refusal as error:
+        best = path.with_name("best.ckpt")
+        if path.name == "last.ckpt" and best.is_file():
+            raise Refusal(f"{error}; {best} is there to go on from") from None
+        raise
+
+
+def _weights(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(len(LEGACY))
     if start[:4] == b"PK\x03\x04":
@@ -115,9 +131,24 @@ def _archive(path: Path) -> Any:
         raise Refusal(f"{path}: compressed archive; torch files are stored uncompressed")
     if sum(entry.file_size for entry in entries) > path.stat().st_size:
         raise Refusal(f"{path}: its entries claim more bytes than the file has")
+    if damaged := _damaged(path, entries):
+        raise Refusal(f"{path}: damaged: {damaged} is not what was written (its checksum differs)")
     if PROGRAM in torch._C.PyTorchFileReader(str(path)).get_all_records():  # asked of the reader that torch.load uses
         raise Refusal(f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed")
-    return _torch(path, mmap=True)
+    return _torch(path, mapped=True)
+
+
+def _damaged(path: Path, entries: list[zipfile.ZipInfo]) -> str:
+    """The first entry whose content differs from its checksum, or "". torch itself never looks."""
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as data:
+
+        def sound(entry: zipfile.ZipInfo) -> bool:
+            fixed = data[entry.header_offset : entry.header_offset + LOCAL]
+            start = entry.header_offset + LOCAL + sum(struct.unpack_from("<HH", fixed, LOCAL - 4))  # name, extra field
+            return zlib.crc32(data[start : start + entry.file_size]) == entry.CRC
+
+        with ThreadPoolExecutor(2) as pool:  # crc32 lets the other thread run
+            return next((entry.filename for entry, good in zip(entries, pool.map(sound, entries)) if not good), "")
 
 
 def _legacy(path: Path) -> Any:
@@ -127,9 +158,9 @@ def _legacy(path: Path) -> Any:
     return _torch(path)
 
 
-def _torch(path: Path, mmap: bool = False) -> Any:
+def _torch(path: Path, mapped: bool = False) -> Any:
     """Storages are read by torch, the pickle that refers to them by the unpickler below, whatever classes it names."""
-    return torch.load(path, map_location="cpu", weights_only=False, mmap=mmap, pickle_module=INERT)
+    return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=INERT)
 
 
 def _pickle(path: Path) -> Any:

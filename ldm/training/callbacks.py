@@ -15,7 +15,7 @@ from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
-from data.files import Refusal, replacing
+from data.files import Refusal, Unwritable, replacing, unwritable
 from data.ranges import to_report
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
@@ -86,16 +86,31 @@ class Sharded(ModelParallelStrategy):
 
 
 class AtomicSave(TorchCheckpointIO):
-    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there."""
+    """Write beside, sync, rename: a crash or a full disk never costs the checkpoint that was there.
+
+    Raises Unwritable; torch itself says RuntimeError where the disk is full, with the place in its source code.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch says RuntimeError where the disk is full
-            raise Refusal(f"{path}: cannot be saved ({error}); the previous checkpoint is intact") from error
+        except (OSError, RuntimeError) as error:
+            cause = error if isinstance(error, OSError) else error.__context__
+            if not isinstance(cause, OSError):
+                raise
+            intact = "; the previous checkpoint is intact" if path.is_file() else ""
+            raise Unwritable(f"{unwritable(path, cause, bytes_of(checkpoint))}{intact}") from error
+
+
+def bytes_of(value: Any) -> int:
+    """What the tensors in a nest of dictionaries and lists take."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    return sum(map(bytes_of, parts))
 
 
 class Recorded(pl.Callback):
@@ -114,6 +129,13 @@ class Recorded(pl.Callback):
 def accumulates(trainer: pl.Trainer) -> bool:
     """Whether the batch just used is not the last of its optimiser step: no checkpoint holds the gradients gathered so far."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def validates(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch just used."""
+    loop = trainer.fit_loop
+    assert loop._data_fetcher is not None
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
 
 
 class Best(ModelCheckpoint):
@@ -141,16 +163,17 @@ class Last(Checkpoint):
     """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
-    after the run would count an unfinished epoch as done. The signal handler only sets a flag, which ranks share.
+    after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
+    not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
+    spectra. The signal handler only sets a flag, which ranks share.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
-        self.saved, self.asked = -1, False
+        self.due, self.asked = False, False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.saved = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
             signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
@@ -163,16 +186,21 @@ class Last(Checkpoint):
         asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
-        if asked or ends or step % self.every == 0:
-            trainer.save_checkpoint(self.path)
-            self.saved = step
-        if asked:
-            raise SystemExit(128 + signal.SIGTERM)
+        self.due, self.asked = self.due or asked or ends or step % self.every == 0, asked
+        if not validates(trainer):
+            self.save(trainer)
 
     def on_validation_end(self, trainer, module) -> None:
-        """Once more if it is of this step, with what validation found out about the prior."""
-        if trainer.global_step == self.saved and not trainer.sanity_checking and not accumulates(trainer):
+        if not trainer.sanity_checking and not accumulates(trainer):
+            self.save(trainer)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """What is due by now."""
+        if self.due:
             trainer.save_checkpoint(self.path)
+        self.due = False
+        if self.asked:
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 class StopOnNaN(pl.Callback):
@@ -181,9 +209,11 @@ class StopOnNaN(pl.Callback):
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         loss = float(outputs["loss"] if isinstance(outputs, Mapping) else outputs)
         if not math.isfinite(loss):
+            kept = Path(trainer.default_root_dir, "checkpoints", "last.ckpt").is_file()
+            intact = "; the last checkpoint is intact" if kept else ""
             raise Refusal(
                 f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
-                f"or train with precision 32; the last checkpoint is intact"
+                f"or train with precision 32{intact}"
             )
 
 

@@ -41,7 +41,7 @@ from solvers.solver import check
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
-    "precision", "split", "start", "tile",
+    "precision", "split", "start",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
 
@@ -88,7 +88,7 @@ class Asked:
     @contextmanager
     def module(self, notes: Sequence[str], images: int) -> Iterator[Reconstruction]:
         """The module on the device that the flags choose, and its progress bar."""
-        run, fit = run_of(self.options, [self.cell]), partial(resize.fit, tile=self.options.tile)
+        run, fit = run_of(self.options, [self.cell]), resize.fit
         module = Reconstruction(self.prior, [self.cell], run, fit, notes)
         with warnings.catch_warnings(), torch.no_grad():
             quiet()

@@ -1,4 +1,4 @@
-"""Cells of a grid, one task with one solver each, built from merged configurations."""
+"""Cells of a grid, one task with one solver each, built from merged configurations; and how their images are drawn."""
 
 from argparse import Namespace
 from collections.abc import Callable, Sequence

@@ -8,7 +8,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
+from data import formats
 from data.files import Refusal, read_yaml
 
 HOME = Path(__file__).resolve().parents[2]
@@ -20,12 +22,22 @@ MOST = 10_000_000  # seeds in one call
 TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
 
 
+class Allow(argparse.Action):
+    """Sets the bound on images as soon as the flag is read: every reader of this program and of its workers knows it."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        formats.allow(values)
+        setattr(namespace, self.dest, values)
+
+
 class Parser(argparse.ArgumentParser):
     """Mistakes are Refusals, --help shows the text as it is written, and --traceback is a flag of every program."""
 
     def __init__(self, prog: str, about: str):
         super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
         self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
+        most = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
+        self.add_argument("--max-image-bytes", "--max_image_bytes", action=Allow, type=whole, metavar="N", help=most)
 
     def error(self, message: str):
         raise Refusal(message)
@@ -88,7 +100,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
         raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
-    needless = ("num_runs", "measurements", "tile", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    needless = ("num_runs", "measurements", "data_root", "manifest", "split") if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
@@ -129,7 +141,6 @@ def parser(about: str) -> Parser:
     add("--limit", type=whole, metavar="N")
     add("--seed", type=int, default=0, metavar="N")
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
-    add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
     add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")

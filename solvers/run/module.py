@@ -18,13 +18,13 @@ from solvers import units
 from solvers.operators.base import Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
-from solvers.problem import Gaussian, Problem, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.problem import Gaussian, Problem, continued, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
-from solvers.run.scans import Scan, named, remarks, rescaled
+from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
 from solvers.solver import Step, check, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
@@ -117,7 +117,7 @@ class Reconstruction(pl.LightningModule):
         turns = getattr(operator, "turns", False)
         kept = int(residuals.argmin()) if cell.keep else 0
         if cell.keep == "oracle" and truth is not None:
-            kept = nearest(draws, truth, turns)
+            kept = nearest(cut(draws, truth), truth, turns)
         image = draws.mean(0) if many else draws[kept]
         record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
         if many:
@@ -133,6 +133,8 @@ class Reconstruction(pl.LightningModule):
         image, draws = image.cpu(), draws.cpu()
         if truth is not None:
             truth = truth.cpu()
+            image, draws = cut(image, truth), cut(draws, truth)
+            baseline = None if baseline is None else cut(baseline, truth)
             record |= scores(image, truth, draws if many else None, baseline, turns)
         return Outcome(
             scan=scan,
@@ -156,11 +158,17 @@ class Reconstruction(pl.LightningModule):
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None
-        shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape)) if self.run.measurements else measured
-        prior, note = self.fit(self.prior, shape)
         noise = Noise(ids, "noise", self.run.seed)
         if self.run.measurements:
+            shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape))
+            prior, note = self.fit(self.prior, shape)
             return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
+        x = continued(x, cell.operator)
+        shape = tuple(x.shape[1:])
+        prior, note = self.fit(self.prior, shape)
+        if shape != measured:
+            grown = f"{sides(measured)} image continued to {sides(shape)} by its edges, and cropped back"
+            note = f"{grown}; {note}" if note else grown
         return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
 
     def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
@@ -245,7 +253,3 @@ class Reconstruction(pl.LightningModule):
 
 def mean_residual(problem: Problem, step: Step) -> float:
     return float(problem.residual(step.x0).nanmean())
-
-
-def shape_of(scan: Scan) -> Shape:
-    return tuple(scan.pixels.shape) if scan.pixels is not None else ()

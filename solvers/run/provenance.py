@@ -24,7 +24,6 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         "draws": cell.draws,
         "keep": cell.keep,
         "batch_size": options.batch_size,
-        "tile": options.tile,
         "measurements": options.measurements,
         "precision": options.precision,
         "split": options.split,

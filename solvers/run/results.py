@@ -129,13 +129,12 @@ class Results:
     def beaten(self) -> str:
         """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
         scored = [r for r in self.records() if None not in (r.get("psnr"), r.get("baseline_psnr"))]
-        worse = [
-            f"{r['image_id']} {r['psnr']:.2f} < {r['baseline_psnr']:.2f} dB" for r in scored if r["psnr"] < r["baseline_psnr"]
-        ]
+        worse = [r for r in scored if r["psnr"] < r["baseline_psnr"]]
         if not worse:
             return ""
-        several = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
-        return f"below the classical answer (--solver baseline): {worse[0]}{several}"
+        first = "{image_id} {psnr:.2f} < {baseline_psnr:.2f} dB".format_map(worse[0])
+        more = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
+        return f"below the classical answer (--solver baseline): {first}{more}"
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""

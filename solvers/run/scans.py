@@ -219,3 +219,16 @@ def batches(rows: Sequence[Any], load: Callable[[Any], Scan], size: int, committ
     """What is left to do of the rows of a manifest, in batches of `size` images."""
     pending = Pending([row.image_id for row in rows], size, committed)
     return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())
+
+
+def cut(images: Tensor, truth: Tensor) -> Tensor:
+    """Images [...,H,W] without what they were continued by for their operator, below and to the right of the truth."""
+    return images[..., : truth.shape[-2], : truth.shape[-1]]
+
+
+def sides(shape: Shape) -> str:
+    return "×".join(map(str, shape[1:]))
+
+
+def shape_of(scan: Scan) -> Shape:
+    return tuple(scan.pixels.shape) if scan.pixels is not None else ()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from data import formats
-from data.files import Refusal
+from data.files import Refusal, Unwritable
 from solvers.run.outputs import meta_of_result
 from solvers.run.results import Results
 from solvers.run.scans import Scan
@@ -36,6 +36,8 @@ def reassemble(results: Results, load: Callable[[str], Scan | None]) -> list[str
             if series and any(_folder_of(record) in failed for record in slices):
                 raise Refusal(f"{name}: an image of its folder failed, which may be one of its slices")
             _assemble(results, name, slices, sources)
+        except Unwritable:
+            raise
         except Refusal as error:
             apart.append(f"a volume is not put together, its slices are in recon/: {error}")
     return apart

@@ -6,7 +6,7 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
-from data.files import Refusal
+from data.files import Refusal, Unwritable
 from solvers.run.door import complain
 from solvers.run.module import Reconstruction
 from solvers.run.record import Outcome, broken, failed
@@ -46,6 +46,8 @@ class Writer(BasePredictionWriter):
                 )
             try:
                 self.results[dataloader_idx].commit(outcome)
+            except Unwritable:  # nor will the others' files be: the run ends here, before more is computed for nothing
+                raise
             except Refusal as error:  # its file's format cannot hold the result; others' may
                 self.results[dataloader_idx].commit(failed(outcome.scan, str(error)))
             except (OSError, MemoryError):
