@@ -37,7 +37,7 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
-from ldm.training.configuration import known, seeded, trainer_arguments
+from ldm.training.configuration import check_keys, set_seeds, trainer_arguments
 from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
 from solvers.run import door
 from solvers.run.flags import Parser
@@ -100,11 +100,11 @@ def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.Lightni
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
         raise Refusal("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
-    part = made(config, parts[0], torch.nn.Module)
-    return made(config, "model", pl.LightningModule, **{parts[0]: part}), made(config, "data", pl.LightningDataModule)
+    part = build_part(config, parts[0], torch.nn.Module)
+    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), build_part(config, "data", pl.LightningDataModule)
 
 
-def made(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
+def build_part(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
     """The part of the configuration under `key`, built, and of its kind."""
     part = configuration.build(config[key], **extra)
     if not isinstance(part, kind):
@@ -189,10 +189,10 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     for module in options.plugin:
         configuration.admit(module)
     config = configuration.load(options.base, changes)
-    known(config)
+    check_keys(config)
     given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
     config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
-    seeded(config, options.seed)
+    set_seeds(config, options.seed)
     if options.train and not options.print_config:
         train(config, options)
     else:

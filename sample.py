@@ -89,7 +89,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with held(results.values(), options.overwrite, options.verify, everything):
+    with locked_folders(results.values(), options.overwrite, options.verify, everything):
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
@@ -121,7 +121,7 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
 
 
 @contextmanager
-def held(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         for result in results if rank_zero_only.rank == 0 else ():

@@ -1,15 +1,14 @@
 """What a name on the command line means: a settings file of configs/, or a prior and its weights."""
 
 import re
-from collections.abc import Iterable, Sequence
-from difflib import SequenceMatcher
+from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
 
 import torch
 
-from data.files import Refusal, read_yaml
+from data.files import Refusal, nearest, read_yaml
 from ldm import checkpoints, config
 from ldm.denoiser import Prior
 
@@ -34,7 +33,7 @@ def settings(kind: str, name: str) -> Path:
     names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
     word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
-        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}; {listed(name, [*names, *aliases])}")
+        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *aliases])}")
     return names[word]
 
 
@@ -70,7 +69,7 @@ def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], chan
     cells = {}
     for task in tasks or [""]:
         for solver in solvers or [""]:
-            chosen = [described(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            chosen = [settings_of_kind(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
             known = config.load([*base, *chosen])
             if "solver" not in known:
                 chosen.append(settings("solvers", "resample"))
@@ -84,7 +83,7 @@ def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], chan
     return cells
 
 
-def described(kind: str, name: str) -> Path:
+def settings_of_kind(kind: str, name: str) -> Path:
     """The file that is meant, if it describes what such files do."""
     path = settings(kind, name)
     if KEYS[kind] not in config.load([path]):
@@ -100,7 +99,7 @@ def weights(name: str | Path) -> Path:
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
         shipped = list(listing("models"))
-        raise Refusal(f"unknown model {str(name)!r}; {listed(str(name), shipped)}")
+        raise Refusal(f"unknown model {str(name)!r}{nearest(str(name), shipped)}")
     return checkpoints.trained(path)
 
 
@@ -130,10 +129,3 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
     if loaded.classes and loaded.label is None:
         raise Refusal(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
     return loaded
-
-
-def listed(word: str, allowed: Iterable[str]) -> str:
-    """'did you mean a? allowed: a, b, c', the nearest first."""
-    found = sorted(sorted(allowed), key=lambda name: -SequenceMatcher(None, word.lower(), name.lower()).ratio())
-    near = found and SequenceMatcher(None, word.lower(), found[0].lower()).ratio() > 0.6
-    return (f"did you mean {found[0]!r}? " if near else "") + f"allowed: {', '.join(found) or 'none'}"

@@ -57,6 +57,8 @@ def admit(module: str) -> None:
     """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
     try:
         importlib.import_module(module)
+    except (ImportError, SyntaxError) as error:
+        raise Refusal(f"--plugin {module}: {first_line(error)}") from error
     except Exception as error:  # the user's own code
         raise Refusal(f"--plugin {module}: {type(error).__name__}: {first_line(error)}") from error
     _plugins.add(module.split(".")[0])

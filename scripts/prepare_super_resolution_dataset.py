@@ -105,7 +105,7 @@ def prepare(options: argparse.Namespace) -> int:
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
         report = collect(counted(outcomes, len(planned.sources)), planned.splits, options.output_root)
-    tell(planned, recipe, report)
+    print_summary(planned, recipe, report)
     if report["skipped"]:
         print(f"  all in {options.output_root / 'report.json'}")
     return 1 if report["skipped"] else 0
@@ -121,7 +121,7 @@ def check_output(root: Path, folders: list[Path]) -> None:
                 raise Refusal(f"{folder} lies in {written}, where --output-root {root} writes; choose another one")
 
 
-def tell(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
+def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
     """What was made, what was decided without being asked, and what could not be read."""
     for split in planned.splits:
         part = report[split]

@@ -165,6 +165,7 @@ def test_names_that_cannot_be_printed(source, tmp_path, capsysbinary):
     said = capsysbinary.readouterr().out
     assert rb"bad-good\udcff.png" in said and rb"bad-two\nlines.png" in said and b"\x1b" not in said
     found = rows(tmp_path / "out")
+    assert not [row for row in found if row.image_id[0] in "=+-@"], "a spreadsheet would compute them"
     assert len(found) == 5 and {made(row.path).tobytes() for row in found} == {fine}
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]) == 4
     assert call(source, tmp_path / "out", "--image-size", 16, "--strict") == 2

@@ -11,7 +11,7 @@ import torch
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
 from solvers.operators.grid import Grid
-from solvers.run.outputs import described, file_name
+from solvers.run.outputs import file_name, meta_of_result
 from solvers.run.panels import panel
 from solvers.run.record import Outcome
 from solvers.run.results import Results, digest
@@ -206,7 +206,7 @@ def test_a_result_lies_where_its_samples_were_taken(tmp_path: Path, grid: Grid, 
     h, w = low.pixels.shape[-2:]
     size = [int(2 * o + s * (n - 1) + 1) for o, s, n in zip(*grid, (h, w))]
     result = torch.zeros(1, *size)
-    high = formats.Image(result, described(low, result, {"grid": json.loads(json.dumps(grid._asdict()))}))
+    high = formats.Image(result, meta_of_result(low, result, {"grid": json.loads(json.dumps(grid._asdict()))}))
     (y, x), (s, t) = grid
     down, right = torch.arange(h) * s + y, torch.arange(w) * t + x
     fine = places(high)
@@ -223,7 +223,7 @@ def test_a_dicom_result_lies_where_its_samples_were_taken(tmp_path: Path):
     for grid, shift in ((Grid.square(0, 4), 0.0), (Grid.square(1.5, 4), -0.375), (Grid.square(4, 1), -4.0)):
         size = [int(2 * o + s * n) for o, s, n in zip(*grid, low.pixels.shape[-2:])]
         fine = torch.zeros(1, *size)
-        formats.write(formats.Image(fine, described(low, fine, {"grid": grid._asdict()})), tmp_path / "a.dcm")
+        formats.write(formats.Image(fine, meta_of_result(low, fine, {"grid": grid._asdict()})), tmp_path / "a.dcm")
         new = pydicom.dcmread(tmp_path / "a.dcm")
         spacing = np.array(old.PixelSpacing, float)
         assert np.allclose(np.array(new.PixelSpacing, float), spacing / grid.spacing[0])

@@ -140,7 +140,7 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
                     passed += 1
                     continue
                 _save(unit, bits, target)
-            images.append(_described(target, image_id, source, shape, recipe.size))
+            images.append(_manifest_row(target, image_id, source, shape, recipe.size))
     except (ValueError, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -161,7 +161,7 @@ def _save(unit: np.ndarray, bits: int, target: Path) -> None:
         file.write(content)
 
 
-def _described(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
+def _manifest_row(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
     """The manifest's columns for a picture on disk; and its source's shape and its histogram, for the report."""
     content = target.read_bytes()
     image = raster.decode(content, target, "png")
@@ -210,7 +210,7 @@ def _ordered(
     waiting: deque[tuple[Done | Future[Done], bool]] = deque()
     try:
         for source in sources:
-            known = _known(journal.get(source.split, source.name), source, root)
+            known = _made_before(journal.get(source.split, source.name), source, root)
             new = known is None
             waiting.append((known or (pool.submit(work, source, recipe, root) if pool else work(source, recipe, root)), new))
             while waiting and (len(waiting) > AHEAD * workers or not pool):
@@ -243,7 +243,7 @@ def _result(entry: tuple[Done | Future[Done], bool]) -> tuple[Done, bool]:
     return (outcome.result() if isinstance(outcome, Future) else outcome), fresh
 
 
-def _known(record: dict[str, Any] | None, source: Source, root: Path) -> Done | None:
+def _made_before(record: dict[str, Any] | None, source: Source, root: Path) -> Done | None:
     """What the journal says of a file, if the file is the same and its pictures are there; failures are tried again."""
     if record is None or record["reason"] or not all((root / image["path"]).exists() for image in record["images"]):
         return None

@@ -139,12 +139,18 @@ def _check_subjects(found: list[tuple[str, Path, str, str]]) -> None:
             raise Refusal(f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak")
 
 
+def no_formula(cell: str) -> str:
+    """A cell of a CSV file that no spreadsheet computes: those that begin with = + - @ get a letter before."""
+    return f"x{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
+
+
 def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
     """Ids from the relative path; for DICOM, whose names and folders may be people's, from digests of it. Never two the same."""
+    found = [(split, path, name, no_formula(subject)) for split, path, name, subject in found]
     ids = []
     for _, path, name, subject in found:
         mark = digest(name)[:10]
-        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else identify(name))
+        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else no_formula(identify(name)))
     taken: dict[str, int] = defaultdict(int)
     for image_id in ids:
         taken[image_id.lower()] += 1  # file systems that do not tell case apart

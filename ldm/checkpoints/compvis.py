@@ -21,7 +21,7 @@ from ldm.checkpoints.description import Described, node, under, within
 from ldm.checkpoints.keymaps import levels_of, plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
-from ldm.checkpoints.reading import listed, text_mapping, weights
+from ldm.checkpoints.reading import first_names, text_mapping, weights
 
 UNET, AVERAGE, FIRST, CONDITION = "model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model."
 TABLES = ("betas", "logvar", "alphas_", "sqrt_", "log_one_", "posterior_", "lvlb_", "scale_factor")
@@ -93,7 +93,7 @@ def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: i
         raise Refusal(f"{path}: this model is unconditional and takes no label")
     extra = [key for key in tensors if not key.startswith(known)]
     if extra:
-        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
+        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {first_names(extra)}")
     prior = node(
         "ldm.latent.LatentPrior",
         denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
@@ -163,12 +163,12 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     missing = [name for name in names.values() if name not in tensors]
     if missing:
         raise Refusal(
-            f"{path}: {len(missing)} averaged weights are missing: {listed(missing)};"
+            f"{path}: {len(missing)} averaged weights are missing: {first_names(missing)};"
             " the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
         )
     stray = within(AVERAGE, tensors).keys() - {name.removeprefix(AVERAGE) for name in names.values()} - {"decay", "num_updates"}
     if stray:
-        raise Refusal(f"{path}: {len(stray)} averaged weights have no raw ones: {listed(sorted(stray))}")
+        raise Refusal(f"{path}: {len(stray)} averaged weights have no raw ones: {first_names(sorted(stray))}")
     return {key: tensors[name] for key, name in names.items()}
 
 

@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 from data import files
 from data.files import Refusal
 from ldm import config
-from ldm.checkpoints.reading import guarded, listed, sound
+from ldm.checkpoints.reading import first_names, parse_safely, refuse_unsound
 
 ROOMS = ("ldm.", "diffusers.")  # where the classes of a model description may live
 LARGEST = 10_000  # values in a model description; published ones have about a hundred
@@ -28,7 +28,7 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     bytes cannot ask for a billion layers. Raises ValueError naming the file.
     """
     rooms = (*ROOMS, *(f"{module}." for module in config._plugins))
-    for target in guarded(Path(path), lambda _: _targets(node)):
+    for target in parse_safely(Path(path), lambda _: _targets(node)):
         if not str(target).startswith(rooms):
             raise Refusal(
                 f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers"
@@ -59,7 +59,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> No
     Raises ValueError listing every missing, unexpected, mis-shaped and unsound tensor.
     """
     wanted = module.state_dict()
-    sound({key: tensor for key, tensor in state.items() if key in wanted}, path)
+    refuse_unsound({key: tensor for key, tensor in state.items() if key in wanted}, path)
     misfits = {
         "missing": [key for key in wanted if key not in state],
         "unexpected": [key for key in state if key not in wanted],
@@ -70,13 +70,13 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> No
         ],
     }
     if any(misfits.values()):
-        faults = "; ".join(f"{len(names)} {kind}: {listed(names)}" for kind, names in misfits.items() if names)
+        faults = "; ".join(f"{len(names)} {kind}: {first_names(names)}" for kind, names in misfits.items() if names)
         raise Refusal(f"{path}: does not fit the model: {faults}")
     float32 = {key: _aligned(tensor.detach().float()) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
     module.load_state_dict(float32, strict=True, assign=True)
     stranded = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
     if stranded:
-        raise Refusal(f"{path}: the model has tensors that no file holds: {listed(stranded)}")
+        raise Refusal(f"{path}: the model has tensors that no file holds: {first_names(stranded)}")
     module.requires_grad_(False).eval()
 
 

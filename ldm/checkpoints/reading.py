@@ -50,13 +50,13 @@ def _weights(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         start = file.read(len(LEGACY))
     if start[:4] == b"PK\x03\x04":
-        found = guarded(path, _archive)
+        found = parse_safely(path, _archive)
     elif start == LEGACY:
-        found = guarded(path, _legacy)
+        found = parse_safely(path, _legacy)
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:  # length of the header, header
-        found = guarded(path, _safetensors)
+        found = parse_safely(path, _safetensors)
     elif start[:1] == b"\x80":
-        found = guarded(path, _pickle)
+        found = parse_safely(path, _pickle)
     else:
         raise Refusal(f"{path}: not a weight file (safetensors, torch or pickle)")
     if not isinstance(found, dict):
@@ -74,7 +74,7 @@ def regular(path: str | Path) -> Path:
     return path
 
 
-def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
+def parse_safely(path: Path, read: Callable[[Path], Any]) -> Any:
     """read(path), where any failure is the file's: parsers of hostile bytes fail in every way there is."""
     try:
         return read(path)
@@ -84,14 +84,14 @@ def guarded(path: Path, read: Callable[[Path], Any]) -> Any:
         raise Refusal(message) from None
 
 
-def sound(state: dict[str, Tensor], path: str | Path) -> None:
+def refuse_unsound(state: dict[str, Tensor], path: str | Path) -> None:
     """Check that every tensor is what it says: plain, dense, no larger than its storage, finite. Lists those that are not."""
     bad = [f"{name} ({fault})" for name, tensor in state.items() if (fault := _fault(tensor))]
     if bad:
-        raise Refusal(f"{path}: {len(bad)} unsound tensors: {listed(bad)}")
+        raise Refusal(f"{path}: {len(bad)} unsound tensors: {first_names(bad)}")
 
 
-def listed(names: list[str], most: int = 8) -> str:
+def first_names(names: list[str], most: int = 8) -> str:
     """The first few names and how many more there are: an error must stay one readable line."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -102,7 +102,7 @@ def text_mapping(path: str | Path) -> dict[str, Any]:
     path = regular(path)
     if path.stat().st_size > TEXT_LIMIT:
         raise Refusal(f"{path}: {path.stat().st_size} bytes is too large for a model description")
-    found = guarded(path, _json if path.suffix == ".json" else _yaml)
+    found = parse_safely(path, _json if path.suffix == ".json" else _yaml)
     if not isinstance(found, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(found).__name__}")
     return found

@@ -19,7 +19,7 @@ from ldm.checkpoints.description import Described, node, under, within
 from ldm.checkpoints.keymaps import plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
-from ldm.checkpoints.reading import listed
+from ldm.checkpoints.reading import first_names
 
 CROSS = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # [width, context]
 TEXT = (CONDITION + "transformer.", CONDITION + "model.", "conditioner.")  # text encoders: of version 1, of 2, of SDXL
@@ -60,7 +60,7 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
         raise Refusal(f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)")
     extra = [key for key in tensors if not key.startswith((UNET, AVERAGE, FIRST, CONDITION, *TABLES))]
     if extra:
-        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {listed(extra)}")
+        raise Refusal(f"{path}: {len(extra)} unexpected tensors: {first_names(extra)}")
     first, first_state = image_autoencoder.describe(KL_F8, within(FIRST, tensors), path)
     encoder = within(CONDITION + "transformer.", tensors) or within(CONDITION + "model.", tensors)
     return assemble(

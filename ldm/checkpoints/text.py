@@ -14,7 +14,7 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.checkpoints.fitting import fill, skeleton
 from ldm.checkpoints.options import Options
-from ldm.checkpoints.reading import guarded, regular, sound, weights
+from ldm.checkpoints.reading import parse_safely, refuse_unsound, regular, weights
 from ldm.networks.clip import END, LENGTH, START, context
 
 HUGGING_FACE = [  # regular expressions, key by key; a leading "text_model." is dropped before
@@ -75,7 +75,7 @@ def given(path: str | Path, width: int) -> Tensor:
     text = found.get("text")
     if set(found) != {"text"} or not isinstance(text, Tensor) or text.ndim != 2 or text.shape[1] != width:
         raise Refusal(f"{path}: must hold one tensor, `text`, of shape [tokens, {width}]")
-    sound(found, path)
+    refuse_unsound(found, path)
     return text.float()
 
 
@@ -92,8 +92,8 @@ def tokens(prompt: str, folder: Path) -> list[int]:
         from transformers import CLIPTokenizerFast
     except ImportError:
         raise Refusal("a prompt other than the empty one needs transformers: pip install palimpsest[text]") from None
-    tokenizer = guarded(folder, lambda place: CLIPTokenizerFast.from_pretrained(str(place), local_files_only=True))
-    cut = guarded(folder, lambda _: tokenizer(["", prompt])["input_ids"])
+    tokenizer = parse_safely(folder, lambda place: CLIPTokenizerFast.from_pretrained(str(place), local_files_only=True))
+    cut = parse_safely(folder, lambda _: tokenizer(["", prompt])["input_ids"])
     found = cut[1][1:-1]
     if cut[0] != [START, END] or cut[1][:1] + cut[1][-1:] != [START, END] or not all(0 <= word < START for word in found):
         raise Refusal(f"{folder}: is not CLIP's tokenizer (start {START}, end {END})")

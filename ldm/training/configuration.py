@@ -21,7 +21,7 @@ KNOWN = {  # keys of a configuration, and what is allowed there
 COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # which Lightning divides by
 
 
-def known(config: configuration.Node) -> None:
+def check_keys(config: configuration.Node) -> None:
     """Raise ValueError for the first key that no run has, or whose value is of another kind."""
     for key, value in config.items():
         if key not in KNOWN:
@@ -31,7 +31,7 @@ def known(config: configuration.Node) -> None:
             raise Refusal(f"{config.locate(key)}: {value!r} is not {kind}")
 
 
-def seeded(config: configuration.Node, seed: int) -> None:
+def set_seeds(config: configuration.Node, seed: int) -> None:
     """--seed is also that of training's noise and of the data's order, where the configuration names none."""
     for key in ("model", "data"):
         node = config.get(key)

@@ -60,7 +60,7 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
     saved = weights(path)
     if not all(isinstance(saved.get(part), Mapping) for part in ("config", "manifests")):
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")
-    old, new = SEEDS | flat(saved["config"], ""), SEEDS | flat(config, "")
+    old, new = SEEDS | dotted(saved["config"], ""), SEEDS | dotted(config, "")
     for key in sorted(old.keys() | new.keys()):
         if old.get(key) != new.get(key) and key.startswith(FIXED) and key.rsplit(".", 1)[-1] not in MEASURED:
             raise Refusal(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
@@ -69,8 +69,8 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
             raise Refusal(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
 
 
-def flat(node: Any, where: str) -> dict[str, Any]:
+def dotted(node: Any, where: str) -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     if isinstance(node, Mapping):
-        return {k: v for key, value in node.items() for k, v in flat(value, f"{where}.{key}" if where else str(key)).items()}
+        return {k: v for key, value in node.items() for k, v in dotted(value, f"{where}.{key}" if where else str(key)).items()}
     return {where: list(node) if isinstance(node, (list, tuple)) else node}

@@ -63,7 +63,7 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[di
     return names, written
 
 
-def described(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -> formats.Meta:
+def meta_of_result(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -> formats.Meta:
     """What the source's file says, of a result: enlarged images get a finer spacing, colours that became gray are gray.
 
     record: tells as `grid` where the samples lay of a source that was itself measured; without it, the two cover one field of
@@ -83,7 +83,7 @@ def described(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -
 def like_source(image: Tensor, scan: Scan, record: Mapping[str, Any]) -> formats.Image:
     """An image in the model range, in stored units and with what its source's file says about itself."""
     assert scan.source is not None and scan.intensity is not None
-    return formats.Image(scan.intensity.to_stored(image.float()), described(scan.source, image, record))
+    return formats.Image(scan.intensity.to_stored(image.float()), meta_of_result(scan.source, image, record))
 
 
 def _write_array(values: Tensor, path: Path) -> None:

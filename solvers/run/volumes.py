@@ -6,7 +6,7 @@ from typing import Any
 
 from data import formats
 from data.files import Refusal, Unwritable
-from solvers.run.outputs import described
+from solvers.run.outputs import meta_of_result
 from solvers.run.results import Results
 from solvers.run.scans import Scan
 
@@ -48,7 +48,7 @@ def _assemble(results: Results, name: str, slices: Sequence[Record], sources: Se
     for record, source in zip(slices, sources):
         written = formats.read(results.folder / record["files"]["recon"], 0, source.meta.axis)
         pixels = formats.upright(written).pixels  # turned as the source was
-        restored.append(formats.Image(pixels, described(source, pixels, record)))
+        restored.append(formats.Image(pixels, meta_of_result(source, pixels, record)))
     path = results.folder / "recon" / name
     if path.is_dir():  # a series is a folder, which appears whole or not at all
         shutil.rmtree(path)
