@@ -58,7 +58,7 @@ def models() -> Listing:
     return _listing("models")
 
 
-def load(model: str | os.PathLike = "demo-latent", config: Any = None, label: int | None = None) -> Any:
+def load(model: str | os.PathLike = "demo-pixel", config: Any = None, label: int | None = None) -> Any:
     """A prior: a name of `models()`, a model folder, the log folder of a training run, or another program's weight file.
 
     config: what a foreign file does not say about itself (a YAML file or a mapping). label: the class, of class-conditional

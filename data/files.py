@@ -207,10 +207,8 @@ def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
                 raise Refusal(f"{where}: longer than {YAML_SIZE} tokens of YAML")
             if isinstance(token, yaml.AliasToken) and not aliases:
                 raise Refusal(f"{where}: YAML aliases are not allowed here")
-        if _entries(yaml.compose(text, yaml.SafeLoader), {}) > YAML_SIZE:
+        if _entries(yaml.compose(text, yaml.SafeLoader), {}, where) > YAML_SIZE:
             raise Refusal(f"{where}: its aliases stand for more than {YAML_SIZE} entries")
-    except _Cycle:
-        raise Refusal(f"{where}: a part of it contains itself") from None
     except yaml.YAMLError as error:
         raise Refusal(f"{where}: {first_line(error)}") from None
 
@@ -235,11 +233,7 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-class _Cycle(Exception):
-    pass
-
-
-def _entries(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+def _entries(node: yaml.Node | None, sizes: dict[int, int], where: object) -> int:
     """How many values a node stands for, its aliases written out. sizes: of nodes seen before; 0 while they are being counted."""
     if not isinstance(node, yaml.CollectionNode):
         return 1
@@ -247,9 +241,9 @@ def _entries(node: yaml.Node | None, sizes: dict[int, int]) -> int:
         sizes[id(node)] = 0
         pairs = isinstance(node, yaml.MappingNode)
         below = [part for pair in node.value for part in pair] if pairs else node.value
-        sizes[id(node)] = 1 + sum(_entries(part, sizes) for part in below)
+        sizes[id(node)] = 1 + sum(_entries(part, sizes, where) for part in below)
     elif not sizes[id(node)]:
-        raise _Cycle
+        raise Refusal(f"{where}: a part of it contains itself")
     return sizes[id(node)]
 
 

@@ -16,6 +16,7 @@ LINE = 120  # characters that a name's description has at most
 HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
 PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
+MODEL, SOLVER = "demo-pixel", "pnp"  # where none is named: the best single image, in seconds
 SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 
 
@@ -65,14 +66,14 @@ def home(folder: str) -> Path:
 
 
 def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]) -> dict[str, config.Node]:
-    """One merged configuration for each task with each solver, by name; super-resolution and ReSample where none is named."""
+    """One merged configuration for each task with each solver, by name; super-resolution and PnP where none is named."""
     cells = {}
     for task in tasks or [""]:
         for solver in solvers or [""]:
             chosen = [settings_of_kind(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
             known = config.load([*base, *chosen])
             if "solver" not in known:
-                chosen.append(settings("solvers", "resample"))
+                chosen.append(settings("solvers", SOLVER))
                 known = config.load([*base, *chosen])
             if "operator" not in known and SAMPLERS not in str(known["solver"]):
                 chosen.insert(0, settings("tasks", "super_resolution"))
@@ -118,7 +119,7 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
         return described
     if isinstance(given, dict) and given.keys() - {"label"}:
         raise Refusal(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
-    path = weights(model or (given if isinstance(given, str) else "demo-latent"))
+    path = weights(model or (given if isinstance(given, str) else MODEL))
     with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
         loaded = checkpoints.load(path, model_config)
     if isinstance(given, dict) and "label" in given:

@@ -20,11 +20,11 @@ from ldm.denoiser import Prior
 
 Spacing = Literal["geometric", "karras"]  # of VE levels
 Times = Literal["even", "leading", "strided"]  # of VP levels
+Scales = tuple[float, float]  # s, n of a state s x0 + n eps: 1, sigma in VE coordinates, sqrt(a), sqrt(1 - a) in VP
 
 
 def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras") -> list[float]:
-    """`steps` noise levels from sigma_max down to sigma_min, both moved inside what the prior was trained on; Refusal if nothing
-    of that range is left."""
+    """`steps` noise levels from sigma_max down to sigma_min, both moved inside the prior's; Refusal if nothing of it is left."""
     if not 0 < sigma_min <= sigma_max:
         raise Refusal(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
     low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
@@ -90,28 +90,28 @@ def noise_in(x_t: Tensor, x0: Tensor, a: float) -> Tensor:
     return (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
 
 
-def ddim_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    """The deviation of the noise that a DDIM step keeps, and of what it adds; eta = 1 is DDPM's posterior deviation. VE."""
-    added = eta * sigma_next * math.sqrt(1 - (sigma_next / sigma) ** 2)
-    return math.sqrt(max(sigma_next**2 - added**2, 0)), added
+def vp(a: float) -> Scales:
+    """The scales of signal and noise at alpha_bar = a."""
+    return math.sqrt(a), math.sqrt(1 - a)
 
 
-def ddim_step(x: Tensor, x0: Tensor, sigma: float, sigma_next: float, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
-    """Song et al. 2021, eq. (12), divided by sqrt(alpha_bar): from sigma to sigma_next. eta = 1 is DDPM's ancestral step."""
-    kept, added = ddim_noise(sigma, sigma_next, eta)
-    x = x0 + kept * (x - x0) / sigma
+def ddim_noise(now: Scales, then: Scales, eta: float) -> Scales:
+    """The deviation of the noise that a DDIM step keeps, and of what it adds; eta = 1 is DDPM's posterior deviation."""
+    (s, n), (s_next, n_next) = now, then
+    added = eta * n_next * math.sqrt(1 - (s * n_next / (s_next * n)) ** 2)
+    return math.sqrt(max(n_next**2 - added**2, 0)), added
+
+
+def ddim_step(x: Tensor, x0: Tensor, now: Scales, then: Scales, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+    """Song et al. 2021, eq. (12), in any coordinates. eta = 1 is DDPM's ancestral step."""
+    kept, added = ddim_noise(now, then, eta)
+    x = then[0] * x0 + kept * ((x - now[0] * x0) / now[1])
     return x + added * noise.like(x) if noise is not None and eta > 0 else x
 
 
 def ddim_step_vp(x_t: Tensor, x0: Tensor, a: float, a_next: float, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
-    """The same step in VP coordinates: from alpha_bar a to a_next."""
-    return math.sqrt(a_next) * ddim_step(x_t / math.sqrt(a), x0, sigma_at(a), sigma_at(a_next), eta, noise)
-
-
-def ddim_weight(a: float, a_next: float, eta: float) -> float:
-    """How much of x0 a DDIM step in VP coordinates puts into its result: d x_next / d x0 at fixed x_t."""
-    kept, _ = ddim_noise(sigma_at(a), sigma_at(a_next), eta)
-    return math.sqrt(a_next) * (1 - kept / sigma_at(a))
+    """`ddim_step` from alpha_bar a to a_next."""
+    return ddim_step(x_t, x0, vp(a), vp(a_next), eta, noise)
 
 
 def ode_step(prior: Prior, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, offset: Noise, heun: bool = False) -> Tensor:
@@ -192,7 +192,7 @@ class DDIM(Sampler):
         for t, (sigma, sigma_next) in enumerate(pairwise(levels)):
             x0 = prior.denoise(x, full(sigma, x), offset)
             yield State(t, sigma, x, x0)
-            x = ddim_step(x, x0, sigma, sigma_next, self.eta, noise)
+            x = ddim_step(x, x0, (1, sigma), (1, sigma_next), self.eta, noise)
 
 
 @dataclass(frozen=True)

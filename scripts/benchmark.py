@@ -8,7 +8,6 @@
 Exit codes: 0 all limits met, 1 some missed (marked), 2 a mistake (one line).
 """
 
-import argparse
 import importlib
 import sys
 from collections.abc import Sequence
@@ -31,12 +30,12 @@ SHIPPED = ("demo-pixel", "demo-patch")  # priors whose noise is on the image
 
 def main(argv: Sequence[str]) -> int:
     """Measure one subject and print what is found as it comes."""
-    parser = Parser("benchmark.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser("benchmark.py", __doc__)
     subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
     for name in LIMITED:
-        rows = subjects.add_parser(name)
+        rows = subjects.add_parser(name, about=f"Speed or memory of {name} against its limits.")
         rows.add_argument("--only", default="", metavar="TEXT", help="rows whose function's name holds this")
-    table = subjects.add_parser("denoise")
+    table = subjects.add_parser("denoise", about="What priors are worth as denoisers.")
     table.add_argument("--model", nargs="+", help="names in models/, folders or files; default: the shipped pixel priors")
     table.add_argument("--data", type=Path, metavar="MANIFEST", help="default: eight slices of models/demo-data")
     for subject in subjects.choices.values():

@@ -58,7 +58,7 @@ def of_prior(name: str, prior: Prior, images: Sequence[Tensor], levels: Sequence
     suffix = " (noise on the latent)" if prior.kind == "latent" else ""
 
     def call(index: int, sigma: float) -> Callable[[], Tensor]:
-        taking, _ = fit(prior, tuple(images[index].shape[1:]), tile=True)
+        taking, _ = fit(prior, tuple(images[index].shape[1:]))
         state = taking.to_state(images[index])
         x = state + sigma * _noise(index).like(state)
         level = torch.tensor([sigma])

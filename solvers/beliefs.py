@@ -22,6 +22,7 @@ LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
 COARSE, FINE = 0.1, 0.01  # of the noise level: how well conjugate gradients are to know A x
 WINDOW = 9  # pixels across, in which local contrast is taken
 TINY = 1e-12  # a variance that counts as none
+AXES = (2, 3, 4)  # of an image's pixels, or a volume's
 CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken to go with (docs/update.md)
 
 
@@ -157,7 +158,8 @@ class Spectral(Belief):
     """V = H^2 with H = T F^H diag(sqrt(density)) F T, F the Fourier transform: errors by frequency (density) and place (T).
 
     density: [1 or B,1,H,W/2+1] variance at the frequencies of `torch.fft.rfft2`, whose mean over all frequencies is that of an
-    entry. place: T, [B,1,H,W], of mean square 1; 1: errors are as large anywhere. prior: of whose states V leaves the border out.
+    entry; of volumes [1 or B,1,D,H,W/2+1]. place: T, [B,1,H,W], of mean square 1; 1: errors are as large anywhere. prior: of
+    whose states V leaves the border out.
     """
 
     accuracy = FINE  # the scales of V differ by orders of magnitude, and a few slow ones hide behind the average
@@ -168,11 +170,11 @@ class Spectral(Belief):
 
     @classmethod
     def about(cls, mean: Tensor, density: Tensor | None, prior: Prior | None = None) -> "Spectral":
-        """From a density of all frequencies [H,W]; the errors' places are read from the local contrast of the mean."""
+        """From a density of all frequencies [H,W] or [D,H,W]; the errors' places are read from the local contrast of the mean."""
         assert density is not None
         deviation = contrast(mean if prior is None else prior.crop(mean)) ** CONTRAST
-        size = deviation.square().mean((2, 3), keepdim=True).sqrt()
-        half = density[None, None, :, : density.shape[1] // 2 + 1].to(mean)
+        size = deviation.square().mean(AXES[: density.ndim], keepdim=True).sqrt()
+        half = density[None, None, ..., : density.shape[-1] // 2 + 1].to(mean)
         return cls(mean, half, (deviation / size).sqrt(), prior)  # T acts twice, and keeps the mean variance
 
     @property
@@ -181,7 +183,8 @@ class Spectral(Belief):
         width = (self.mean if self.prior is None else self.prior.crop(self.mean)).shape[-1]
         column = torch.arange(self.density.shape[-1], device=self.density.device)
         twice = 2 - (2 * column % width == 0).to(self.density)  # which stand for their conjugates too
-        return (twice * self.density).flatten(1).sum(1) / (self.density.shape[-2] * width)
+        rows = self.density.shape[2:-1].numel()
+        return (twice * self.density).flatten(1).sum(1) / (rows * width)
 
     def apply(self, x: Tensor) -> Tensor:
         return self.root(self.root(x))
@@ -189,8 +192,9 @@ class Spectral(Belief):
     def root(self, z: Tensor) -> Tensor:
         core = z if self.prior is None else self.prior.crop(z)
         core = self.place * core
-        spectrum = self.density.sqrt() * torch.fft.rfft2(core)
-        filtered = self.place * torch.fft.irfft2(spectrum, core.shape[-2:])
+        axes = AXES[: core.ndim - 2]
+        spectrum = self.density.sqrt() * torch.fft.rfftn(core, dim=axes)
+        filtered = self.place * torch.fft.irfftn(spectrum, core.shape[2:], axes)
         return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
 
     def scaled(self, factor: Scalar) -> "Spectral":
@@ -216,8 +220,10 @@ class Spectral(Belief):
 def contrast(image: Tensor) -> Tensor:
     """[B,C,H,W] -> [B,1,H,W]: the local deviation over the image's mean one; 1 where the image has none at all.
 
-    Networks err at edges and in texture, hardly in air.
+    Networks err at edges and in texture, hardly in air. Of a volume [B,C,D,H,W] slice by slice.
     """
+    if image.ndim == 5:
+        return contrast(image.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(image), -1)).movedim(1, 2)
     around = partial(avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
     local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
     mean = local.mean((2, 3), keepdim=True)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.sampling import ddim_step_vp, ddim_weight, sigma_at, vp_levels
+from ldm.sampling import ddim_noise, ddim_step_vp, sigma_at, vp, vp_levels
 from solvers.beliefs import Belief, Isotropic
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, fraction, need_linear, positive
@@ -62,7 +62,8 @@ class CoDPS(Solver):
 
     def weight(self, step: int, a: float, a_next: float) -> float:
         """What the update of x0 is multiplied by, at this step counted from the end."""
-        return ddim_weight(a, a_next, self.eta)
+        kept, _ = ddim_noise(vp(a), vp(a_next), self.eta)
+        return sqrt(a_next) - kept / sigma_at(a)  # d x' / d x0 of the DDIM step at fixed x_t
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         return chain.prior.to_image(move[1])

@@ -356,7 +356,7 @@ def test_a_bug_looks_like_one(world: Path, prior):
 
 
 def test_it_says_where_it_must_run_from(tmp_path: Path, monkeypatch):
-    assert list(P.models()) == ["demo-latent", "demo-patch"] and "ReSample" in repr(P.solvers())
+    assert list(P.models()) == ["demo-latent", "demo-patch", "demo-pixel"] and "ReSample" in repr(P.solvers())
     assert set(P.tasks()) == {p.stem for p in (ROOT / "configs/tasks").glob("*.yaml")} - {"aliases"}
     assert all(
         line and len(line) <= catalogue.LINE for listing in (P.tasks(), P.solvers(), P.models()) for line in listing.values()

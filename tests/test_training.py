@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from data.seeding import Noise
-from ldm.denoiser import EDM, VP, column
+from ldm.denoiser import EDM, VP, Prior, column
+from ldm.networks.residual_unet import ResidualUNet
 from ldm.networks.unet import VQModel
 from ldm.schedule import Table
 from ldm.training.bottleneck import Codebook, whiten
+from ldm.training.diffusion import PixelDiffusion
 from ldm.training.ema import EMA
 from ldm.training.losses import adaptive_weight, commitment, hinge, kl_to_normal
 from ldm.training.noise_levels import Mixture, UniformTime, weight
@@ -187,3 +189,17 @@ def test_lpips_equals_torchmetrics_with_the_same_weights(tmp_path):
     with pytest.raises(ValueError, match="not torchvision's VGG16"):
         torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
         LPIPS(str(tmp_path / "other.pth"))
+
+
+def test_turned_images_are_seen_in_all_eight_positions_and_of_any_size():
+    """In training only; a network of fixed size refuses others, this one only other channels."""
+    prior = Prior(EDM(ResidualUNet(widths=(8, 12), blocks=1)), (1, 16, 16))
+    module = PixelDiffusion(prior, AdamW(lr=1.0), flip=True, turn=True)
+    image = torch.arange(64.0).reshape(1, 1, 8, 8)
+    batch = {"image": image.expand(200, -1, -1, -1)}
+    seen = {tuple(one.flatten().tolist()) for one in module.train().whole(batch, Draws(0, 0, 0))}
+    wanted = [turn for k in range(4) for turn in (image.rot90(k, (2, 3)), image.rot90(k, (2, 3)).flip(3))]
+    assert seen == {tuple(one.flatten().tolist()) for one in wanted}
+    assert torch.equal(module.eval().whole(batch, Draws(0, 0, 0)), batch["image"])
+    with pytest.raises(ValueError, match="do not fit"):
+        module.whole({"image": torch.zeros(1, 2, 8, 8)}, Draws(0, 0, 0))

@@ -100,7 +100,7 @@ def test_an_input_that_changed_is_restored_again(world, tmp_path, capsys):
     dicom(tmp_path / "data/a.dcm", "three")
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     second = tiny.records(tmp_path / "out")
-    assert "note: a is another file than was restored before" in capsys.readouterr().out
+    assert "note: a: is another file than was restored before" in capsys.readouterr().out
     assert first["a"]["psnr"] != second["a"]["psnr"] and first["b"] == second["b"]
     assert second["a"]["input_sha256"] == formats.checksum(tmp_path / "data/a.dcm") != first["a"]["input_sha256"]
 

@@ -183,7 +183,7 @@ def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace
 def configured(options: Namespace, changes: Sequence[str], posed: bool) -> tuple[str, configuration.Node]:
     """The name of the one cell and its configuration; of a problem, that of its solver."""
     if posed:
-        path = catalogue.settings_of_kind("solvers", (options.solver or ["resample"])[0])
+        path = catalogue.settings_of_kind("solvers", (options.solver or [catalogue.SOLVER])[0])
         return path.stem, checked(configuration.load([*options.base, path], changes))
     grid = catalogue.grid(options.base, options.task or [], options.solver or [], changes)
     if len(grid) > 1:

@@ -7,18 +7,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from ldm import catalogue
 from ldm.denoiser import Prior
 from solvers.run.cells import Cell
 from solvers.run.results import Results
 
 LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "numpy")
-DEFAULT_MODEL = "demo-latent"
 
 
 def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Namespace, folder: Path) -> Results:
     """The result folder of one cell. config: its merged configuration, as YAML takes it; options: the flags of sample.py."""
     decisive = dict(config)
-    decisive["prior"] = {"model": str(options.model or config.get("prior") or DEFAULT_MODEL), "sha256": prior.origin}
+    decisive["prior"] = {"model": str(options.model or config.get("prior") or catalogue.MODEL), "sha256": prior.origin}
     decisive["run"] = {
         "seed": options.seed,
         "draws": cell.draws,
