@@ -10,6 +10,7 @@ Exit codes: 0 all done, 1 some files could not be read (listed), 2 a mistake in 
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal, locked, printable
 from data.prepare.convert import Done, Recipe, run
-from data.prepare.plan import SPLITS, Plan, plan
+from data.prepare.plan import SPLITS, STUDY, Plan, plan
 from data.prepare.report import collect
 from solvers.run import door
 from solvers.run.flags import Parser
@@ -27,6 +28,12 @@ from solvers.run.progress import Bar
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 LISTED = 10  # of the files that could not be read
 WORKERS = 256  # at most
+MANIFESTS = {"train": "train", "validation": "val"}  # of a data file -> split
+WAYS_OUT = {
+    "train": "--train-dir or --split gives it pictures",
+    "val": "training cannot tell which of its weights are best; --val-dir, or --split and more subjects give it pictures",
+    "test": "--test-dir, or --split and more subjects give it pictures",
+}
 
 
 def pair(text: str) -> tuple[float, float]:
@@ -45,7 +52,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--val-dir", type=Path, metavar="DIR")
     add("--test-dir", type=Path, metavar="DIR")
     add("--split", metavar="A/B[/C]", help="divide --train-dir into train/val/test by subject, or by file if no subject is known")
-    add("--subject", metavar="REGEX", help="finds the subject in the relative path; default: the DICOM PatientID")
+    add("--subject", metavar="REGEX", help=f"finds the subject in the relative path; or {STUDY}; default: PatientID")
     add("--seed", type=int, default=0, help="of the division")
     add("--output-root", type=Path, default=Path("data/super_resolution"), metavar="DIR")
     add("--image-size", type=int, default=256, metavar="N")
@@ -108,6 +115,7 @@ def prepare(options: argparse.Namespace) -> int:
     print_summary(planned, recipe, report)
     if report["skipped"]:
         print(f"  all in {options.output_root / 'report.json'}")
+    print(f"next: {next_command(options.output_root, planned.splits)}")
     return 1 if report["skipped"] else 0
 
 
@@ -127,6 +135,13 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
         part = report[split]
         print(f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects", end="")
         print("".join(f", {part[what]} {what.replace('_', ' ')}" for what in ("passed_over", "enlarged", "strays") if part[what]))
+    for split in SPLITS:
+        if split not in planned.splits:
+            print(f"{split}: empty; {WAYS_OUT[split]}")
+    subjects = {source.subject for source in planned.sources}
+    if planned.divided and len(subjects) == 1 and subjects != {""}:
+        print("all files are of one subject, which is never divided: if the PatientIDs were made alike, take")
+        print(f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path")
     unknown = sum(not source.subject for source in planned.sources)
     if planned.divided and unknown:
         print(f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are")
@@ -143,6 +158,13 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
     if report["twins"]:
         print(f"A LEAK: {len(report['twins'])} pictures are in two splits under different names, all in report.json:")
         print("\n".join(f"  {' = '.join(names)}" for names in report["twins"][:LISTED]))
+
+
+def next_command(root: Path, splits: list[str]) -> str:
+    """What trains the autoencoder on these pictures; the README goes on from there."""
+    lists = {name: root / f"{split}_images.txt" if split in splits else "null" for name, split in MANIFESTS.items()}
+    data = [f"data.params.{name}={path}" for name, path in lists.items()]
+    return shlex.join(["python", "main.py", "--base", "configs/autoencoder/medical-vq-f4.yaml", "--train", *data])
 
 
 def main(argv: list[str]) -> int:

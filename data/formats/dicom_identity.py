@@ -52,7 +52,8 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
 
 
 def pseudonym(patient: str) -> str | None:
-    """Stands for a PatientID. Not secret: a short numeric id can be found by trying all."""
+    """Stands for a PatientID, with or without blanks around it. Not secret: a short numeric id can be found by trying all."""
+    patient = patient.strip()
     return digest("subject", patient)[:16] if patient else None
 
 

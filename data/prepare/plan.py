@@ -21,6 +21,7 @@ from data.formats.image import decoding
 from data.manifest import identify
 
 SPLITS = ("train", "val", "test")
+STUDY = "StudyInstanceUID"
 
 
 @dataclass(frozen=True)
@@ -49,10 +50,12 @@ class Plan:
 def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subject: str | None = None, seed: int = 0) -> Plan:
     """folders: of each split. shares: how "train"'s folder is divided into train, val and test, by subject (else by file).
 
-    subject: regular expression; its first group, or all that it finds in the relative path, is the subject.
+    subject: regular expression; its first group, or all that it finds in the relative path, is the subject. Or the word
+    StudyInstanceUID: each DICOM study counts as a subject, where the PatientIDs say nothing.
     Raises ValueError in one line.
     """
-    pattern = _compiled(subject)
+    keyword = STUDY if subject == STUDY else "PatientID"
+    pattern = None if subject == STUDY else _compiled(subject)
     _check_shares(shares, folders)
     _check_apart(folders)
     asked = {split: str(folder.resolve()) for split, folder in folders.items()}
@@ -68,7 +71,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
             if not is_image(path):
                 ignored += 1
             else:
-                found.append((split, path, name, _subject(path, name, pattern)))
+                found.append((split, path, name, _subject(path, name, pattern, keyword)))
     if not found:
         raise Refusal(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
     if shares:
@@ -103,18 +106,18 @@ def _check_apart(folders: dict[str, Path]) -> None:
             raise Refusal(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
 
 
-def _subject(path: Path, name: str, pattern: re.Pattern | None) -> str:
+def _subject(path: Path, name: str, pattern: re.Pattern | None, keyword: str) -> str:
     if pattern:
         match = pattern.search(name)
         if not match:
             raise Refusal(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
-        return match.group(match.re.groups and 1) or ""
+        return (match.group(match.re.groups and 1) or "").strip()
     if not is_dicom(path):
         return ""
     try:
         with decoding(path, "DICOM", private=True):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["PatientID"])
-            return pseudonym(str(header.get("PatientID") or "")) or ""
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
+            return pseudonym(str(header.get(keyword) or "")) or ""
     except Refusal:  # what is wrong with the file is told when it is read
         return ""
 
