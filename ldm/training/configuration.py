@@ -2,11 +2,13 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from data.files import Refusal, nearest
 from ldm import config as configuration
 from ldm import signatures
+from ldm.checkpoints import description
 from ldm.training.run_folder import PARTS
 
 MAPPING = "a mapping", lambda value: isinstance(value, dict)
@@ -29,6 +31,8 @@ def check_keys(config: configuration.Node) -> None:
         kind, fits = KNOWN[key]
         if not fits(value):
             raise Refusal(f"{config.locate(key)}: {value!r} is not {kind}")
+    if "contracts" in config:
+        description.contracts(config, Path(config.locate("contracts")))
 
 
 def set_seeds(config: configuration.Node, seed: int) -> None:
