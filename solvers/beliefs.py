@@ -5,23 +5,20 @@ much at each frequency, and more at edges than in air. `Belief.of` chooses for a
 """
 
 import copy
-from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.contrast import contrast
 from solvers.operators.base import LinearOperator, Operator, Scalar, norm, per_image
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
 LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
 COARSE, FINE = 0.1, 0.01  # of the noise level: how well conjugate gradients are to know A x
-WINDOW = 9  # pixels across, in which local contrast is taken
-TINY = 1e-12  # a variance that counts as none
 AXES = (2, 3, 4)  # of an image's pixels, or a volume's
 CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken to go with (docs/update.md)
 
@@ -215,19 +212,6 @@ class Spectral(Belief):
         expected = norm(self.root(A.adjoint(signs))) ** 2
         found = norm(y - A.forward(self.mean)) ** 2 - problem.sigma_y**2 * A.measured(y)
         return self.scaled((found / expected).clamp_min(1))
-
-
-def contrast(image: Tensor) -> Tensor:
-    """[B,C,H,W] -> [B,1,H,W]: the local deviation over the image's mean one; 1 where the image has none at all.
-
-    Networks err at edges and in texture, hardly in air. Of a volume [B,C,D,H,W] slice by slice.
-    """
-    if image.ndim == 5:
-        return contrast(image.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(image), -1)).movedim(1, 2)
-    around = partial(avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
-    local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
-    mean = local.mean((2, 3), keepdim=True)
-    return ((local + 1e-4 * mean + TINY) / (mean + TINY)).sqrt()
 
 
 def isotropic_variance(sigma: float, s0: float) -> float:

@@ -23,7 +23,7 @@ BRIGHT = 0.995  # the quantile of an image that `scale` takes to 1
 
 
 def disc(shape: Shape, like: Tensor) -> Tensor:
-    """A disc of 3/4 white on black that covers a third of an image, [1,C,H,W] in [-1, 1]."""
+    """A disc of 3/4 white on black that covers a third of an image or of each slice, [1,C,H,W] or [1,C,D,H,W] in [-1, 1]."""
     h, w = shape[-2:]
     y, x = (torch.linspace(-1, 1, n, dtype=like.dtype, device=like.device) for n in (h, w))
     inside = (y[:, None].square() + x.square() < 0.42).to(like.dtype)
@@ -89,7 +89,7 @@ def level(y: Tensor, operator: Operator) -> Tensor:
 def _of_disc(problem: Problem) -> Problem:
     """What is measured of the disc, without noise."""
     assert problem.operator.shape is not None
-    image = disc(problem.operator.shape, problem.y).expand(len(problem.ids), -1, -1, -1)
+    image = disc(problem.operator.shape, problem.y).expand(len(problem.ids), *problem.operator.shape)
     return replace(problem, y=problem.operator.forward(image))
 
 

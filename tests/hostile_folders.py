@@ -55,7 +55,7 @@ def cases(trap) -> Iterator[Case]:
     yield Case(
         "yaml_python",
         "",
-        "cannot be read safely",
+        "could not determine a constructor",
         lambda p: folder(p, state, text=f"prior: !!python/object/apply:os.system ['touch {trap}']\n"),
     )
     bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(

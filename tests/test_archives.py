@@ -120,10 +120,9 @@ def test_without_npm_one_line_says_so(tmp_path, sdist, monkeypatch, capsys):
 def test_the_script_without_a_network_is_one_line_and_2(tmp_path, sdist, monkeypatch, capsys, strict):
     pip(monkeypatch, sdist, code=1)
     monkeypatch.setattr(prepare_demo, "ARCHIVES", [wanted(sdist)])
-    monkeypatch.setattr("sys.argv", ["prepare_demo", "--output", str(tmp_path / "out"), *["--strict"][: int(strict)]])
-    assert prepare_demo.main() == 2
+    assert prepare_demo.main(["--output", str(tmp_path / "out"), *["--strict"][: int(strict)]]) == 2
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith("prepare_demo: ") and "is there a network?" in last
+    assert last.startswith("prepare_demo.py: ") and "is there a network?" in last
 
 
 def test_the_script_says_who_is_missing(tmp_path, sdist, monkeypatch, capsys):
@@ -132,6 +131,5 @@ def test_the_script_says_who_is_missing(tmp_path, sdist, monkeypatch, capsys):
     monkeypatch.setattr(archives.shutil, "which", lambda _: None)
     monkeypatch.setattr(prepare_demo, "ARCHIVES", [there, archive])
     monkeypatch.setattr(demo_scans, "SCANS", (demo_scans.Scan("someone", "MR", "scan.npy", "train"),))
-    monkeypatch.setattr("sys.argv", ["prepare_demo", "--output", str(tmp_path / "out")])
-    assert prepare_demo.main() == 0
+    assert prepare_demo.main(["--output", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("left out: someone (")

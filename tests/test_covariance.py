@@ -17,9 +17,10 @@ from ldm.sampling import full
 from ldm.training.diffusion import PixelDiffusion
 from ldm.training.latent_diffusion import LatentDiffusion
 from ldm.training.optimisation import AdamW
-from solvers.beliefs import CONTRAST, Spectral, contrast
+from solvers.beliefs import CONTRAST, Spectral
 from solvers.codps import CoDPSPlus
 from solvers.condition import conditioned
+from solvers.contrast import contrast
 from solvers.daps import DAPS
 from solvers.discrepancy import discrepancy
 from solvers.operators import HighDynamicRange, Inpainting, SuperResolution

@@ -183,7 +183,6 @@ BAD_ARRAYS = [
     (image(16, 16), {"task": ["super_resolution", "mri_x4"]}, "one task and one solver a call, not"),
     (image(16, 16), {"task": None, "solver": "prior"}, "prior draws from the prior itself and restores nothing"),
     (image(16, 16), {"overrides": ["steps"]}, "'steps' is not of the form key=value"),
-    (image(15, 16), {}, "15"),
     (image(16, 16), {"start": 1}, "start=1 leaves no image"),
     (image(16, 16), {"precision": "16-mixed"}, "16-mixed needs a GPU"),
 ]

@@ -1,5 +1,6 @@
 """The door and the user's mistakes: one line that says what is wrong, exit code 2, and no results."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import tiny
 import torch
 
 import sample
+from data import formats
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,9 @@ def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_run
     assert "PSLD needs a latent prior" in tiny.refusal(capsys) and not (tmp_path / "out").exists()
 
 
-def test_an_image_whose_size_does_not_fit_is_named(world: Path, tmp_path: Path, capsys):
-    tiny.scans(tmp_path / "odd", 1, (15, 16))
-    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "odd")) == 2
-    assert tiny.refusal(capsys) == "sample.py: scan0: image size 15 is not divisible by the factor 4"
+def test_an_image_whose_size_does_not_fit_is_continued_and_cut_back(world: Path, tmp_path: Path):
+    tiny.scans(tmp_path / "odd", 1, (15, 13))
+    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "odd")) == 0
+    (record,) = map(json.loads, (tmp_path / "out/records.jsonl").read_text().splitlines())
+    assert "15×13 image continued to 16×16 by its edges, and cropped back" in record["notes"][0]
+    assert formats.read(tmp_path / "out" / record["files"]["recon"]).pixels.shape == (1, 15, 13)
