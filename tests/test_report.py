@@ -213,7 +213,8 @@ def test_results_of_every_format_are_compared_as_they_were_scored(tmp_path: Path
     assert len(records) == 6 and len(list(recon.glob("volume-*.nii.gz"))) == 4  # three slices, and the volume of them
     for name in ("a scan", "ct"):  # truth and result have one window
         file = Path(records[name]["files"]["recon"])
-        copied(Row(str(tmp_path / "out" / file), name), tmp_path / "copies" / f"{file.stem}.png")
+        window = tuple(records[name]["contract"])
+        copied(Row(str(tmp_path / "out" / file), name, window=window), tmp_path / "copies" / f"{file.stem}.png")
     for folder, code, held in ((recon, 0, list(records)), (tmp_path / "copies", 1, ["a scan", "ct"])):
         assert evaluate(truth, folder, "--output", tmp_path / "n.json") == code
         psnr = json.loads((tmp_path / "n.json").read_text())["psnr"]
