@@ -3,7 +3,7 @@ PY := .venv/bin/python
 
 .PHONY: demo test test-all check clean
 
-# The main job on three shipped, held-out scans: x4 super-resolution, ReSample, shipped latent prior.
+# The main job on three shipped, held-out scans: x4 super-resolution, plug and play, shipped pixel prior.
 demo: .venv/.app
 	$(PY) sample.py
 

@@ -9,6 +9,8 @@ import torch
 from pydicom.data import get_testdata_file
 
 from data import dataset, formats
+from data.contracts import Contracts, Window
+from data.files import Refusal
 from data.formats import Image
 from data.manifest import Row
 
@@ -77,9 +79,15 @@ def test_pydicom_330_and_1073_windows_of_several_values_none_and_at_zero(tmp_pat
     ds = ct()
     ds.WindowCenter, ds.WindowWidth = centre, width
     ds.save_as(tmp_path / "a.dcm")
-    _, image, intensity = dataset.load(Row(str(tmp_path / "a.dcm"), "a"), 1)
+    row, asked = Row(str(tmp_path / "a.dcm"), "a"), Contracts(Window("header"))
+    image = formats.read(row.path)
     assert image.meta.window == window
-    assert window is None or (intensity.low, intensity.high) == window
+    if window is None:
+        with pytest.raises(Refusal, match="has no display window"):
+            dataset.load(row, 1, asked)
+    else:
+        _, _, intensity = dataset.load(row, 1, asked)
+        assert (intensity.low, intensity.high) == window
     formats.write(image, tmp_path / "b.dcm")
     assert formats.read(tmp_path / "b.dcm").meta.window == window
 

@@ -22,6 +22,7 @@ from data.formats.dicom_geometry import affine_of, decimal, position_of, spacing
 from data.formats.dicom_groups import of_frame
 from data.formats.dicom_identity import derived, pseudonym, uid
 from data.formats.dicom_units import resize, select_frame
+from data.formats.dicom_words import WORDS
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
@@ -126,7 +127,7 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             spacing=spacing_of(ds, index),
             affine=affine,
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
-            modality=str(ds.get("Modality") or ""),
+            modality=modality(ds),
             subject=pseudonym(str(ds.get("PatientID") or "")),
             series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute())), *([instance] if total > 1 else [])),
             source=digest("instance", instance, str(index)),
@@ -212,3 +213,9 @@ def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:
         ds.BitsAllocated, little = 1, pack_bits(frames.reshape(-1))
     ds.PixelData = little + b"\0" * (len(little) % 2)
     ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"
+
+
+def modality(ds: pydicom.Dataset) -> str:
+    """The standard's word for what made the image; "" for any other text, which may say anything."""
+    word = str(ds.get("Modality") or "")
+    return word if word in WORDS["Modality"] else ""
