@@ -7,9 +7,9 @@ PY := .venv/bin/python
 demo: .venv/.app
 	$(PY) sample.py
 
-# One thread: the tests are many and small.
+# Two processes of one thread: the tests are many and small.
 test: .venv/.dev
-	OMP_NUM_THREADS=1 $(PY) -m pytest
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 # The long ones too: minutes each; their figures belong in the commit that changes them.
 test-all: .venv/.dev
