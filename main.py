@@ -6,6 +6,7 @@
     --resume DIR|CKPT|auto    go on exactly where a run stopped    --init CKPT|FOLDER   start from these weights
     --compile            torch.compile the networks                --channels-last      their memory layout
     --plugin MODULE...   let targets come from modules of your own
+    --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
     --<Trainer argument> VALUE    any of Lightning's: --max_steps 1000 --precision bf16-mixed --devices 2 ...
                          --strategy fsdp splits a diffusion network and its optimiser over the devices
     key=value            overrides, e.g. model.params.optimiser.params.lr=1e-4
@@ -61,6 +62,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels_last", action="store_true")
     parser.add_argument("--plugin", nargs="+", default=[])
+    parser.add_argument("--allow_env", action="store_true")
     parser.add_argument("--print_config", action="store_true")
     for flag in FLAGS:
         parser.add_argument(f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=value, help=argparse.SUPPRESS)
@@ -182,6 +184,8 @@ def main(argv: Sequence[str]) -> int:
 
 def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     """Merge and check the configuration, then train, or show it."""
+    if options.allow_env:
+        configuration.admit_resolvers()
     for module in options.plugin:
         configuration.admit(module)
     config = configuration.load(options.base, changes)

@@ -59,6 +59,8 @@ def say(line: str) -> None:
 
 def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all."""
+    if options.allow_env:
+        configuration.admit_resolvers()
     for name in options.plugin:
         configuration.admit(name)
     configs = configurations(options, overrides)
@@ -88,7 +90,7 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with held(results.values(), options.overwrite, everything):
+    with held(results.values(), options.overwrite, options.verify, everything):
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
@@ -120,13 +122,13 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
 
 
 @contextmanager
-def held(results: Iterable[Results], overwrite: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def held(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         for result in results if rank_zero_only.rank == 0 else ():
-            stack.enter_context(result.opened(overwrite, {image_id: row.path for image_id, row in rows.items()}))
-            for name in result.changed:
-                say(f"note: {name} is another file than was restored before; it is restored again")
+            stack.enter_context(result.opened(overwrite, rows, verify))
+            for line in result.remarks:
+                say(f"note: {line}")
         yield
 
 

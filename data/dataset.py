@@ -77,26 +77,6 @@ def _say_luminance() -> None:
     warnings.warn("colour images are reduced to their luminance, because the prior has one channel", stacklevel=4)
 
 
-Box = tuple[int, int, int, int]  # top, left, height, width of the picture inside the padded one
-
-
-def pad(image: Tensor, multiple: int = 1, size: tuple[int, int] = (0, 0)) -> tuple[Tensor, Box]:
-    """Black (-1) about the picture, so that H and W become multiples of `multiple` and at least `size`; and where it lies.
-
-    image: [..., H, W] in the model range.
-    """
-    height, width = image.shape[-2:]
-    down, right = (-(-max(n, least) // multiple) * multiple - n for n, least in zip((height, width), size))
-    top, left = down // 2, right // 2
-    return F.pad(image, (left, right - left, top, down - top), value=BLACK), (top, left, height, width)
-
-
-def unpad(image: Tensor, box: Box) -> Tensor:
-    """The picture out of a padded one: unpad(*pad(x)) is x."""
-    top, left, height, width = box
-    return image[..., top : top + height, left : left + width]
-
-
 class ManifestDataset(Dataset[Sample]):
     """The rows of a manifest. `dataset[i]` is row i; `dataset[i, view]` is row i as training sees it: an epoch
     is a view, and so is each further time within one.
@@ -167,7 +147,7 @@ def fit(image: Tensor, size: int) -> Tensor:
     return transforms.center_crop(scaled, [size, size]).clamp(-1, 1)
 
 
-def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float, box: Box) -> Tensor:
+def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float, box: tuple[int, int, int, int]) -> Tensor:
     """The part `box` of the picture turned and scaled about its centre, shifted by parts of its size; bicubic, mirrored outside.
 
     torchvision's affine is bilinear on tensors, which would teach a prior that images are blurred.

@@ -18,6 +18,7 @@ import yaml
 
 YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
 YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
+_secrets: set[str] = set()  # what no line of ours may show
 _locked: set[Path] = set()  # by this process; a lock of the system's keeps out other processes only
 
 
@@ -149,7 +150,19 @@ def file_digest(path: str | Path) -> str:
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The records of a JSONL file; a last line cut short by a crash was never committed and is left out."""
     with path.open("rb") as file:
-        yield from (json.loads(line) for line in file if line.endswith(b"\n"))
+        for number, line in enumerate(file, 1):
+            if line.endswith(b"\n"):
+                yield _record(line, f"{path}, line {number}")
+
+
+def _record(line: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        raise Refusal(f"{where}: is no JSON") from None
+    if not isinstance(record, dict):
+        raise Refusal(f"{where}: holds a {type(record).__name__}, not a record")
+    return record
 
 
 def read_yaml(text: str, where: object) -> Any:
@@ -185,7 +198,16 @@ def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
 
 def printable(text: object) -> str:
     """A text on one line that no terminal acts upon: file names may hold line ends, escape sequences, bytes that are no UTF-8."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(text))
+    shown = str(text)
+    for secret in _secrets:
+        shown = shown.replace(secret, "***")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in shown)
+
+
+def conceal(secret: str) -> None:
+    """Keep a value out of every line that is printed (`printable`): a password out of the environment."""
+    if secret:
+        _secrets.add(secret)
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ blank ones are skipped. `read` streams and looks at the text only; `check` also 
 import math
 import os
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,14 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.files import Refusal, file_digest
-from data.manifest_lines import COLUMNS, Bad, Cells, blocks, csv_rows, jsonl_rows, text_rows
+from data.manifest_lines import COLUMNS, Bad, csv_rows, jsonl_rows, lines, text_rows
 
 __all__ = ["COLUMNS", "Row", "check", "identify", "read"]
 
 PATH_LIMIT = 4096  # characters
 ID_LIMIT = 200  # bytes; file systems allow 255 for a name, and results add suffixes to it
 LARGEST = 2**31  # slices and labels stay below
-_new = tuple.__new__  # of a NamedTuple, without the naming of its arguments: read makes a million rows in three seconds
 
 
 class Row(NamedTuple):
@@ -51,10 +50,8 @@ def read(path: str | Path) -> Iterator[Row]:
     folder = "" if path.parent == Path(".") else f"{path.parent}/".replace("//", "/")
     line = 0
     try:
-        for first, plain, rows in records(blocks(path)):
-            for line, cells in enumerate(rows, first):
-                if cells:
-                    yield _row(cells, folder, line, plain)
+        for line, cells in records(lines(path)):
+            yield _row(cells, folder, line)
     except Bad as error:
         raise Refusal(f"{path}: row {error.line or line}: {error}") from None
     except OSError as error:
@@ -110,24 +107,23 @@ def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> 
             raise Refusal(f"{path}: row {row.line}: {what} {name(row)!r} is in row {before} already")
 
 
-def _row(cells: Cells, folder: str, line: int, plain: bool) -> Row:
-    """The row of a line. plain: its text cells hold nothing that needs a look."""
+def _row(cells: Sequence[Any], folder: str, line: int) -> Row:
+    """The row of a line."""
     path, image_id, subject, split, index, window, label, sha256 = cells
-    if not plain:
-        path, image_id, subject, split, sha256 = map(_printable, (path, image_id, subject, split, sha256))
-        if ".." in path and ".." in path.split("/"):
-            raise Bad(f"{path[:80]!r} climbs out of its folder ('..')")
+    path, image_id, subject, split, sha256 = map(_printable, (path, image_id, subject, split, sha256))
+    if ".." in path and ".." in path.split("/"):
+        raise Bad(f"{path[:80]!r} climbs out of its folder ('..')")
+    if not path or len(path) > PATH_LIMIT:
+        raise Bad(f"the path is {'longer than any file system allows' if path else 'empty'}")
     try:
-        if not path or len(path) > PATH_LIMIT:
-            raise Bad(f"the path is {'longer than any file system allows' if path else 'empty'}")
-        number, bounds, kind = (_numbers if plain else _numbers.__wrapped__)(index, window, label)
-        image_id = image_id or identify(path.removeprefix(folder) if path[0] == "/" else path, number)
-        if len(image_id) > 50 or "/" in image_id or image_id[0] == ".":
-            _safe(image_id)
-        place = path if path[0] == "/" else folder + path
-        return _new(Row, (place, image_id, subject or "", split or "", number, bounds, kind, sha256 or "", line))
+        number, bounds, kind = _numbers(index, window, label)
     except (TypeError, AttributeError):  # only JSON has cells that are no text
         raise Bad(f"a cell of {cells!r:.80} has the wrong type") from None
+    image_id = image_id or identify(path.removeprefix(folder) if path[0] == "/" else path, number)
+    if len(image_id) > 50 or "/" in image_id or "\\" in image_id or image_id[0] == ".":
+        _safe(image_id)
+    place = path if path[0] == "/" else folder + path
+    return Row(place, image_id, subject, split, number, bounds, kind, sha256, line)
 
 
 def _printable(cell: Any) -> str:
@@ -155,7 +151,7 @@ def _safe(image_id: str) -> None:
         raise Bad(f"image_id {image_id[:80]!r} is no safe file name (no slash, no leading dot, at most {ID_LIMIT} bytes)")
 
 
-@lru_cache(16384)  # a million rows share a few
+@lru_cache(16384, typed=True)  # a million rows share a few; True is not 1
 def _numbers(index: Any, window: Any, label: Any) -> tuple[int | None, tuple[float, float] | None, int]:
     """slice, window, label."""
     return (

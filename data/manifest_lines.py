@@ -1,204 +1,102 @@
-"""The lines of a manifest as cells: text, CSV and JSONL, a block of lines at a time, so that a million rows take seconds."""
+"""The lines of a manifest as cells: text, CSV and JSONL, one line at a time, so that memory does not grow with the file."""
 
 import codecs
 import csv
 import json
-import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import partial
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from data.files import nearest
 
 COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
-SPACINGS = ((", ", ": "), (",", ":"))  # of JSON objects, as programs write them
-WHOLE = ("slice", "label")  # numbers in JSON; the other columns are strings
-_ESCAPES = re.compile(r"\\u[0-9a-fA-F]{4}(?:\\u[0-9a-fA-F]{4})*")  # several: a pair may be one character
 LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
-_BLOCK = 1 << 16  # bytes; what becomes of it stays in the cache of a core
-_ORDINARY = bytes(range(32, 127)).replace(b"\\", b"") + b"\n"  # that nothing about a row can hide in
+
+Lines = Iterator[tuple[int, str]]  # number from 1, text without its end
+Rows = Iterator[
+    tuple[int, Sequence[Any]]
+]  # number of the line, its cells in the order of COLUMNS; None or "" where there is nothing
 
 
 class Bad(Exception):
-    """What is wrong with a row. line: where, if not the row being looked at."""
+    """What is wrong with a row. line: where, if it is not the row being looked at."""
 
     def __init__(self, reason: str, line: int = 0):
         super().__init__(reason)
         self.line = line
 
 
-Cells = Sequence[Any]  # of a row, in the order of COLUMNS, None or "" where there is nothing; empty for a blank line
-Rows = Iterator[
-    tuple[int, bool, Iterable[Cells]]
-]  # number of the first line; whether all is plain and without spaces; an entry a line
-
-
-class Block(NamedTuple):
-    """Some lines of the file. plain: nothing in them needs a second look ('..', escapes, control characters)."""
-
-    first: int
-    plain: bool
-    text: str
-
-
-def blocks(path: Path) -> Iterator[Block]:
-    """The lines, 64 KiB at a time."""
-    line, rest = 1, b""
+def lines(path: Path) -> Lines:
+    """The lines of a UTF-8 file, with or without a byte order mark; they end in LF or CRLF."""
     with path.open("rb") as stream:
-        while block := stream.read(_BLOCK):
-            whole, newline, rest = (rest + block).rpartition(b"\n")
-            if len(rest) > LINE_LIMIT:
-                raise Bad(f"longer than {LINE_LIMIT} bytes; is this a manifest?", line + whole.count(b"\n") + len(newline))
-            if newline:
-                yield _block(whole, line)
-                line += whole.count(b"\n") + 1
-        if rest:
-            yield _block(rest, line)
+        for number, line in enumerate(iter(partial(stream.readline, LINE_LIMIT + 1), b""), 1):
+            if len(line) > LINE_LIMIT:
+                raise Bad(f"longer than {LINE_LIMIT} bytes; is this a manifest?", number)
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            try:
+                text = line.decode()
+            except UnicodeDecodeError:
+                raise Bad("is not UTF-8; save the manifest as UTF-8", number) from None
+            yield number, text.rstrip("\r\n")
 
 
-def _block(content: bytes, line: int) -> Block:
-    content = content.removeprefix(codecs.BOM_UTF8) if line == 1 else content
-    if b"\r" in content:
-        content = content.replace(b"\r\n", b"\n").removesuffix(b"\r")
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise Bad("is not UTF-8; save the manifest as UTF-8", line + content[: error.start].count(b"\n")) from None
-    return Block(line, _plain(content), text)
-
-
-def _plain(content: bytes) -> bool:
-    """Whether nothing in these lines of UTF-8 needs a second look."""
-    unusual = content.translate(None, _ORDINARY)  # little, so that asking whether it can be printed takes no time
-    return b".." not in content and (not unusual or (b"\\" not in unusual and unusual.decode().isprintable()))
-
-
-def _trimmed(text: str, *edges: str) -> bool:
-    """Whether no cell begins or ends with a space. edges: what cells lie between."""
-    return " " not in text or not (
-        text[0] == " " or text[-1] == " " or any(f" {edge}" in text or f"{edge} " in text for edge in edges)
-    )
-
-
-def text_rows(lines_of: Iterable[Block]) -> Rows:
+def text_rows(found: Lines) -> Rows:
     """One path a line."""
     nothing = (None,) * (len(COLUMNS) - 1)
-    for first, plain, text in lines_of:
-        yield (
-            first,
-            plain and _trimmed(text, "\n"),
-            ((line, *nothing) if line and not line.isspace() else () for line in text.split("\n")),
-        )
+    for number, text in found:
+        if text and not text.isspace():
+            yield number, (text, *nothing)
 
 
-def csv_rows(lines_of: Iterable[Block]) -> Rows:
-    """A header, then one row a line."""
-    pick: Callable[[list[str]], Cells] | None = None
-    for first, plain, text in lines_of:
-        rows = _unquoted(text.split("\n"), first) if '"' in text else [line.split(",") for line in text.split("\n")]
-        if pick is None:
-            header = [name.strip() for name in rows.pop(0)]
-            pick, first = _columns(header), first + 1
-        if set(map(len, rows)) != {len(header)} or len(header) == 1:
-            rows = [_whole(cells, len(header), line) for line, cells in enumerate(rows, first)]
-        yield (
-            first,
-            plain and _trimmed(text, "\n", ",", '"'),
-            rows if header == list(COLUMNS) else (pick(cells) if cells else () for cells in rows),
-        )
-    if pick is None:
+def csv_rows(found: Lines) -> Rows:
+    """A header that names columns, then one row a line."""
+    _, header = next(found, (1, ""))
+    names = [name.strip() for name in _cells(header, 1)]
+    if not header:
         raise Bad("there is no header; it names the columns, separated by commas", 1)
+    for name in names:
+        _check_column(name, 1)
+    if len(set(names)) < len(names) or "path" not in names:
+        raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(names)}", 1)
+    width = len(names)
+    order = itemgetter(*(names.index(name) if name in names else width for name in COLUMNS))
+    for number, text in found:
+        cells = _cells(text, number)
+        if len(cells) == width and (width > 1 or cells[0].strip()):
+            yield number, order([*cells, None])
+        elif text.replace(",", "").strip():
+            raise Bad(f"has {len(cells)} cells where the header has {width}", number)
 
 
-def _unquoted(lines: list[str], first: int) -> list[list[str]]:
-    """The cells of every line, where there are quotation marks."""
-    reader = csv.reader(lines, strict=True)
+def jsonl_rows(found: Lines) -> Rows:
+    """One JSON object a line."""
+    decode, known = json.JSONDecoder().decode, set(COLUMNS)
+    for number, text in found:
+        if not text or text.isspace():
+            continue
+        try:
+            record = decode(text)
+        except (ValueError, RecursionError) as error:
+            raise Bad(f"is not JSON ({error})", number) from None
+        if type(record) is not dict:
+            raise Bad("is not a JSON object", number)
+        if not record.keys() <= known:
+            _check_column(next(name for name in record if name not in known), number)
+        yield number, list(map(record.get, COLUMNS))
+
+
+def _cells(text: str, number: int) -> list[str]:
+    if '"' not in text:
+        return text.split(",")
     try:
-        rows = list(reader)
-        if len(rows) != len(lines):
-            raise csv.Error("a quoted cell runs over the end of the line")
-        return rows
+        return next(csv.reader([text], strict=True))
     except csv.Error as error:
-        odd = (i for i, text in enumerate(lines) if text.count('"') % 2)
-        raise Bad(str(error), first + next(odd, reader.line_num - 1)) from None
+        raise Bad(f"{error}; no quoted cell runs over the end of its line", number) from None
 
 
-def _whole(cells: list[str], width: int, line: int) -> list[str]:
-    """A row of the right width, or nothing for a blank line."""
-    if len(cells) == width and (width > 1 or cells[0].strip()):
-        return cells
-    if any(map(str.strip, cells)):
-        raise Bad(f"has {len(cells)} cells where the header has {width}", line)
-    return []
-
-
-def _columns(header: list[str]) -> Callable[[list[str]], Cells]:
-    """What puts the cells of a row into the order of COLUMNS."""
-    for name in header:
-        _known(name, 1)
-    if len(set(header)) < len(header) or "path" not in header:
-        raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(header)}", 1)
-    places = [header.index(name) if name in header else None for name in COLUMNS]
-    return lambda cells: [None if place is None else cells[place] for place in places]
-
-
-def _known(name: str, line: int) -> None:
+def _check_column(name: str, number: int) -> None:
     if name not in COLUMNS:
-        raise Bad(f"unknown column {name[:80]!r}{nearest(name, COLUMNS)}", line)
-
-
-def jsonl_rows(lines_of: Iterable[Block]) -> Rows:
-    """One object a line."""
-    for first, plain, text in lines_of:
-        easy = text if plain else _ESCAPES.sub(lambda escapes: _meant(escapes[0]), text)
-        rows = _alike(easy) if plain or _plain(easy.encode()) else []
-        if len(rows) == text.count("\n") + 1:
-            yield first, True, rows
-        else:
-            yield first, False, (_object(line, number) for number, line in enumerate(text.split("\n"), first))
-
-
-@lru_cache(4096)
-def _meant(escapes: str) -> str:
-    """The characters, if none is ASCII: an escaped brace or digit means itself in a string and is an error elsewhere."""
-    meant = json.loads(f'"{escapes}"')
-    return meant if meant.isprintable() and min(meant) > "\x7f" else escapes
-
-
-def _alike(text: str) -> Sequence[Cells]:
-    """The rows of the lines that have the keys and the spacing of the first one, and nothing to unescape or to trim.
-
-    Written by one program all lines are so, and a pattern that admits nothing else is faster than a parser.
-    """
-    line = text.partition("\n")[0]
-    try:
-        keys = tuple(record := json.loads(line))
-        comma, colon = next(s for s in SPACINGS if json.dumps(record, ensure_ascii=False, separators=s) == line)
-        pick = _columns(list(keys))
-    except (ValueError, TypeError, RecursionError, StopIteration, Bad):
-        return []
-    found = _pattern(keys, comma, colon).findall(text)
-    return found if keys == COLUMNS else list(map(pick, found))
-
-
-@lru_cache(16)
-def _pattern(keys: tuple[str, ...], comma: str, colon: str) -> re.Pattern[str]:
-    """A whole line that is an object of these keys; a group for each value, empty for null; for part of them one empty more."""
-    string, whole = '(?:"((?! )[^"\\n]*+(?<! ))"|null)', "(?:(0|-?[1-9][0-9]{0,17})|null)"
-    members = comma.join(f'"{key}"{colon}{whole if key in WHOLE else string}' for key in keys)
-    return re.compile(rf"^\{{{members}\}}{'' if keys == COLUMNS else '()'}$", re.MULTILINE)
-
-
-def _object(text: str, line: int) -> Cells:
-    if not text or text.isspace():
-        return ()
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise Bad(f"is not JSON ({error})", line) from None
-    if type(record) is not dict:
-        raise Bad("is not a JSON object", line)
-    for name in record:
-        _known(name, line)
-    return [record.get(name) for name in COLUMNS]
+        raise Bad(f"unknown column {name[:80]!r}{nearest(name, COLUMNS)}", number)

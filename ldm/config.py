@@ -8,9 +8,10 @@ class of a listed kind; never a function, and never trusted by its prefix alone.
 import importlib
 import inspect
 import io
+import re
 import traceback
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.files import Refusal, bound_yaml, first_line, nearest
+from data.files import Refusal, bound_yaml, conceal, first_line, nearest
 from ldm import former, signatures
 
 OURS = {"data", "ldm", "solvers"}
@@ -32,7 +33,10 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "torchmetrics.metric.Metric",
 }
 DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
+RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
+PLAIN = re.compile(r"\$\{[^{}:$]*\}")  # ${solver.steps}
 _plugins: set[str] = set()
+_resolvers = False  # whether files may ask for the environment
 
 
 class Node(dict):
@@ -53,9 +57,15 @@ def admit(module: str) -> None:
     """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
     try:
         importlib.import_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise Refusal(f"--plugin {module}: {error}") from None
+    except Exception as error:  # the user's own code
+        raise Refusal(f"--plugin {module}: {type(error).__name__}: {first_line(error)}") from error
     _plugins.add(module.split(".")[0])
+
+
+def admit_resolvers() -> None:
+    """Let files look up what is not in them, as `${oc.env:HOME}` does (`--allow-env`)."""
+    global _resolvers
+    _resolvers = True
 
 
 def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
@@ -79,8 +89,12 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
         _merge(merged, typing.cast(dict, patch), "", "command line", origin)
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
-    except OmegaConfBaseException as error:
-        raise Refusal(f"{', '.join(map(str, files))}: {first_line(error)}") from None
+    except (OmegaConfBaseException, RecursionError) as error:
+        reason = "interpolations lead back to themselves" if isinstance(error, RecursionError) else first_line(error)
+        raise Refusal(f"{', '.join(map(str, files))}: {reason}") from None
+    for asked, found in zip(_strings(merged), _strings(resolved)) if _resolvers else ():
+        if _asks(asked):
+            conceal(found)
     return _node(typing.cast(dict, resolved), "", origin)
 
 
@@ -176,7 +190,26 @@ def _read(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path}: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
+    if not _resolvers and any(map(_asks, _strings(content))):
+        raise Refusal(f"{path}: resolvers such as ${{oc.env:…}} read what the file does not hold; --allow-env lets them")
     return typing.cast(dict, content)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in nested mappings and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (Mapping, list)):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _strings(inner)
+
+
+def _asks(text: str) -> bool:
+    """Whether a text calls a resolver: what is left of it without plain interpolations, innermost first."""
+    before = ""
+    while text != before and not RESOLVER.search(text):
+        text, before = PLAIN.sub("", text), text
+    return bool(RESOLVER.search(text))
 
 
 def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, str]) -> None:

@@ -70,9 +70,9 @@ SPLIT: dict[str, tuple[Form, ...]] = {  # former class -> its forms; the first t
         Form("solvers.dps.DPS", {"guidance": "norm"}),
     ),
     "solvers.psld.PSLD": (
-        Form(PSLD, {}, {"back": "adjoint"}, {"back": "adjoint"}),
-        Form(PSLD, {}, {"back": "pinv"}, {"back": "pinv"}),
-        Form(PSLD, {}, {"paste": True}, {"back": "noise", "paste": True}),
+        Form(PSLD, {}, {"back": "adjoint"}, {"back": "adjoint", "spacing": "even"}),
+        Form(PSLD, {}, {"back": "pinv"}, {"back": "pinv", "spacing": "even"}),
+        Form(PSLD, {}, {"paste": True}, {"back": "noise", "paste": True, "spacing": "even"}),
         Form("solvers.psld.PSLD", {"back": "noise", "paste": False}),
     ),
     "solvers.resample.ReSample": (

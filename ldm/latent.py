@@ -120,19 +120,10 @@ class LatentPrior(Prior):
     def to_state(self, image: Tensor) -> Tensor:
         return self.encode(image)
 
-    def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
-        return super().denoise(x, sigma, noise)
-
 
 def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), on a CPU image after image: whole images of many channels are larger than its caches."""
     return torch.cat([function(row) for row in x.split(1)]) if x.device.type == "cpu" and len(x) > 1 else function(x)
-
-
-def reconstruction_variance(prior: LatentPrior, images: Tensor) -> float:
-    """Mean squared error of decode(encode(images)), what `error_variance` stores."""
-    with torch.no_grad():
-        return float((prior.decode(prior.encode(images)) - images).square().mean())
 
 
 class LatentPatchPrior(LatentPrior):

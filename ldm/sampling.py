@@ -18,42 +18,46 @@ from data.seeding import Noise
 from ldm import checks, schedule
 from ldm.denoiser import Prior
 
-Spacing = Literal["geometric", "karras"]
+Spacing = Literal["geometric", "karras"]  # of VE levels
+Times = Literal["even", "leading", "strided"]  # of VP levels
 
 
 def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras") -> list[float]:
-    """`steps` noise levels from sigma_max down to sigma_min, both moved inside what the prior was trained on.
-
-    Raises Refusal if nothing of the range is left.
-    """
+    """`steps` noise levels from sigma_max down to sigma_min, both moved inside what the prior was trained on; Refusal if nothing
+    of that range is left."""
     if not 0 < sigma_min <= sigma_max:
         raise Refusal(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
     low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
     if not low <= high:
-        known = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
-        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {known}")
-    rule = schedule.karras if spacing == "karras" else schedule.geometric
-    return rule(steps, low, high).tolist()
+        own = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
+        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {own}")
+    return (schedule.karras if spacing == "karras" else schedule.geometric)(steps, low, high).tolist()
 
 
-def vp_levels(prior: Prior, steps: int, spacing: Literal["even", "leading"] = "even") -> list[float]:
-    """alpha_bar of `steps` levels from the noisiest up, and of where the last step ends.
-
-    `even`: evenly spread entries of the prior's own table, up to sigma_max, then 1; any number of them. `leading`: latent
-    diffusion's published times 1, 1 + c, 1 + 2c, ... with c = T // steps, and at the end the table's first entry; their
-    number may differ from `steps`. EDM priors have no table: Karras levels, converted.
+def vp_levels(prior: Prior, steps: int, times: Times = "even", table: Tensor | None = None) -> list[float]:
+    """alpha_bar of a run's levels from the noisiest up, none above the prior's sigma_max, and of where the last step ends.
+    times: `even`, `steps` entries of the prior's table evenly spread over all of it, then 1. `strided`, guided diffusion's 0, c,
+    2c, ... with c = T // steps, then 1. `leading`, latent diffusion's 1, 1 + c, 1 + 2c, ..., and at the end the table's first
+    entry. The latter's number may differ from `steps`. EDM priors have no table: they take the one given, whose entries may be
+    fewer than `steps`, or without one Karras levels, converted.
     """
-    if prior.alpha_bar is None:
+    own = prior.alpha_bar
+    if own is None and table is None:
         sigma = schedule.karras(steps, prior.sigma_min, prior.sigma_max)
         return [*schedule.alpha_bar_of(sigma).tolist(), 1.0]
-    table = prior.alpha_bar.cpu()
-    usable = int((schedule.sigma_of(table) <= prior.sigma_max * (1 + 1e-6)).sum())
-    if not 1 <= steps <= usable:
-        raise Refusal(f"steps must be between 1 and {usable}, the levels of the prior's table, not {steps}")
-    if spacing == "even":
-        return [*table[schedule.ddim_times(steps, usable)].tolist(), 1.0]
-    times = torch.arange(0, usable, usable // steps).add(1).clamp_max(usable - 1).unique()
-    return [*table[times].flip(0).tolist(), float(table[0])]
+    a = (table if own is None else own).cpu()  # type: ignore[union-attr]
+    usable = int((schedule.sigma_of(a) <= prior.sigma_max * (1 + 1e-6)).sum())
+    most = usable if times == "even" else len(a)
+    steps = min(steps, most) if own is None else steps
+    if not 1 <= steps <= most:
+        raise Refusal(f"steps must be between 1 and {most}, the levels of the prior's table, not {steps}")
+    if times == "even":
+        return [*a[schedule.ddim_times(steps, usable)].tolist(), 1.0]
+    grid = torch.arange(0, len(a), len(a) // steps)
+    if times == "leading":
+        grid = grid.add(1).clamp_max(len(a) - 1).unique()
+    found = a[grid[grid < usable]].flip(0).tolist()
+    return [*found, 1.0 if times == "strided" else float(a[0])]
 
 
 def sigma_at(a: float) -> float:
@@ -148,12 +152,9 @@ def unadjusted(x: Tensor, score: Tensor, h: float | Tensor, noise: Noise) -> Ten
     return x + h * score + (2 * h) ** 0.5 * noise.like(x)
 
 
-# --- draws from the prior itself, all in VE coordinates; one random stream per image
-
-
 @dataclass(frozen=True)
 class State:
-    """One step: x and its denoised x0, both [B,C,H,W] in the prior's state space; the last x0 is the draw."""
+    """One step of a draw from the prior itself, VE: x and its denoised x0, [B,C,H,W] states; the last x0 is the draw."""
 
     t: int  # step counter from 0
     sigma: float  # noise level the step started from

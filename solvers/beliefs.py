@@ -1,13 +1,12 @@
 """Gaussian beliefs N(mean, V): what is thought of an image, or of a prior's state, before the measurement is looked at.
 
-`Isotropic` has one variance per image, `Diagonal` one per entry. `Spectral` is what training measured of a denoiser's
-errors: so much at each spatial frequency, and more at edges than in air. `solvers.jacobian` has Cov[x0 | x] whole.
-`Belief.of` chooses between them for a prior; nothing else asks what kind of prior it is.
+`Isotropic` has one variance per image, `Diagonal` one per entry, `Spectral` what training measured of a denoiser's errors: so
+much at each frequency, and more at edges than in air. `Belief.of` chooses for a prior; nothing else asks what kind it is.
 """
 
 import copy
 from functools import partial
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -59,9 +58,13 @@ class Belief:
 
     def around(self, mean: Tensor) -> Self:
         """The same V about another mean."""
-        moved = copy.copy(self)
-        moved.mean = mean
-        return moved
+        return self.changed(mean=mean)
+
+    def changed(self, **values: Any) -> Self:
+        """A copy with other values of these attributes."""
+        other = copy.copy(self)
+        vars(other).update(values)
+        return other
 
     def draw(self, noise: Noise) -> Tensor:
         """mean + V^(1/2) z"""
@@ -134,9 +137,7 @@ class Isotropic(Entrywise):
         return self.with_variance(factor * self.variance)
 
     def with_variance(self, variance: Scalar) -> "Isotropic":
-        found = copy.copy(self)
-        found.variance = variance
-        return found
+        return self.changed(variance=variance)
 
 
 class Diagonal(Entrywise):
@@ -193,9 +194,7 @@ class Spectral(Belief):
         return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
 
     def scaled(self, factor: Scalar) -> "Spectral":
-        found = copy.copy(self)
-        found.density = per_image(factor, self.density) * self.density
-        return found
+        return self.changed(density=per_image(factor, self.density) * self.density)
 
     def with_variance(self, variance: Scalar) -> "Spectral":
         return self.scaled(variance / self.entry)
@@ -230,11 +229,15 @@ def isotropic_variance(sigma: float, s0: float) -> float:
     return s0**2 * sigma**2 / (s0**2 + sigma**2)
 
 
+def deviation(prior: Prior) -> float:
+    """The standard deviation that an entry of a clean state is taken to have, where nobody measured anything."""
+    return LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
+
+
 def state_variance(prior: Prior, sigma: float) -> float:
     """Var[x0 | x] per entry of the state, one number: as training measured it, else the isotropic Gaussian's."""
     known = prior.variance(sigma)
-    s0 = LATENT_DEVIATION if prior.kind == "latent" else IMAGE_DEVIATION
-    return isotropic_variance(sigma, s0) if known is None else known
+    return isotropic_variance(sigma, deviation(prior)) if known is None else known
 
 
 def image_variance(prior: Prior, sigma: float) -> float:

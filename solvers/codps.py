@@ -47,7 +47,7 @@ class CoDPS(Solver):
         for t, (a, a_next) in enumerate(pairwise(chain.levels)):
             x0 = chain.tweedie(x, a, self.clip)
             x = ddim_step_vp(x, x0, a, a_next, self.eta, chain.noise)
-            c = self.weight(self.steps - 1 - t, a, a_next)
+            c = self.weight(len(chain.levels) - 2 - t, a, a_next)
             if c > 0:
                 belief = self.belief(chain, x, x0, a)
                 x = x + c * (chain.mean(belief) - belief.mean)  # V A^T (sigma_y^2 I + A V A^T)^-1 (y - A mu)

@@ -10,6 +10,7 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
+from ldm.schedule import linear_alpha_bar
 from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
 from solvers.recompute import recomputing
@@ -66,6 +67,10 @@ class DPS(DPSLikelihood):
     """
 
     zeta: float = 0.3
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """Of the prior's table, or of DDPM's own where it has none: zeta is a length in x_t, for so many steps."""
+        return vp_levels(prior, self.steps, table=linear_alpha_bar())
 
     def check(self, problem: Problem, prior: Prior) -> None:
         self.levels(problem, prior)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
-from solvers.beliefs import IMAGE_DEVIATION, LATENT_DEVIATION, Belief
+from solvers.beliefs import IMAGE_DEVIATION, Belief, deviation
 from solvers.discrepancy import meet_noise_level
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
@@ -34,7 +34,7 @@ class PnP(Solver):
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """Spread geometrically, and 0, where the last step ends; in a latent's own units."""
-        scale = LATENT_DEVIATION / IMAGE_DEVIATION if prior.kind == "latent" else 1.0
+        scale = deviation(prior) / IMAGE_DEVIATION
         return [*ve_levels(prior, self.steps, scale * self.sigma_min, scale * self.sigma_max, "geometric"), 0.0]
 
     def sample(self, chain: Chain) -> Iterator[Move]:

@@ -97,7 +97,11 @@ class ReSample(Solver):
         if t < len(chain.levels) - 2 or self.stays_in_pixels(chain.prior):
             return z
         belief = chain.last_belief(z, sigma_at(chain.levels[t]))
-        return self.meet(belief, chain.seen, pixels=False)
+        return self.meet(belief, self.decoded(chain), pixels=False)
+
+    def decoded(self, chain: Chain) -> Problem:
+        """The measurement as a function of the state."""
+        return chain.seen
 
     def stays_in_pixels(self, prior: Prior) -> bool:
         """Whether consistency never goes through a decoder."""

@@ -247,6 +247,7 @@ class DhariwalUNet(UNet):
         num_blocks=3,
         attn_resolutions=(32, 16, 8),
         head=64,
+        channel_mult_emb=4,
         **rest,
     ):
         super().__init__(
@@ -258,9 +259,10 @@ class DhariwalUNet(UNet):
             channel_mult=list(channel_mult),
             num_blocks=num_blocks,
             attn_resolutions=list(attn_resolutions),
+            channel_mult_emb=channel_mult_emb,
             **rest,
         )
-        emb = 4 * model_channels
+        emb = channel_mult_emb * model_channels
         self.base, self.label_dim = model_channels, label_dim
         self.map_layer0, self.map_layer1 = Linear(model_channels, emb), Linear(emb, emb)
         self.map_label = Linear(label_dim, emb, bias=False) if label_dim else None

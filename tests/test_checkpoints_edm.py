@@ -1,5 +1,7 @@
 """EDM snapshots: pickled in the published way with random weights, read without executing, against an independent forward."""
 
+import re
+
 import pytest
 import torch
 from foreign import close, fits, golden, normal, randomise
@@ -30,6 +32,9 @@ def agrees(prior, expected, x, sigma):
 NETWORKS = {
     "ddpm++": lambda **k: SongUNet(16, 3, 3, augment_dim=9, **SMALL, **k),
     "ncsn++": lambda **k: SongUNet(16, 3, 3, embedding_type="fourier", encoder_type="residual", **SMALL, **k),
+    "adm, wide embedding": lambda **k: DhariwalUNet(
+        16, 3, 3, model_channels=64, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), channel_mult_emb=2, **k
+    ),
     "adm": lambda **k: DhariwalUNet(16, 3, 3, model_channels=64, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), **k),
 }
 
@@ -125,3 +130,14 @@ def test_other_classes_are_refused(tmp_path):
     path = dump(Strange(NETWORKS["ddpm++"]()), tmp_path / "x.pkl")
     with pytest.raises(ValueError, match="holds a Strange that is not one of EDMPrecond, VPPrecond, VEPrecond"):
         checkpoints.load(path)
+
+
+@pytest.mark.parametrize("kind, form", [("ddpm++", {"resample_filter": [1, 3, 3, 1]}), ("ncsn++", {"channel_mult_noise": 1})])
+def test_forms_of_the_network_that_no_name_shows_are_refused(tmp_path, kind, form):
+    """The filter is a constant of the source code: read as another kind's, all would load and every image be wrong."""
+    network = NETWORKS[kind]()
+    network._init_kwargs |= form
+    with pytest.raises(
+        ValueError, match=f"a {re.escape(kind)} net of channel_mult_noise . and resample_filter .* is not supported"
+    ):
+        checkpoints.load(dump(EDMPrecond(network), tmp_path / "x.pkl"))

@@ -236,3 +236,38 @@ def test_diffusers_autoencoder_alone_and_what_is_refused(tmp_path):
     (tmp_path / "unet" / "config.json").write_text('{"_class_name": "FluxTransformer2DModel"}')
     with pytest.raises(ValueError, match="'FluxTransformer2DModel' is not one of UNet2DModel"):
         checkpoints.load(tmp_path / "unet")
+
+
+@pytest.mark.parametrize("width, encoder", [(1280, "cond_stage_model.transformer."), (2048, "conditioner.embedders.0.")])
+def test_other_text_encoders_are_named_by_the_width_of_their_text(tmp_path, width, encoder):
+    """latent diffusion's text-to-image and SDXL fell to the reader of class-conditional models, which asked for a YAML."""
+    level = 1 if width == 1280 else 4  # where SDXL begins to attend
+    state = {
+        f"model.diffusion_model.input_blocks.{level}.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(8, width),
+        "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
+        "first_stage_model.quant_conv.weight": torch.zeros(8, 8, 1, 1),
+        f"{encoder}weight": torch.zeros(2, 2),
+    }
+    save_file(state, tmp_path / "x.safetensors")
+    with pytest.raises(
+        ValueError, match=f"attends to text of width {width}; Stable Diffusion 1 \\(768\\) and 2 \\(1024\\) can be"
+    ):
+        checkpoints.load(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("before", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_names_of_wrappers_are_taken_off_and_that_is_said(tmp_path, narrow, thin, before):
+    first, unet, _, text, _ = narrow
+    state = state_dict(unet, first, text, "transformer")
+    save_file(state, tmp_path / "plain.safetensors")
+    save_file({before + key: tensor for key, tensor in state.items()}, tmp_path / "wrapped.safetensors")
+    with pytest.warns(UserWarning, match="wrapped.safetensors: its names were read without `"):
+        described = checkpoints.describe(tmp_path / "wrapped.safetensors")
+    plain = checkpoints.describe(tmp_path / "plain.safetensors")
+    assert described.node == plain.node and described.state.keys() == plain.state.keys()
+    assert all(torch.equal(described.state[key], plain.state[key]) for key in plain.state)
+    assert described.notes == (*plain.notes, described.notes[-1]) and "read without" in described.notes[-1]
+    state["_orig_mod." + next(iter(state))] = torch.zeros(1)
+    save_file(state, tmp_path / "both.safetensors")
+    with pytest.raises(ValueError, match="with and without _orig_mod."):
+        checkpoints.describe(tmp_path / "both.safetensors")

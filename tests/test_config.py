@@ -1,11 +1,17 @@
 """Merging, building, and what a configuration may not do."""
 
+import importlib
+import inspect
+
 import pytest
 import torch
 
 import data
 import ldm.config as config
+from data import files, ranges
+from data.files import Refusal
 from data.ranges import Intensity
+from solvers.run import door
 
 
 def write(path, text):
@@ -98,6 +104,79 @@ def test_a_plugin_must_be_admitted(tmp_path, monkeypatch):
         config.build(node)
     config.admit("my_module")
     assert config.build(node).size == 3
+
+
+def test_a_constructor_that_fails_is_the_users_only_if_the_code_is_not_ours(tmp_path, monkeypatch):
+    write(tmp_path / "odd_module.py", "class Odd:\n    def __init__(self, size: int): {}[size]\n")
+    write(tmp_path / "bad_module.py", "1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    config.admit("odd_module")
+    text = "thing: {target: odd_module.Odd, params: {size: 3}}"
+    node = config.load([write(tmp_path / "b.yaml", text)])["thing"]
+    with pytest.raises(Refusal, match=r"b.yaml: thing.params: odd_module.Odd cannot be built .*\(KeyError: 3\)") as caught:
+        config.build(node)
+    assert isinstance(caught.value.__cause__, KeyError), "--traceback shows it"
+    with pytest.raises(Refusal, match="--plugin bad_module: ZeroDivisionError: division by zero"):
+        config.admit("bad_module")
+    with pytest.raises(Refusal, match=r"torch.nn.Conv2d cannot be built from these \(ValueError: in_ch"):
+        config.build(
+            {
+                "thing": {
+                    "target": "torch.nn.Conv2d",
+                    "params": {"in_channels": 3, "out_channels": 4, "kernel_size": 3, "groups": 2},
+                }
+            }
+        )
+    ours = {"__name__": "data.ranges"}
+    exec("def buggy(self): {}['a bug']", ours)
+    monkeypatch.setattr(ranges.Intensity, "__post_init__", ours["buggy"])
+    with pytest.raises(KeyError, match="a bug"):
+        config.build({"target": "data.ranges.Intensity", "params": {"low": 0, "high": 1}})
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("a: ${b}\nb: ${a}", "Recursive interpolation"),
+        ("a:\n  x: ${b}\nb:\n  y: ${a}", "lead back to themselves"),
+        ("a: &a [*a]", "contains itself"),
+        ("a: " + "[" * 20_000, "nested deeper than"),
+        ("a: ${oc.env:HOME}", "--allow-env"),
+        (r'a: "\x24{oc.env:HOME}"', "--allow-env"),
+        ("b: oc.env\na: ${${b}:HOME}", "--allow-env"),
+        ("a: ${oc.decode:${b}}\nb: '1'", "--allow-env"),
+    ],
+)
+def test_a_file_is_bounded_and_holds_all_it_says(tmp_path, text, reason):
+    with pytest.raises(Refusal, match=f"b.yaml: .*{reason}"):
+        config.load([write(tmp_path / "b.yaml", text)])
+
+
+def test_the_environment_only_if_asked_and_never_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("TOKEN", "s3cret-value")
+    monkeypatch.setattr(config, "_resolvers", False)
+    monkeypatch.setattr(files, "_secrets", set())
+    config.admit_resolvers()
+    file = write(tmp_path / "b.yaml", "window: {target: data.ranges.Intensity, params: {low: 0, high: '${oc.env:TOKEN}'}}")
+    node = config.load([file])["window"]
+    assert node["params"]["high"] == "s3cret-value"
+    assert door.run("main.py", [], lambda: config.build(node)) == 2
+    line = capsys.readouterr().err
+    assert "b.yaml: window.params.high: '***' is not of type float" in line
+
+
+@pytest.mark.parametrize("old", config.RENAMED)
+def test_every_former_target_is_found(old):
+    """A module's entry stands for every class that lives in the module of today; a class's own for itself."""
+    module = importlib.import_module(config.RENAMED[old])
+    name = old.rpartition(".")[2]
+    if inspect.isclass(getattr(module, name, None)):
+        assert config.resolve(old) is getattr(module, name)
+        return
+    classes = [n for n, c in vars(module).items() if inspect.isclass(c) and c.__module__ == module.__name__]
+    assert classes
+    for name in classes:
+        assert config.resolve(f"{old}.{name}") is getattr(module, name)
 
 
 def test_dump_is_the_merged_result(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 
 from data import dataset
 from data.datamodule import EpochSampler, ManifestData
-from data.dataset import LUMINANCE, ManifestDataset, fit, load, pad, unpad
+from data.dataset import LUMINANCE, ManifestDataset, fit, load
 from data.manifest import read
 
 
@@ -88,17 +88,6 @@ def test_luminance_warns_once(tmp_path):
         for _ in range(3):
             data[0]
     assert len(caught) == 1
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (7, 12), (64, 64), (65, 33)])
-def test_pad_and_unpad_are_a_pair(shape):
-    x = torch.rand(2, 3, *shape) * 2 - 1
-    padded, box = pad(x, 16)
-    assert padded.shape[-2] % 16 == padded.shape[-1] % 16 == 0
-    assert torch.equal(unpad(padded, box), x)
-    assert (padded + 1).sum() == pytest.approx((x + 1).sum().item(), rel=1e-5)  # black all around
-    exact, box = pad(x, size=(70, 80))
-    assert exact.shape[-2:] == (70, 80) and torch.equal(unpad(exact, box), x)
 
 
 def test_fit_keeps_the_centre_and_never_leaves_the_range():

@@ -5,8 +5,10 @@ from analytic import Dense, Shuffle, latent
 
 from data.seeding import Noise
 from solvers.problem import Gaussian, Problem
+from solvers.published.descent import misfit
+from solvers.published.resample import PublishedReSample
 from solvers.resample import ReSample
-from solvers.solver import final_image
+from solvers.solver import Chain, final_image
 
 SHAPE, IDS, SIGMA_Y, GRID = (1, 8, 8), ("a", "b", "c"), 0.05, 0.5
 DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
@@ -16,7 +18,8 @@ class Coded(Shuffle):
     """A codebook of multiples of GRID for every entry."""
 
     def decode(self, z, quantize=True):
-        return super().decode((z / GRID).round() * GRID if quantize else z)
+        codes = z + ((z / GRID).round() * GRID - z).detach()  # straight through
+        return super().decode(codes if quantize else z)
 
 
 def prior():
@@ -42,6 +45,18 @@ def test_each_image_takes_the_codes_where_they_explain_the_data():
     image = final_image(prior(), z, posed(z))
     torch.testing.assert_close(image[:1], prior().decode(z)[:1], rtol=0, atol=0)
     torch.testing.assert_close(image[1:], prior().decode(z, quantize=False)[1:], rtol=0, atol=0)
+
+
+def test_released_resample_meets_the_codes():
+    """Its descents see what the codebook makes of the latent, and go by the gradient of what it is made of."""
+    z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    problem = posed(z)
+    chain = Chain(problem, prior(), Noise(IDS, "solver"), [])
+    coded, plain = (PublishedReSample(codebook=codebook).decoded(chain) for codebook in (True, False))
+    r, gradient = misfit(coded, z)
+    torch.testing.assert_close(r, DENSE.forward(prior().decode(z)) - problem.y, rtol=0, atol=1e-12)
+    nearest = (z / GRID).round() * GRID
+    torch.testing.assert_close(gradient, misfit(plain, nearest)[1], rtol=0, atol=1e-12)
 
 
 def test_resample_still_meets_the_data_behind_a_coarse_codebook():

@@ -15,7 +15,6 @@ from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F4
 import main
 from data.dataset import ManifestDataset
 from ldm import checkpoints
-from ldm.latent import reconstruction_variance
 from ldm.training.diffusion import LEVELS
 
 
@@ -90,7 +89,9 @@ def test_the_sanity_check_measures_nothing(data, tmp_path):
     assert a["error_variance"] == b["error_variance"] > 0
     prior = checkpoints.load(tmp_path / "0" / "p" / "latent")
     image = torch.stack([ManifestDataset(data / "odd.csv")[i]["image"] for i in range(5)])
-    assert reconstruction_variance(prior, image) == pytest.approx(a["error_variance"], rel=1e-5)
+    with torch.no_grad():
+        error = (prior.decode(prior.encode(image)) - image).square().mean()
+    assert float(error) == pytest.approx(a["error_variance"], rel=1e-5)
     assert main.main(arguments(data, tmp_path / "young", "latent", "--max_steps", "1", *more, "1")) == 0
     young = last(tmp_path / "young", "latent")["config"]["prior"]["params"]
     assert not young["variances"] and not young["image_variances"] and young["error_variance"] == 0
@@ -214,6 +215,7 @@ def test_a_run_is_published(data, tmp_path):
     words = ["--runs", str(run), "--train", f"{data}/train.csv", "--test", f"{data}/train.csv", "--steps", "2"]
     assert publish_prior.main([str(run / "checkpoints" / "last.ckpt"), str(new), *words, "--note", "Three steps."]) == 0
     card = (new / "README.md").read_text()
+    assert "| noisy | " in card and "| new | " in card and "| sigma | 0.05 | " in card  # beside other denoisers
     assert "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
     assert {path.name for path in new.glob("*.png")} == {"samples.png", "losses.png"}
 

@@ -14,6 +14,7 @@ from tiny import records, restored
 
 import sample
 from data import formats, sources
+from data.files import Refusal
 from data.ranges import DEPTH_16, Intensity
 from ldm import sampling
 from solvers.operators import SuperResolution
@@ -180,7 +181,7 @@ def test_what_is_refused_of_one_image_stops_that_image_alone(world: Path, tmp_pa
 
     def refused(solver, problem, prior):
         if "scan1" in problem.ids:
-            raise ValueError("scan1: sigma_y cannot be estimated")
+            raise Refusal("scan1: sigma_y cannot be estimated")
 
     monkeypatch.setattr("solvers.run.module.check", refused)
     assert run(world, tmp_path / "out", "--batch-size", "4") == 1

@@ -92,3 +92,9 @@ def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_run
     tiny.solver(tmp_path / "psld.yaml", "psld.PSLD", steps=2)
     assert run(world, tmp_path / "out", "--solver", str(tmp_path / "psld.yaml")) == 2
     assert "PSLD needs a latent prior" in tiny.refusal(capsys) and not (tmp_path / "out").exists()
+
+
+def test_an_image_whose_size_does_not_fit_is_named(world: Path, tmp_path: Path, capsys):
+    tiny.scans(tmp_path / "odd", 1, (15, 16))
+    assert run(world, tmp_path / "out", "--data-root", str(tmp_path / "odd")) == 2
+    assert tiny.refusal(capsys) == "sample.py: scan0: image size 15 is not divisible by the factor 4"

@@ -7,6 +7,7 @@ import torch
 from analytic import Dense, Shrink, Squares, correlated, isotropic, latent, patched
 
 from data.seeding import Noise
+from ldm import schedule
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels, vp_levels
 from ldm.schedule import karras
@@ -21,11 +22,12 @@ from solvers.padis import PaDIS
 from solvers.pnp import PnP
 from solvers.problem import Clean, Gaussian, Poisson, Problem, measure
 from solvers.psld import PSLD, back
-from solvers.published.codps import PublishedCoDPS
+from solvers.published.codps import PublishedCoDPS, PublishedCoDPSPlus
 from solvers.published.daps import DAPSHMC, DAPSLangevin
 from solvers.published.descent import AdamW
 from solvers.published.padis import PaDISDPS
 from solvers.published.padis_pc import PaDISPC
+from solvers.published.psld import PublishedPSLD
 from solvers.published.resample import PublishedReSample
 from solvers.resample import ReSample
 from solvers.solver import Step, check
@@ -286,6 +288,20 @@ def test_leading_times_are_the_published_ones():
     assert round(a, 5) == 0.02466 and round(s2 / (1 - a), 4) == 0.8841 and round(s2 / a, 2) == 34.96
 
 
+def test_published_forms_take_the_published_table_where_a_prior_has_none():
+    """DDPM's: its levels up to the prior's largest, and none of EDM's; 100 of 1000 are guided diffusion's 0, 10, ..., 990."""
+    table = schedule.linear_alpha_bar()
+    own = Prior(Shrink(), SHAPE, LOW, 200.0)  # of whose levels the table has all
+    for solver in (DPS(), PublishedCoDPS()):
+        assert solver.levels(problem(), own) == [*table.flip(0).tolist(), 1.0]
+    assert PublishedCoDPSPlus().levels(problem(), own) == [*table[torch.arange(990, -1, -10)].tolist(), 1.0]
+    usable = int((schedule.sigma_of(table) <= TOP).sum())
+    assert PublishedCoDPS().levels(problem(), EDM) == [*table[:usable].flip(0).tolist(), 1.0] == DPS().levels(problem(), EDM)
+    latents = schedule.scaled_linear_alpha_bar()
+    for solver in (PublishedPSLD(steps=500), PublishedReSample(spacing="leading")):
+        assert solver.levels(problem(), own) == [*latents[torch.arange(999, 0, -2)].tolist(), float(latents[0])]
+
+
 def test_resample_counts_match_the_published_schedule():
     """500 steps: 17 consistencies in pixels, 16 in the latent, one at the end, and 665 network calls."""
     stages, calls = [], []
@@ -400,9 +416,10 @@ def test_pnp_stands_still_at_the_posterior_mean():
 # --- the data are met
 
 
-@pytest.mark.parametrize(
-    "name", ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"]
-)
+MEETING = ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"]
+
+
+@pytest.mark.parametrize("name", MEETING)
 def test_data_are_met_to_the_noise(name):
     """y is a measurement of a prior sample; a mean square residual of 20 entries above 4 has a chance below 1e-8."""
     solver, prior = SOLVERS[name]

@@ -71,7 +71,8 @@ def world(prior, image_id) -> World:
 
 
 VP, EDM, LATENT = correlated(SHAPE, vp=True), correlated(SHAPE), latent(SHAPE)
-VP10, VP6, EDM8, LATENT8 = vp_levels(VP, 10), vp_levels(VP, 6), ve_levels(EDM, 8, 0.05, 5.0), ve_levels(LATENT, 6, 0.1, 5.0)
+VP10, STRIDED, LEADING = vp_levels(VP, 10), vp_levels(VP, 10, "strided"), vp_levels(LATENT, 6, "leading")
+EDM8, LATENT8 = ve_levels(EDM, 8, 0.05, 5.0), ve_levels(LATENT, 6, 0.1, 5.0)
 CHAIN = dict(M=4, lr=1e-4, lr_min_ratio=0.1, tau=0.03)
 BOX_CHAIN = dict(M=4, lr=1e-4, lmr=0.1, tau=0.03)
 DESCENT = AdamW(iterations_pixel=30, iterations_latent=30, patience=5, stop=1e-4, weight_decay=0.01)
@@ -86,17 +87,17 @@ CASES = {
     "codps": (
         VP,
         PublishedCoDPS(steps=10, scale=0.1, t_div=3, div_ratio=10.0, inv_var=0.1),
-        partial(codps_box, levels=VP10, scale=0.1, t_div=3, div_ratio=10, lam=0.1, plus=False),
+        partial(codps_box, levels=STRIDED, scale=0.1, t_div=3, div_ratio=10, lam=0.1, plus=False),
     ),
     "codps+": (
         VP,
         PublishedCoDPSPlus(steps=10, scale=0.1, t_div=3, div_ratio=5.0, inv_var=2.0),
-        partial(codps_box, levels=VP10, scale=0.1, t_div=3, div_ratio=5, lam=2.0, plus=True),
+        partial(codps_box, levels=STRIDED, scale=0.1, t_div=3, div_ratio=5, lam=2.0, plus=True),
     ),
     "codps+ without prior variance": (
         VP,
         PublishedCoDPSPlus(steps=10, scale=0.4, t_div=2, div_ratio=100.0, inv_var=0.0),
-        partial(codps_box, levels=VP10, scale=0.4, t_div=2, div_ratio=100, lam=0.0, plus=True),
+        partial(codps_box, levels=STRIDED, scale=0.4, t_div=2, div_ratio=100, lam=0.0, plus=True),
     ),
     "codps free of tuning": (
         VP,
@@ -193,12 +194,12 @@ CASES = {
     "psld adjoint": (
         LATENT,
         PublishedPSLD(steps=6, gamma=0.1, omega=0.9, back="adjoint", eta=0.3),
-        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=None, eta=0.3),
+        partial(psld_box, levels=LEADING, gamma=0.1, omega=0.9, s2=None, eta=0.3),
     ),
     "psld pseudo-inverse": (
         LATENT,
         PublishedPSLD(steps=6, gamma=0.1, omega=0.9, back="pinv"),
-        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.1, omega=0.9, s2=1e-6),
+        partial(psld_box, levels=LEADING, gamma=0.1, omega=0.9, s2=1e-6),
     ),
     "psld": (
         LATENT,
@@ -298,10 +299,17 @@ def test_a_descent_stops_at_the_noise_of_what_is_measured():
     assert ((posed.residual(x) < 1) & (posed.residual(x) > 0.95)).all()
 
 
+def test_a_descent_takes_the_step_that_finds_the_loss_small():
+    """As the released code does: it stops after it. The first step of Adam is as long as its rate, here a thousandth."""
+    start = torch.zeros(3, *SHAPE, dtype=torch.float64)
+    x = AdamW(lr_pixel=1e-3, stop=1e6)(start, problem(), "pixel")
+    torch.testing.assert_close(x.abs(), torch.full_like(x, 1e-3), rtol=1e-4, atol=0)
+
+
 def test_pasting_ends_with_y_itself():
     """The entries that A sees are y's, the rest is left alone: what it adds is of A's row space."""
     image = run(PublishedPSLD(steps=4, back="noise", paste=True), LATENT).x0
-    plain = run(PSLD(steps=4, polish=False), LATENT).x0
+    plain = run(PublishedPSLD(steps=4, back="noise", polish=False), LATENT).x0
     posed = problem()
     torch.testing.assert_close(posed.operator.forward(image), posed.y, rtol=0, atol=1e-4)  # s2 = 1e-6 of |A|^2 below 1
     added = (image - plain).flatten(1)

@@ -181,11 +181,11 @@ def adamw(loss_gradient, x, lr, iterations, stop, weight_decay, patience=None):
     for k in range(iterations):
         loss, g = loss_gradient(x)
         history.append(loss)
-        if loss < stop or (patience is not None and k >= patience and loss > history[k - patience]):
-            break
         m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
         x = x * (1 - lr * weight_decay)
         x = x - lr * (m / (1 - 0.9 ** (k + 1))) / (np.sqrt(v / (1 - 0.999 ** (k + 1))) + 1e-8)
+        if loss < stop or (patience is not None and k >= patience and loss > history[k - patience]):
+            break
     return x
 
 

@@ -38,8 +38,12 @@ def read(path: Path, index: int | None = None) -> Image:
         if not names:
             raise ValueError(f"no pictures inside; {', '.join(SUFFIXES)} are allowed")
         index = check_index(index, len(names), path, "pictures")
-        data, label = _member(archive, name := names[index], path), _labels(archive, path).get(name)
-    image = raster.decode(data, f"{path}, picture {index}", SUFFIXES[Path(name).suffix.lower()])
+        name = names[index]
+        format = SUFFIXES[Path(name).suffix.lower()]
+        with archive.open(name) as stream:
+            most = raster.greatest(stream, path, format)
+        data, label = _member(archive, name, path, most), _labels(archive, path).get(name)
+    image = raster.decode(data, f"{path}, picture {index}", format)
     return replace(image, meta=replace(image.meta, index=index, count=len(names), key=name, label=label))
 
 
@@ -67,12 +71,11 @@ def _pictures(archive: zipfile.ZipFile) -> list[str]:
     return sorted(name for name in archive.namelist() if Path(name).suffix.lower() in SUFFIXES)
 
 
-def _member(archive: zipfile.ZipFile, name: str, path: Path, most: int = 0) -> bytes:
-    """What a member unpacks to, no more than the archive's directory claims."""
+def _member(archive: zipfile.ZipFile, name: str, path: Path, most: int) -> bytes:
+    """What a member unpacks to, no more than the archive's directory claims, and no more than `most`."""
     info = archive.getinfo(name)
-    most = most or bounds.image_bytes()
     if info.file_size > most:
-        raise Refusal(f"{path}: a member of {info.file_size} bytes; up to {most} are allowed (--max-image-bytes)")
+        raise Refusal(f"{path}: a member of {info.file_size} bytes, of which {most} can be of use; so many are allowed")
     if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > info.compress_size * bounds.DEFLATE:
         raise Refusal(f"{path}: a member promises {info.file_size} bytes, more than it can hold; an undamaged archive is allowed")
     with archive.open(info) as stream:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import PIL.Image
@@ -75,12 +75,12 @@ def encode(images: list[Image]) -> bytes:
 
 
 @contextmanager
-def _open(data: bytes, format: str) -> Iterator[PIL.ImageFile.ImageFile]:
+def _open(data: bytes | IO[bytes], format: str) -> Iterator[PIL.ImageFile.ImageFile]:
     """Not decoded yet. Pillow's own bound on pixels is fixed, and half of it only warns: `bounds` holds instead."""
     before = PIL.Image.MAX_IMAGE_PIXELS
     PIL.Image.MAX_IMAGE_PIXELS = None
     try:
-        with PIL.Image.open(io.BytesIO(data), formats=[format.upper()]) as picture:
+        with PIL.Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=[format.upper()]) as picture:
             yield picture
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = before
@@ -120,6 +120,14 @@ def _pillow(data: bytes, format: str, index: int, path: str | Path) -> tuple[np.
         array = 2**bits - 1 - array
     array = _turned(array, orientation)
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
+
+
+def greatest(stream: IO[bytes], path: str | Path, format: str) -> int:
+    """Bytes that a single picture's file can need, seen from its header; what follows that is no picture. Checks its size."""
+    with decoding(path, format.upper()), _open(stream, format) as picture:
+        width, height = picture.size
+        bands = len(picture.getbands())
+    return 8 * bounds.check(path, (bands, height, width)) + 4 * bounds.SURPLUS  # doubles, and notes of the writing program
 
 
 def _check_size(picture: PIL.ImageFile.ImageFile, format: str, size: int, path: str | Path) -> None:

@@ -4,7 +4,9 @@ Each family has a file here that turns its layout into a description of ours and
 weight file is ever executed. `docs/weights.md` lists the published files.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
 from ldm.checkpoints.own import export
 from ldm.checkpoints.reading import text_mapping, weights
+from ldm.checkpoints.wrappers import unwrapped
 from ldm.denoiser import Prior
 from ldm.networks.residual_unet import ResidualUNet
 
@@ -82,11 +85,8 @@ def initialise(
 
 def unplaced(module: nn.Module) -> dict[str, Tensor]:
     """Zeros for the weights by which networks take positions, where one without them is the start of one with them."""
-    zeros = {}
-    for name, one in module.named_modules():
-        if isinstance(one, ResidualUNet) and one.place is not None:
-            zeros[f"{name}.place.weight".lstrip(".")] = torch.zeros_like(one.place.weight, device="cpu")
-    return zeros
+    places = [(name, one.place) for name, one in module.named_modules() if isinstance(one, ResidualUNet)]
+    return {f"{name}.place.weight": torch.zeros(place.weight.shape) for name, place in places if place is not None}
 
 
 def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
@@ -116,7 +116,14 @@ def trained(path: Path) -> Path:
 
 
 def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
-    content = weights(path)
+    content, wrapper = unwrapped(weights(path), path)
+    if wrapper:
+        warnings.warn(f"{path}: {wrapper}", stacklevel=4)
+    described = _of_family(path, content, settings, ema)
+    return replace(described, notes=(*described.notes, wrapper)) if wrapper else described
+
+
+def _of_family(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
     if "config" in content and "state_dict" in content:
         _unneeded(path, settings)
         return own.describe_checkpoint(path, content, ema)

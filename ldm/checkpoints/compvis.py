@@ -162,7 +162,10 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     names = {key: AVERAGE + f"{UNET.removeprefix('model.')}{key}".replace(".", "") for key in raw}
     missing = [name for name in names.values() if name not in tensors]
     if missing:
-        raise Refusal(f"{path}: {len(missing)} averaged weights are missing: {listed(missing)}; ema=False loads the raw ones")
+        raise Refusal(
+            f"{path}: {len(missing)} averaged weights are missing: {listed(missing)};"
+            " the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
+        )
     stray = within(AVERAGE, tensors).keys() - {name.removeprefix(AVERAGE) for name in names.values()} - {"decay", "num_updates"}
     if stray:
         raise Refusal(f"{path}: {len(stray)} averaged weights have no raw ones: {listed(sorted(stray))}")

@@ -34,11 +34,12 @@ MOVES = [  # module paths of EDM -> ours, after resolutions were replaced by lev
     (r"^map_noise\.freqs$", "frequencies"),
     (r"^map_layer([01])\.", r"map_time\1."),
 ]
-IMPLIED = (  # by the kind of network, by the shapes of its weights, or of training only
-    *("augment_dim", "implicit_mlp", "dropout", "label_dropout", "channel_mult_emb", "channel_mult_noise", "resample_filter"),
+IMPLIED = (  # by the shapes of its weights, or of training only
+    *("augment_dim", "implicit_mlp", "dropout", "label_dropout"),
 )
 UNUSED = re.compile(r"(^map_augment\.|resample_filter$)")  # augmentation labels are zero at sampling; filters are constants
 KINDS = {("positional", "standard"): "ddpm++", ("fourier", "residual"): "ncsn++"}
+FORMS = {"ddpm++": (1, [1, 1]), "ncsn++": (2, [1, 3, 3, 1])}  # channel_mult_noise and resample_filter that go with them
 
 
 def recognises(content: Mapping[str, Any]) -> bool:
@@ -140,11 +141,18 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
         attention=[level for level in range(len(multipliers)) if resolution >> level in attended],
         classes=o.take("label_dim", int, 0) or None,
     )
+    embedding = o.take("channel_mult_emb", int, 4)
+    common["embedding"] = None if embedding == 4 else embedding
     if song:
         forms = o.take("embedding_type", str, "positional"), o.take("encoder_type", str, "standard")
         if forms not in KINDS or o.take("decoder_type", str, "standard") != "standard":
             raise Refusal(f"{path}: a SongUNet with {' and '.join(forms)} parts is neither DDPM++ nor NCSN++")
         common["kind"] = KINDS[forms]
+        found = o.take("channel_mult_noise", int, 1), list(o.take("resample_filter", list, [1, 1]))
+        if found != FORMS[KINDS[forms]]:
+            said = "channel_mult_noise {} and resample_filter {}".format(*found)
+            usual = "{} and {}".format(*FORMS[KINDS[forms]])
+            raise Refusal(f"{path}: a {KINDS[forms]} net of {said} is not supported; {usual} are")
     if o.settings.get("implicit_mlp"):
         raise Refusal(f"{path}: networks with implicit_mlp are not supported")
     o.finish()

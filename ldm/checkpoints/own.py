@@ -28,7 +28,9 @@ def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool | floa
     settings, state = content["config"], content["state_dict"]
     part = _part(settings, path)
     if ema and not isinstance(content.get("ema"), Mapping):
-        raise Refusal(f"{path}: holds no averaged weights (`ema`); load the raw ones with ema=False")
+        raise Refusal(
+            f"{path}: holds no averaged weights (`ema`); the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
+        )
     merged = {**state, **average(path, content, ema)} if ema else state
     return Described(part, settings[part], within(f"{part}.", merged), path)
 

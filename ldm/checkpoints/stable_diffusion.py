@@ -22,6 +22,7 @@ from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import listed
 
 CROSS = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # [width, context]
+TEXT = (CONDITION + "transformer.", CONDITION + "model.", "conditioner.")  # text encoders: of version 1, of 2, of SDXL
 KL_F8 = {
     "embed_dim": 4,
     "ddconfig": {"z_channels": 4, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2},
@@ -30,13 +31,28 @@ VERSIONS: dict[int, dict[str, Any]] = {768: {"heads": 8, "linear": False}, 1024:
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
-    return CROSS in state and FIRST + "quant_conv.weight" in state and state[CROSS].shape[-1] in VERSIONS
+    """Every U-Net that attends to text; of those, `describe` reads the two versions that there are."""
+    told = any(key.startswith(TEXT) for key in state if isinstance(key, str))
+    return (CROSS in state or told and bool(_contexts(state))) and FIRST + "quant_conv.weight" in state
+
+
+def _contexts(state: Mapping[str, Any]) -> list[int]:
+    """Widths of what the U-Net attends to."""
+    ends = ".attn2.to_k.weight"
+    return sorted({t.shape[-1] for k, t in state.items() if isinstance(k, str) and k.startswith(UNET) and k.endswith(ends)})
 
 
 def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool) -> Described:
     """A latent prior."""
     tensors = plain(state)
-    context = tensors[CROSS].shape[-1]
+    contexts = _contexts(tensors)
+    if CROSS not in tensors or len(contexts) != 1 or contexts[0] not in VERSIONS:
+        widths = ", ".join(map(str, contexts))
+        raise Refusal(
+            f"{path}: its U-Net attends to text of width {widths}; Stable Diffusion 1 (768) and 2 (1024) can be read,"
+            " others (SDXL, latent diffusion's text-to-image) cannot"
+        )
+    context = contexts[0]
     unet = OpenAIUNet(64, 4, 4, tensors[CROSS].shape[0], (1, 2, 4, 4), 2, (0, 1, 2), context=context, **VERSIONS[context])
     o = Options({} if settings is None or "model" in settings else settings, path)
     predicts = o.take("predicts", str, "eps" if context == 768 else None)

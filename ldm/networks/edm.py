@@ -119,6 +119,7 @@ class SongUNet(EDMNet):
     """DDPM++ (sinusoidal time, box resampling) or NCSN++ (random Fourier features of time, smooth resampling, residual encoder).
 
     channels, out: of the image; position channels of a patch net count in `channels` only. attention: levels that attend.
+    embedding: channels of what every block is told of time and class, in widths.
     """
 
     def __init__(
@@ -133,11 +134,12 @@ class SongUNet(EDMNet):
         classes: int = 0,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        embedding: int = 4,
     ):
         ncsn = kind == "ncsn++"
         make = partial(
             Block,
-            embedding=4 * width,
+            embedding=embedding * width,
             taps=RESAMPLE["smooth" if ncsn else "box"],
             damping=math.sqrt(0.5),
             eps=1e-6,
@@ -162,7 +164,8 @@ class SongUNet(EDMNet):
         if ncsn:
             self.register_buffer("frequencies", torch.empty(width).normal_(0, 16))
         self.time_width = time
-        self.map_time0, self.map_time1 = nn.Linear(time, 4 * width), nn.Linear(4 * width, 4 * width)
+        wide = embedding * width
+        self.map_time0, self.map_time1 = nn.Linear(time, wide), nn.Linear(wide, wide)
         self.map_label = nn.Linear(classes, time) if classes else None
         initialise(self, initial.xavier_uniform_, 1.0, small=1e-5, qkv=math.sqrt(0.2))
 
@@ -179,7 +182,10 @@ class SongUNet(EDMNet):
 
 
 class DhariwalUNet(EDMNet):
-    """ADM: scale-shift norms, resampling without weights, 64-channel heads in every block of the levels that attend."""
+    """ADM: scale-shift norms, resampling without weights, 64-channel heads in every block of the levels that attend.
+
+    embedding: channels of what every block is told of time and class, in widths.
+    """
 
     def __init__(
         self,
@@ -193,8 +199,9 @@ class DhariwalUNet(EDMNet):
         classes: int = 0,
         dropout: float = 0.0,
         checkpointing: bool = False,
+        embedding: int = 4,
     ):
-        checks.counts(head=head)
+        checks.counts(head=head, embedding=embedding)
         widths = [width * m for m in multipliers]
         if narrow := [widths[level] for level in attention if level in range(len(widths)) and widths[level] < head]:
             raise Refusal(f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it")
@@ -204,7 +211,7 @@ class DhariwalUNet(EDMNet):
             widths,
             blocks,
             attention,
-            partial(Block, embedding=4 * width, scale_shift=True, project=False, dropout=dropout),
+            partial(Block, embedding=embedding * width, scale_shift=True, project=False, dropout=dropout),
             first=next(iter(widths), 0),
             heads=lambda c: c // head,
             every_block=True,
@@ -214,8 +221,9 @@ class DhariwalUNet(EDMNet):
             checkpointing=checkpointing,
         )
         self.time_width = width
-        self.map_time0, self.map_time1 = nn.Linear(width, 4 * width), nn.Linear(4 * width, 4 * width)
-        self.map_label = nn.Linear(classes, 4 * width, bias=False) if classes else None
+        wide = embedding * width
+        self.map_time0, self.map_time1 = nn.Linear(width, wide), nn.Linear(wide, wide)
+        self.map_label = nn.Linear(classes, wide, bias=False) if classes else None
         initialise(self, initial.kaiming_uniform_, math.sqrt(1 / 3), small=0.0)
         if self.map_label is not None:
             initial.normal_(self.map_label.weight)  # unit variance after one_hot

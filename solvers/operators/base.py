@@ -108,7 +108,7 @@ class Operator:
 
 
 class LinearOperator(Operator):
-    """y = A x. Adds `adjoint` (exact), `solve`, `norm`; `pinv` only where it exists."""
+    """y = A x. Adds `adjoint` (exact), `solve`, `norm`."""
 
     elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
 

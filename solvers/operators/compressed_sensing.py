@@ -46,9 +46,6 @@ class Projections(LinearOperator):
     def gram(self, r: Tensor) -> Tensor:
         return r
 
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y)
-
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, (per_image(s2, r) + per_image(v, r)).expand_as(r))
 

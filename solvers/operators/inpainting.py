@@ -56,10 +56,6 @@ class Inpainting(LinearOperator):
     def restrict(self, y: Tensor) -> Tensor:
         return self.forward(y)
 
-    def pinv(self, y: Tensor) -> Tensor:
-        """The measured pixels, 0 elsewhere."""
-        return self.forward(y)
-
     def measured(self, y: Tensor) -> Tensor:
         return (self.m.to(y).sum((1, 2, 3)) * y.shape[1]).expand(len(y))
 

@@ -27,9 +27,6 @@ class Denoising(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         return y
 
-    def pinv(self, y: Tensor) -> Tensor:
-        return y
-
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, per_image(s2, r) + per_image(v, r))
 
@@ -86,9 +83,6 @@ class TileCentre(LinearOperator):
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, per_image(s2, r) + per_image(v, r) / self.taps**2)
-
-    def pinv(self, y: Tensor) -> Tensor:
-        return self.adjoint(y) * self.taps**2
 
     def norm(self) -> float:
         return 1 / self.taps

@@ -137,10 +137,6 @@ class Separable(LinearOperator):
         gain = s / by.clamp_min(torch.finfo(r.dtype).tiny)  # 0 / 0 = 0
         return R.V @ (gain * (R.U.T @ r @ C.U)) @ C.V.T
 
-    def pinv(self, y: Tensor) -> Tensor:
-        """The least-squares image of smallest norm."""
-        return self.correct(y, 0.0, 1.0)
-
     def norm(self) -> float:
         if self.shape is None:
             raise Refusal("Separable.norm() needs an image shape: call draw first")

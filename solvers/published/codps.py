@@ -5,8 +5,12 @@ from math import sqrt
 
 from torch import Tensor
 
+from ldm.denoiser import Prior
+from ldm.sampling import vp_levels
+from ldm.schedule import linear_alpha_bar
 from solvers.beliefs import Belief, Isotropic
 from solvers.codps import CoDPS
+from solvers.problem import Problem
 from solvers.solver import Chain, positive
 
 
@@ -14,8 +18,8 @@ from solvers.solver import Chain, positive
 class PublishedCoDPS(CoDPS):
     """VP coordinates; x' <- x' + c sqrt(a) / (1 - a) V A^T (sigma_y^2 I + A V A^T)^-1 (y - A mu(x')), V = v_t I.
 
-    The published DDPM noise has the network's learned variance, here the posterior's; its DDIM times are 0, 10, ..., 990,
-    here evenly spread from 0 to the last.
+    Levels are those of the prior's table, or of DDPM's own where it has none. The published DDPM noise has the network's learned
+    variance, here the posterior's.
     """
 
     scale: float = 0.01  # c; published 0.01 to 0.4
@@ -25,6 +29,9 @@ class PublishedCoDPS(CoDPS):
     def __post_init__(self) -> None:
         super().__post_init__()
         positive(self, "scale", "div_ratio")
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        return vp_levels(prior, self.steps, "strided", linear_alpha_bar())
 
     def weight(self, step: int, a: float, a_next: float) -> float:
         c = self.scale / (self.div_ratio if step < self.t_div else 1)

@@ -53,13 +53,13 @@ class AdamW:
             r, gradient = misfit(problem, x)
             loss, gradient = dot(r, r) / r[0].numel(), 2 / r[0].numel() * gradient
             history.append(loss)
-            active = active & ~(loss < stop)
-            if not pixel and k >= self.patience:
-                active = active & ~(loss > history[k - self.patience])
-            if not bool(active.any()):
-                break
             first = BETA1 * first + (1 - BETA1) * gradient
             second = BETA2 * second + (1 - BETA2) * gradient**2
             step = first / (1 - BETA1 ** (k + 1)) / ((second / (1 - BETA2 ** (k + 1))).sqrt() + EPS)
             x = torch.where(per_image(active, x).bool(), (1 - lr * self.weight_decay) * x - lr * step, x)
+            active = active & ~(loss < stop)  # after the step, as in the released code
+            if not pixel and k >= self.patience:
+                active = active & ~(loss > history[k - self.patience])
+            if not bool(active.any()):
+                break
         return x

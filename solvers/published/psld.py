@@ -5,6 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from ldm.denoiser import Prior
+from ldm.sampling import vp_levels
+from ldm.schedule import scaled_linear_alpha_bar
 from solvers.problem import Problem
 from solvers.psld import PASTE, PSLD, Glue
 from solvers.solver import Chain, Move, final_image
@@ -19,7 +22,11 @@ class PublishedPSLD(PSLD):
     """
 
     back: Literal["noise", "adjoint", "pinv"] = "adjoint"  # B: as much of y as its noise allows; A^T; its pseudo-inverse
+    spacing: Literal["even", "leading"] = "leading"  # of the times; `leading` is latent diffusion's own
     paste: bool = False  # end by pasting the measured part of y into the image (instead of `polish`)
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        return vp_levels(prior, self.steps, self.spacing, scaled_linear_alpha_bar())
 
     def weight(self, problem: Problem) -> float | None:
         if self.back == "noise":

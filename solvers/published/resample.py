@@ -1,7 +1,8 @@
 """ReSample as released (Song et al. 2024): AdamW descents, a look-ahead, an extra latent-DPS step."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from math import sqrt
 from typing import Literal
@@ -12,8 +13,10 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ddim_step_vp, noise_in, sigma_at, vp_levels
+from ldm.schedule import scaled_linear_alpha_bar
 from solvers.beliefs import Belief
 from solvers.operators.base import norm, per_image
+from solvers.operators.wrapper import Composed
 from solvers.problem import Problem
 from solvers.published.descent import AdamW, misfit
 from solvers.resample import ReSample
@@ -32,6 +35,9 @@ class PublishedReSample(ReSample):
     tweedie: Literal["exact", "code"] = "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
     dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
     spacing: Literal["even", "leading"] = "even"  # of the times; `leading` is latent diffusion's own
+    codebook: bool = (
+        False  # y is met as the released code sees it: decoded with the codebook, whose gradient is passed straight on
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -39,7 +45,7 @@ class PublishedReSample(ReSample):
             raise Refusal(f"look_ahead must be at least 0, not {self.look_ahead}")
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
-        return vp_levels(prior, self.steps, self.spacing)
+        return vp_levels(prior, self.steps, self.spacing, scaled_linear_alpha_bar())
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         z = chain.start()
@@ -48,7 +54,7 @@ class PublishedReSample(ReSample):
             x0 = self.estimate(z, clean, a)
             z = ddim_step_vp(z, clean, a, a_next, self.eta, chain.noise)
             if self.dps > 0:
-                r, gradient = misfit(chain.seen, x0)
+                r, gradient = misfit(self.decoded(chain), x0)
                 length = norm(r).clamp_min(torch.finfo(r.dtype).tiny)
                 z = z - self.dps * sqrt(a) * gradient / per_image(length, gradient)
             if self.due(chain, t):
@@ -57,6 +63,13 @@ class PublishedReSample(ReSample):
                 z = self.resample(x0, z, a, a_next, chain.noise)
             z = self.last(chain, z, t)
             yield sigma_at(a), z, x0
+
+    def decoded(self, chain: Chain) -> Problem:
+        """The measurement as a function of the state."""
+        if not (self.codebook and chain.decodes):
+            return chain.seen
+        through = Composed(chain.problem.operator, partial(chain.prior.decode, quantize=True))
+        return replace(chain.problem, operator=through)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
         """x0, or the published pseudo-Tweedie one, which leaves some noise in."""
@@ -77,7 +90,8 @@ class PublishedReSample(ReSample):
             return super().consistent(chain, x0, sigma)
         pixels = sigma > self.sigma_latent
         belief = Belief.of(chain.prior, x0, sigma, chain.problem, pixels)
-        return chain.framed(chain.state(belief, self.meet(belief, chain.view(belief), pixels)))
+        seen = chain.problem if belief.decoded else self.decoded(chain)
+        return chain.framed(chain.state(belief, self.meet(belief, seen, pixels)))
 
     def meet(self, belief: Belief, seen: Problem, pixels: bool) -> Tensor:
         if self.adamw is None:

@@ -132,6 +132,7 @@ def parser(about: str) -> Parser:
     add("--tile", action="store_true", help="images larger than the prior in overlapping tiles")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
     add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
     add("--devices", type=whole, default=1, metavar="N")
@@ -139,6 +140,7 @@ def parser(about: str) -> Parser:
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
+    add("--allow-env", action="store_true", help="let --base files ask for ${oc.env:NAME} and the like")
     add("--print-config", action="store_true", help="show the merged configuration and stop")
     return made
 

@@ -23,7 +23,7 @@ from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
-from solvers.run.scans import Scan, remarks, rescaled
+from solvers.run.scans import Scan, named, remarks, rescaled
 from solvers.solver import Step, check, doubts, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
@@ -72,11 +72,11 @@ class Reconstruction(pl.LightningModule):
 
     def check(self, scan: Scan) -> None:
         """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
-        for cell in self.cells:
-            if cell.operator is not None:
+        for cell in (cell for cell in self.cells if cell.operator):
+            with named(scan.image_id):
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
-                units.check(problem, simulated=not self.run.measurements)
-                check(cell.solver, problem, prior)
+            units.check(problem, simulated=not self.run.measurements)
+            check(cell.solver, problem, prior)
 
     def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
@@ -145,7 +145,7 @@ class Reconstruction(pl.LightningModule):
         if cell.keep == "oracle" and truth is not None:
             kept = nearest(draws, truth, turns)
         image = draws.mean(0) if many else draws[kept]
-        record = {"image_id": scan.image_id, "input_sha256": scan.checksum, "residual": float(residuals[kept])}
+        record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
         if many:
             record["residual_mean"] = float(problem.residual(image[None]))
         elif cell.keep:

@@ -25,8 +25,8 @@ def file_name(image_id: str) -> str:
     return safe if safe == image_id else f"{safe}-{digest(image_id)[:8]}"
 
 
-def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str, str]:
-    """Write all files of one image below `folder`, each of them whole or not at all; returns their names by kind.
+def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+    """Write all files of one image below `folder`, each of them whole or not at all; returns their names by kind, and all names.
 
     origin: how the image was made, which DICOM files tell (keywords of `formats.write`). Raises ValueError in one line for what
     a format cannot hold.
@@ -35,9 +35,11 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
     assert outcome.image is not None and scan.source is not None and scan.intensity is not None
     suffix = formats.suffix(scan.source.meta)
     names: dict[str, str] = {}
+    written: list[str] = []
 
     def place(kind: str, ending: str) -> Path:
-        names.setdefault(kind, f"{kind}/{name}{ending}")  # of several draws or tensors, the first
+        written.append(f"{kind}/{name}{ending}")
+        names.setdefault(kind, written[-1])  # of several draws or tensors, the first
         (folder / kind).mkdir(exist_ok=True)
         return folder / kind / f"{name}{ending}"
 
@@ -58,7 +60,7 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> dict[str
         png = io.BytesIO()
         panel(outcome).save(png, "PNG")
         commit(place("panels", ".png"), png.getvalue())
-    return names
+    return names, written
 
 
 def described(source: formats.Image, image: Tensor, record: Mapping[str, Any]) -> formats.Meta:

@@ -16,15 +16,15 @@ from typing import Any
 import yaml
 
 from data import files as disk
-from data import formats
-from data.files import Refusal, append, commit, commit_json, json_lines, locked, read_yaml
+from data.files import Refusal, append, commit, commit_json, locked, read_yaml
 from solvers import metrics
+from solvers.run.committed import RECORDS, REJECTED, records_in, standing, traces
 from solvers.run.cost import peak_memory
 from solvers.run.outputs import FOLDERS, file_name, write
 from solvers.run.record import COLUMNS, Outcome
 
 LOGS = "logs"  # tracebacks, by image
-FILES = ("records.jsonl", "summary.json", "report.html", "config.yaml")
+FILES = (RECORDS, REJECTED, "summary.json", "report.html", "config.yaml")
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -45,22 +45,25 @@ class Results:
     ):
         self.folder, self.config, self.facts = folder, config, facts
         self.digest = digest(config)
-        self.changed: list[str] = []  # images that were restored before, from other files than are there now
+        self.remarks: list[str] = []  # what was found amiss with an earlier run's results, and is restored again
         self.origin: Any = {"config": self.digest, "derivation": derivation, "keep_patient": keep_patient}  # DICOM files tell it
 
     @contextmanager
-    def opened(self, overwrite: bool = False, files: Mapping[str, str] = MappingProxyType({})) -> Iterator[None]:
+    def opened(
+        self, overwrite: bool = False, rows: Mapping[str, Any] = MappingProxyType({}), verify: bool = False
+    ) -> Iterator[None]:
         """Keep every other run out of the folder, which is new or holds results of the same configuration (else ValueError).
 
-        files: image id -> the file it comes from now. An image that was restored from other content is restored again.
+        rows: image id -> its row of the manifest now. What was restored from another file, slice or window, or has lost a file
+        (verify: or holds one that has changed), is restored again.
         """
         with locked(self.folder, "wait for it, or choose another --save-dir"):
-            self._take_up(overwrite, files)
+            self._take_up(overwrite, rows, verify)
             yield
 
-    def _take_up(self, overwrite: bool, files: Mapping[str, str]) -> None:
+    def _take_up(self, overwrite: bool, rows: Mapping[str, Any], verify: bool) -> None:
         """Refuse what is another configuration's, and keep the records of images that need not be restored again."""
-        config, records = self.folder / "config.yaml", self.folder / "records.jsonl"
+        config, records = self.folder / "config.yaml", self.folder / RECORDS
         if overwrite:
             self._clear(ours=_digest_in(config) is not None or records.exists())
         if config.exists():
@@ -74,17 +77,16 @@ class Results:
             raise Refusal(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
         commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        good = [record for record in self.records() if record["status"] == "ok"]  # failed images are tried again
-        known = [r for r in good if r.get("input_sha256") and r["image_id"] in files]
-        self.changed = [r["image_id"] for r in known if formats.checksum(files[r["image_id"]]) not in ("", r["input_sha256"])]
-        again = set(self.changed)
-        commit(records, b"".join(_line(record) for record in good if record["image_id"] not in again))
+        kept, again, rejected = standing(self.folder, rows, verify)
+        self.remarks = [said for _, said in rejected]
+        self.remarks += [f"{name}: {reason}; it is restored again" for name, reason in again.items()]
+        for line, _ in rejected:
+            append(self.folder / REJECTED, line)
+        commit(records, b"".join(map(_line, kept)))
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
-        path = self.folder / "records.jsonl"
-        if path.exists():
-            yield from json_lines(path)
+        yield from records_in(self.folder / RECORDS)
 
     def committed(self) -> set[str]:
         return {record["image_id"] for record in self.records()}
@@ -98,9 +100,10 @@ class Results:
         else:
             log.unlink(missing_ok=True)  # of an earlier try
         if outcome.image is not None:
-            record["files"] = write(outcome, self.folder, self.origin)
+            record["files"], names = write(outcome, self.folder, self.origin)
+            record |= {"written": traces(self.folder, names), "config": self.digest}
             record |= {"volume": outcome.scan.volume} if outcome.scan.volume else {}
-        append(self.folder / "records.jsonl", _line(record))
+        append(self.folder / RECORDS, _line(record))
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""

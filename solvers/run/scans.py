@@ -4,8 +4,9 @@ The cut depends on the manifest and the batch size alone, so a restarted run com
 """
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
@@ -36,7 +37,14 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the image's pixels, beside the configuration: for its record."""
+        contract = self.intensity and [self.intensity.low, self.intensity.high]
+        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract}
 
     @property
     def volume(self) -> str:
@@ -45,6 +53,8 @@ class Scan:
             return ""
         return (self.source.meta.series or "")[:16]
 
+
+DECISIVE = ("slice", "window")  # of a row, beside its file
 
 Load = Callable[[Any], Scan]
 
@@ -63,7 +73,9 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """
     try:
         pixels, source, intensity = load(row)
-        return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path))
+        return Scan(
+            row.image_id, pixels, source, intensity, checksum=checksum(row.path), row={key: getattr(row, key) for key in DECISIVE}
+        )
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
     except MemoryError:
@@ -75,6 +87,15 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
 def bug(error: Exception) -> str:
     """One line about a bug in the program, whose traceback is kept."""
     return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
+
+
+@contextmanager
+def named(image_id: str) -> Iterator[None]:
+    """Refusals inside say which image they are about."""
+    try:
+        yield
+    except Refusal as error:
+        raise Refusal(f"{image_id}: {str(error).removeprefix(f'{image_id}: ')}") from None
 
 
 def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
