@@ -22,8 +22,9 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch):
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
         cell.source = re.sub(r"\b(steps|draws)=\d+", lambda found: f"{found[1]}={FEW[found[1]]}", cell.source)
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc")
-    NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(tmp_path / "kernel"))
+    place = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources=place).execute()
     assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
 
 
