@@ -128,22 +128,25 @@ class Results:
 
     def beaten(self) -> str:
         """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
-        scored = [r for r in self.records() if None not in (r.get("psnr"), r.get("baseline_psnr"))]
-        worse = [r for r in scored if r["psnr"] < r["baseline_psnr"]]
-        if not worse:
-            return ""
-        first = "{image_id} {psnr:.2f} < {baseline_psnr:.2f} dB".format_map(worse[0])
-        more = f" and {len(worse) - 1} more of {len(scored)}" if len(worse) > 1 else ""
-        return f"below the classical answer (--solver baseline): {first}{more}"
+        scored, worse, first = 0, 0, ""
+        for r in self.records():
+            if None in (r.get("psnr"), r.get("baseline_psnr")):
+                continue
+            scored += 1
+            if r["psnr"] < r["baseline_psnr"]:
+                worse += 1
+                first = first or "{image_id} {psnr:.2f} < {baseline_psnr:.2f} dB".format_map(r)
+        more = f" and {worse - 1} more of {scored}" if worse > 1 else ""
+        return f"below the classical answer (--solver baseline): {first}{more}" if worse else ""
 
     def clamped(self) -> str:
         """A line that says how much of the truths lies outside their windows and was cut off; "" where nothing does."""
-        records = list(self.records())
-        shares = [record["clamped"] for record in records if record.get("clamped")]
+        every = [record.get("clamped") for record in self.records()]
+        shares = [share for share in every if share]
         if not shares:
             return ""
         mean, most = sum(shares) / len(shares), max(shares)
-        of = f"{len(shares)} of {len(records)} images"
+        of = f"{len(shares)} of {len(every)} images"
         return (
             f"{of} have values outside their window, which are cut off: {mean:.2%} on average, {most:.2%} at most (--window full)"
         )
