@@ -35,7 +35,8 @@ def write(folder: Path) -> Path:
         json.loads((folder / "summary.json").read_text()),
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
-    records = list(json_lines(folder / "records.jsonl"))
+    lines = json_lines(folder / "records.jsonl")
+    records = [{key: value for key, value in record.items() if key != "written"} for record in lines]  # digests of files: bulky
     good = [r for r in records if r["status"] == "ok"]
     bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
