@@ -14,7 +14,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from data.ranges import from_unit
-from solvers.operators.base import LinearOperator, Scalar, Shape, divide
+from solvers.operators.base import Axes, LinearOperator, Scalar, Shape, divide
 from solvers.operators.projection import Scan, filtered_backprojection, joseph
 
 EXACT_RAYS = 3000  # up to here A A^T fits in memory as eigenvectors (72 MB), found in seconds
@@ -61,6 +61,10 @@ class CT(LinearOperator):
     def scan(self) -> Scan:
         radius = self.radius if self.beam == "fan" else None
         return Scan(self.views, math.radians(self.arc), self.bins, self.detector, self.box, radius)
+
+    @property
+    def axes(self) -> Axes:  # type: ignore[override]
+        return Axes(f"{self.views} views over {self.arc:g} degrees", f"{self.bins} detector cells")
 
     @property
     def size(self) -> tuple[int, int]:

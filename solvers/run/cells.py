@@ -47,6 +47,7 @@ class Run:
     rows: int = 1  # images times draws in one network call
     measurements: bool = False  # the scans are y, there is no truth
     scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
+    zoom: bool = False  # panels enlarge the region of the largest error
     precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
@@ -90,4 +91,4 @@ def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
     """How the images of all cells are drawn, as the flags say."""
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
-    return Run(options.seed, together, options.measurements, options.scale or 1.0, options.precision)
+    return Run(options.seed, together, options.measurements, options.scale or 1.0, options.zoom, options.precision)

@@ -93,7 +93,7 @@ class Reconstruction(pl.LightningModule):
         if self.run.measurements or given is not None:
             units.check(problem)
         check(cell.solver, problem, prior)
-        with Meter(prior, self.autocast) as meter:
+        with Meter(prior, self.autocast, self.progress.ask) as meter:
             draws, bad = self.draw(cell, problem, prior)
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
@@ -144,8 +144,11 @@ class Reconstruction(pl.LightningModule):
             draws=draws if many else None,
             truth=truth,
             y=problem.stored()[0].cpu() / scan.scale,
+            baseline=baseline,
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
+            axes=operator.axes,
+            zoom=self.run.zoom,
             grid=operator.grid,
         )
 
@@ -211,13 +214,15 @@ class Reconstruction(pl.LightningModule):
     ) -> tuple[Any, dict[int, str]]:
         """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
         reasons: dict[int, str] = {}
+        self.progress.begin(ids, total)
         for step in steps:
             finite = torch.isfinite(step.x).flatten(1).all(1)
             for row in (~finite).nonzero().flatten().tolist():
                 reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
             if len(reasons) == len(ids):
                 break
-            self.progress.step(ids, step.t, total, partial(mean_residual, problem, step) if problem else None)
+            seen = (partial(mean_residual, problem, step), partial(getattr, step, "x0")) if problem else (None, None)
+            self.progress.step(ids, step.t, total, *seen)
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
         return step, reasons

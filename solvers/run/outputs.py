@@ -12,7 +12,7 @@ from torch import Tensor
 from data import formats
 from data.files import commit, digest
 from solvers.operators.grid import Grid
-from solvers.run.panels import panel
+from solvers.run.panels import panel, png
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
@@ -57,9 +57,7 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[di
     for key, tensor in outcome.operator.items():
         _write_array(tensor, place("operator", f"-{key}.npy"))
     if outcome.truth is not None or outcome.y is not None:
-        png = io.BytesIO()
-        panel(outcome).save(png, "PNG")
-        commit(place("panels", ".png"), png.getvalue())
+        commit(place("panels", ".png"), png(panel(outcome)))
     return names, written
 
 

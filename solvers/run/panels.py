@@ -1,45 +1,127 @@
 """truth | measurement | reconstruction | error | std, side by side on known grey scales with their numbers beside them."""
 
-import PIL.Image
-from torch import Tensor
+import io
+import json
+import math
 
-from data.pictures import HEIGHT, beside, ceiling, channels, tile
+import PIL.Image
+import PIL.PngImagePlugin
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from data.pictures import HEIGHT, Box, beside, ceiling, channels, tile
 from data.ranges import to_unit
 from solvers.run.record import Outcome
 
+REGION = 7  # a side of the enlarged region, as a part of the image's shorter one
+FLOOR = 1e-4  # of the largest amplitude: where spectra are black
+
 
 def panel(outcome: Outcome) -> PIL.Image.Image:
-    """The panel of one image. Truth and reconstruction share the scale 0 to 1; error and std go from 0 to their own maximum."""
+    """The panel of one image. Truth and reconstruction share the scale 0 to 1; error and std go from 0 to their own maximum.
+
+    `info["tiles"]` says where which picture lies: {"error": (left, top, right, bottom), …}.
+    """
     assert outcome.image is not None
-    tiles = []
+    box = worst_region(outcome) if outcome.zoom else None
+    tiles = {}
     if outcome.truth is not None:
-        tiles.append(tile("truth", to_unit(outcome.truth), 0, 1))
+        tiles["truth"] = tile("truth", to_unit(outcome.truth), 0, 1, inset=box)
     if outcome.y is not None:
-        tiles.append(_measurement(outcome.y, outcome))
-    several = outcome.draws is not None
+        tiles["measurement"] = _measurement(outcome.y, outcome, box)
+        if outcome.axes and outcome.baseline is not None:
+            tiles["classical"] = tile("classical answer", to_unit(outcome.baseline), 0, 1, inset=box)
     psnr = outcome.record.get("psnr")
-    title = "posterior mean" if several else "reconstruction"
-    tiles.append(tile(title + (f"  {psnr:.2f} dB" if psnr is not None else ""), to_unit(outcome.image), 0, 1))
+    title = ("reconstruction" if outcome.draws is None else "posterior mean") + (f"  {psnr:.2f} dB" if psnr is not None else "")
+    tiles["restored"] = tile(title, to_unit(outcome.image), 0, 1, inset=box)
     if outcome.truth is not None:
         error = (to_unit(outcome.image) - to_unit(outcome.truth)).abs()
-        tiles.append(tile("absolute error", error, 0, ceiling(error)))
+        tiles["error"] = tile("absolute error", error, 0, ceiling(error), inset=box)
     if outcome.std is not None:
         std = outcome.std / 2  # [-1, 1] units -> report units
-        tiles.append(tile("std of draws", std, 0, ceiling(std)))
-    return beside(tiles)
+        tiles["std"] = tile("std of draws", std, 0, ceiling(std), inset=box)
+    return _row(tiles)
 
 
-def _measurement(y: Tensor, outcome: Outcome) -> PIL.Image.Image:
-    """Image-like measurements keep the images' scale and place; a sinogram, k-space or amplitude gets its own."""
+def _row(tiles: dict[str, PIL.Image.Image]) -> PIL.Image.Image:
+    sheet, left, places = beside(list(tiles.values())), 0, {}
+    for name, one in tiles.items():
+        a, b, c, d = one.info["box"]
+        places[name] = (left + a, b, left + c, d)
+        left += one.width
+    sheet.info["tiles"] = places
+    return sheet
+
+
+def png(sheet: PIL.Image.Image) -> bytes:
+    """The file of a panel; it says where its pictures lie (`places`)."""
+    out, notes = io.BytesIO(), PIL.PngImagePlugin.PngInfo()
+    notes.add_text("tiles", json.dumps(sheet.info["tiles"]))
+    sheet.save(out, "PNG", pnginfo=notes)
+    return out.getvalue()
+
+
+def places(sheet: PIL.Image.Image) -> dict[str, Box]:
+    """Where the pictures of a panel's file lie; {} of a picture that is none."""
+    return json.loads(sheet.info.get("tiles", "{}"))
+
+
+def worst_region(outcome: Outcome) -> Box | None:
+    """The square with the largest mean error; without a truth, with the largest spread; None where neither is known."""
+    assert outcome.image is not None
+    error = outcome.std if outcome.truth is None else (outcome.image - outcome.truth).abs()
+    if error is None:
+        return None
+    side = max(min(error.shape[-2:]) // REGION, 2)
+    mean = functional.avg_pool2d(error.mean(0, keepdim=True), side, 1)[0]
+    worst = int(mean.argmax())
+    return worst // mean.shape[1], worst % mean.shape[1], side
+
+
+def before(outcome: Outcome) -> Tensor | None:
+    """What the data show by themselves, as an image [C,H,W] in the model range, NaN where nothing was measured.
+
+    A measurement of pixels at its place; of others the operator's classical answer, None if it has none.
+    """
+    y, image = outcome.y, outcome.image
+    assert image is not None
+    if y is None or not _pictured(y, outcome):
+        return outcome.baseline
+    placed = y if outcome.grid is None else outcome.grid.nearest(y, *image.shape[-2:])
+    if placed.shape[-2:] != image.shape[-2:]:
+        return outcome.baseline
+    return _masked(placed, outcome)
+
+
+def _pictured(y: Tensor, outcome: Outcome) -> bool:
+    """Whether y is on the images' scale, sample by sample."""
+    assert outcome.image is not None
+    return outcome.image_like and y.ndim == 3 and len(y) == len(outcome.image) and float(y.abs().max()) <= 2
+
+
+def _measurement(y: Tensor, outcome: Outcome, box: Box | None) -> PIL.Image.Image:
+    """Image-like measurements keep the images' scale and place; sinograms have axes, spectra are logarithms with their mask."""
     image = outcome.image
     assert image is not None
-    if outcome.image_like and y.ndim == 3 and len(y) == len(image) and float(y.abs().max()) <= 2:
+    if _pictured(y, outcome):
         title, mode = f"measurement {y.shape[-2]} x {y.shape[-1]}", "nearest" if y.shape[-2] <= HEIGHT else "area"
         placed = to_unit(y) if outcome.grid is None else outcome.grid.nearest(to_unit(y), *image.shape[-2:])
-        return tile(title, placed, 0, 1, mode=mode)
+        fits = placed.shape[-2:] == image.shape[-2:]
+        return tile(title, _masked(placed, outcome), 0, 1, mode=mode, inset=box if fits else None)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
-    y, title = channels(y), "measurement"
-    if float(y.min()) >= 0 and float(y.max()) > 100 * float(y.mean()):  # a spectrum: its centre would be all one sees
-        y, title = (1 + y / y.mean()).log(), "log(1 + y / mean)"
+    y, axes = channels(y), outcome.axes
+    size = f"{y.shape[-2]} x {y.shape[-1]}"
+    if axes and axes.spectral:
+        top = float(y.max().clamp_min(torch.finfo(y.dtype).tiny))
+        return tile(
+            f"log10 |y| / max  {size}", _masked((y / top).clamp_min(FLOOR).log10(), outcome), math.log10(FLOOR), 0, axes=axes[:2]
+        )
     low, high = float(y.min()), float(y.max())
-    return tile(f"{title} {y.shape[-2]} x {y.shape[-1]}", y, low, high if high > low else low + 1)
+    return tile(f"measurement {size}", y, low, high if high > low else low + 1, axes=axes and axes[:2])
+
+
+def _masked(picture: Tensor, outcome: Outcome) -> Tensor:
+    """NaN where a mask of the operator says that nothing was measured."""
+    mask = outcome.operator.get("mask")
+    return picture if mask is None or mask.shape[-2:] != picture.shape[-2:] else picture.masked_fill(mask == 0, math.nan)

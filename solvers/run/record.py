@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from solvers import metrics
+from solvers.operators.base import Axes
 from solvers.operators.grid import Grid
 from solvers.run.scans import Scan, bug
 
@@ -38,8 +39,11 @@ class Outcome:
     draws: Tensor | None = None  # [K,C,H,W] if several were asked for
     truth: Tensor | None = None
     y: Tensor | None = None  # what was measured, in the units of a user's own file
+    baseline: Tensor | None = None  # the operator's classical answer, if it has one
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
     image_like: bool = True  # y is on the images' scale; sinograms, k-space and amplitudes are not
+    axes: Axes | None = None  # what runs along y, where it is no picture
+    zoom: bool = False  # panels enlarge where the error is largest
     grid: Grid | None = None  # where in the image the samples of y lie
     folder: str = "recon"  # "samples" for draws from the prior itself
     trace: str = ""  # of a bug in the program that this image met, as Python prints it
@@ -52,6 +56,28 @@ class Outcome:
     def std(self) -> Tensor | None:
         """Spread of the draws, in the model range."""
         return None if self.draws is None else self.draws.std(0)
+
+
+def meaning(record: Mapping[str, Any]) -> str:
+    """What the numbers of a record say, for people who do not read tables."""
+    value, said = record["residual"], []
+    if value < 0.8:
+        said.append(f"Fits the data more closely than their noise, some of which is in the image (residual {value:.2f}).")
+    elif value <= 1.2:
+        said.append(f"Explains the data to the noise level (residual {value:.2f}).")
+    else:
+        said.append(f"Leaves part of the data unexplained: {value:.2f} times the noise level.")
+    if record.get("psnr") is not None:
+        than = record.get("baseline_psnr")
+        more = (
+            ""
+            if than is None
+            else f", {abs(record['psnr'] - than):.1f} dB {'above' if record['psnr'] >= than else 'below'} the classical answer"
+        )
+        said.append(f"PSNR {record['psnr']:.1f} dB{more}.")
+    if record.get("coverage") is not None:
+        said.append(f"The 90 % interval of the draws holds {record['coverage']:.0%} of the true pixels.")
+    return " ".join(said)
 
 
 def failed(scan: Scan, reason: str, trace: str = "") -> Outcome:

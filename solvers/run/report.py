@@ -7,23 +7,51 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import yaml
 
 from data.files import commit, commit_json, json_lines, read_yaml
+from solvers.run import figures, panels, planes
+from solvers.run.figures import bars, sliding
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
 PANELS = 48  # on a page; the folder holds them all
+BEFORE = ("classical", "measurement", "truth")  # what is compared with the restored image: the first of its size
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }
+:root { --text: #1c2024; --page: #fff; --soft: #f4f5f7; --line: #c9ced4; --dim: #59626b; --bad: #a40000; --link: #0b5cad }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e8ea; --page: #16191c; --soft: #22272b; --line: #454c53; --dim: #a3abb3; --bad: #ff8f8f; --link: #7db7ff }
+}
+:root { color-scheme: light dark } a { color: var(--link) }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page) }
 body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
 td { white-space: nowrap }
-th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f4f5f7 } .scroll { overflow-x: auto }
-figure { margin: 0 0 1.2rem } img { max-width: 100%; display: block; margin: .3rem 0; border: 1px solid #ddd }
-pre { background: #f4f5f7; padding: .8rem; overflow: auto } .note { color: #59626b } .bad { color: #a40000 }
+th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
+.image { margin: 0 0 2rem; scroll-margin-top: 1rem }
+.image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
+.image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
+.looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
+.looks small { display: block; color: var(--dim) } .crop { background-repeat: no-repeat } .compare .crop { position: relative }
+.compare .crop.over { position: absolute }
+pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
+details > summary { cursor: pointer; color: var(--dim) }
+@media print { body { margin: 0; max-width: none } .image, tr { break-inside: avoid } pre { white-space: pre-wrap } }
+@media print { .compare i, .compare input { display: none } }
+"""
+SCRIPT = """
+for (const figure of document.querySelectorAll(".image")) {
+  const panel = figure.querySelector("img"), looks = figure.querySelector(".looks")
+  for (const one of looks ? looks.querySelectorAll(".crop") : []) one.style.backgroundImage = `url(${panel.src})`
+  if (looks && looks.querySelector(".compare")) {
+    const all = document.createElement("details"), word = document.createElement("summary")
+    word.textContent = "panel"; all.append(word); panel.replaceWith(all); all.append(panel)
+  }
+}
+addEventListener("beforeprint", () => document.querySelectorAll(".image details").forEach((one) => { one.open = true }))
 """
 MEANING = """Metrics are in the range [0, 1]; intervals are 95 % of the mean. A residual of 1 means that the data are met to
 the noise level; much more is unexplained data, much less is fitted noise. Research use, not for diagnosis."""
@@ -45,16 +73,18 @@ def write(folder: Path) -> Path:
         f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>" if config.get("note") else "",
         "<h2>Summary</h2>",
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
+        _histograms(good),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
+        *planes.worst(folder, good),
         "<h2>Panels</h2>",
-        *(_picture(folder, record) for record in good[:PANELS]),
+        *(_picture(folder, record, i) for i, record in enumerate(good[:PANELS])),
         f"<p class=note>{len(good) - PANELS} more in panels/.</p>" if len(good) > PANELS else "",
         "<h2>Images</h2>",
         _images(good),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
-    return _page(folder / "report.html", folder.name, parts)
+    return page(folder / "report.html", folder.name, parts)
 
 
 def conclude(results: Mapping[str, Results]) -> str:
@@ -76,7 +106,7 @@ def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
     keys = _present(table.values())
     rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
     parts = ["<h2>Summary</h2>", _table(["", "n", *(COLUMNS[key][0] for key in keys)], rows)]
-    return _page(folder / "report.html", folder.name, parts)
+    return page(folder / "report.html", folder.name, parts)
 
 
 def text(table: Mapping[str, Mapping[str, Any]]) -> str:
@@ -113,24 +143,53 @@ def _images(records: Sequence[Mapping[str, Any]]) -> str:
     keys = [key for key in COLUMNS if any(record.get(key) is not None for record in records)]
     rows = [
         [
-            html.escape(r["image_id"]),
+            f"<a href='#image-{i}'>{html.escape(r['image_id'])}</a>" if i < PANELS else html.escape(r["image_id"]),
             *(_number(r.get(key), COLUMNS[key][1]) for key in keys),
             str(r.get("nfe", "")),
             str(r.get("vjps", "")),
         ]
-        for r in records
+        for i, r in enumerate(records)
     ]
     return _table(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows)
 
 
-def _picture(folder: Path, record: Mapping[str, Any]) -> str:
+def _histograms(records: Sequence[Mapping[str, Any]]) -> str:
+    """How residuals and coverages spread over the images; 1 and 90 % are where they should lie."""
+    marks = {"residual": 1.0, "coverage": 0.9}
+    held = {key: [r[key] for r in records if r.get(key) is not None] for key in marks}
+    plots = [bars(values, COLUMNS[key][0], marks[key]) for key, values in held.items() if len(values) > 1]
+    return f"<div class=plots>{''.join(plots)}</div>"
+
+
+def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
     file = record["files"].get("panels", record["files"].get("recon", record["files"].get("samples")))
     if not file.endswith(".png"):
         return ""
-    code = base64.b64encode((folder / file).read_bytes()).decode()
+    code, boxes = base64.b64encode((folder / file).read_bytes()).decode(), panels.places(PIL.Image.open(folder / file))
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
-    return f"<figure>{caption}<img alt='{name}' src='data:image/png;base64,{code}'></figure>"
+    panel = f"<img alt='{name}' src='data:image/png;base64,{code}'>"
+    return f"<figure class=image id=image-{place}>{caption}<div class=looks>{_looks(boxes)}</div>{panel}</figure>"
+
+
+def _looks(boxes: Mapping[str, tuple[int, int, int, int]]) -> str:
+    """What was measured and what was restored under one slider, error and spread beside it: parts of the panel below."""
+    restored = boxes.get("restored", (0, 0, 0, 0))
+    size = (restored[2] - restored[0], restored[3] - restored[1])
+    alike = [
+        name for name in BEFORE if name in boxes and (boxes[name][2] - boxes[name][0], boxes[name][3] - boxes[name][1]) == size
+    ]
+    if not alike:
+        return ""
+    parts = [sliding(_crop(boxes[alike[0]], "over"), _crop(restored), (alike[0], "restored"))]
+    parts += [f"<div><small>{name}</small>{_crop(boxes[name])}</div>" for name in ("error", "std") if name in boxes]
+    return "".join(parts)
+
+
+def _crop(box: tuple[int, int, int, int], kind: str = "") -> str:
+    left, top, right, bottom = box
+    size = f"width:{right - left}px;height:{bottom - top}px;background-position:-{left}px -{top}px"
+    return f"<div class='crop {kind}' style='{size}'></div>"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -147,8 +206,11 @@ def _number(value: Any, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _page(path: Path, title: str, parts: Sequence[str]) -> Path:
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    page = "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
-    commit(path, page.encode(errors="xmlcharrefreplace"))
+def page(path: Path, title: str, parts: Sequence[str]) -> Path:
+    """An HTML file that needs nothing else."""
+    view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{view}<title>{html.escape(title)}</title>"
+    style = f"<style>{STYLE}{figures.STYLE}</style>"
+    body = [f"<h1>{html.escape(title)}</h1>", *parts, f"<script>{SCRIPT}</script>", "</html>"]
+    commit(path, "\n".join([head, style, *body]).encode(errors="xmlcharrefreplace"))
     return path

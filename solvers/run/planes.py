@@ -1,0 +1,55 @@
+"""Volumes in a report: three planes through the slice that came out worst."""
+
+import html
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data import formats
+from data.pictures import channels
+from solvers.run.figures import picture, uri
+
+FEWEST = 3  # slices of which other planes are worth looking at
+Record = Mapping[str, Any]
+
+
+def worst(folder: Path, records: Sequence[Record]) -> list[str]:
+    """For each restored volume its worst slice, and across it the two planes through its middle, as HTML."""
+    volumes: dict[str, list[Record]] = {}
+    for record in records:
+        if record.get("volume") and (folder / record.get("files", {}).get("recon", "-")).is_file():
+            volumes.setdefault(record["volume"], []).append(record)
+    parts = [_planes(folder, slices) for slices in volumes.values() if len(slices) >= FEWEST]
+    return ["<h2>Volumes</h2>", *parts] if parts else []
+
+
+def _planes(folder: Path, slices: Sequence[Record]) -> str:
+    bad, said = _worst(slices)
+    axial = _slice(folder, slices[bad])
+    h, w = axial.shape
+    rows = np.stack([_slice(folder, record)[[h // 2]] for record in slices])[:, 0]  # one slice is held at a time
+    columns = np.stack([_slice(folder, record)[:, [w // 2]] for record in slices])[..., 0]
+    low, high = float(min(p.min() for p in (axial, rows, columns))), float(max(p.max() for p in (axial, rows, columns)))
+    high = high if high > low else low + 1
+    shown = [(f"slice {bad}, the worst: {said}", axial), (f"row {h // 2} of all slices", rows), (f"column {w // 2}", columns)]
+    looks = [f"<div><small>{t}</small><img class=pic src='{uri(picture(p[None], low, high))}' alt='{t}'></div>" for t, p in shown]
+    name = html.escape(slices[bad]["image_id"])
+    return f"<figure class=volume><figcaption>{name} <span class=note>{len(slices)} slices</span></figcaption>" \
+           f"<div class=looks>{''.join(looks)}</div></figure>"  # fmt: skip
+
+
+def _worst(slices: Sequence[Record]) -> tuple[int, str]:
+    """The slice of least PSNR, without a truth of largest residual."""
+    if all(record.get("psnr") is not None for record in slices):
+        found = min(range(len(slices)), key=lambda i: slices[i]["psnr"])
+        return found, f"{slices[found]['psnr']:.2f} dB"
+    found = max(range(len(slices)), key=lambda i: slices[i].get("residual") or 0)
+    return found, f"residual {slices[found].get('residual') or 0:.3f}"
+
+
+def _slice(folder: Path, record: Record) -> np.ndarray:
+    """[H,W] of a restored slice."""
+    image = formats.upright(formats.read(folder / record["files"]["recon"], 0))
+    return channels(image.pixels)[0].numpy()
