@@ -11,18 +11,28 @@ from data import formats
 from data.pictures import channels
 from solvers.run.figures import picture, uri
 
+MOST = 6  # volumes on a page
 FEWEST = 3  # slices of which other planes are worth looking at
 Record = Mapping[str, Any]
 
 
-def worst(folder: Path, records: Sequence[Record]) -> list[str]:
-    """For each restored volume its worst slice, and across it the two planes through its middle, as HTML."""
-    volumes: dict[str, list[Record]] = {}
-    for record in records:
-        if record.get("volume") and (folder / record.get("files", {}).get("recon", "-")).is_file():
-            volumes.setdefault(record["volume"], []).append(record)
-    parts = [_planes(folder, slices) for slices in volumes.values() if len(slices) >= FEWEST]
-    return ["<h2>Volumes</h2>", *parts] if parts else []
+class Volumes:
+    """The first few restored volumes of a folder; of their slices' records only what is needed is kept."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.slices: dict[str, list[Record]] = {}
+
+    def add(self, record: Record) -> None:
+        name, file = record.get("volume"), record.get("files", {}).get("recon")
+        if name and file and (name in self.slices or len(self.slices) < MOST):
+            kept = {key: record.get(key) for key in ("image_id", "psnr", "residual")}
+            self.slices.setdefault(name, []).append({**kept, "file": file})
+
+    def shown(self) -> list[str]:
+        """For each its worst slice, and across it the two planes through its middle, as HTML."""
+        there = [s for s in self.slices.values() if len(s) >= FEWEST and (self.folder / s[0]["file"]).is_file()]
+        return ["<h2>Volumes</h2>", *(_planes(self.folder, slices) for slices in there)] if there else []
 
 
 def _planes(folder: Path, slices: Sequence[Record]) -> str:
@@ -51,5 +61,5 @@ def _worst(slices: Sequence[Record]) -> tuple[int, str]:
 
 def _slice(folder: Path, record: Record) -> np.ndarray:
     """[H,W] of a restored slice."""
-    image = formats.upright(formats.read(folder / record["files"]["recon"], 0))
+    image = formats.upright(formats.read(folder / record["file"], 0))
     return channels(image.pixels)[0].numpy()

@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from solvers.run.results import Results
 
 PANELS = 48  # on a page; the folder holds them all
 BEFORE = ("classical", "measurement", "truth")  # what is compared with the restored image: the first of its size
+MARKS = {"residual": 1.0, "coverage": 0.9}  # where they should lie
 STYLE = """
 :root { --text: #1c2024; --page: #fff; --soft: #f4f5f7; --line: #c9ced4; --dim: #59626b; --bad: #a40000; --link: #0b5cad }
 @media (prefers-color-scheme: dark) {
@@ -63,24 +65,33 @@ def write(folder: Path) -> Path:
         json.loads((folder / "summary.json").read_text()),
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
-    lines = json_lines(folder / "records.jsonl")
-    records = [{key: value for key, value in record.items() if key != "written"} for record in lines]  # digests of files: bulky
-    good = [r for r in records if r["status"] == "ok"]
-    bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
+    keys = _present([summary])
+    rows, pictures, bad, volumes = [], [], [], planes.Volumes(folder)
+    spread = {key: array("d") for key in MARKS}
+    for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
+        if record["status"] != "ok":
+            bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
+            continue
+        rows.append(_row(_cells(record, keys, len(rows) if len(rows) < PANELS else None)))
+        if len(rows) <= PANELS:
+            pictures.append(_picture(folder, record, len(rows) - 1))
+        volumes.add(record)
+        for key, values in spread.items():
+            values.extend([record[key]] if record.get(key) is not None else [])
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
         f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
         f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>" if config.get("note") else "",
         "<h2>Summary</h2>",
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
-        _histograms(good),
+        _histograms(spread),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
-        *planes.worst(folder, good),
+        *volumes.shown(),
         "<h2>Panels</h2>",
-        *(_picture(folder, record, i) for i, record in enumerate(good[:PANELS])),
-        f"<p class=note>{len(good) - PANELS} more in panels/.</p>" if len(good) > PANELS else "",
+        *pictures,
+        f"<p class=note>{len(rows) - PANELS} more in panels/.</p>" if len(rows) > PANELS else "",
         "<h2>Images</h2>",
-        _images(good),
+        _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
@@ -139,25 +150,17 @@ def _mean(summary: Mapping[str, Any], key: str) -> str:
     return f"{value['mean']:.{digits}f}{spread}"
 
 
-def _images(records: Sequence[Mapping[str, Any]]) -> str:
-    keys = [key for key in COLUMNS if any(record.get(key) is not None for record in records)]
-    rows = [
-        [
-            f"<a href='#image-{i}'>{html.escape(r['image_id'])}</a>" if i < PANELS else html.escape(r["image_id"]),
-            *(_number(r.get(key), COLUMNS[key][1]) for key in keys),
-            str(r.get("nfe", "")),
-            str(r.get("vjps", "")),
-        ]
-        for i, r in enumerate(records)
-    ]
-    return _table(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows)
+def _cells(record: Mapping[str, Any], keys: Sequence[str], place: int | None) -> list[str]:
+    """One image's line of the table. place: number of its picture, if it is on the page."""
+    numbers = [_number(record.get(key), COLUMNS[key][1]) for key in keys]
+    calls = [str(record.get(key, "")) for key in ("nfe", "vjps")]
+    name = html.escape(record["image_id"])
+    return [name if place is None else f"<a href='#image-{place}'>{name}</a>", *numbers, *calls]
 
 
-def _histograms(records: Sequence[Mapping[str, Any]]) -> str:
-    """How residuals and coverages spread over the images; 1 and 90 % are where they should lie."""
-    marks = {"residual": 1.0, "coverage": 0.9}
-    held = {key: [r[key] for r in records if r.get(key) is not None] for key in marks}
-    plots = [bars(values, COLUMNS[key][0], marks[key]) for key, values in held.items() if len(values) > 1]
+def _histograms(spread: Mapping[str, Sequence[float]]) -> str:
+    """How residuals and coverages spread over the images."""
+    plots = [bars(values, COLUMNS[key][0], MARKS[key]) for key, values in spread.items() if len(values) > 1]
     return f"<div class=plots>{''.join(plots)}</div>"
 
 
@@ -193,9 +196,16 @@ def _crop(box: tuple[int, int, int, int], kind: str = "") -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _framed(head, [_row(row) for row in rows])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _framed(head: Sequence[str], rows: Sequence[str]) -> str:
     top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
+    return f"<div class=scroll><table><tr>{top}</tr>{''.join(rows)}</table></div>"
 
 
 def _link(name: str) -> str:
