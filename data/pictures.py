@@ -87,9 +87,9 @@ def _beside_axes(picture: PIL.Image.Image, axes: tuple[str, str]) -> PIL.Image.I
     out = PIL.Image.new("RGB", (picture.width + AXIS, picture.height + AXIS), "white")
     out.paste(picture, (AXIS, 0))
     font = PIL.ImageFont.load_default(12)
-    PIL.ImageDraw.Draw(out).text((AXIS, picture.height + 2), f"{axes[1]} \u2192", fill="black", font=font)
+    PIL.ImageDraw.Draw(out).text((AXIS, picture.height + 2), axes[1], fill="black", font=font)
     words = PIL.Image.new("RGB", (picture.height, AXIS), "white")
-    PIL.ImageDraw.Draw(words).text((0, 0), f"\u2190 {axes[0]}", fill="black", font=font)
+    PIL.ImageDraw.Draw(words).text((0, 0), axes[0], fill="black", font=font)
     out.paste(words.rotate(90, expand=True), (0, 0))
     return out
 

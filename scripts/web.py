@@ -29,6 +29,7 @@ import torch
 from data import formats
 from data.files import Refusal
 from data.opened import Opened
+from solvers.run import call as call  # now, so that nobody who presses waits for it
 from solvers.run import door
 from solvers.run.flags import Parser, whole
 
@@ -146,12 +147,13 @@ def application(models: Sequence[str], most: int, hosts: Sequence[str] = (), log
         try:
             if kind == "scan" and suffix.lower() not in formats.SUFFIXES:
                 raise Refusal(f"files called *{suffix[:12]} are not read; {', '.join(formats.SUFFIXES)} are allowed")
-            path = folder / (f"scan{suffix.lower()}" if kind == "scan" else "mask")
+            path, size = folder / (f"scan{suffix.lower()}" if kind == "scan" else "mask"), 0
             with path.open("wb") as file:
-                async for piece in request.stream():
-                    if file.tell() + len(piece) > most:
-                        raise Refusal(f"the file is larger than {most >> 20} MB; --max-upload-mb of scripts/web.py allows more")
-                    file.write(piece)
+                async for piece in request.stream():  # to its end, or the browser would not read the answer
+                    size += len(piece)
+                    file.write(piece if size <= most else b"")
+            if size > most:
+                raise Refusal(f"the file is larger than {most >> 20} MB; --max-upload-mb of scripts/web.py allows more")
             await run_in_threadpool(*((session.use, path) if kind == "scan" else (session.mask, path, width)))
             return {}
         except Exception as error:

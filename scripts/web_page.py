@@ -25,6 +25,7 @@ SEND = "<label>or your own: DICOM, a series as ZIP, NIfTI, NRRD, TIFF, PNG, NPY 
 DEMOS = {row.image_id: row for row in manifest.read(DEMO)}
 TAKE = "".join(f"<a id=take-{what} href='/take/TOKEN/{what}' download>{what}</a>" for what in TAKEN)
 TASKS, SOLVERS = P.tasks(), {name: line for name, line in P.solvers().items() if not name.startswith("prior")}
+STEPS = {name: next(int(one.value) for one in P.settings("solvers", name) if one.name == "steps") for name in SOLVERS}
 loaded = lru_cache(maxsize=2)(P.load)
 quick: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 last: Any = {"trigger_mode": "always_last", **quick}
@@ -159,31 +160,29 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
                     go, halt = gr.Button("Restore", variant="primary", elem_id="go"), gr.Button("Stop", elem_id="stop")
                 paced = gr.Markdown(elem_id="pace")
                 with gr.Accordion("The same without this page", open=False):
-                    code = gr.Code(language="shell", show_label=False)
+                    code = gr.Textbox(lines=5, show_label=False, buttons=["copy"], elem_id="code")
         out = gr.HTML(elem_id="out")
         at = gr.Slider(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
         line = gr.HTML(elem_id="profile")
 
         asked = [session, k, every, task, measured, how, solver, model, steps, draws, seed]
         fresh = [k, every, level, width, out, at, line]
-        page.load(begin, None, [session, token], **quick).then(chosen, [session, demo], fresh, **quick)
+        seen = [session, k, level, width, task]
+        begun = page.load(begin, None, [session, token], **quick)
+        for came, given in ((begun.then, [session, demo]), (demo.input, [session, demo]), (arrived.click, session)):
+            there = came(chosen, given, fresh, **quick).then(show, seen, scan, **quick).then(spelled, asked, code, **quick)
+            there.then(estimate, asked, paced, show_progress="hidden", **work)
         page.unload(end)
-        demo.input(chosen, [session, demo], fresh, **quick)
-        arrived.click(chosen, session, fresh, **quick)
-        gr.on([k.change, level.change, width.change, task.change], show, [session, k, level, width, task], scan, **last)
+        gr.on([k.change, level.change, width.change, task.change], show, seen, scan, **last)
         task.change(lambda name: ({}, gr.update(info=TASKS[name])), task, [how, task], **quick)
-        solver.change(lambda name: (steps_of(name), gr.update(info=SOLVERS[name])), solver, [steps, solver], **quick)
-        changes = [c.change for c in asked[3:-1]] + [drawn.click, level.change]
+        solver.change(lambda name: (STEPS[name], gr.update(info=SOLVERS[name])), solver, [steps, solver], **quick)
+        changes = [*(control.change for control in asked[3:-1]), drawn.click]
         gr.on(changes, estimate, asked, paced, trigger_mode="always_last", show_progress="hidden", **work)
         gr.on([*changes, seed.change, k.change, every.change], spelled, asked, code, **last)
         go.click(restore, [session, level, width, *asked[1:]], [out, at, line], **work)
         halt.click(lambda s: s.stop.set(), session, None, **quick)
         at.change(lambda s, row: s.result.profile(int(row)) if s.result else "", [session, at], line, **last)
     return page.queue(max_size=32)
-
-
-def steps_of(solver: str) -> int:
-    return next(int(one.value) for one in P.settings("solvers", solver) if one.name == "steps")
 
 
 def field(one: Any, how: gr.State) -> None:

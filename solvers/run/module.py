@@ -96,7 +96,7 @@ class Reconstruction(pl.LightningModule):
         with Meter(prior, self.autocast, self.progress.ask) as meter:
             draws, bad = self.draw(cell, problem, prior)
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
-        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
+        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior), cell.note(prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
         for b, scan in enumerate(scans):

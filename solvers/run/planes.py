@@ -41,9 +41,12 @@ def _planes(folder: Path, slices: Sequence[Record]) -> str:
     h, w = axial.shape
     rows = np.stack([_slice(folder, record)[[h // 2]] for record in slices])[:, 0]  # one slice is held at a time
     columns = np.stack([_slice(folder, record)[:, [w // 2]] for record in slices])[..., 0]
+    thick = max(1, min(h, w) // (2 * len(slices)))  # of a slice on the page, so that few are seen too
+    rows, columns = np.repeat(rows, thick, 0), np.repeat(columns, thick, 0)
     low, high = float(min(p.min() for p in (axial, rows, columns))), float(max(p.max() for p in (axial, rows, columns)))
     high = high if high > low else low + 1
-    shown = [(f"slice {bad}, the worst: {said}", axial), (f"row {h // 2} of all slices", rows), (f"column {w // 2}", columns)]
+    shown = [(f"slice {bad}, the worst: {said}", axial), (f"row {h // 2} of all slices, not to scale", rows)]
+    shown.append((f"column {w // 2} of all slices, not to scale", columns))
     looks = [f"<div><small>{t}</small><img class=pic src='{uri(picture(p[None], low, high))}' alt='{t}'></div>" for t, p in shown]
     name = html.escape(slices[bad]["image_id"])
     return f"<figure class=volume><figcaption>{name} <span class=note>{len(slices)} slices</span></figcaption>" \

@@ -33,7 +33,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th {
 td { white-space: nowrap }
 th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
-.image { margin: 0 0 2rem; scroll-margin-top: 1rem }
+.image, .volume { margin: 0 0 2rem; scroll-margin-top: 1rem }
 .image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
 .image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
 .looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }

@@ -47,7 +47,7 @@ def profile(outcome: Outcome, row: int) -> str:
     if outcome.draws is not None:
         mean, _, half = metrics.interval(outcome.draws)
         band = (across, along(outcome, mean - half, row), along(outcome, mean + half, row))
-    said = "the band holds 90 %" if band else "several draws would give it a band that holds 90 %"
+    said = "the band is the 90 % interval of the draws" if band else "several draws would give it a 90 % band"
     return f"<figure>row {row}: {said}{curves(lines, 'pixel', 'value', band)}</figure>"
 
 
