@@ -27,7 +27,7 @@ SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 def settings(kind: str, name: str) -> Path:
     """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too.
 
-    Raises ValueError with the valid names, the nearest first.
+    Raises Refusal with the valid names, the nearest first.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
@@ -104,7 +104,7 @@ def settings_of_kind(kind: str, name: str) -> Path:
 def weights(name: str | Path) -> Path:
     """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
 
-    Raises ValueError with the shipped models, the nearest first.
+    Raises Refusal with the shipped models, the nearest first.
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
@@ -116,7 +116,7 @@ def weights(name: str | Path) -> Path:
 def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> "Prior":
     """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
 
-    Raises ValueError for a description without weights, and where a class must be chosen or cannot be.
+    Raises Refusal for a description without weights, and where a class must be chosen or cannot be.
     """
     import torch  # here, because names are looked up long before a network is needed
 

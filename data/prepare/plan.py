@@ -68,7 +68,7 @@ def plan(
     subject: regular expression; its first group, or all that it finds in the relative path, is the subject. Or the word
     StudyInstanceUID: each DICOM study counts as a subject, where the PatientIDs say nothing. within: subjects are divided
     themselves, by blocks of their slices (data/prepare/within.py), those of volumes along this axis.
-    Raises ValueError in one line.
+    Raises Refusal in one line.
     """
     keyword = STUDY if subject == STUDY else "PatientID"
     pattern = None if subject == STUDY else _compiled(subject)

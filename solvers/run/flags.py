@@ -23,7 +23,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     """Flags, key=value overrides, and the words that are neither. about: what --help begins with.
 
     Flags that are short for an override stand before the overrides, which may contradict them; `options.command` is the line.
-    Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
+    Raises Refusal for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
     ours = parser(about)
     changes = ours.overrides(argv)
@@ -52,7 +52,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
 def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     """Fill in what was not said. Without any data it is the demo: whether it is, is what is returned.
 
-    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises ValueError for
+    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises Refusal for
     flags that mean nothing with what is asked for.
     """
     unconditional = not any(tasks.values())
