@@ -18,7 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from data.files import Refusal
 from solvers.run import door, figures, report
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
 

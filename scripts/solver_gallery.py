@@ -23,7 +23,7 @@ from data.files import printable
 from data.pictures import beside, tile
 from data.ranges import to_unit
 from solvers.run import door
-from solvers.run.flags import HOME, Parser, whole
+from solvers.run.command import HOME, Parser, whole
 
 SIDE, ACROSS = 208, 4  # pixels of a picture, pictures in a row
 SCAN = HOME / "models/demo-data/brain2-ax-008.png"

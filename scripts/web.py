@@ -31,7 +31,7 @@ from data.files import Refusal
 from data.opened import Opened
 from solvers.run import call as call  # now, so that nobody who presses waits for it
 from solvers.run import door
-from solvers.run.flags import Parser, whole
+from solvers.run.command import Parser, whole
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 SERVED = re.compile(  # of what gradio has, not its uploads, files, proxies and editors

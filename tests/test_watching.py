@@ -86,7 +86,7 @@ def test_the_command_line_is_understood():
     line = P.command("a scan.dcm", "demo-pixel", task="mri_x4", draws=4, measurements=True, overrides=["operator.params.coils=2"])
     assert line.startswith("python sample.py --data-root 'a scan.dcm' --model demo-pixel")
     options, changes, rest = flags.parse(line.replace("'a scan.dcm'", "x").split()[2:], "")
-    assert (options.num_samples, options.task, options.measurements, rest) == (4, ["mri_x4"], True, "")
+    assert (options.num_samples, options.task, options.measurements, rest) == (4, ["mri_x4"], True, [])
     assert changes == ["operator.params.coils=2"]
 
 

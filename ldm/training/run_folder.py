@@ -7,8 +7,8 @@ from typing import Any
 
 from data.files import Refusal, file_digest, locked
 from ldm.checkpoints.reading import weights
+from ldm.trained import PARTS
 
-PARTS = ("prior", "first_stage")
 SEEDS = {"model.params.seed": 0, "data.params.seed": 0}  # what they are where a configuration names none
 FIXED = (
     *PARTS,
@@ -26,22 +26,6 @@ def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
             raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
         yield folder
-
-
-def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
-    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with.
-
-    A folder means its last checkpoint, or the best of a run that ended before it had saved one.
-    """
-    if resume is None:
-        return None
-    path = folder if resume == "auto" else Path(resume)
-    kept = [file for name in ("last.ckpt", "best.ckpt") if (file := path / "checkpoints" / name).is_file()]
-    if kept or resume == "auto":
-        return kept[0] if kept else None
-    if not path.is_file():
-        raise Refusal(f"--resume: {path}: no such checkpoint")
-    return path
 
 
 def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:

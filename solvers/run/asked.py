@@ -23,8 +23,9 @@ from solvers.operators.base import Operator
 from solvers.problem import Problem
 from solvers.run import flags
 from solvers.run.answer import Result
-from solvers.run.cells import Cell, build, checked, drawn, part, run_of
+from solvers.run.cells import Cell, build, drawn, part, run_of
 from solvers.run.module import Reconstruction
+from solvers.run.parts import checked
 from solvers.run.progress import Progress, Watch
 from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
@@ -132,7 +133,7 @@ def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace
     """The flags of sample.py that the words mean, checked as they are there, and the overrides of the configuration."""
     options, changes, unknown = flags.parse([*overrides, *arguments(words)], "")
     if unknown:
-        raise Refusal(f"{unknown!r} is not of the form key=value")
+        raise Refusal(f"{unknown[0]!r} is not of the form key=value")
     return options, changes
 
 
