@@ -94,7 +94,7 @@ class Sources(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for key, value in attrs if key in ("src", "href")]
+        self.found += [value for key, value in attrs if key in ("src", "href") and not value.startswith("#")]
 
 
 def test_the_report_needs_nothing_else(folder: Path):

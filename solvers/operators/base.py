@@ -47,7 +47,7 @@ class Operator:
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
-    axes: Axes | None = None  # of y, where it is no picture
+    reading: Axes | None = None  # of y, where it is no picture
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":

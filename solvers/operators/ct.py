@@ -63,7 +63,7 @@ class CT(LinearOperator):
         return Scan(self.views, math.radians(self.arc), self.bins, self.detector, self.box, radius)
 
     @property
-    def axes(self) -> Axes:  # type: ignore[override]
+    def reading(self) -> Axes:  # type: ignore[override]
         return Axes(f"{self.views} views over {self.arc:g} degrees", f"{self.bins} detector cells")
 
     @property

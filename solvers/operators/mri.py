@@ -40,7 +40,7 @@ class MRI(LinearOperator):
     def unit_range(self) -> bool:  # type: ignore[override]
         return not self.complex_image
 
-    axes = Axes("vertical frequency", "horizontal frequency", spectral=True)
+    reading = Axes("vertical frequency", "horizontal frequency", spectral=True)
 
     @property
     def gain(self) -> float:

@@ -22,7 +22,7 @@ class PhaseRetrieval(Operator):
     oversampling: float = 2.0
     amplitude = True
     turns = True
-    axes = Axes("vertical frequency", "horizontal frequency", spectral=True)
+    reading = Axes("vertical frequency", "horizontal frequency", spectral=True)
 
     def __post_init__(self) -> None:
         if not self.oversampling >= 0:

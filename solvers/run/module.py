@@ -147,7 +147,7 @@ class Reconstruction(pl.LightningModule):
             baseline=baseline,
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
-            axes=operator.axes,
+            axes=operator.reading,
             zoom=self.run.zoom,
             grid=operator.grid,
         )
