@@ -1,6 +1,6 @@
-"""Write docs/solvers.png: every solver on one held-out scan at the same number of network calls, beside the truth.
+"""Draw a sheet: every solver on one held-out scan at the same number of network calls, beside the truth.
 
-    python scripts/solver_gallery.py                                  # minutes on a CPU
+    python scripts/solver_gallery.py                                  # writes solvers.png; minutes on a CPU
     python scripts/solver_gallery.py --task super_resolution --calls 20 --output /tmp/sheet.png
 
 Exit codes: 0 done, 2 a mistake (one line).
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     add("--task", default="mri_x4")
     add("--side", type=whole, default=128, metavar="PIXELS", help="of the square in the middle of the scan that is restored")
     add("--calls", type=whole, default=10, metavar="N", help="network calls of each solver")
-    add("--output", type=Path, default=HOME / "docs/solvers.png")
+    add("--output", type=Path, default=Path("solvers.png"))
     return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
 
 
