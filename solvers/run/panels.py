@@ -62,7 +62,7 @@ def png(sheet: PIL.Image.Image) -> bytes:
     return out.getvalue()
 
 
-def places(sheet: PIL.Image.Image) -> dict[str, Box]:
+def places(sheet: PIL.Image.Image) -> dict[str, tuple[int, int, int, int]]:
     """Where the pictures of a panel's file lie; {} of a picture that is none."""
     return json.loads(sheet.info.get("tiles", "{}"))
 

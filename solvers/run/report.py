@@ -66,7 +66,8 @@ def write(folder: Path) -> Path:
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
     keys = _present([summary])
-    rows, pictures, bad, volumes = [], [], [], planes.Volumes(folder)
+    rows: list[str] = []
+    pictures, bad, volumes = list[str](), list[str](), planes.Volumes(folder)
     spread = {key: array("d") for key in MARKS}
     for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
         if record["status"] != "ok":
