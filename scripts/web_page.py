@@ -32,15 +32,6 @@ last: Any = {"trigger_mode": "always_last", **quick}
 work: Any = {"concurrency_limit": 1, "concurrency_id": "work", "api_visibility": "private"}  # one at a time
 
 
-class Slider(gr.Slider):
-    """One whose ends change with the scan: a value may come before its ends do, and is looked at where it is used."""
-
-    is_template = True  # the browser's part is gradio's
-
-    def preprocess(self, payload: float) -> float:
-        return payload
-
-
 @lru_cache(maxsize=256)
 def pace(path: Path, prior: str, overrides: Sequence[str], **asked: Any) -> float:
     """Seconds a step."""
@@ -91,13 +82,9 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
         if name:
             s.scan, s.result = Opened(Path(DEMOS[name].path), [DEMOS[name]]), None
         several, middle = len(s.scan.rows) > 1, len(s.scan.rows) // 2
-        pixels, low, high = s.scan.look(middle)
-        least, most = float(pixels.min()), max(float(pixels.max()), float(pixels.min()) + 1e-3)
-        step = (most - least) / 500
-        level = gr.update(minimum=least, maximum=most, value=(low + high) / 2, step=step)
-        width = gr.update(minimum=step, maximum=max(most - least, high - low), value=high - low, step=step)
+        _, low, high = s.scan.look(middle)
         slices = gr.update(maximum=max(len(s.scan.rows) - 1, 1), value=middle, visible=several)
-        return slices, gr.update(visible=several), level, width, "", gr.update(visible=False), ""
+        return slices, gr.update(visible=several), (low + high) / 2, high - low, "", gr.update(visible=False), ""
 
     def show(s: Any, k: float, level: float, width: float, task: str) -> str:
         pixels = s.scan.look(int(k))[0].numpy()
@@ -132,10 +119,10 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
                 demo = gr.Dropdown(list(DEMOS), label="Scan", value=next(iter(DEMOS)), elem_id="demo")
                 gr.HTML(SEND, js_on_load="element.addEventListener('change', (event) => page.send(event.target))")
                 arrived, drawn = gr.Button(elem_id="arrived"), gr.Button(elem_id="drawn")
-                k = Slider(0, 1, step=1, label="Slice", visible=False, elem_id="slice")
+                k = gr.Slider(0, 1, step=1, label="Slice", visible=False, elem_id="slice")
                 every = gr.Checkbox(label="restore all slices", visible=False)
                 with gr.Row():
-                    level, width = (Slider(0, 1, label=name, min_width=140, elem_id=name) for name in ("Level", "Window"))
+                    level, width = (gr.Number(label=name, min_width=140, elem_id=name) for name in ("Level", "Window"))
                 scan = gr.HTML(js_on_load="page.drawing(element)")
             with gr.Column(min_width=320):
                 task, solver = (
@@ -171,7 +158,7 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
                 with gr.Accordion("The same without this page", open=False):
                     code = gr.Textbox(lines=5, show_label=False, buttons=["copy"], elem_id="code")
         out = gr.HTML(elem_id="out")
-        at = Slider(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
+        at = gr.Slider(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
         line = gr.HTML(elem_id="profile")
 
         asked = [session, k, every, task, measured, how, solver, model, steps, draws, seed]
