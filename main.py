@@ -21,7 +21,6 @@ import argparse
 import inspect
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -107,6 +106,9 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     if options.train and resume is None:
         refuse_random_first_stage(config, options.init or options.first_stage)
 
+    from solvers.run.trainer import quiet
+
+    quiet()
     from ldm.training import run  # torch and Lightning, which take seconds: what can be wrong without them was looked at
 
     if stage is not None:
@@ -120,5 +122,4 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     sys.exit(main(sys.argv[1:]))

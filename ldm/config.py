@@ -8,7 +8,9 @@ class of a listed kind; never a function, and never trusted by its prefix alone.
 import importlib
 import inspect
 import io
+import os
 import re
+import sys
 import traceback
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,14 +56,29 @@ class Node(dict):
 
 
 def admit(module: str) -> None:
-    """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
+    """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed.
+
+    It is looked for in the working directory too, after the program's own and what is installed. Its errors are shown whole.
+    """
+    if (here := os.getcwd()) not in sys.path:
+        sys.path.append(here)
     try:
         importlib.import_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise Refusal(f"--plugin {module}: {first_line(error)}") from error
     except Exception as error:  # the user's own code
-        raise Refusal(f"--plugin {module}: {type(error).__name__}: {first_line(error)}") from error
+        _show(error)
+        kind = "" if isinstance(error, (ImportError, SyntaxError)) else f"{type(error).__name__}: "
+        raise Refusal(f"--plugin {module}: {kind}{first_line(error)}") from error
     _plugins.add(module.split(".")[0])
+
+
+def _show(error: Exception) -> None:
+    """Print the traceback of an error in a user's own code, from its first line on; nothing of a module that is not there."""
+    machinery = (__file__, importlib.__file__, "<frozen importlib")
+    place = error.__traceback__
+    while place and place.tb_frame.f_code.co_filename.startswith(machinery):
+        place = place.tb_next
+    if place or isinstance(error, SyntaxError):
+        traceback.print_exception(type(error), error, place)
 
 
 def admit_resolvers() -> None:
@@ -130,6 +147,8 @@ def build(node: Any, **extra: Any) -> Any:
         except Exception as error:
             if not _foreign(cls, error):
                 raise
+            if cls.__module__.split(".")[0] in _plugins:
+                _show(error)
             reason = f"{node['target']} cannot be built from these ({type(error).__name__}: {first_line(error)})"
             raise Refusal(f"{node.locate('params')}: {reason}") from error
     if isinstance(node, Mapping):

@@ -162,6 +162,10 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
     if scans and not (recipe.window or recipe.percentiles):
         print("scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);")
         print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
+    for split in planned.splits:
+        histogram = report[split]["histogram"]
+        if sum(histogram) and not any(histogram[len(histogram) // 8 :]):
+            print(f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them")
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
     skipped = report["skipped"]

@@ -16,8 +16,9 @@ from data.files import commit_json
 from data.manifest import COLUMNS, read
 from data.prepare.convert import BINS, Done
 
-SHOWN = 16  # pictures per split on the contact sheet
-TILE, STRIP, MARGIN = 96, 64, 16  # pixels
+SHOWN = 12  # pictures per split on the contact sheet
+TILE, STRIP, MARGIN = 160, 64, 16  # pixels
+LETTERS = TILE // 6 - 1  # of a name, that fit below its picture
 TWINS = 100  # pictures that are in two splits, listed
 
 
@@ -98,22 +99,35 @@ def twins(root: Path, marks: dict[str, array]) -> list[list[str]]:
 
 
 def contact_sheet(root: Path, splits: list[str], histograms: dict[str, np.ndarray]) -> Image.Image:
-    """For each split a row of pictures, evenly spread, and the histogram of all its pixels (height: logarithm of the count)."""
-    row = MARGIN + TILE + STRIP
+    """For each split a row of pictures with their names, evenly spread, and the histogram of all its pixels."""
+    row = 3 * MARGIN + TILE + STRIP
     sheet = Image.new("RGB", (SHOWN * TILE, row * len(splits)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, split in enumerate(splits):
         top = number * row
-        paths = [entry.path for entry in read(root / f"{split}.csv")]
-        draw.text((4, top + 2), f"{split}: {len(paths)} images, black to white below", fill="black")
-        for column, i in enumerate(np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).round().astype(int)):
-            sheet.paste(_tile(Path(paths[i])), (column * TILE, top + MARGIN))
-        height = np.log1p(histograms[split])
-        height = (height / max(height.max(), 1) * (STRIP - 8)).round().astype(int)
-        width = SHOWN * TILE // BINS
-        for i, h in enumerate(height.tolist()):
-            draw.rectangle((i * width, top + row - 4 - h, (i + 1) * width - 2, top + row - 4), fill=(70, 70, 70))
+        entries = list(read(root / f"{split}.csv"))
+        draw.text((4, top + 2), f"{split}: {len(entries)} images", fill="black")
+        for column, i in enumerate(np.linspace(0, len(entries) - 1, min(SHOWN, len(entries))).round().astype(int)):
+            sheet.paste(_tile(Path(entries[i].path)), (column * TILE, top + MARGIN))
+            draw.text((column * TILE + 2, top + MARGIN + TILE + 2), shortened(entries[i].image_id), fill="black")
+        _histogram(draw, histograms[split], top + 2 * MARGIN + TILE)
     return sheet
+
+
+def shortened(name: str) -> str:
+    """A name that fits below its picture; its end tells slices apart."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 12]}..{name[-10:]}"
+
+
+def _histogram(draw: ImageDraw.ImageDraw, counts: np.ndarray, top: int) -> None:
+    """Bars over the whole width from black to white, and below them what they are."""
+    height = np.log1p(counts)
+    height = (height / max(height.max(), 1) * (STRIP - 8)).round().astype(int)
+    width = SHOWN * TILE // BINS
+    for i, h in enumerate(height.tolist()):
+        draw.rectangle((i * width, top + STRIP - h, (i + 1) * width - 2, top + STRIP), fill=(70, 70, 70))
+    words = f"all pixels, black on the left to white on the right; height: log(1 + count), up to {counts.max():,}"
+    draw.text((4, top + STRIP + 2), words, fill="black")
 
 
 def _tile(path: Path) -> Image.Image:

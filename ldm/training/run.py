@@ -18,7 +18,7 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.trained import PARTS
-from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
+from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, Shown, StopOnNaN
 from ldm.training.run_folder import claimed, digests, same_run
 
 SAVE_EVERY = 500  # steps
@@ -127,6 +127,8 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     asked = dict(config["trainer"])
+    if asked.get("enable_progress_bar", True) is not False:
+        callbacks.append(Shown())
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:

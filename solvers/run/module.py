@@ -184,6 +184,7 @@ class Reconstruction(pl.LightningModule):
         k, count = cell.draws, len(problem.ids)
         everything, pieces = problem.repeat(k), []
         bad: dict[int, str] = {}
+        self.progress.begin(count, count * k)
         for start in range(0, count * k, self.run.rows):
             chosen = range(start, min(start + self.run.rows, count * k))
             piece = everything.select(chosen)
