@@ -110,7 +110,8 @@ def prepare(options: argparse.Namespace) -> int:
     planned = plan(folders, shares, options.subject, options.seed, within)
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
-        report = collect(counted(outcomes, len(planned.sources)), planned.splits, options.output_root)
+        done = counted(outcomes, len(planned.sources))
+        report = collect(done, planned.splits, options.output_root, planned.within)
         for split, share in zip(SPLITS, shares or ()):
             if share and split not in planned.splits:
                 empty_manifests(options.output_root, split)

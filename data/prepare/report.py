@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw
 
 from data.files import commit_json
 from data.manifest import COLUMNS, read
+from data.manifest_lines import KNOWN
 from data.prepare.convert import BINS, Done
 
 SHOWN = 12  # pictures per split on the contact sheet
@@ -22,10 +23,10 @@ LETTERS = TILE // 6 - 1  # of a name, that fit below its picture
 TWINS = 100  # pictures that are in two splits, listed
 
 
-def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str, Any]:
+def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: bool = False) -> dict[str, Any]:
     """Write `<split>.csv` and `<split>_images.txt` while the outcomes come, then report.json and contact_sheet.png.
 
-    Returns the report. The manifests appear, whole, at the end.
+    Returns the report. The manifests appear, whole, at the end. within: subjects were divided, which every row says.
     """
     skipped: list[dict[str, str]] = []
     totals = {split: {"images": 0, "files": 0, "passed_over": 0, "enlarged": 0} for split in splits}
@@ -34,12 +35,14 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
     contracts: dict[str, Counter] = {split: Counter() for split in splits}  # stored values that became black and white
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
     marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
-    gap, leaks = 0, False
+    gap, columns = 0, KNOWN if within else COLUMNS
     with ExitStack() as stack:
         tables, lists = {}, {}
         for split in splits:
             table = stack.enter_context((root / f".{split}.csv.part").open("w", newline="", encoding="utf-8"))
-            tables[split] = csv.DictWriter(table, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+            tables[split] = csv.DictWriter(
+                table, KNOWN if within else COLUMNS, extrasaction="ignore", restval="", lineterminator="\n"
+            )
             tables[split].writeheader()
             lists[split] = stack.enter_context((root / f".{split}_images.txt.part").open("w", encoding="utf-8"))
         for done in outcomes:
@@ -59,7 +62,6 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
                 totals[split]["enlarged"] += image["enlarged"]
                 subjects[split].add(image["subject"])
                 histograms[split] += image["histogram"]
-                leaks |= bool(image.get("leak"))
                 if np.count_nonzero(image["histogram"]) > 1:
                     marks[split].append(int(image["sha256"][:16], 16))
                 if image.get("contract"):
@@ -79,7 +81,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
             "histogram": histograms[split].tolist(),
         }
         for split in splits
-    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": leaks, "left_out_between": gap}
+    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": within, "left_out_between": gap}
     commit_json(root / "report.json", report)
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -75,7 +76,7 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
         pending = [batches(rows, load, max(1, run.rows // cell.draws), results[cell.name].committed) for cell in cells]
         trainer.predict(module, pending, return_predictions=False)
-        if rank_zero_only.rank > 0:
+        if cast(Any, rank_zero_only).rank > 0:
             return 0
         code = conclude(results, lambda image_id: load(everything[image_id]) if image_id in everything else None)
         print(f"took {time.monotonic() - begun:.1f} s")
@@ -107,7 +108,7 @@ def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
 def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
-        for result in results if rank_zero_only.rank == 0 else ():
+        for result in results if cast(Any, rank_zero_only).rank == 0 else ():
             stack.enter_context(result.opened(overwrite, rows, verify))
             for line in result.remarks:
                 say(f"note: {line}")
