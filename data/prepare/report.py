@@ -40,9 +40,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: boo
         tables, lists = {}, {}
         for split in splits:
             table = stack.enter_context((root / f".{split}.csv.part").open("w", newline="", encoding="utf-8"))
-            tables[split] = csv.DictWriter(
-                table, KNOWN if within else COLUMNS, extrasaction="ignore", restval="", lineterminator="\n"
-            )
+            tables[split] = csv.DictWriter(table, columns, extrasaction="ignore", restval="", lineterminator="\n")
             tables[split].writeheader()
             lists[split] = stack.enter_context((root / f".{split}_images.txt.part").open("w", encoding="utf-8"))
         for done in outcomes:
