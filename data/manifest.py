@@ -41,6 +41,7 @@ class Row(NamedTuple):
     label: int = -1  # class, from 0; -1 if none
     sha256: str = ""  # of the file; "" if not told
     line: int = 0  # line in the manifest, from 1
+    volume: str = ""  # the name of the volume that it is a slice of, beside others; "" for an image of its own
 
 
 def read(path: str | Path) -> Iterator[Row]:

@@ -197,6 +197,13 @@ class Prior(nn.Module):
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
         return self.denoiser(x, sigma, self.labels(x))
 
+    def begin(self, levels: Sequence[float]) -> None:
+        """Told the noise levels of a run before its first call; most priors do not mind."""
+
+    def coupled(self, z: Tensor) -> Tensor:
+        """White noise of a state, as a solver is to add it; only volumes tie their slices' together."""
+        return z
+
     def density(self, sigma: float) -> Tensor | None:
         """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""
         if not self.variances:

@@ -92,8 +92,9 @@ def correction(belief: Belief, A: LinearOperator, r: Tensor, wanted: Precision) 
         V = belief.diagonal
         spectrum = A.forward(V * A.adjoint(torch.ones_like(r)))
         return closed(V * A.adjoint(r / (per_image(wanted.s2, r) + spectrum)), r)
-    if not belief.rooted:
-        found = dual_step(A, belief.apply, r, wanted)
+    near = belief.inverse_along_slices(A, wanted.s2)
+    if near is not None or not belief.rooted:
+        found = dual_step(A, belief.apply, r, wanted, near)
         return Solution(belief.apply(A.adjoint(found.x)), found.iterations, found.residual)
     found = whitened_step(A, belief.root, r, torch.zeros_like(belief.mean), wanted)
     return Solution(belief.root(found.x), found.iterations, found.residual)

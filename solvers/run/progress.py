@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from tqdm import tqdm
 
@@ -45,15 +46,23 @@ class Bar(tqdm):
 
 
 class Progress:
-    """Images done, and of the batch at work its step and residual. Silent until `start`."""
+    """Images done, and of the batch at work its step and residual; of slices also which volume. Silent until `start`."""
 
     def __init__(self) -> None:
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
+        self.place: dict[str, str] = {}
 
-    def start(self, total: int, visible: bool = True) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's."""
-        self.bar, self.next = Bar(total, "images", visible), 0.0
+    def start(self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices."""
+        of = len(volumes)
+        self.place = {
+            name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
+            for v, ids in enumerate(volumes.values(), 1)
+            for k, name in enumerate(ids, 1)
+        }
+        longest = max(map(len, volumes.values()), default=0)
+        self.bar, self.next = Bar(total, ("images", "volumes")[longest == 1] if longest < 2 else "slices", visible), 0.0
 
     def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
         """residual is computed only when it is shown: a few times a second, less often where it is slow (a decoder)."""
@@ -61,7 +70,8 @@ class Progress:
         if self.bar.disable or begun < self.next:
             return
         others = len(set(ids)) - 1
-        words = [printable(ids[0]) + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
+        first = self.place.get(ids[0], printable(ids[0]))
+        words = [first + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
         words += [f"residual {residual():.3f}"] if residual else []
         self.bar.set_postfix_str("  ".join(words), refresh=True)
         now = time.monotonic()

@@ -38,6 +38,7 @@ def write(folder: Path) -> Path:
     lines = json_lines(folder / "records.jsonl")
     records = [{key: value for key, value in record.items() if key != "written"} for record in lines]  # digests of files: bulky
     good = [r for r in records if r["status"] == "ok"]
+    shown = list({_file(record): record for record in reversed(good)}.values())[::-1]  # slices of a volume share a panel
     bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
@@ -47,8 +48,8 @@ def write(folder: Path) -> Path:
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
         "<h2>Panels</h2>",
-        *(_picture(folder, record) for record in good[:PANELS]),
-        f"<p class=note>{len(good) - PANELS} more in panels/.</p>" if len(good) > PANELS else "",
+        *(_picture(folder, record) for record in shown[:PANELS]),
+        f"<p class=note>{len(shown) - PANELS} more in panels/.</p>" if len(shown) > PANELS else "",
         "<h2>Images</h2>",
         _images(good),
         "<h2>Configuration</h2>",
@@ -124,13 +125,19 @@ def _images(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _picture(folder: Path, record: Mapping[str, Any]) -> str:
-    file = record["files"].get("panels", record["files"].get("recon", record["files"].get("samples")))
+    file = _file(record)
     if not file.endswith(".png"):
         return ""
     code = base64.b64encode((folder / file).read_bytes()).decode()
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
     return f"<figure>{caption}<img alt='{name}' src='data:image/png;base64,{code}'></figure>"
+
+
+def _file(record: Mapping[str, Any]) -> str:
+    """What shows an image."""
+    files = record["files"]
+    return files.get("panels", files.get("recon", files.get("samples")))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
