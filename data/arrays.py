@@ -30,8 +30,8 @@ class Form:
     channeled: bool = False  # an axis before H and W counts channels
     dtype: torch.dtype = torch.float32
     numpy: bool = True
-    solid: bool = False  # D stands before H and W: volumes
     device: torch.device | str = "cpu"
+    solid: bool = False  # D stands before H and W: volumes
 
     def give(self, values: Tensor, whole: bool = True) -> Any:
         """values [B,...,C,H,W] in the caller's units -> the caller's axes and type.

@@ -19,7 +19,7 @@ from ldm.denoiser import Prior
 PLANES = {"axial": -3, "coronal": -2, "sagittal": -1}  # the axis of [B,C,D,H,W] that counts the slices of a plane
 LENGTH = 1.5  # slices over which errors of neighbours fall to 1/e, where nobody measured them
 NARROW = 16  # pixels that a plane has at least along both sides
-SPACING = 1.6  # by how much the sides of a pixel may differ: a head of 2 x 2 x 3 mm gains 0.7 dB by planes of 2 x 3 (docs/volumes.md)
+SPACING = 1.6  # by how much the sides of a pixel may differ: planes of 2 x 3 mm give a head of 2 x 2 x 3 mm 0.7 dB
 
 
 class VolumePrior(Prior):

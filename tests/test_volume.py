@@ -155,7 +155,10 @@ def volume_of(S: np.ndarray, shape: tuple[int, ...]) -> VolumePrior:
     return Exact(isotropic(shape[:1] + shape[2:]), shape)
 
 
-@pytest.mark.parametrize("solver", [PnP(steps=4), DAPS(steps=4, sigma_max=1.0)], ids=lambda s: type(s).__name__)
+RUNNING = [PnP(steps=4), PnP(steps=4, z_tv=0.5), DAPS(steps=4, sigma_max=1.0)]
+
+
+@pytest.mark.parametrize("solver", RUNNING, ids=lambda s: type(s).__name__)
 def test_solvers_run_on_volumes_and_explain_the_data(solver):
     prior = VolumePrior(Prior(Shrink(0.5), (1, 6, 5), variances=ROWS), (1, 4, 6, 5))
     x = 0.5 * noise(2, 1, 4, 6, 5)
@@ -165,6 +168,12 @@ def test_solvers_run_on_volumes_and_explain_the_data(solver):
     assert last.x0.shape == x.shape and float(problem.residual(last.x0).max()) < 1.6
     *_, alone = solver(problem.select([1]), prior, Noise(IDS[1:], "solver"))
     torch.testing.assert_close(last.x0[1:], alone.x0, rtol=0, atol=1e-10)
+
+
+def test_total_variation_along_slices_is_of_volumes():
+    problem = measure(GaussianBlur(3, 1.0), noise(1, 1, 6, 5), Gaussian(0.05), Noise(IDS[:1], "noise"))
+    with pytest.raises(Refusal, match="z_tv ties the slices of a volume"):
+        PnP(steps=2, z_tv=0.5).solve(problem, isotropic((1, 6, 5)))
 
 
 def test_the_shipped_network_takes_every_plane():

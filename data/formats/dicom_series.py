@@ -36,9 +36,9 @@ def header(path: Path) -> Header:
         kind = ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID", "")
         if kind == DIRECTORY:
             return Header(nothing="a directory of other files (DICOMDIR)")
-        if "Rows" not in ds:
-            name = kind.name if isinstance(kind, pydicom.uid.UID) and kind.name != kind else "DICOM"
-            return Header(nothing=f"{name} without an image")
+        if "Rows" not in ds:  # of a kind that nobody knows it is damaged, which is told when it is read
+            known = isinstance(kind, pydicom.uid.UID) and kind.name != kind
+            return Header(nothing=f"{kind.name} without an image" if known else "")
         cosines = np.array(ds.get("ImageOrientationPatient") or [], float)
         corner = np.array(ds.get("ImagePositionPatient") or [], float)
         placed = len(cosines) == 6 and len(corner) == 3

@@ -47,12 +47,14 @@ class Drawing:
 
     def draw_volumes(self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]) -> tuple[Tensor, dict[int, str]]:
         """`draw`, a draw at a time; each goes on where an earlier run was killed."""
-        made, bad = [], {}
+        made: list[Tensor] = []
+        bad: dict[int, str] = {}
         for row in range(len(problem.ids)):
             for k in range(cell.draws):
                 image, reasons = self.draw_volume(cell, problem.select([row]), prior, k, sums[row])
                 made.append(image)
-                bad |= dict.fromkeys([row] * len(reasons), "".join(reasons.values()))
+                for reason in reasons.values():
+                    bad.setdefault(row, reason)
         return torch.cat(made).unflatten(0, (len(problem.ids), cell.draws)), bad
 
     def draw_volume(self, cell: Cell, problem: Problem, prior: Prior, k: int, scan: str) -> tuple[Tensor, dict[int, str]]:

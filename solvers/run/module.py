@@ -53,8 +53,9 @@ class Reconstruction(pl.LightningModule):
         """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
-                if scan.slices and scan.pixels is not None:
-                    check_memory(scan.pixels.numel() * round(1 / cell.operator.places[1] if self.run.measurements else 1))
+                if scan.slices and scan.pixels is not None and cell.operator is not None:
+                    finer = 1 / cell.operator.places[1] if self.run.measurements else 1
+                    check_memory(round(scan.pixels.numel() * finer))
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
@@ -187,9 +188,10 @@ class Reconstruction(pl.LightningModule):
         """The prior for images of a shape, or for volumes. measured: the operator whose y the scan is."""
         if len(shape) < 4:
             return self.fit(self.prior, shape)
-        found, size = scan.spacing, scan.pixels.shape[1:] if scan.pixels is not None else shape[1:]
-        if found is not None and measured is not None:
-            found = (found[0] * measured.places[1], *(s * n / m for s, n, m in zip(found[1:], size[1:], shape[2:])))
+        found = scan.spacing
+        if found is not None and measured is not None and scan.pixels is not None:
+            rows, columns = (n / m for n, m in zip(scan.pixels.shape[-2:], shape[-2:]))
+            found = (found[0] * measured.places[1], found[1] * rows, found[2] * columns)
         of_volumes = {"batch": self.run.together, "turns": self.run.planes == "turns", "coupling": self.run.coupling}
         prior, note = self.fit(self.prior, shape, spacing=found, **of_volumes)
         said = "restored as a volume" + (f", its slices' noise shared over {self.run.coupling:g} mm" if self.run.coupling else "")
