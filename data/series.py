@@ -48,6 +48,10 @@ class Whole(NamedTuple):
         return self.rows[0].window
 
     @property
+    def leak(self) -> str:
+        return self.rows[0].leak
+
+    @property
     def label(self) -> int:
         return self.rows[0].label
 

@@ -5,7 +5,6 @@ much at each frequency, and more at edges than in air. `Belief.of` chooses for a
 """
 
 import copy
-from collections.abc import Callable
 from typing import Any, Self
 
 import torch
@@ -15,7 +14,6 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.contrast import contrast
 from solvers.operators.base import LinearOperator, Operator, Scalar, norm, per_image
-from solvers.operators.volume.axis import inverse_of_mixing
 from solvers.problem import Problem
 
 IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
@@ -56,6 +54,10 @@ class Belief:
         """The belief with V scaled until the mean variance of an entry is this."""
         raise NotImplementedError
 
+    def isotropic(self, variance: Scalar) -> "Isotropic":
+        """About the same mean, with V = variance I."""
+        return Isotropic(self.mean, variance).changed(decoded=self.decoded)
+
     def around(self, mean: Tensor) -> Self:
         """The same V about another mean."""
         return self.changed(mean=mean)
@@ -78,10 +80,6 @@ class Belief:
     def scaled_to_residual(self, problem: Problem, noise: Noise) -> Self:
         """The belief with V scaled, image by image, to the residual that the mean has; a V that nobody measured stays."""
         return self
-
-    def inverse_along_slices(self, A: LinearOperator, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """Nearly (s2 I + A V A^T)^-1, where A mixes the slices of volumes alone and that is cheap; else None."""
-        return None
 
     @staticmethod
     def of(prior: Prior, x0: Tensor, sigma: float, problem: Problem, pixels: bool | None = None) -> "Belief":
@@ -199,10 +197,6 @@ class Spectral(Belief):
         spectrum = self.density.sqrt() * torch.fft.rfftn(core, dim=axes)
         filtered = self.place * torch.fft.irfftn(spectrum, core.shape[2:], axes)
         return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
-
-    def inverse_along_slices(self, A: LinearOperator, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
-        mixing = A.mixing(tuple(self.mean.shape[1:])) if self.mean.ndim == 5 else None
-        return None if mixing is None else inverse_of_mixing(mixing.to(self.mean), self.density, s2)
 
     def scaled(self, factor: Scalar) -> "Spectral":
         return self.changed(density=per_image(factor, self.density) * self.density)

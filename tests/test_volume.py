@@ -12,7 +12,7 @@ from ldm.denoiser import EDM, Prior
 from ldm.networks.residual_unet import ResidualUNet
 from ldm.volume import PLANES, VolumePrior, along_slices
 from solvers.beliefs import Belief, Spectral
-from solvers.condition import condition
+from solvers.condition import condition, inverse_along_slices
 from solvers.daps import DAPS
 from solvers.operators import CartesianMRI, GaussianBlur
 from solvers.operators.volume import MissingSlices, Slicewise, ThroughPlane
@@ -233,7 +233,7 @@ def test_slices_are_mixed_apart_at_every_frequency(operator):
     drawn = operator.draw(shape, Noise(IDS[:1], "mask"))
     prior = VolumePrior(any_size((1, 4, 5)), shape, length=1.5)
     belief = Spectral(torch.zeros(1, *shape, dtype=torch.float64), prior.density(0.5)[None, None, ..., :3])
-    solve = belief.inverse_along_slices(drawn, torch.tensor(0.01, dtype=torch.float64))
+    solve = inverse_along_slices(belief, drawn, torch.tensor(0.01, dtype=torch.float64))
     y = drawn.forward(noise(1, *shape))
     r = noise(1, *y.shape[1:])
     back = 0.01 * solve(r) + drawn.forward(belief.apply(drawn.adjoint(solve(r))))

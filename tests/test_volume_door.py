@@ -90,7 +90,7 @@ def test_thick_slices_of_a_scanner_become_thin_ones_between_them(world, tmp_path
         y = np.asarray(nibabel.load(data / "head.nii.gz").dataobj, float)
         thick = ThroughPlane(2.5).forward(torch.from_numpy(np.asarray(after.dataobj, float)).permute(2, 0, 1)[None, None])
         noise = 0.05 / 2 * (y.max() - y.min())  # sigma_y in stored units
-        assert np.abs(thick[0, 0].permute(1, 2, 0).numpy() - y).std() == pytest.approx(noise, rel=0.5)
+        assert np.square(thick[0, 0].permute(1, 2, 0).numpy() - y).mean() < (1.2 * noise) ** 2  # y is met
     else:
         found = [pydicom.dcmread(path) for path in sorted(made.iterdir())]
         assert len(found) == len({ds.SOPInstanceUID for ds in found}) == 15
