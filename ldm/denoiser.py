@@ -212,6 +212,13 @@ class Prior(nn.Module):
             wanted = f"a {name} has states [B,{','.join(map(str, self.shape))}]"
             raise Refusal(f"a state of shape {list(x.shape)}: {wanted}, which prior.to_state makes of images")
 
+    def begin(self, levels: Sequence[float]) -> None:
+        """Told the noise levels of a run before its first call; most priors do not mind."""
+
+    def coupled(self, z: Tensor) -> Tensor:
+        """White noise of a state, as a solver is to add it; only volumes tie their slices' together."""
+        return z
+
     def density(self, sigma: float) -> Tensor | None:
         """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""
         if not self.variances:

@@ -322,7 +322,7 @@ def test_low_resolution_volume_in_high_resolution_volume_out(world: Path, tmp_pa
     words = tiny.words(world, tmp_path / "out", "--manifest", f"{tmp_path}/low.csv", "--measurements")
     del words[words.index("--data-root") : words.index("--data-root") + 2]
     assert sample.main([*words, "--solver", "baseline"]) == 0
-    (file,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
+    file = tmp_path / "out/recon/low__head.nii.gz"
     after = nibabel.load(file)
     assert after.shape == (16, 16, 2) and after.get_data_dtype() == np.int16
     corners = np.array([[-0.5, -0.5, 0, 1], [3.5, 3.5, 1, 1]]).T

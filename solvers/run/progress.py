@@ -2,8 +2,9 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
+from types import MappingProxyType
 
 from tqdm import tqdm
 
@@ -47,7 +48,8 @@ class Bar(tqdm):
 
 
 class Progress:
-    """Images done, and of the batch at work its step, residual and how long it has been inside. Silent until `start`.
+    """Images done, and of the batch at work its step, residual and how long it has been inside; of slices also which volume.
+    Silent until `start`.
 
     A thread shows it every few seconds, whatever the solver is busy with: one step may last minutes (tiles, a decoder,
     conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
@@ -56,15 +58,24 @@ class Progress:
     def __init__(self) -> None:
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
+        self.place: dict[str, str] = {}
         self.images = 0  # that are finished
         self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
         self.words: list[str] = []
         self.begun = 0.0  # the step at work
         self.over = Event()
 
-    def start(self, total: int, visible: bool = True) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's."""
-        self.bar, self.next, self.images, self.words = Bar(total, "images", visible), 0.0, 0, []
+    def start(self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices."""
+        of = len(volumes)
+        self.place = {
+            name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
+            for v, ids in enumerate(volumes.values(), 1)
+            for k, name in enumerate(ids, 1)
+        }
+        longest = max(map(len, volumes.values()), default=0)
+        unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
+        self.bar, self.next, self.images, self.words = Bar(total, unit, visible), 0.0, 0, []
         self.over = Event()
         if visible:
             Thread(target=self._show, args=(self.over,), daemon=True).start()
@@ -87,7 +98,8 @@ class Progress:
         if self.bar.disable or begun < self.next:
             return
         others = len(set(ids)) - 1
-        self.words = [printable(ids[0]) + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
+        first = self.place.get(ids[0], printable(ids[0]))
+        self.words = [first + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
         self.words += [f"residual {residual():.3f}"] if residual else []
         self.bar.set_postfix_str("  ".join(self.words), refresh=True)
         now = time.monotonic()
