@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data.files import Refusal, read_yaml
-from ldm import catalogue, trained
+from ldm import catalogue, plugins, trained
 from ldm import config as configuration
 from ldm.training.configuration import check_keys, refuse_random_first_stage, set_seeds, trainer_arguments
 from ldm.training.trainer_signature import trainer
@@ -91,7 +91,7 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     if options.allow_env:
         configuration.admit_resolvers()
     for module in options.plugin:
-        configuration.admit(module)
+        plugins.admit(module)
     config = configuration.load(options.base, changes)
     check_keys(config)
     given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}

@@ -195,22 +195,13 @@ class Prior(nn.Module):
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
-        self.refuse_strange(x)
+        kind = "patch" if self.patched else self.kind
+        checks.state(x, self.shape, kind, placed=self.patched and self.kind == "pixel")
         return self.denoiser(x, sigma, self.labels(x))
 
     def forward(self, x: Tensor, sigma: Tensor | float, noise: Noise | None = None) -> Tensor:
         """`denoise`, called as prior(x, sigma); sigma may be one number."""
         return self.denoise(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), noise)
-
-    def refuse_strange(self, x: Tensor) -> None:
-        """Raise Refusal for a tensor that cannot be a state of this prior: another number of axes or channels, and where every
-        pixel has its place, of another size.
-        """
-        fits = x.ndim == len(self.shape) + 1 and x.shape[1] == self.shape[0]
-        if not fits or (self.patched and self.kind == "pixel" and x.shape[1:] != self.shape):
-            name = f"{'patch' if self.patched else self.kind} prior"
-            wanted = f"a {name} has states [B,{','.join(map(str, self.shape))}]"
-            raise Refusal(f"a state of shape {list(x.shape)}: {wanted}, which prior.to_state makes of images")
 
     def begin(self, levels: Sequence[float]) -> None:
         """Told the noise levels of a run before its first call; most priors do not mind."""

@@ -12,7 +12,7 @@ from analytic import latent, patched
 
 import sample
 from data.files import Refusal
-from ldm import config
+from ldm import config, plugins
 
 ROOT = Path(__file__).parents[1]
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", (ROOT / "docs/extend.md").read_text(), re.S | re.M)
@@ -25,7 +25,7 @@ def folder(tmp_path, monkeypatch):
     place.mkdir()
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(config, "_plugins", set())
+    monkeypatch.setattr(plugins, "NAMES", set())
     before = set(sys.modules)
     yield place
     for name in set(sys.modules) - before:
@@ -86,7 +86,7 @@ def test_a_module_that_is_not_there_is_one_line(folder, capsys):
 
 def test_a_class_that_cannot_be_built_shows_where(folder, capsys):
     (folder / "my_class.py").write_text("class Mine:\n    def __init__(self, a: int = 3):\n        self.b = [][a]\n")
-    config.admit("my_class")
+    plugins.admit("my_class")
     with pytest.raises(Refusal, match="my_class.Mine cannot be built"):
         config.build({"target": "my_class.Mine", "params": {}})
     assert "self.b = [][a]" in capsys.readouterr().err
