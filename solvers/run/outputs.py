@@ -16,12 +16,13 @@ from torch import Tensor
 from data import formats
 from data.files import commit, digest
 from solvers.operators.grid import Grid
+from solvers.run.interrupted import STATE
 from solvers.run.panels import panel, planes
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
 SLICES = "slices"  # the folder of a volume's slices, until it is put together
-FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std", SLICES)
+FOLDERS = ("recon", "measurement", "operator", "panels", "samples", "std", SLICES, STATE)
 
 
 def file_name(image_id: str) -> str:

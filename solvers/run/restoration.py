@@ -78,6 +78,8 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys([apart, *(cell.note(prior) for cell in cells)])):
             say(f"note: {note}")
+        if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
+            say(f"note: {processes} processes share volumes, and not the slices of one")
         module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
         trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
         together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
