@@ -42,30 +42,36 @@ MEMORY_HINT = "lower data.params.batch_size or model.params.crops, or set `check
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options and Trainer flags, and the key=value overrides."""
-    parser = Parser("main.py", __doc__)
-    parser.add_argument("-b", "--base", nargs="+", required=True)
-    parser.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
-    parser.add_argument("-n", "--name")
-    parser.add_argument("-p", "--project", default="palimpsest")
-    parser.add_argument("-r", "--resume")
-    parser.add_argument("--init")
-    parser.add_argument("--first-stage")
-    parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
-    parser.add_argument("-s", "--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--plugin", nargs="+", default=[])
-    parser.add_argument("--allow-env", action="store_true")
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--list", action=listing.List, choices=listing.KINDS)
+    ours = parser()
+    ours.refuse(argv)
+    changes = ours.overrides(argv)
+    options, rest = ours.parse_known_args([word for word in argv if word not in changes])
+    ours.refuse_unknown(rest)
+    return options, changes
+
+
+def parser() -> Parser:
+    """Every flag of training, those of Lightning's Trainer among them."""
+    made = Parser("main.py", __doc__)
+    made.add_argument("-b", "--base", nargs="+", required=True)
+    made.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
+    made.add_argument("-n", "--name")
+    made.add_argument("-p", "--project", default="palimpsest")
+    made.add_argument("-r", "--resume")
+    made.add_argument("--init")
+    made.add_argument("--first-stage")
+    made.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
+    made.add_argument("-s", "--seed", type=int, default=0)
+    made.add_argument("--compile", action="store_true")
+    made.add_argument("--channels-last", action="store_true")
+    made.add_argument("--plugin", nargs="+", default=[])
+    made.add_argument("--allow-env", action="store_true")
+    made.add_argument("--print-config", action="store_true")
+    made.add_argument("--list", action=listing.List, choices=listing.KINDS)
     quiet = argparse.SUPPRESS
     for flag in FLAGS:
-        parser.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
-    parser.refuse(argv)
-    changes = parser.overrides(argv)
-    options, rest = parser.parse_known_args([word for word in argv if word not in changes])
-    parser.refuse_unknown(rest)
-    return options, changes
+        made.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
+    return made
 
 
 def value(word: str) -> Any:

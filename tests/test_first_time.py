@@ -26,9 +26,8 @@ def head(path: Path) -> nibabel.Nifti1Image:
     inside = x**2 + y**2 + 0.5 * z**2 < 0.8
     pixels = (inside * (400 + 200 * np.sin(9 * x + 5 * z) * np.cos(7 * y))).astype(np.int16)
     affine = np.array([[0, -1.02, 0, 90], [0.99, 0, 0, -126], [0, 0, 3.1, -72], [0, 0, 0, 1]], float)
-    image = nibabel.Nifti1Image(pixels, affine)
-    nibabel.save(image, path)
-    return image
+    nibabel.save(nibabel.Nifti1Image(pixels, affine), path)
+    return nibabel.load(path)  # whose affine is rounded to float32
 
 
 def series(folder: Path) -> None:
