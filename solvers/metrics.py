@@ -89,10 +89,10 @@ def coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
 
 
 def describe(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean of a column, half-width of its 95 % interval (Student's t; None for one value), and n."""
+    """Mean of a column, half-width of its 95 % interval (Student's t; None for fewer than three values), and n."""
     n = len(values)
     mean = math.fsum(values) / n
-    if n < 2:
+    if n < 3:
         return {"mean": mean, "interval_95": None, "n": n}
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     return {"mean": mean, "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), "n": n}

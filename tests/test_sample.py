@@ -386,6 +386,20 @@ def test_a_compiled_network_gives_the_same_images(world: Path, tmp_path: Path, m
         assert float((a - b).abs().max()) <= 4 and a.std() > 1
 
 
+def test_dry_run_names_the_three_fastest_solvers_that_do_the_job(world: Path, tmp_path: Path, capsys, monkeypatch):
+    """Of a nonlinear task on a pixel prior: those that need a linear operator are not among them, however fast."""
+    seconds = {"pnp": 3.0, "tv": 0.1, "resample_fast": 2.0, "padis": 0.2, "daps": 1.0, "codps_plus": 0.3}
+    monkeypatch.setattr("solvers.run.module.Reconstruction.estimate", lambda self, cell, *_, **__: seconds.get(cell.name, 60.0))
+    tiny.task(tmp_path / "hdr.yaml", "HighDynamicRange")
+    tiny.solver(tmp_path / "dps.yaml", "dps.DPS", steps=4)
+    words = ["--task", str(tmp_path / "hdr.yaml"), "--solver", str(tmp_path / "dps.yaml"), "--dry-run"]
+    assert run(world, tmp_path / "out", *words) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "about 60.0 s an image, 3.0 min for 3" in first
+    assert [line.split()[2] for line in rest] == ["daps", "resample_fast", "pnp"]
+    assert rest[0].split(maxsplit=3)[3] == "about 1.0 s an image, 0.1 min for 3"
+
+
 def test_dry_run_writes_nothing(world: Path, tmp_path: Path, capsys):
     assert run(world, tmp_path / "out", "--dry-run") == 0
     assert "s an image" in capsys.readouterr().out and not (tmp_path / "out").exists()

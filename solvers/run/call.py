@@ -20,7 +20,7 @@ from data.files import Refusal, nearest
 from data.formats import Image, Meta
 from data.ranges import NAMED
 from data.seeding import Noise
-from ldm import catalogue, resize
+from ldm import catalogue, plugins, resize
 from ldm import config as configuration
 from ldm.denoiser import Prior
 from ldm.sampling import Sampler
@@ -151,7 +151,7 @@ def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequen
     named = {flag: value for flag, value in named.items() if isinstance(value, NAMES)}
     options, changes = parse({**words, **named}, overrides)
     for module in options.plugin:
-        configuration.admit(module)
+        plugins.admit(module)
     name, config = configured(options, changes, posed is not None)
     if posed is not None:
         made = part(name, config, "solver") if solver is None or named.get("solver") else solver

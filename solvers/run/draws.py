@@ -35,6 +35,7 @@ class Drawing:
         k, count = cell.draws, len(problem.ids)
         everything, pieces = problem.repeat(k), []
         bad: dict[int, str] = {}
+        self.progress.begin(count, count * k)
         for start in range(0, count * k, self.run.rows):
             chosen = range(start, min(start + self.run.rows, count * k))
             piece = everything.select(chosen)
@@ -49,6 +50,7 @@ class Drawing:
         """`draw`, a draw at a time; each goes on where an earlier run was killed."""
         made: list[Tensor] = []
         bad: dict[int, str] = {}
+        self.progress.begin(len(problem.ids), len(problem.ids) * cell.draws)
         for row in range(len(problem.ids)):
             for k in range(cell.draws):
                 image, reasons = self.draw_volume(cell, problem.select([row]), prior, k, sums[row])

@@ -1,9 +1,12 @@
 """A restoration from its first check to its report: what sample.py does once its words are understood."""
 
 import argparse
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -29,6 +32,8 @@ from solvers.run.trainer import make_trainer, quiet
 from solvers.run.whole import Unit
 from solvers.run.writer import Writer
 
+FAST = ("pnp", "tv", "resample_fast", "padis", "daps", "codps_plus")  # of which --dry-run names the fastest
+
 
 @rank_zero_only
 def say(line: str) -> None:
@@ -42,6 +47,7 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     configs: of each cell of the grid, by its name. demo: whether no data were named. Returns the exit code.
     """
     quiet()
+    begun = time.monotonic()
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
@@ -79,9 +85,11 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
         pending = [batches(rows, load, max(1, together // cell.draws), results[cell.name].committed) for cell in cells]
         trainer.predict(module, pending, return_predictions=False)
-        if rank_zero_only.rank > 0:
+        if cast(Any, rank_zero_only).rank > 0:
             return 0
-        return conclude(results, everything, load, options.slices)
+        code = conclude(results, everything, load, options.slices)
+        print(f"took {time.monotonic() - begun:.1f} s")
+        return code
 
 
 def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
@@ -110,7 +118,7 @@ def leaks(options: argparse.Namespace, rows: Sequence[Unit]) -> str:
 def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Unit]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
-        for result in results if rank_zero_only.rank == 0 else ():
+        for result in results if cast(Any, rank_zero_only).rank == 0 else ():
             stack.enter_context(result.opened(overwrite, rows, verify))
             for line in result.remarks:
                 say(f"note: {line}")
@@ -134,10 +142,34 @@ def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Cal
 
 
 def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
-    """--dry-run: everything was checked; a few steps on the first image say how long it will take."""
+    """--dry-run: everything was checked; a few steps on the first image say how long it will take, and what would be faster."""
     module.to(trainer.strategy.root_device)
+    many = trainer.num_devices * trainer.num_nodes
     for cell in module.cells:
         seconds = module.estimate(cell, scan)
-        minutes, peak = seconds * count / (trainer.num_devices * trainer.num_nodes) / 60, peak_memory() / 2**30
-        print(f"{cell.name}: about {seconds:.1f} s an image, {minutes:.1f} min for {count}; peak memory {peak:.2f} GiB")
+        peak = peak_memory() / 2**30
+        print(f"{cell.name}: {took(seconds, count, many)}; peak memory {peak:.2f} GiB")
+        found = faster(module, cell, scan, seconds) if cell.operator else []
+        for name, less in found:
+            print(f"  faster: --solver {name:14} {took(less, count, many)}")
     return 0
+
+
+def took(seconds: float, count: int, devices: int) -> str:
+    return f"about {seconds:.1f} s an image, {seconds * count / devices / 60:.1f} min for {count}"
+
+
+def faster(module: Reconstruction, cell: Cell, scan: Scan, seconds: float) -> list[tuple[str, float]]:
+    """The three fastest solvers that do the job of a cell with this prior in less time, and their seconds an image."""
+    found = []
+    for name in FAST:
+        chosen = configuration.build(configuration.load([catalogue.settings("solvers", name)])["solver"])
+        if isinstance(chosen, type(cell.solver)):
+            continue
+        other = replace(cell, name=name, solver=chosen)
+        try:
+            Reconstruction(module.prior, [other], module.run, module.fit).check(scan)
+        except Refusal:  # cannot do it
+            continue
+        found.append((name, module.estimate(other, scan, trials=1)))
+    return sorted((pair for pair in found if pair[1] < seconds), key=lambda pair: pair[1])[:3]
