@@ -48,7 +48,7 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
         known = P.settings("tasks", task)
         changed = [f"{one.key}={how[one.key]}" for one in known if one.kind != "file" and how.get(one.key) is not None]
         changed += [f"{one.key}={s.folder / 'mask.png'}" for one in known if one.kind == "file" and one.name == "mask"]
-        slices = {} if every or len(s.scan.rows) == 1 else {"start": int(k), "limit": 1}
+        slices = {} if every or len(s.scan.rows) == 1 else {"slice_range": f"{int(k)}:{int(k) + 1}"}
         window = {"window": "{:g}:{:g}".format(*w)} if (w := s.scan.rows[0].window) else {}
         given = {"prior": priors[model], "task": task, "solver": solver, **dict(zip(("steps", "draws", "seed"), map(int, n)))}
         return given | window | slices | ({"measurements": True} if measured else {}) | {"overrides": changed}

@@ -137,7 +137,7 @@ def test_one_slice_of_a_volume_is_a_file_of_one(world: Path, words: dict, tmp_pa
     import nibabel
 
     nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "volume.nii.gz")
-    result = P.restore(tmp_path / "volume.nii.gz", start=1, limit=1, **words)
+    result = P.restore(tmp_path / "volume.nii.gz", slice_range="1:2", **words)
     result = result[0] if isinstance(result, list) else result
     result.save(tmp_path / "one.nii.gz")
     assert formats.count(tmp_path / "one.nii.gz") == 1 and not math.isnan(result.image.sum())

@@ -20,8 +20,9 @@ from data.ranges import DEPTH_8, DEPTH_16, Intensity
 from solvers import metrics
 from solvers.problem import Problem
 from solvers.run import report, view, volumes
-from solvers.run.outputs import like_source
+from solvers.run.outputs import like_source, volume_images
 from solvers.run.panels import before, panel
+from solvers.run.planes import planes
 from solvers.run.record import Outcome, meaning
 from solvers.run.results import Results
 
@@ -111,7 +112,7 @@ class Result:
     @property
     def picture(self) -> PIL.Image.Image:
         """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
-        panels = [panel(outcome) for outcome in self.outcomes[:SHOWN]]
+        panels = [(planes if outcome.scan.slices else panel)(outcome) for outcome in self.outcomes[:SHOWN]]
         sheet = PIL.Image.new("RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white")
         for i, one in enumerate(panels):
             sheet.paste(one, (0, sum(p.height for p in panels[:i])))
@@ -140,23 +141,26 @@ class Result:
         meta, file = scan.source.meta, bool(scan.checksum)
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif file and kind == meta.format and len(self.outcomes) in (1, meta.count):
+        elif file and kind == meta.format and (len(self.outcomes) in (1, meta.count) or scan.slices):
             self._save_like_source(path)
-        elif file and kind == "zip" and meta.format == "dicom" and len(self.outcomes) > 1:
+        elif file and kind == "zip" and meta.format == "dicom" and (len(self.outcomes) > 1 or scan.slices):
             self._save_series(path)
         elif kind == "npy":
             out = BytesIO()
             np.save(out, torch.as_tensor(self.image).cpu().numpy())
             commit(path, out.getvalue())
-        elif kind in PICTURES and len(self.outcomes) == 1:
+        elif kind in PICTURES and len(self.outcomes) == 1 and not scan.slices:
             self._save_picture(path, kind)
         else:
             own = f"{formats.suffix(meta)}, " if file else ""
             raise Refusal(f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed")
 
     def _save_like_source(self, path: Path) -> None:
-        images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
         origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
+        if self.outcomes[0].scan.slices:
+            images, ids = volume_images(self.outcomes[0])
+        else:
+            images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
         if len(images) > 1:
             formats.reassemble(images, path, image_ids=ids, **origin)
         else:
@@ -181,7 +185,12 @@ class Result:
         with results.opened(overwrite):
             for outcome in self.outcomes:
                 results.commit(outcome)
-            volumes.reassemble(results, {o.image_id: o.scan for o in self.outcomes}.get)
+            scans = {o.image_id: o.scan for o in self.outcomes}
+            members: dict[str, list[str]] = {}
+            for name, scan in scans.items():
+                members.setdefault("" if scan.slices else scan.volume, []).append(name)
+            members.pop("", None)
+            volumes.reassemble(results, members, scans.get)
             report.conclude({path.name: results})
 
     def __repr__(self) -> str:
@@ -213,7 +222,8 @@ class Result:
 
     @property
     def middle(self) -> Outcome:
-        return self.outcomes[len(self.outcomes) // 2]
+        """Of the image in the middle; of a volume, of its middle slice."""
+        return self.outcomes[len(self.outcomes) // 2].middle
 
     def _repr_png_(self) -> bytes:
         out = BytesIO()

@@ -15,7 +15,7 @@ import torch
 
 from data.arrays import Form
 from data.files import Refusal, nearest
-from ldm import catalogue, resize
+from ldm import catalogue, plugins, resize
 from ldm import config as configuration
 from ldm.denoiser import Prior
 from ldm.sampling import Sampler
@@ -26,7 +26,7 @@ from solvers.run.answer import Result
 from solvers.run.cells import Cell, build, drawn, part, run_of
 from solvers.run.module import Reconstruction
 from solvers.run.parts import checked
-from solvers.run.progress import Progress, Watch
+from solvers.run.progress import Watch
 from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.trainer import make_trainer, quiet
@@ -34,7 +34,8 @@ from solvers.run.trainer import make_trainer, quiet
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
-    "precision", "split", "start", "window", "zoom",
+    "precision", "split", "start", "window", "slicewise", "slice_range", "every", "planes",
+    "coupling", "zoom",
 )  # fmt: skip
 
 
@@ -52,8 +53,7 @@ class Asked:
     def module(self, notes: Sequence[str], images: int) -> Iterator[Reconstruction]:
         """The module on the device that the flags choose, and its progress bar."""
         run, fit = run_of(self.options, [self.cell]), resize.fit
-        module = Reconstruction(self.prior, [self.cell], run, fit, notes)
-        module.progress = Progress(self.watch)
+        module = Reconstruction(self.prior, [self.cell], run, fit, notes, self.watch)
         with warnings.catch_warnings(), torch.no_grad():
             quiet()
             module.to(make_trainer(self.options).strategy.root_device)
@@ -69,7 +69,8 @@ class Asked:
     def of_file(self, outcomes: Sequence[Outcome]) -> Result:
         """The result of a picture, or of the slices of a volume."""
         assert outcomes[0].image is not None
-        return self.result(outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1))
+        solid = outcomes[0].image.ndim == 4
+        return self.result(outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1, solid=solid))
 
 
 def known(flags: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -107,7 +108,7 @@ def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequen
     named = {flag: value for flag, value in named.items() if isinstance(value, NAMES)}
     options, changes = parse({**words, **named}, overrides)
     for module in options.plugin:
-        configuration.admit(module)
+        plugins.admit(module)
     name, config = configured(options, changes, posed is not None)
     if posed is not None:
         made = part(name, config, "solver") if solver is None or named.get("solver") else solver

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from data import sources
+from data import series, sources
 from data.arrays import Arrays, Form, Range
 from data.files import Refusal
 from data.formats import Image, Meta
-from data.manifest import Row
 from data.ranges import NAMED
 from data.seeding import Noise
 from solvers import problem as problems
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
+from solvers.run import whole
 from solvers.run.answer import Measured, Result
 from solvers.run.asked import NAMES, Asked, refuse_words, resolve
 from solvers.run.progress import Watch
@@ -78,7 +78,7 @@ def estimate(
 
 def images(
     what: Any, prior: Any, solver: Any, words: dict[str, Any], overrides: Sequence[str], range: Range, ids: Any
-) -> tuple[Asked, Sequence[Row], Source | None, Form | None]:
+) -> tuple[Asked, Sequence[whole.Unit], Source | None, Form | None]:
     """What is asked for of an array's images or of files, their rows, and of arrays where their pixels are and their form."""
     if not isinstance(what, NAMES):
         refuse_words("an array", words, ("split", "window"))
@@ -87,8 +87,15 @@ def images(
         return asked, arrays.rows, Source(arrays.image, arrays.measurement), arrays.form
     refuse_words("files", {"range": range, "ids": ids}, ("range", "ids"))
     asked = resolve(prior, solver, words, overrides)
-    asked.options.data_root = Path(what)
-    return asked, sources.find(Path(what), asked.options.split), None, None
+    options = asked.options
+    options.data_root = Path(what)
+    rows = sources.find(Path(what), options.split)
+    if options.slice_range or options.every:
+        rows = series.chosen(rows, options.slice_range, options.every or 1)
+    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise)
+    if note:
+        warnings.warn(note, stacklevel=4)
+    return asked, found, None, None
 
 
 def of_problem(asked: Asked, problem: Problem) -> Result:
@@ -108,20 +115,23 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
     return asked.result(succeeded(outcomes), form)
 
 
-def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alone: bool = False) -> list[Outcome]:
+def of_rows(asked: Asked, rows: Sequence[whole.Unit], source: Source | None = None, alone: bool = False) -> list[Outcome]:
     """Outcomes of files or arrays, in the batches that sample.py cuts. alone: one that fails is not the others' fault."""
     rows, load, notes, first = readable(asked, rows, source)
     outcomes: list[Outcome] = []
     with asked.module(notes, len(rows)) as module:
         module.check(first)
-        size = max(1, module.run.rows // asked.cell.draws)
+        together = 1 if any(isinstance(row, series.Whole) for row in rows) else module.run.rows
+        size = max(1, together // asked.cell.draws)
         for start in range(0, len(rows), size):
             outcomes += module.predict_step([load(row) for row in rows[start : start + size]], 0)
             module.progress.finished(min(size, len(rows) - start))
     return succeeded(outcomes, alone)
 
 
-def readable(asked: Asked, rows: Sequence[Row], source: Source | None) -> tuple[Sequence[Row], Load, list[str], Scan]:
+def readable(
+    asked: Asked, rows: Sequence[whole.Unit], source: Source | None
+) -> tuple[Sequence[whole.Unit], Load, list[str], Scan]:
     """The rows that are wanted, how one is read, what every record must say, and the first scan that can be read."""
     rows = rows[asked.options.start :][: asked.options.limit]
     if not rows:

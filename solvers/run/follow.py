@@ -50,7 +50,8 @@ def follow(restore: Callable[[Watch], Any], stop: threading.Event, every: float)
         seen.moment = moment
         if moment.step and time.monotonic() > due and (image := moment.look()) is not None:
             seen.residuals.append(moment.measure() or 0.0)
-            seen.picture = uri(picture(channels(image[0].cpu()).numpy(), -1, 1))
+            first = image[0] if image.ndim == 4 else image[0, :, image.shape[2] // 2]  # of a volume its middle slice
+            seen.picture = uri(picture(channels(first.cpu()).numpy(), -1, 1))
             due = time.monotonic() + OFTEN
         return not stop.is_set()
 

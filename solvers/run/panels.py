@@ -15,6 +15,7 @@ from data.ranges import to_unit
 from solvers.run.record import Outcome
 
 REGION = 7  # a side of the enlarged region, as a part of the image's shorter one
+Tile = tuple[str, Tensor, float, float]  # title, values, black, white
 FLOOR = 1e-4  # of the largest amplitude: where spectra are black
 
 
@@ -25,23 +26,31 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     """
     assert outcome.image is not None
     box = worst_region(outcome) if outcome.zoom else None
-    tiles = {}
-    if outcome.truth is not None:
-        tiles["truth"] = tile("truth", to_unit(outcome.truth), 0, 1, inset=box)
+    shown = {name: tile(*one, inset=box) for name, one in pictures(outcome).items()}
+    tiles = {"truth": shown.pop("truth")} if "truth" in shown else {}
     if outcome.y is not None:
         tiles["measurement"] = _measurement(outcome.y, outcome, box)
         if outcome.axes and outcome.baseline is not None:
             tiles["classical"] = tile("classical answer", to_unit(outcome.baseline), 0, 1, inset=box)
+    return _row(tiles | shown)
+
+
+def pictures(outcome: Outcome) -> dict[str, Tile]:
+    """Truth, reconstruction, error and std, those that there are."""
+    assert outcome.image is not None
+    shown: dict[str, Tile] = {}
+    if outcome.truth is not None:
+        shown["truth"] = ("truth", to_unit(outcome.truth), 0.0, 1.0)
     psnr = outcome.record.get("psnr")
-    title = ("reconstruction" if outcome.draws is None else "posterior mean") + (f"  {psnr:.2f} dB" if psnr is not None else "")
-    tiles["restored"] = tile(title, to_unit(outcome.image), 0, 1, inset=box)
+    title = "reconstruction" if outcome.std is None else "posterior mean"
+    shown["restored"] = (title + (f"  {psnr:.2f} dB" if psnr is not None else ""), to_unit(outcome.image), 0.0, 1.0)
     if outcome.truth is not None:
         error = (to_unit(outcome.image) - to_unit(outcome.truth)).abs()
-        tiles["error"] = tile("absolute error", error, 0, ceiling(error), inset=box)
+        shown["error"] = ("absolute error", error, 0.0, ceiling(error))
     if outcome.std is not None:
         std = outcome.std / 2  # [-1, 1] units -> report units
-        tiles["std"] = tile("std of draws", std, 0, ceiling(std), inset=box)
-    return _row(tiles)
+        shown["std"] = ("std of draws", std, 0.0, ceiling(std))
+    return shown
 
 
 def _row(tiles: dict[str, PIL.Image.Image]) -> PIL.Image.Image:
@@ -57,7 +66,7 @@ def _row(tiles: dict[str, PIL.Image.Image]) -> PIL.Image.Image:
 def png(sheet: PIL.Image.Image) -> bytes:
     """The file of a panel; it says where its pictures lie (`places`)."""
     out, notes = io.BytesIO(), PIL.PngImagePlugin.PngInfo()
-    notes.add_text("tiles", json.dumps(sheet.info["tiles"]))
+    notes.add_text("tiles", json.dumps(sheet.info.get("tiles", {})))
     sheet.save(out, "PNG", pnginfo=notes)
     return out.getvalue()
 

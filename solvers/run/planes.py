@@ -1,68 +1,74 @@
-"""Volumes in a report: three planes through the slice that came out worst."""
+"""The panel of a volume: planes through its middle along the three axes, with square millimetres."""
 
-import html
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
 
 from data import formats
-from data.pictures import channels
-from solvers.run.figures import picture, uri
+from data.files import Refusal
+from data.pictures import beside, tile
+from data.ranges import to_unit
+from solvers.run.panels import pictures
+from solvers.run.record import Outcome
 
-MOST = 6  # volumes on a page
-FEWEST = 3  # slices of which other planes are worth looking at
-Record = Mapping[str, Any]
-
-
-class Volumes:
-    """The first few restored volumes of a folder; of their slices' records only what is needed is kept."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.slices: dict[str, list[Record]] = {}
-
-    def add(self, record: Record) -> None:
-        name, file = record.get("volume"), record.get("files", {}).get("recon")
-        if name and file and (name in self.slices or len(self.slices) < MOST):
-            kept = {key: record.get(key) for key in ("image_id", "psnr", "residual")}
-            self.slices.setdefault(name, []).append({**kept, "file": file})
-
-    def shown(self) -> list[str]:
-        """For each its worst slice, and across it the two planes through its middle, as HTML."""
-        there = [s for s in self.slices.values() if len(s) >= FEWEST and (self.folder / s[0]["file"]).is_file()]
-        return ["<h2>Volumes</h2>", *(_planes(self.folder, slices) for slices in there)] if there else []
+PLANES = ("slices", "rows", "columns")  # what is counted along D, H and W
 
 
-def _planes(folder: Path, slices: Sequence[Record]) -> str:
-    bad, said = _worst(slices)
-    axial = _slice(folder, slices[bad])
-    h, w = axial.shape
-    rows = np.stack([_slice(folder, record)[[h // 2]] for record in slices])[:, 0]  # one slice is held at a time
-    columns = np.stack([_slice(folder, record)[:, [w // 2]] for record in slices])[..., 0]
-    thick = max(1, min(h, w) // (2 * len(slices)))  # of a slice on the page, so that few are seen too
-    rows, columns = np.repeat(rows, thick, 0), np.repeat(columns, thick, 0)
-    low, high = float(min(p.min() for p in (axial, rows, columns))), float(max(p.max() for p in (axial, rows, columns)))
-    high = high if high > low else low + 1
-    shown = [(f"slice {bad}, the worst: {said}", axial), (f"row {h // 2} of all slices, not to scale", rows)]
-    shown.append((f"column {w // 2} of all slices, not to scale", columns))
-    looks = [f"<div><small>{t}</small><img class=pic src='{uri(picture(p[None], low, high))}' alt='{t}'></div>" for t, p in shown]
-    name = html.escape(slices[bad]["image_id"])
-    return f"<figure class=volume><figcaption>{name} <span class=note>{len(slices)} slices</span></figcaption>" \
-           f"<div class=looks>{''.join(looks)}</div></figure>"  # fmt: skip
+def planes(outcome: Outcome) -> PIL.Image.Image:
+    """The panel of a volume: the planes through the middle along its three axes, with square millimetres."""
+    sides = _spacing(outcome)
+    shown = list(pictures(outcome).values())
+    upward = _upward(outcome)
+    if outcome.y is not None and outcome.image_like and outcome.image is not None and outcome.y.ndim == outcome.image.ndim:
+        y = _stretched(to_unit(outcome.y), outcome.image)
+        shown.insert(outcome.truth is not None, (f"measurement, {outcome.y.shape[1]} slices", y, 0.0, 1.0))
+    rows = []
+    for axis, name in enumerate(PLANES):
+        middle = shown[0][1].shape[axis + 1] // 2
+        cut = [(title, _square(upward(x.select(axis + 1, middle), axis), axis, sides), a, b) for title, x, a, b in shown]
+        rows.append(beside([tile(f"{title}  ({name} {middle})", *rest) for title, *rest in cut]))  # type: ignore[arg-type]
+    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    for i, row in enumerate(rows):
+        sheet.paste(row, (0, sum(before.height for before in rows[:i])))
+    return sheet
 
 
-def _worst(slices: Sequence[Record]) -> tuple[int, str]:
-    """The slice of least PSNR, without a truth of largest residual."""
-    if all(record.get("psnr") is not None for record in slices):
-        found = min(range(len(slices)), key=lambda i: slices[i]["psnr"])
-        return found, f"{slices[found]['psnr']:.2f} dB"
-    found = max(range(len(slices)), key=lambda i: slices[i].get("residual") or 0)
-    return found, f"residual {slices[found].get('residual') or 0:.3f}"
+def _upward(outcome: Outcome) -> Callable[[Tensor, int], Tensor]:
+    """Turns a plane whose rows are slices, so that the last one is above where slices go to the head or the front."""
+    metas = [one.source.meta for one in outcome.scan.slices if one.source]
+    affines = [torch.tensor(meta.affine) for meta in (metas[0], metas[-1]) if meta.affine is not None]
+    if len(affines) < 2:
+        return lambda plane, axis: plane
+    dicom = metas[0].format == "dicom"
+    way = affines[1][:3, 3] - affines[0][:3, 3] if dicom else affines[0][:3, metas[0].axis]
+    flipped = bool(way[way.abs().argmax()] > 0)
+    return lambda plane, axis: plane.flip(-2) if axis and flipped else plane
 
 
-def _slice(folder: Path, record: Record) -> np.ndarray:
-    """[H,W] of a restored slice."""
-    image = formats.upright(formats.read(folder / record["file"], 0))
-    return channels(image.pixels)[0].numpy()
+def _spacing(outcome: Outcome) -> tuple[float, float, float]:
+    """mm along D, H and W of the result; 1 where nobody knows."""
+    try:
+        found = formats.spacing([one.source.meta for one in outcome.scan.slices if one.source])
+    except Refusal:
+        found = None
+    if found is None or outcome.image is None:
+        return 1.0, 1.0, 1.0
+    step = outcome.record.get("slices_at", (0.0, 1.0))[1]
+    old = outcome.scan.slices[0].source.pixels.shape[-2:]  # type: ignore[union-attr]
+    return found[0] * step, *(f * n / m for f, n, m in zip(found[1:], old, outcome.image.shape[-2:]))  # type: ignore[return-value]
+
+
+def _square(plane: Tensor, axis: int, sides: tuple[float, float, float]) -> Tensor:
+    """[C,rows,columns] with pixels repeated until they are as wide as they are high."""
+    height, width = (side for i, side in enumerate(sides) if i != axis)
+    least = min(height, width)
+    size = [max(round(n * side / least), 1) for n, side in zip(plane.shape[-2:], (height, width))]
+    return interpolate(plane[None], size, mode="nearest-exact")[0] if size != list(plane.shape[-2:]) else plane
+
+
+def _stretched(y: Tensor, image: Tensor) -> Tensor:
+    """y [C,m,H,W] with its slices, rows and columns repeated to the size of the image."""
+    return y if y.shape[1:] == image.shape[1:] else interpolate(y[None], image.shape[1:], mode="nearest-exact")[0]

@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from threading import Event, Thread
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -12,6 +14,7 @@ from tqdm import tqdm
 from data.files import printable
 
 OFTEN, RARELY = 0.2, 5.0  # seconds between two showings on a terminal and in a log
+WAITING = 5.0  # seconds inside one step, after which that is shown
 
 
 class Bar(tqdm):
@@ -60,14 +63,10 @@ class Moment:
     images: int  # to restore
     step: int  # steps made of the images at work
     steps: int
+    share: float  # what is done of the whole, from 0 to 1
     seconds: float  # since the start
     look: Callable[[], Tensor | None]  # the images at work as they are estimated now, [B,C,H,W] in [-1, 1]
     measure: Callable[[], float | None]  # |A x - y| / (sigma_y sqrt(m)) of the estimates
-
-    @property
-    def share(self) -> float:
-        """What is done of the whole, from 0 to 1."""
-        return (self.done + self.step / self.steps) / max(self.images, 1)
 
     @property
     def remaining(self) -> float | None:
@@ -79,18 +78,51 @@ Watch = Callable[[Moment], Any]  # returns False to stop the run
 
 
 class Progress:
-    """Images done, and of the batch at work its step and residual. Silent until `start`.
+    """Images done, and of the batch at work its step, residual and how long it has been inside; of slices also which volume.
+    Silent until `start`.
 
-    watch: is told a Moment before each network call. Raises Stopped if it returns False.
+    A thread shows it every few seconds, whatever the solver is busy with: one step may last minutes (tiles, a decoder,
+    conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
+
+    watch: is told a Moment before each network call, which raises Stopped if it returns False; there is no bar then.
     """
 
     def __init__(self, watch: Watch | None = None) -> None:
+        self.watch, self.total, self.started = watch, 0, time.monotonic()
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
-        self.watch, self.begun, self.total, self.done = watch, time.monotonic(), 0, 0
-        self.begin([""], 1)
+        self.place: dict[str, str] = {}
+        self.images = 0  # that are finished
+        self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
+        self.words: list[str] = []
+        self.begun = 0.0  # the step at work
+        self.part = 0.0  # of the batch at work
+        self.over = Event()
+        self.follow([""], 1)
 
-    def begin(self, ids: Sequence[str], steps: int) -> None:
+    def start(self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices."""
+        of = len(volumes)
+        self.place = {
+            name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
+            for v, ids in enumerate(volumes.values(), 1)
+            for k, name in enumerate(ids, 1)
+        }
+        longest = max(map(len, volumes.values()), default=0)
+        unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
+        visible = visible and self.watch is None
+        self.bar, self.next, self.images, self.words = Bar(total, unit, visible), 0.0, 0, []
+        self.total, self.started, self.part = total, time.monotonic(), 0.0
+        self.over = Event()
+        if visible:
+            Thread(target=self._show, args=(self.over,), daemon=True).start()
+
+    def begin(self, images: int, rows: int) -> None:
+        """A batch of images, and of `rows` draws of them together."""
+        self.batch, self.rows, self.before = images, rows, 0
+        self.words, self.begun, self.part = [], time.monotonic(), 0.0
+
+    def follow(self, ids: Sequence[str], steps: int) -> None:
         """Images at work from now on, whose first step is to come."""
         self.now: tuple[str, int, int, Any, Any] = ids[0], 0, steps, None, None
 
@@ -100,14 +132,10 @@ class Progress:
             return
         name, step, steps, image, residual = self.now
         look, measure = image or (lambda: None), residual or (lambda: None)
-        seconds = time.monotonic() - self.begun
-        if self.watch(Moment(name, self.done, self.total, step, steps, seconds, look, measure)) is False:
+        share, seconds = (self.images + self.part) / max(self.total, 1), time.monotonic() - self.started
+        moment = Moment(name, self.images, self.total, step, steps, share, seconds, look, measure)
+        if self.watch(moment) is False:
             raise Stopped
-
-    def start(self, total: int, visible: bool = True) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's."""
-        self.bar, self.next = Bar(total, "images", visible and self.watch is None), 0.0
-        self.begun, self.total, self.done = time.monotonic(), total, 0
 
     def step(
         self,
@@ -117,21 +145,41 @@ class Progress:
         residual: Callable[[], float] | None,
         image: Callable[[], Tensor] | None = None,
     ) -> None:
-        """residual is computed only when it is shown: a few times a second, less often where it is slow (a decoder)."""
-        self.now = ids[0], t + 1, steps, image, residual
+        """Step t of `steps` is done for these ids. residual is computed only when it is shown: a few times a second, less often
+        where it is slow (a decoder).
+        """
         begun = time.monotonic()
+        self.begun, self.now = begun, (ids[0], t + 1, steps, image, residual)
+        if self.rows:
+            part = (self.before + len(ids) * (t + 1) / steps) / self.rows
+            self.part = self.batch * min(1.0, part)
+            self.bar.n = round(self.images + self.part, 2)
+            self.before += len(ids) * (t + 1 == steps)
         if self.bar.disable or begun < self.next:
             return
         others = len(set(ids)) - 1
-        words = [printable(ids[0]) + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
-        words += [f"residual {residual():.3f}"] if residual else []
-        self.bar.set_postfix_str("  ".join(words), refresh=True)
+        first = self.place.get(ids[0], printable(ids[0]))
+        self.words = [first + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
+        self.words += [f"residual {residual():.3f}"] if residual else []
+        self.bar.set_postfix_str("  ".join(self.words), refresh=True)
         now = time.monotonic()
         self.next = now + max(self.bar.mininterval, min(20 * (now - begun), 30))
 
     def finished(self, images: int) -> None:
-        self.done += images
-        self.bar.update(images)
+        self.images += images
+        self.batch = self.rows = 0
+        self.part = 0.0
+        self.bar.update(self.images - self.bar.n)
+        self.bar.n = self.images  # a whole number again
 
     def close(self) -> None:
+        self.over.set()
         self.bar.close()
+
+    def _show(self, over: Event) -> None:
+        """Every few seconds without a showing, another one: how long the step at work has lasted."""
+        while not over.wait(max(self.bar.mininterval, WAITING)):
+            now = time.monotonic()
+            if self.begun and now - max(self.begun, self.next - self.bar.mininterval) >= WAITING:
+                here = f"in the next step for {now - self.begun:.0f} s"
+                self.bar.set_postfix_str("  ".join([*self.words, here]), refresh=True)

@@ -12,7 +12,7 @@ import PIL.Image
 import yaml
 
 from data.files import commit, commit_json, json_lines, read_yaml
-from solvers.run import figures, panels, planes
+from solvers.run import figures, panels
 from solvers.run.figures import bars, sliding
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
@@ -33,7 +33,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th {
 td { white-space: nowrap }
 th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th:first-child { text-align: left }
 tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
-.image, .volume { margin: 0 0 2rem; scroll-margin-top: 1rem }
+.image { margin: 0 0 2rem; scroll-margin-top: 1rem }
 .image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
 .image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
 .looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
@@ -66,17 +66,17 @@ def write(folder: Path) -> Path:
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
     keys = _present([summary])
-    rows: list[str] = []
-    pictures, bad, volumes = list[str](), list[str](), planes.Volumes(folder)
+    rows, pictures, bad = list[str](), list[str](), list[str]()
+    places: dict[str, int] = {}  # of files on the page; slices of a volume share one
     spread = {key: array("d") for key in MARKS}
     for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
         if record["status"] != "ok":
             bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
             continue
-        rows.append(_row(_cells(record, keys, len(rows) if len(rows) < PANELS else None)))
-        if len(rows) <= PANELS:
-            pictures.append(_picture(folder, record, len(rows) - 1))
-        volumes.add(record)
+        place = places.setdefault(_file(record), len(places))
+        rows.append(_row(_cells(record, keys, place if place < PANELS else None)))
+        if len(pictures) == place < PANELS:
+            pictures.append(_picture(folder, record, place))
         for key, values in spread.items():
             values.extend([record[key]] if record.get(key) is not None else [])
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
@@ -87,10 +87,9 @@ def write(folder: Path) -> Path:
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
         _histograms(spread),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
-        *volumes.shown(),
         "<h2>Panels</h2>",
         *pictures,
-        f"<p class=note>{len(rows) - PANELS} more in panels/.</p>" if len(rows) > PANELS else "",
+        f"<p class=note>{len(places) - PANELS} more in panels/.</p>" if len(places) > PANELS else "",
         "<h2>Images</h2>",
         _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
         "<h2>Configuration</h2>",
@@ -166,7 +165,7 @@ def _histograms(spread: Mapping[str, Sequence[float]]) -> str:
 
 
 def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
-    file = record["files"].get("panels", record["files"].get("recon", record["files"].get("samples")))
+    file = _file(record)
     if not file.endswith(".png"):
         return ""
     code, boxes = base64.b64encode((folder / file).read_bytes()).decode(), panels.places(PIL.Image.open(folder / file))
@@ -194,6 +193,12 @@ def _crop(box: tuple[int, int, int, int], kind: str = "") -> str:
     left, top, right, bottom = box
     size = f"width:{right - left}px;height:{bottom - top}px;background-position:-{left}px -{top}px"
     return f"<div class='crop {kind}' style='{size}'></div>"
+
+
+def _file(record: Mapping[str, Any]) -> str:
+    """What shows an image."""
+    files = record["files"]
+    return files.get("panels", files.get("recon", files.get("samples")))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
