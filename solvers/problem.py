@@ -45,7 +45,21 @@ class Clean:
     """y = A x."""
 
 
-Likelihood = Gaussian | Poisson | Clean
+@dataclass(frozen=True, eq=False)
+class Varying:
+    """y = A x + deviation n: noise of a known standard deviation for every entry, [1,...] or [B,...] shaped like y.
+
+    infinite: the entry says nothing.
+    """
+
+    deviation: Tensor
+
+    def __post_init__(self) -> None:
+        if not bool((self.deviation > 0).all()):
+            raise Refusal("standard deviations of noise must be numbers > 0")
+
+
+Likelihood = Gaussian | Poisson | Clean | Varying
 
 RUN = 64  # neighbouring differences that are judged together when sigma_y is estimated
 STENCILS: dict[str, list[list[list[int]]]] = {  # of the differences that noise is judged by, the first that has enough
@@ -86,11 +100,14 @@ class Problem:
                 count_deviation(self.operator, self.y, self.likelihood.rate),
                 unit_scale(self.operator) / math.sqrt(self.likelihood.rate),
             )
+        elif isinstance(self.likelihood, Varying):
+            deviation = self.likelihood.deviation.to(self.y)
+            sigma_y = float(deviation[deviation.isfinite()].median())
         elif isinstance(self.likelihood, Gaussian) and self.likelihood.sigma_y is None:
             deviation, sigma_y = per_image(estimated_sigma_y(self), self.y), REFERENCE
         else:
             return self
-        weights = sigma_y / deviation
+        weights = (sigma_y / deviation).expand(len(self.ids), *deviation.shape[1:])
         return Problem(weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids)
 
     def perturbed(self, noise: Noise) -> "Problem":
@@ -103,8 +120,10 @@ class Problem:
         return self.select(rows)
 
     def select(self, indices: Sequence[int]) -> "Problem":
-        rows = list(indices)
-        return Problem(self.y[rows], self.operator.select(rows), self.likelihood, tuple(self.ids[i] for i in rows))
+        rows, likelihood = list(indices), self.likelihood
+        if isinstance(likelihood, Varying) and len(likelihood.deviation) > 1:
+            likelihood = Varying(likelihood.deviation[rows])
+        return Problem(self.y[rows], self.operator.select(rows), likelihood, tuple(self.ids[i] for i in rows))
 
     def stored(self) -> Tensor:
         """y as files hold it, with the constant part of CT and MRI: what `from_measurement` takes."""
@@ -156,6 +175,9 @@ def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, nois
         if likelihood.sigma_y is None:
             raise Refusal("a simulated measurement needs a value for sigma_y")
         y = clean + likelihood.sigma_y * operator.restrict(noise.like(clean))
+    elif isinstance(likelihood, Varying):
+        deviation = likelihood.deviation.to(clean)
+        y = clean + operator.restrict(deviation.where(deviation.isfinite(), 0) * noise.like(clean))
     elif isinstance(likelihood, Poisson):
         y = operator.restrict(counted(operator, clean, likelihood.rate, noise))
     else:
