@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.files import Refusal
 from data.ranges import from_unit
-from solvers.operators.base import Scalar, Shape
+from solvers.operators.base import LinearOperator, Shape
 from solvers.operators.ct_fbp import WINDOWS, filtered_backprojection
 from solvers.operators.ct_geometry import Geometry
 from solvers.operators.line_integrals import LineIntegrals
@@ -63,22 +63,18 @@ class GeometryCT(LineIntegrals):
         return self.good is None and super().exact
 
     def norm(self) -> float:
-        """With bad rays an upper bound, what all rays would have."""
-        return super().norm()
-
-    def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        return super().solve(r, s2, v)
+        return super().norm() if self.good is None else LinearOperator.norm(self)
 
     def files(self) -> dict[str, Tensor]:
         return {} if self.good is None else {"good": self.good}
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
-        """Filtered backprojection, bad rays filled from their neighbours, air and above."""
+        """Filtered backprojection, bad rays filled from their neighbours; not clipped, so that means stay what they are."""
         integrals = y + self.forward(torch.ones(1, *shape, dtype=y.dtype, device=y.device))
         if self.good is not None:
             integrals = filled(integrals, self.good.to(y))
         u = filtered_backprojection(self.scan, integrals, *shape[-2:], self.window, self.cutoff) / self.mu_max
-        return from_unit(u.clamp_min(0))
+        return from_unit(u)
 
 
 def filled(y: Tensor, good: Tensor) -> Tensor:
