@@ -3,6 +3,7 @@
     python sample.py --data-root DIR --split test --task super_resolution --solver resample --model models/demo-latent
     python sample.py --task ct_parallel_20 mri_x4 --solver daps codps --model models/demo-patch --num-samples 4      # a grid
     python sample.py --measurements --task super_resolution --data-root DIR             # DIR holds what was measured
+    python sample.py --measurements scan.h5 --task mri                                  # k-space as the scanner wrote it
     python sample.py --solver prior --seeds 0-15                                        # draws from the prior itself
 
 Dashes and underscores are the same. key=value overrides the merged configuration, e.g. solver.params.eta=0.5.
@@ -25,7 +26,7 @@ from data.files import Refusal, nearest, printable
 from data.manifest import Row
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import door, flags, report, volumes
+from solvers.run import door, flags, report, scanned, volumes
 from solvers.run.cells import Cell, build, checked, run_of
 from solvers.run.cost import peak_memory
 from solvers.run.module import Reconstruction
@@ -77,7 +78,8 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
-    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements, window=options.window)
+    operators = [cell.operator for cell in cells]
+    load, notes, first = reader(prior, operators, rows, options.measurements, scanned.source(cells, options), options.window)
     run = run_of(options, cells)
     module = Reconstruction(prior, cells, run, resize.fit, notes)
     module.check(first)
@@ -114,7 +116,7 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
         return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
     passed: list[Path] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
-    rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
+    rows = sources.find(options.data_root, options.split, options.manifest, written, passed, scanned.kind(cells))
     if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
         say(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}")
     return rows

@@ -25,6 +25,15 @@ def inverse_fourier(z: Tensor) -> Tensor:
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
 
 
+def fourier_along(z: Tensor, axis: int) -> Tensor:
+    """Centred orthonormal transform of one axis."""
+    return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+
+
+def inverse_fourier_along(z: Tensor, axis: int) -> Tensor:
+    return torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+
+
 def mirrored(z: Tensor) -> Tensor:
     """z(-k) for a centred z(k)"""
     flipped = torch.fft.ifftshift(z, dim=(-2, -1)).flip(-2, -1).roll((1, 1), (-2, -1))

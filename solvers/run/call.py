@@ -28,7 +28,7 @@ from ldm.sampling import Sampler
 from solvers import problem as problems
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
-from solvers.run import flags
+from solvers.run import flags, scanned
 from solvers.run.answer import Measured, Result
 from solvers.run.cells import Cell, build, checked, drawn, part, run_of
 from solvers.run.module import Reconstruction
@@ -40,7 +40,8 @@ from solvers.solver import check
 
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
-    "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
+    "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle",
+    "output_format", "plugin",
     "precision", "split", "start", "window",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
@@ -70,7 +71,8 @@ def restore(
     asked = resolve(prior, solver, words, overrides)
     asked.options.data_root = Path(what)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
-    outcomes = of_rows(asked, sources.find(Path(what), asked.options.split), alone=several)
+    rows = sources.find(Path(what), asked.options.split, kind=scanned.kind([asked.cell]))
+    outcomes = of_rows(asked, rows, scanned.source([asked.cell], asked.options), several)
     volumes = groupby(sorted(outcomes, key=_volume), _volume)  # a stable sort: slices and files stay in order
     results = [asked.of_file(list(slices)) for _, slices in volumes]
     return results if several or len(results) > 1 else results[0]

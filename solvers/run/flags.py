@@ -73,6 +73,10 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     ours.refuse(argv)
     words = [dashes(word) for word in argv if word not in changes]
     options, rest = ours.parse_known_args(joined(words, "--window"))
+    if isinstance(options.measurements, str):
+        if options.data_root:
+            raise Refusal(f"--measurements {options.measurements} and --data-root say the same thing twice; give one of them")
+        options.data_root, options.measurements = Path(options.measurements), True
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
@@ -130,7 +134,9 @@ def parser(about: str) -> Parser:
     add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
-    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    measured = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
+    add("--measurements", nargs="?", const=True, default=False, metavar="FILE", help=measured)
+    add("--output-format", choices=("nifti", "dicom"), help="of results of a scanner's file (--task mri); nifti if not said")
     add(
         "--window",
         type=windowed,

@@ -25,7 +25,8 @@ from solvers.run.door import out_of_memory
 from solvers.run.outside import put_back, set_aside
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
-from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
+from solvers.run.scanned import picture
+from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, together
 from solvers.solver import Step, check, lowered
 
 Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
@@ -49,7 +50,7 @@ class Reconstruction(pl.LightningModule):
         """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
-                problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
+                problem, prior, _ = self.posed(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
 
@@ -58,7 +59,7 @@ class Reconstruction(pl.LightningModule):
         cell = self.cells[dataloader_idx]
         outcomes = [failed(scan, scan.error, scan.trace) for scan in batch if scan.error]
         readable = [scan for scan in batch if not scan.error]
-        for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
+        for _, group in groupby(sorted(readable, key=together), key=together):
             outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
@@ -89,7 +90,7 @@ class Reconstruction(pl.LightningModule):
         """Measurement, draws, and one outcome for each of the scans, which have one shape."""
         start = time.perf_counter()
         scans = self.in_units(cell, scans) if given is None else scans
-        problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
+        problem, prior, note = self.posed(cell, scans) if given is None else self.seen(given)
         if self.run.measurements or given is not None:
             units.check(problem)
         check(cell.solver, problem, prior)
@@ -105,7 +106,7 @@ class Reconstruction(pl.LightningModule):
                 continue
             cheap = None if baseline is None else baseline[b].cpu()
             said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
-            outcomes.append(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said)))
+            outcomes.append(picture(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))))
         return outcomes
 
     def conclude(
@@ -152,9 +153,17 @@ class Reconstruction(pl.LightningModule):
     def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
         """Measurements times `run.scale`, or without one what lies within their windows; others as they are."""
         assert cell.operator is not None and cell.likelihood is not None
+        if scans[0].pose:
+            return scans
         if self.run.measurements and self.run.scale == 1:
             return [set_aside(scan, cell.operator, cell.likelihood) for scan in scans]
         return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
+
+    def posed(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
+        """`pose` of scans as they were read; a scanner's file, alone, knows its own problem."""
+        if scans[0].pose:
+            return self.seen(scans[0].pose())
+        return self.pose(cell, scans)
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
         """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
@@ -228,7 +237,7 @@ class Reconstruction(pl.LightningModule):
             noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
             steps, count = cell.solver(self.prior, noise, like), 1
         else:
-            problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
+            problem, prior, _ = self.posed(cell, self.in_units(cell, [scan]))
             count = min(cell.draws, self.run.rows)
             steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
         times = [time.perf_counter()]

@@ -24,7 +24,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
-from solvers.problem import image_shape
+from solvers.problem import Problem, image_shape
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Scan:
     row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
     outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
+    pose: Callable[[], Problem] | None = None  # of a scanner's file: the problem, when its turn comes
+    kept: tuple[int, int] | None = None  # rows and columns of its picture, in the middle of what is restored
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -81,13 +83,12 @@ class Source(NamedTuple):
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
 
-    load: row -> pixels, source, intensity.
+    load: row -> pixels, source, intensity, and further fields of the Scan, if any.
     """
     try:
-        pixels, source, intensity = load(row)
-        return Scan(
-            row.image_id, pixels, source, intensity, checksum=checksum(row.path), row={key: getattr(row, key) for key in DECISIVE}
-        )
+        pixels, source, intensity, *more = load(row)
+        said = {key: getattr(row, key) for key in DECISIVE}
+        return Scan(row.image_id, pixels, source, intensity, checksum=checksum(row.path), row=said, **dict(*more))
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
     except MemoryError:
@@ -250,5 +251,6 @@ def sides(shape: Shape) -> str:
     return "×".join(map(str, shape[1:]))
 
 
-def shape_of(scan: Scan) -> Shape:
-    return tuple(scan.pixels.shape) if scan.pixels is not None else ()
+def together(scan: Scan) -> tuple[Shape, str]:
+    """What scans that are restored in one batch share: their shape; a scanner's each have coils and noise of their own."""
+    return tuple(scan.pixels.shape) if scan.pixels is not None else (), scan.image_id if scan.pose else ""
