@@ -12,7 +12,7 @@ from solvers.problem import Problem, estimated_sigma_y
 
 MUCH = 0.15  # of the data, that no image explains: scans of a chest leave 0.03 to 0.05 of it
 LITTLE = 0.02  # of the data: what less is left over says nothing
-BETTER = 0.6  # of the misfit, that another reading leaves, to be named
+BETTER = 0.75  # of the misfit, that another reading leaves, to be named
 OFF = 3.0  # how many times noise may be another than it is said to be
 DARK, BRIGHT = -900.0, 12000.0  # HU that the brightest hundredth of an image lies between: bone, metal
 

@@ -53,9 +53,10 @@ def _around(photons: np.ndarray) -> np.ndarray:
 
 
 def bad_channels(p: np.ndarray) -> np.ndarray:
-    """Bins whose line integrals stand out from both their neighbours' in the same way in all views, bool [bins].
+    """Single bins whose line integrals stand out from both their neighbours' in the same way in all views, bool [bins].
 
-    A ring in the image is such a bin. Judged by the median over the views of the second difference, against that of all bins.
+    A ring in the image is such a bin. Judged by the median over the views of the second difference, against that of all bins;
+    of neighbours that are bad together, those that never change are found.
     """
     if p.shape[1] < 7:
         return np.zeros(p.shape[1], bool)
@@ -68,8 +69,9 @@ def bad_channels(p: np.ndarray) -> np.ndarray:
         q = p[:, good]
         second = np.median(q[:, 1:-1] - (q[:, :-2] + q[:, 2:]) / 2, 0)
         scale = np.median(np.abs(second)) / 0.6745 + 1e-12
-        out = np.abs(second) > LOUD * scale
-        worst = out & (np.abs(second) >= _largest(np.abs(second)))
+        beside = np.abs(np.stack([np.roll(second, 1), np.roll(second, -1)]) + second / 2)
+        alone = (beside < 0.25 * np.abs(second)).all(0)  # the edge of a round object has no such sides
+        worst = (np.abs(second) > LOUD * scale) & alone & (np.abs(second) >= _largest(np.abs(second)))
         if not worst.any():
             break
         bad[good[1:-1][worst]] = True

@@ -92,8 +92,9 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     elif word:
         options.model = word
     options.command = shlex.join(["python", ours.prog, *argv])
-    short = {"steps": options.steps, "eta": options.ddim_eta}
-    meant = [f"solver.params.{key}={value}" for key, value in short.items() if value is not None]
+    short = {"solver.params.steps": options.steps, "solver.params.eta": options.ddim_eta}
+    short["operator.params.center"] = options.center
+    meant = [f"{key}={value}" for key, value in short.items() if value is not None]
     return options, [*meant, *changes], rest[0] if rest else ""
 
 
@@ -136,7 +137,13 @@ def parser(about: str) -> Parser:
     add("--manifest", type=Path, metavar="FILE")
     measured = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
     add("--measurements", nargs="?", const=True, default=False, metavar="FILE", help=measured)
-    add("--output-format", choices=("nifti", "dicom"), help="of results of a scanner's file (--task mri); nifti if not said")
+    add(
+        "--output-format",
+        choices=("nifti", "dicom"),
+        help="of results of a scanner's file (--task mri: nifti if not said; ct: dicom)",
+    )
+    axis = "--task ct: where the axis is seen, from the middle of the detector"
+    add("--center", type=centre, metavar="auto|BINS", help=axis)
     add(
         "--window",
         type=windowed,
@@ -214,6 +221,14 @@ def factor(word: str) -> float | str:
     if word != "auto" and not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number > 0")
     return "auto" if word == "auto" else value
+
+
+def centre(word: str) -> float | str:
+    """auto, or a number of bins"""
+    try:
+        return word if word == "auto" else float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number of bins") from None
 
 
 def index(word: str) -> int:

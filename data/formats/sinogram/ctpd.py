@@ -81,7 +81,7 @@ def read(path: Path, index: int) -> tuple[np.ndarray, Description, int]:
 
 @lru_cache(maxsize=1)
 def _series(folder: Path, stamps: tuple[int, ...]) -> tuple[np.ndarray, dict[str, Any]]:
-    """All projections [views,rows,channels], float32, in the order of their file names, and the headers' facts. stamps: other files are others."""
+    """All projections [views,rows,channels], in the order of their names, and the headers' facts. stamps: when files changed."""
     paths = _views(folder / "any")
     headers = [_header(path) for path in paths]
     facts: dict[str, Any] = {key: _number(headers[0], paths[0], key) for key in TAGS}
