@@ -16,7 +16,7 @@ def compression(calibration: Tensor, coils: int) -> tuple[Tensor, float]:
     return U[:, :coils].mH, float(power[:coils].sum() / power.sum())
 
 
-def espirit(calibration: Tensor, shape: tuple[int, int], kernel: int, threshold: float, floor: float) -> tuple[Tensor, Tensor]:
+def espirit(calibration: Tensor, shape: tuple[int, ...], kernel: int, threshold: float, floor: float) -> tuple[Tensor, Tensor]:
     """Maps [C,H,W] of unit norm over the coils, and the eigenvalue [H,W] there: near 1 where there is an image, less beyond.
 
     Rows of the calibration matrix are all patches kernel x kernel of k-space [C,h,w]. Their signal space, singular vectors w_r
@@ -47,9 +47,9 @@ def correlations(kernels: Tensor) -> Tensor:
     return torch.fft.fftshift(torch.fft.ifft2(products), dim=(-2, -1))
 
 
-def eigenmaps(K: Tensor, shape: tuple[int, int], k: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def eigenmaps(K: Tensor, shape: tuple[int, ...], k: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """The largest eigenvalue of G at each pixel and its eigenvector, whose first coil is real."""
-    coils, (h, w) = len(K), shape
+    coils, (h, w) = len(K), shape[-2:]
     y, x = torch.arange(h) - h // 2, torch.arange(w) - w // 2
     ty, tx = torch.arange(1 - k[0], k[0]), torch.arange(1 - k[1], k[1])
     Ey = torch.exp(2j * torch.pi * y[:, None] * ty / h).to(K.dtype)
@@ -78,7 +78,7 @@ def dominant(G: Tensor) -> tuple[Tensor, Tensor]:
     return vector, value
 
 
-def windowed(calibration: Tensor, shape: tuple[int, int]) -> Tensor:
+def windowed(calibration: Tensor, shape: tuple[int, ...]) -> Tensor:
     """Images [C,H,W] of the calibration region alone, under a Hann window that keeps its edges from ringing."""
     coils, h, w = calibration.shape
     window = hann(h)[:, None] * hann(w)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from solvers.problem import Gaussian, Likelihood, Problem, from_measurement
 
 LOOKED = 5  # slices, evenly spread, that a volume's noise and scale are taken from
 BRIGHT, SHOWN = 0.995, 0.75  # the quantile of what the calibration region shows, blurred as it is, that has this share of white
+OFF = 3.0  # times the noise that was found, which a user may say instead
 FEWEST = 3  # more lines than the kernel is wide, which a calibration region must have
 HEADROOM = 4.0  # times white that a DICOM's 15 bits hold
 
@@ -48,10 +49,10 @@ class ScannerMRI(Scanner):
     calibration: int = 24  # lines of the middle of k-space that maps are made of, each way
     kernel: int = 6  # of ESPIRiT, in k-space
     threshold: float = 0.01  # of the largest singular value, below which is no signal
-    crop: float = 0.8  # eigenvalue below which coils see nothing
+    crop: float = 0.9  # eigenvalue below which coils see nothing
     phase: bool = True  # False: the image is real once the coils' phase is taken off
 
-    suffixes: ClassVar[tuple[str, ...]] = files.SUFFIXES
+    suffixes = files.SUFFIXES
 
     def __post_init__(self) -> None:
         if self.coils < 1 or self.kernel < 2 or self.calibration < self.kernel + FEWEST:
@@ -110,13 +111,19 @@ class ScannerMRI(Scanner):
                 f"{where}: no calibration region: the fully sampled middle of k-space is {h}×{w}; {need}×{need} or more is"
                 " allowed, or a calibration scan"
             )
+        loudest = divmod(int(data.abs().square().sum(0).argmax()), data.shape[-1])
+        if any(abs(at - n // 2) > max(n // 8, 2) for at, n in zip(loudest, data.shape[-2:])):
+            middle = [n // 2 for n in data.shape[-2:]]
+            raise Refusal(f"{where}: k-space is loudest at {list(loudest)}; frequency 0 at {middle} is allowed (fftshift)")
         return centred(data, (h, w))
 
     def pose(self, raw: Raw, common: Calibrated, told: float | None, image_id: str, where: str) -> Problem:
         """The problem of one slice. told: sigma of real entries in the file's units, where it is not to be found out."""
         W, sigma = common.W, common.sigma if told is None else told
-        if not sigma > 0:
-            raise Refusal(f"{where}: noise of {sigma:g}; likelihood sigma_y > 0 in the units of the file is allowed")
+        if not common.sigma / OFF < sigma < common.sigma * OFF:
+            raise Refusal(
+                f"{where}: sigma_y {sigma:g}, but its noise is {common.sigma:.3g} in the units of the file (sigma_y null)"
+            )
         shape = tuple(raw.kspace.shape[-2:])
         centre = noise.mixed(W, self.centre(raw, where))
         if len(W) > 1:

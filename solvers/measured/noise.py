@@ -7,10 +7,8 @@ import torch
 from torch import Tensor
 
 from data.files import Refusal
-from solvers.operators.kspace import inverse_fourier_along
+from solvers.operators.kspace import air, to_complex
 
-QUIET = 0.1  # of the rows of the field of view, of which the quietest show what noise is
-FAR = 4.0  # standard deviations above that still belong to the noise
 OUTER = 0.1  # of the measured points, those farthest from the middle, where rows of k-space are not whole
 SAMPLES = 4  # times as many samples as coils, at least
 
@@ -30,20 +28,13 @@ def of_kspace(kspace: Tensor, mask: Tensor) -> Tensor:
     A column of k-space that is measured from end to end becomes a profile along the readout; the quietest tenth of its rows
     says what noise is, and all rows that are no louder are taken. Where columns are not whole: the outermost points.
     """
-    rows = mask.any(1)
-    columns = mask.any(0)
-    whole = mask == rows[:, None] & columns
-    if not bool(whole.all()):
+    if not bool(mask.any(1).all()) and bool(mask.any(0).all()):  # rows are the phase encoding
+        kspace, mask = kspace.mT, mask.mT
+    rows, columns = mask.any(1), mask.any(0)
+    if not bool((mask == rows[:, None] & columns).all()):
         return _outermost(kspace, mask)
-    lines = kspace[..., columns].to(torch.complex128)
-    profiles = inverse_fourier_along(lines, -2) / rows.double().mean().sqrt()
-    power = profiles.abs().square().mean(2)
-    power = (power / power.median(1, keepdim=True).values).mean(0)
-    few = max(4, round(QUIET * len(power)))
-    floor = power.sort().values[:few].mean()
-    spread = (2 / (2 * lines.shape[0] * lines.shape[2])) ** 0.5
-    air = power < floor * (1 + FAR * spread)
-    found = profiles[:, air].flatten(1)
+    quiet = to_complex(air(kspace[None].to(torch.complex128), columns.double()[None]))[0]
+    found = quiet[:, (quiet != 0).all(0)] / rows.double().mean().sqrt()
     return found @ found.mH / found.shape[1]
 
 

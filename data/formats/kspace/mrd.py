@@ -142,7 +142,7 @@ def _affine(found: Index, kept: tuple[int, int], spacing: tuple[float, float] | 
     if len(firsts) > 1:
         apart = (np.asarray(firsts[-1]["position"], float) - np.asarray(head["position"], float)) / (len(firsts) - 1)
         step = apart if np.linalg.norm(apart) > 0 else step
-    return place(kept, spacing, head["position"], head["read_dir"], head["phase_dir"], step)
+    return place(kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step))
 
 
 def _index(path: Path) -> Index:
