@@ -47,16 +47,9 @@ class Clean:
 
 @dataclass(frozen=True, eq=False)
 class Varying:
-    """y = A x + deviation n: noise of a known standard deviation for every entry, [1,...] or [B,...] shaped like y.
-
-    infinite: the entry says nothing.
-    """
+    """y = A x + deviation n: a known standard deviation > 0 for each entry, [1,...] or [B,...]; infinite: it says nothing."""
 
     deviation: Tensor
-
-    def __post_init__(self) -> None:
-        if not bool((self.deviation > 0).all()):
-            raise Refusal("standard deviations of noise must be numbers > 0")
 
 
 Likelihood = Gaussian | Poisson | Clean | Varying
