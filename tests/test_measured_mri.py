@@ -50,7 +50,7 @@ def scans(tmp_path_factory):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_scan_with_phase_comes_out_as_its_magnitude(scans, name):
-    """sigma_y within 5 % of what was simulated, y explained to the noise by the truth (1 in 30,000 numbers is 0.4 %; errors of maps and phase beside it)."""
+    """sigma_y within 5 % of what was simulated; the truth explains y to the noise but for errors of maps and phase."""
     folder, truth = scans
     made, problem = prepared(folder / name, 1)
     sigma = problem.sigma_y * made.intensity.high
