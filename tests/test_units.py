@@ -193,9 +193,9 @@ def test_k_space_with_its_middle_in_the_corner_is_told():
 
 def test_k_space_with_noise_of_another_size_is_told():
     noise = Noise(("scan",), "noise")
-    for coils, said in ((1, "but its k-space has noise of"), (8, "it is too large")):
+    for coils, sigma_y, said in ((1, 0.001, "but its k-space has noise of"), (8, 0.08, "it is too large")):
         drawn = CartesianMRI(coils=coils, acceleration=min(coils, 2)).draw(SHAPE, noise)
         y = measure(drawn, body(), 0.01, noise)
         units.check(y)
         with pytest.raises(ValueError, match=said):
-            units.check(type(y)(y.y, drawn, Gaussian(0.08), ("scan",)))
+            units.check(type(y)(y.y, drawn, Gaussian(sigma_y), ("scan",)))

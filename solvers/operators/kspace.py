@@ -39,7 +39,7 @@ def inverse_fourier_along(z: Tensor, axis: int) -> Tensor:
 
 def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """What of k-space [B,C,H,W] is noise alone, [B,2C,H,W], else 0: the quietest rows of the profiles of its whole columns;
-    and whether it is, [B]: rows that hold anything are not all equally loud.
+    and whether it is, [B]: what rows of an image hold is neither equally loud in each nor in each column.
 
     A column that is measured from end to end, transformed along itself, tells the rows of the image apart. The quietest
     tenth of them says how loud noise is, and every row that is no louder is taken. columns [1 or B,W] of 0 and 1.
@@ -52,7 +52,16 @@ def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     floor, spread = lowest.mean(1, keepdim=True), numbers.rsqrt()
     quiet = power < floor * (1 + FAR * spread)
     alike = (lowest < floor * (1 + ALIKE * spread)).all(1)
-    return to_real(profiles * quiet[:, None, :, None]), alike
+    noise = profiles * quiet[:, None, :, None]
+    return to_real(noise), alike & (peaked(noise) < 2 + FAR * (20 / (numbers[:, 0] * quiet.sum(1))).sqrt())
+
+
+def peaked(z: Tensor) -> Tensor:
+    """Mean of |z|^4 over the square of that of |z|^2, [B], where z [B,C,H,W] is not 0, a mean over the coils: 2 of complex
+    noise, more where columns are not equally loud, as those of images are not."""
+    power = z.abs().square()
+    count = (power > 0).sum((2, 3)).clamp_min(1)
+    return (power.square().sum((2, 3)) * count / power.sum((2, 3)).square().clamp_min(torch.finfo(power.dtype).tiny)).mean(1)
 
 
 def mirrored(z: Tensor) -> Tensor:
