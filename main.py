@@ -1,11 +1,14 @@
+# PYTHON_ARGCOMPLETE_OK
 """Train a prior: python main.py --base configs/latent-diffusion/medical-vq-4.yaml --train [flags] [key=value ...]
 
     --base F...          YAML files, merged left to right          --print-config   show the merged result and stop
     --train [True]       train; without it the configuration is checked and printed
     --name N --project P --logdir logs --seed N                    results go to logs/<project>/<name>/
     --resume DIR|CKPT|auto    go on exactly where a run stopped    --init CKPT|FOLDER   start from these weights
+    --first-stage RUN|FOLDER|FILE|random     a latent prior's autoencoder: weights and architecture; random: none
     --compile            torch.compile the networks                --channels-last      their memory layout
     --plugin MODULE...   let targets come from modules of your own
+    --list tasks|solvers|models|operators     what there is to restore with
     --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
     --<Trainer argument> VALUE    any of Lightning's: --max_steps 1000 --precision bf16-mixed --devices 2 ...
                          --strategy fsdp splits a diffusion network and its optimiser over the devices
@@ -20,31 +23,21 @@ import re
 import sys
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
-import torch
-from pytorch_lightning.callbacks import LearningRateMonitor
-from pytorch_lightning.loggers import TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_only
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
-
-from data.files import Refusal, commit, first_line, nearest, read_yaml
-from ldm import checkpoints as weights
+from data.files import Refusal, read_yaml
+from ldm import catalogue, trained
 from ldm import config as configuration
-from ldm.checkpoints.fitting import fill
-from ldm.checkpoints.own import EMA_HALF_LIFE
-from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
-from ldm.training.configuration import check_keys, set_seeds, trainer_arguments
-from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
-from solvers.run import door
-from solvers.run.flags import Parser
+from ldm.training.configuration import check_keys, refuse_random_first_stage, set_seeds, trainer_arguments
+from ldm.training.trainer_signature import trainer
+from solvers.run import door, listing
+from solvers.run.command import Parser
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
-FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
-SAVE_EVERY = 500  # steps
+TRAINER = trainer()
+FLAGS = [name for name in inspect.signature(TRAINER).parameters if name not in OWN]
+RANDOM = "random"  # of --first-stage: an autoencoder without weights
 MEMORY_HINT = "lower data.params.batch_size or model.params.crops, or set `checkpointing`"
 
 
@@ -57,28 +50,23 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("-p", "--project", default="palimpsest")
     parser.add_argument("-r", "--resume")
     parser.add_argument("--init")
+    parser.add_argument("--first-stage")
     parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
     parser.add_argument("-s", "--seed", type=int, default=0)
     parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--channels_last", action="store_true")
+    parser.add_argument("--channels-last", action="store_true")
     parser.add_argument("--plugin", nargs="+", default=[])
-    parser.add_argument("--allow_env", action="store_true")
-    parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--allow-env", action="store_true")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("--list", action=listing.List, choices=listing.KINDS)
+    quiet = argparse.SUPPRESS
     for flag in FLAGS:
-        parser.add_argument(f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=value, help=argparse.SUPPRESS)
+        parser.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
     parser.refuse(argv)
     changes = parser.overrides(argv)
-    options, rest = parser.parse_known_args([underscored(word) for word in argv if word not in changes])
-    for word in rest:
-        near = nearest(word, parser._option_string_actions) if word.startswith("-") else ""
-        raise Refusal(f"unknown argument {word!r}{near}")
+    options, rest = parser.parse_known_args([word for word in argv if word not in changes])
+    parser.refuse_unknown(rest)
     return options, changes
-
-
-def underscored(word: str) -> str:
-    """--max-steps=3 -> --max_steps=3"""
-    name, sign, value = word.partition("=")
-    return "--" + name[2:].replace("-", "_") + sign + value if word.startswith("--") else word
 
 
 def value(word: str) -> Any:
@@ -95,89 +83,6 @@ def yes(word: str) -> bool:
     return found
 
 
-def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.LightningDataModule]:
-    """The module to train and its data; the prior or first stage is built once and handed to the module."""
-    parts = [part for part in PARTS if part in config]
-    if "model" not in config or "data" not in config or len(parts) != 1:
-        raise Refusal("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
-    part = build_part(config, parts[0], torch.nn.Module)
-    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), build_part(config, "data", pl.LightningDataModule)
-
-
-def build_part(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
-    """The part of the configuration under `key`, built, and of its kind."""
-    part = configuration.build(config[key], **extra)
-    if not isinstance(part, kind):
-        raise Refusal(f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed")
-    return part
-
-
-def start(module: pl.LightningModule, config: configuration.Node, init: str | None) -> None:
-    """Give a new run the weights it begins with: all of them (--init), and the first stage that the configuration names."""
-    if init is not None:
-        part, estimated = getattr(module, "prior", None) or module.first_stage, getattr(module, "estimate_scale", False)
-        print("; ".join([f"--init {init}", *weights.initialise(part, init, estimated=estimated)]))
-    if "first_stage_weights" in config:
-        source = config["first_stage_weights"]
-        if not hasattr(stage := getattr(module, "prior", None), "first_stage"):
-            raise Refusal(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
-        found = weights.first_stage(source)
-        fill(stage.first_stage, found.state_dict(), source)
-        weights.agree(found, stage.first_stage, source)
-
-
-def train(config: configuration.Node, options: argparse.Namespace) -> None:
-    pl.seed_everything(options.seed, workers=True, verbose=False)
-    module, data = assemble(config)
-    folder = options.logdir / options.project / (options.name or Path(options.base[0]).stem)
-    resume = checkpoint_of(options.resume, folder)
-    manifests = digests(getattr(data, "manifests", {}))
-    if resume is None:
-        start(module, config, options.init)
-    else:
-        same_run(resume, config, manifests)
-    if options.channels_last:
-        module.to(memory_format=torch.channels_last)
-    if options.compile:
-        module.compile_networks()
-    first = rank_zero_only.rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
-    with claimed(folder, resume) if first else nullcontext():
-        if first:
-            commit(folder / "config.yaml", configuration.dump(config))
-        trainer = make_trainer(config, folder, manifests)
-        try:
-            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-        except MisconfigurationException as error:  # settings of the Trainer that only the data or the devices contradict
-            raise Refusal(f"trainer: {first_line(error)}") from error
-        except RuntimeError as error:
-            if str(error).startswith("Given groups="):  # what a convolution says
-                raise Refusal(f"channels of the images, the states and the networks do not fit each other ({error})") from error
-            raise
-
-
-def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str]) -> pl.Trainer:
-    """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has."""
-    place = folder / "checkpoints"
-    callbacks = [
-        Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
-        Recorded(configuration.plain(config), manifests),
-        StopOnNaN(),
-        Pictures(),
-        LearningRateMonitor("step"),
-        Best(place, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False),
-        Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY)),
-    ]
-    logger = TensorBoardLogger(folder, name="", version="tensorboard")
-    asked = dict(config["trainer"])
-    if asked.get("strategy") == "fsdp":
-        asked["strategy"] = Sharded()
-    try:
-        return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
-    except (TypeError, MisconfigurationException) as error:
-        words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
-        raise Refusal(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error
-
-
 def main(argv: Sequence[str]) -> int:
     return door.run("main.py", argv, lambda: work(*parse(argv)), ": " + MEMORY_HINT)
 
@@ -191,12 +96,26 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     config = configuration.load(options.base, changes)
     check_keys(config)
     given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
-    config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
+    config["trainer"] = trainer_arguments(config, given, TRAINER, OWN)
+
+    folder = options.logdir / options.project / (options.name or Path(options.base[0]).stem)
+    resume = trained.checkpoint_of(options.resume, folder)
+    stage = None if options.first_stage in (None, RANDOM) else catalogue.weights(options.first_stage)
+    begins = None if options.init is None else catalogue.weights(options.init)
+    if options.first_stage == RANDOM:
+        config.pop("first_stage_weights", None)
+    if options.train and resume is None:
+        refuse_random_first_stage(config, options.init or options.first_stage)
+
+    from ldm.training import run  # torch and Lightning, which take seconds: what can be wrong without them was looked at
+
+    if stage is not None:
+        run.adopt(config, stage)
     set_seeds(config, options.seed)
     if options.train and not options.print_config:
-        train(config, options)
+        run.train(config, options, folder, resume, begins)
     else:
-        assemble(config)
+        run.assemble(config)
         print(configuration.dump(config), end="")
 
 

@@ -1,16 +1,20 @@
-"""What a name on the command line means: a settings file of configs/, or a prior and its weights."""
+"""What a name on the command line means: a settings file of configs/, or a prior and its weights.
+
+Names are looked up without torch, which only `prior` imports.
+"""
 
 import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
-
-import torch
+from typing import TYPE_CHECKING
 
 from data.files import Refusal, nearest, read_yaml
-from ldm import checkpoints, config
-from ldm.denoiser import Prior
+from ldm import config, trained
+
+if TYPE_CHECKING:
+    from ldm.denoiser import Prior
 
 LINE = 120  # characters that a name's description has at most
 HOME = Path(__file__).resolve().parents[1]
@@ -23,19 +27,24 @@ SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 def settings(kind: str, name: str) -> Path:
     """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too.
 
-    Raises ValueError with the valid names, the nearest first.
+    Raises Refusal with the valid names, the nearest first.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
     folder = home(f"configs/{kind}")
     word = Path(name).stem.replace("-", "_").removesuffix("_psld")
-    listing = folder / "aliases.yaml"
-    aliases = read_yaml(listing.read_text(), listing) if listing.is_file() else {}
-    names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
-    word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
+    names = {path.stem: path for path in folder.glob("*.yaml") if path.stem != "aliases"}
+    others = aliases(kind)
+    word = others.get(word) or others.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
-        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *aliases])}")
+        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *others])}")
     return names[word]
+
+
+def aliases(kind: str) -> dict[str, str]:
+    """Names of the published scripts, and what is called so here."""
+    listing = home(f"configs/{kind}") / "aliases.yaml"
+    return read_yaml(listing.read_text(), listing) if listing.is_file() else {}
 
 
 def listing(kind: str) -> dict[str, str]:
@@ -95,20 +104,24 @@ def settings_of_kind(kind: str, name: str) -> Path:
 def weights(name: str | Path) -> Path:
     """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
 
-    Raises ValueError with the shipped models, the nearest first.
+    Raises Refusal with the shipped models, the nearest first.
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
         shipped = list(listing("models"))
         raise Refusal(f"unknown model {str(name)!r}{nearest(str(name), shipped)}")
-    return checkpoints.trained(path)
+    return trained.checkpoint(path)
 
 
-def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> Prior:
+def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> "Prior":
     """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
 
-    Raises ValueError for a description without weights, and where a class must be chosen or cannot be.
+    Raises Refusal for a description without weights, and where a class must be chosen or cannot be.
     """
+    import torch  # here, because names are looked up long before a network is needed
+
+    from ldm import checkpoints
+
     given = settings.get("prior", {})
     if not isinstance(given, PRIOR):
         raise Refusal(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")

@@ -27,7 +27,7 @@ from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen
 HALF_TOLERANCE = 1e-2  # float16 weights carry 2^-11; 1e-3 was seen on a network of random weights
@@ -48,7 +48,7 @@ def outputs(prior: Prior) -> dict[str, Tensor]:
 
 
 def verify(source: Path, config: str | None, ema: bool | float, folder: Path, half: bool) -> None:
-    """Outputs before and after, side by side. Raises ValueError if they differ (by more than half precision explains)."""
+    """Outputs before and after, side by side. Raises Refusal if they differ (by more than half precision explains)."""
     allowed = HALF_TOLERANCE if half else TOLERANCE
     with torch.no_grad():
         before = outputs(checkpoints.load(source, config, ema=ema))
@@ -61,7 +61,7 @@ def verify(source: Path, config: str | None, ema: bool | float, folder: Path, ha
 
 
 def keep(source: Path, path: Path) -> Path:
-    """`own.keep_training` of a checkpoint of main.py. Raises ValueError for other files."""
+    """`own.keep_training` of a checkpoint of main.py. Raises Refusal for other files."""
     content = weights(source)
     if not {"config", "manifests", "optimizer_states"} <= content.keys():
         raise Refusal(f"{source}: not a training checkpoint of main.py, which --training needs")

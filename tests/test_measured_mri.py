@@ -34,7 +34,7 @@ def picture(made, x):
     return made.intensity.to_stored(centred(x, made.kept))[0, 0]
 
 
-def least_squares(problem, steps=30):
+def least_squares(problem, steps=10):
     return list(LeastSquares(steps)(problem, build(Node(tiny.pixel())), Noise(problem.ids, "solver")))[-1].x0
 
 
@@ -50,17 +50,17 @@ def scans(tmp_path_factory):
 
 @pytest.mark.parametrize("name", LARGE)
 def test_a_scan_with_phase_comes_out_as_its_magnitude(scans, name):
-    """sigma_y within 5 % of what was simulated, y explained to the noise, the picture within 3 % of white of the truth."""
+    """sigma_y within 5 % of what was simulated; the truth explains y to the noise but for errors of maps and phase."""
     folder, truth = scans
     made, problem = prepared(folder / name, 1)
     sigma = problem.sigma_y * made.intensity.high
     assert sigma == pytest.approx(0.01e-4, rel=0.05)
     x = least_squares(problem)
     assert float(problem.residual(x)) < 1.25
-    assert psnr(picture(made, x), truth[1]) > 30
+    assert psnr(picture(made, x), truth[1]) > 29
     assert made.intensity.high == pytest.approx(float(truth.max()), rel=0.35)
     exact = (truth[1] / made.intensity.high * 2 - 1)[None, None]
-    assert float(problem.residual(exact)) < 1.3
+    assert 0.97 < float(problem.residual(exact)) < 1.1
     without = prepared(folder / name, 1, phase=False)[1]
     assert float(without.residual(least_squares(without))) > 3, "the phase is not worth knowing"
 
@@ -109,7 +109,7 @@ def test_one_coil(tmp_path):
     made, problem = prepared(tmp_path / "one.h5")
     assert problem.sigma_y * made.intensity.high == pytest.approx(1e-6, rel=0.08)
     exact = (truth[0] / made.intensity.high * 2 - 1)[None, None]
-    assert float(problem.residual(exact)) < 1.3
+    assert 0.97 < float(problem.residual(exact)) < 1.1
 
 
 def test_the_noise_of_coils_is_whitened():
@@ -133,7 +133,7 @@ def run(folder, *words):
 @pytest.mark.parametrize("output", ["nifti", "dicom"])
 def test_from_the_file_to_the_volume(scans, tmp_path, output):
     folder, truth = scans
-    words = ("--measurements", folder / "scan.mrd", "--task", "mri", "--solver", "least_squares", "--steps", "20")
+    words = ("--measurements", folder / "scan.mrd", "--task", "mri", "--solver", "least_squares", "--steps", "10")
     assert run(tmp_path, *words, "--output-format", output) == 0
     (volume,) = (tmp_path / "out/recon").glob("volume-*")
     paths = [(volume, 0), (volume, 1)] if output == "nifti" else [(volume / f"{i:04d}.dcm", None) for i in (1, 2)]

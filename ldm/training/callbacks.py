@@ -1,6 +1,7 @@
 """What happens around training: weight averaging, checkpoints that survive a crash, pictures, clear failures."""
 
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -114,16 +115,19 @@ def bytes_of(value: Any) -> int:
 
 
 class Recorded(pl.Callback):
-    """Stores in every checkpoint the merged configuration, with what training measured, and the digests of the manifests."""
+    """Stores in every checkpoint the merged configuration, with what training measured, and the digests of the manifests.
 
-    def __init__(self, config: dict[str, Any], manifests: dict[str, str]):
-        self.config, self.manifests = config, manifests
+    doubts: what is wrong with the images that it was measured on, or "".
+    """
+
+    def __init__(self, config: dict[str, Any], manifests: dict[str, str], doubts: str = ""):
+        self.config, self.manifests, self.doubts = config, manifests, doubts
 
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
         config = deepcopy(self.config)
         if hasattr(module, "measured"):
             config["prior"]["params"] |= module.measured()
-        checkpoint["config"], checkpoint["manifests"] = config, self.manifests
+        checkpoint["config"], checkpoint["manifests"], checkpoint["doubts"] = config, self.manifests, self.doubts
 
 
 def accumulates(trainer: pl.Trainer) -> bool:
@@ -166,11 +170,12 @@ class Last(Checkpoint):
     after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
     not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
     spectra. The signal handler only sets a flag, which ranks share.
+    best.ckpt is the same file as long as nothing was validated, so that every run folder has one. best: None, if never.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
-    def __init__(self, path: Path, every: int):
-        self.path, self.every = path, every
+    def __init__(self, path: Path, every: int, best: Best | None):
+        self.path, self.every, self.best = path, every, best
         self.due, self.asked = False, False
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -198,9 +203,22 @@ class Last(Checkpoint):
         """What is due by now."""
         if self.due:
             trainer.save_checkpoint(self.path)
+            if trainer.is_global_zero and not (self.best and self.best.best_model_path):
+                same_file(self.path, self.path.with_name("best.ckpt"))
         self.due = False
         if self.asked:
             raise SystemExit(128 + signal.SIGTERM)
+
+
+def same_file(path: Path, other: Path) -> None:
+    """Make `other` a second name of the file, or a copy where the file system has no such names; whole or not at all."""
+    part = other.with_name(f".{other.name}.tmp")
+    part.unlink(missing_ok=True)
+    try:
+        part.hardlink_to(path)
+    except OSError:
+        shutil.copyfile(path, part)
+    part.replace(other)
 
 
 class StopOnNaN(pl.Callback):

@@ -7,8 +7,8 @@ from typing import Any
 
 from data.files import Refusal, file_digest, locked
 from ldm.checkpoints.reading import weights
+from ldm.trained import PARTS
 
-PARTS = ("prior", "first_stage")
 SEEDS = {"model.params.seed": 0, "data.params.seed": 0}  # what they are where a configuration names none
 FIXED = (
     *PARTS,
@@ -20,28 +20,12 @@ MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances") 
 
 @contextmanager
 def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
-    """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one that is not resumed."""
+    """Make the folder and hold it. Raises Refusal if another run writes there, or if it holds one that is not resumed."""
     with locked(folder, "choose another --name"):
         goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
             raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
         yield folder
-
-
-def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
-    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with.
-
-    A folder means its last checkpoint, or the best of a run that ended before it had saved one.
-    """
-    if resume is None:
-        return None
-    path = folder if resume == "auto" else Path(resume)
-    kept = [file for name in ("last.ckpt", "best.ckpt") if (file := path / "checkpoints" / name).is_file()]
-    if kept or resume == "auto":
-        return kept[0] if kept else None
-    if not path.is_file():
-        raise Refusal(f"--resume: {path}: no such checkpoint")
-    return path
 
 
 def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
@@ -56,7 +40,7 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
-    """Raise ValueError, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
+    """Raise Refusal, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
     saved = weights(path)
     if not all(isinstance(saved.get(part), Mapping) for part in ("config", "manifests")):
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")

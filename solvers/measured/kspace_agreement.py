@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from data.files import Refusal
@@ -14,6 +13,7 @@ from solvers.problem import Gaussian, Problem, estimated_sigma_y
 STEPS = 12  # of conjugate gradients
 MUCH = 0.3  # of y, that no image explains; scans with errors of their maps and phase leave 0.02 to 0.1
 BETTER = 0.6  # of the misfit, that another reading leaves, to be named
+LOUD = 50.0  # times the mean power, that frequency 0 has at least
 OFF = 3.0  # times the noise that is said
 
 READINGS: dict[str, Callable[[Tensor], Tensor]] = {  # what y may be instead, of complex k-space [1,C,H,W]
@@ -22,7 +22,6 @@ READINGS: dict[str, Callable[[Tensor], Tensor]] = {  # what y may be instead, of
     "rows and columns exchanged": lambda k: k.mT if k.shape[-1] == k.shape[-2] else k,
     "rows in the other order": lambda k: k.flip(-2),
     "columns in the other order": lambda k: k.flip(-1),
-    "frequency 0 moved from the corner to the middle": lambda k: torch.fft.fftshift(k, dim=(-2, -1)),
 }
 
 
@@ -33,6 +32,7 @@ def check(problem: Problem) -> None:
     """
     for row, image_id in enumerate(problem.ids):
         one = problem.select([row])
+        _check_middle(to_complex(one.stored())[0], image_id)
         left, noises = misfit(one, one.y)
         if left > MUCH and noises > OFF:
             raise Refusal(f"{image_id}: no image explains {left:.0%} of its k-space; {_advice(one, left)}")
@@ -42,6 +42,16 @@ def check(problem: Problem) -> None:
                 f"{image_id}: sigma_y {sigma_y:g}, but the best image leaves {noises:.2g} times as much: it is too large"
             )
         _check_one_coil(one, image_id)
+
+
+def _check_middle(k: Tensor, image_id: str) -> None:
+    """Frequency 0 is the loudest of every image; elsewhere than in the middle it makes an image that changes sign."""
+    power = k.abs().square().sum(0)
+    place = divmod(int(power.argmax()), power.shape[1])
+    middle = [n // 2 for n in power.shape]
+    far = any(abs(at - m) > max(n // 8, 2) for at, m, n in zip(place, middle, power.shape))
+    if far and float(power.max()) > LOUD * float(power.mean()):
+        raise Refusal(f"{image_id}: its k-space is loudest at {list(place)}; frequency 0 at {middle} is allowed (fftshift)")
 
 
 def misfit(problem: Problem, y: Tensor) -> tuple[float, float]:

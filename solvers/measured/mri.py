@@ -20,7 +20,7 @@ from solvers.measured.espirit import compression, espirit, windowed
 from solvers.measured.scanner import Prepared, Scanner, blank, centred
 from solvers.operators.kspace import fourier_along, inverse_fourier_along, to_real
 from solvers.operators.mri import MRI
-from solvers.problem import Gaussian, Likelihood, Problem, from_measurement
+from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement
 
 LOOKED = 5  # slices, evenly spread, that a volume's noise and scale are taken from
 BRIGHT, SHOWN = 0.995, 0.75  # the quantile of what the calibration region shows, blurred as it is, that has this share of white
@@ -36,6 +36,7 @@ class Calibrated(NamedTuple):
     sigma: float
     white: float
     how: str
+    sure: bool = True  # False: only what no image explains tells how large sigma is
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +86,7 @@ class ScannerMRI(Scanner):
         total = files.count(path)
         chosen = sorted({round(i * (total - 1) / max(1, LOOKED - 1)) for i in range(LOOKED)})
         raws = [files.read(path, i) for i in chosen]
-        psi, how = covariance(raws)
+        psi, how, sure = covariance(raws)
         W, sigma = noise.whitener(psi)
         centres = [self.centre(without_oversampling(raw), f"{path}, slice {i}") for raw, i in zip(raws, chosen)]
         centres = [noise.mixed(W, centre) for centre in centres]
@@ -98,7 +99,8 @@ class ScannerMRI(Scanner):
         back = torch.linalg.pinv(W)
         seen = [noise.mixed(back, windowed(centre, shape)).abs().square().sum(0).sqrt() for centre in centres]
         white = max(float(centred(image, raws[0].kept).flatten().quantile(BRIGHT)) for image in seen) / SHOWN
-        return Calibrated(W, sigma, white, f"noise of {sigma:.3g} {how}{fewer}")
+        said = f"noise of {sigma:.3g} {how}" if sure else f"noise from {how}"
+        return Calibrated(W, sigma, white, said + fewer, sure)
 
     def centre(self, raw: Raw, where: str) -> Tensor:
         """The calibration region [C,h,w], frequency 0 at [h//2, w//2]: of a scan of its own, else the fully sampled middle."""
@@ -120,7 +122,7 @@ class ScannerMRI(Scanner):
     def pose(self, raw: Raw, common: Calibrated, told: float | None, image_id: str, where: str) -> Problem:
         """The problem of one slice. told: sigma of real entries in the file's units, where it is not to be found out."""
         W, sigma = common.W, common.sigma if told is None else told
-        if not common.sigma / OFF < sigma < common.sigma * OFF:
+        if common.sure and not common.sigma / OFF < sigma < common.sigma * OFF:
             raise Refusal(
                 f"{where}: sigma_y {sigma:g}, but its noise is {common.sigma:.3g} in the units of the file (sigma_y null)"
             )
@@ -138,7 +140,11 @@ class ScannerMRI(Scanner):
             seen = seen * phase.refined(p, k, raw.mask, seen, self.calibration)
         y = to_real(k[None]) / common.white
         operator = MRI(raw.mask.float()[None, None], to_real(seen[None]))
-        return from_measurement(operator, y, Gaussian(sigma / common.white), Noise((image_id,), "noise"), (1, *shape))
+        problem = from_measurement(operator, y, Gaussian(sigma / common.white), Noise((image_id,), "noise"), (1, *shape))
+        if common.sure or told is not None:
+            return problem
+        found = float(estimated_sigma_y(replace(problem, likelihood=Gaussian(None))))
+        return replace(problem, likelihood=Gaussian(found))
 
 
 def without_oversampling(raw: Raw) -> Raw:
@@ -164,15 +170,16 @@ def without_oversampling(raw: Raw) -> Raw:
     return replace(raw, kspace=torch.where(mask, kspace, 0), mask=mask, calibration=calibration)
 
 
-def covariance(raws: list[Raw]) -> tuple[Tensor, str]:
-    """Psi [C,C] and where it comes from: the noise scan, else the slice that is quietest where no signal is."""
+def covariance(raws: list[Raw]) -> tuple[Tensor, str, bool]:
+    """Psi [C,C], where it comes from, and whether its size can be trusted: the noise scan, else the quietest slice's air."""
     coils = {len(raw.kspace) for raw in raws}
     if len(coils) > 1:
         raise Refusal(f"slices of {sorted(coils)} coils; one number of coils in a file is allowed")
     if raws[0].noise is not None:
-        return noise.of_scan(raws[0].noise), "from the noise scan"
+        return noise.of_scan(raws[0].noise), "from the noise scan", True
     found = [noise.of_kspace(raw.kspace, raw.mask) for raw in raws]
-    return min(found, key=lambda psi: float(psi.diagonal().real.sum())), "from rows of air"
+    psi, sure = min(found, key=lambda one: (not one[1], float(one[0].diagonal().real.sum())))
+    return psi, "from rows of air" if sure else "what no image explains: its field of view has no air", sure
 
 
 def extent(mask: Tensor, most: int) -> tuple[int, int]:
@@ -206,7 +213,7 @@ def _meta(raw: Raw, output: str, white: float) -> Meta:
     if affine is not None:
         matrix = torch.tensor(affine, dtype=torch.float64)
         matrix[:3, 3] += matrix[:3, 2] * (raw.index % raw.shape[2])
-        normal = torch.linalg.cross(matrix[:3, 0], matrix[:3, 1])
+        normal = torch.linalg.cross(matrix[:3, 1], matrix[:3, 0])  # across x down, as DICOM's readers sort
         position = float(normal @ matrix[:3, 3] / normal.norm())
         affine = tuple(tuple(row) for row in matrix.tolist())
     return replace(

@@ -22,8 +22,8 @@ def of_scan(noise: Tensor) -> Tensor:
     return noise @ noise.mH / n
 
 
-def of_kspace(kspace: Tensor, mask: Tensor) -> Tensor:
-    """Psi [C,C] of k-space [C,H,W]: from the rows of the field of view that hold air alone, in every measured column.
+def of_kspace(kspace: Tensor, mask: Tensor) -> tuple[Tensor, bool]:
+    """Psi [C,C] of k-space [C,H,W] from the rows of the field of view that hold air alone, and whether there are such rows.
 
     A column of k-space that is measured from end to end becomes a profile along the readout; the quietest tenth of its rows
     says what noise is, and all rows that are no louder are taken. Where columns are not whole: the outermost points.
@@ -32,10 +32,11 @@ def of_kspace(kspace: Tensor, mask: Tensor) -> Tensor:
         kspace, mask = kspace.mT, mask.mT
     rows, columns = mask.any(1), mask.any(0)
     if not bool((mask == rows[:, None] & columns).all()):
-        return _outermost(kspace, mask)
-    quiet = to_complex(air(kspace[None].to(torch.complex128), columns.double()[None]))[0]
+        return _outermost(kspace, mask), False
+    quiet, sure = air(kspace[None].to(torch.complex128), columns.double()[None])
+    quiet = to_complex(quiet)[0]
     found = quiet[:, (quiet != 0).all(0)] / rows.double().mean().sqrt()
-    return found @ found.mH / found.shape[1]
+    return found @ found.mH / found.shape[1], bool(sure)
 
 
 def _outermost(kspace: Tensor, mask: Tensor) -> Tensor:

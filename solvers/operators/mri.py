@@ -97,8 +97,11 @@ class MRI(LinearOperator):
         root 2, is noise. Of several coils: what least squares leave. Of one coil and complex images: rows of air."""
         if self.sensitivities is not None:
             return self.unexplained(y)
+        if self.complex_image and not self.columns:
+            return None
         if self.complex_image:
-            return air(to_complex(y), self.m[:, 0, 0].to(y)) if self.columns else None
+            noise, sure = air(to_complex(y), self.m[:, 0, 0].to(y))
+            return noise * per_image(sure.to(y), y)
         k, both = to_complex(y), self.m * mirrored(self.m)
         return both.to(y) * to_real(k - mirrored(k).conj()) / 2**0.5
 
@@ -120,8 +123,9 @@ class MRI(LinearOperator):
 
     @property
     def neighbours(self) -> Literal["columns", "none"]:  # type: ignore[override]
-        """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest."""
-        return "columns" if self.columns else "none"
+        """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest. Of complex
+        images and several coils they are 1.6 to 4 times as rough as noise."""
+        return "columns" if self.columns and not self.complex_image and self.sensitivities is None else "none"
 
     def select(self, indices: Sequence[int]) -> Operator:
         """Of masks of both kinds each goes on as all did: how an image is solved may not depend on the others."""

@@ -47,10 +47,10 @@ class Reconstruction(pl.LightningModule):
         return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
 
     def check(self, scan: Scan) -> None:
-        """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
+        """Raises Refusal, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
-                problem, prior, _ = self.posed(cell, self.in_units(cell, [scan]))
+                problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
 
@@ -67,7 +67,6 @@ class Reconstruction(pl.LightningModule):
     def restore(self, cell: Cell, scans: list[Scan], given: Problem | None = None) -> list[Outcome]:
         """Scans of one shape, one outcome each. If they cannot be restored together, one by one: what is wrong with one of them
         is not the others' fault. A bug in the program fails its image too, and its traceback goes with the outcome.
-
         given: their problem, where it is posed already and they hold no truth.
         """
         try:
@@ -90,7 +89,7 @@ class Reconstruction(pl.LightningModule):
         """Measurement, draws, and one outcome for each of the scans, which have one shape."""
         start = time.perf_counter()
         scans = self.in_units(cell, scans) if given is None else scans
-        problem, prior, note = self.posed(cell, scans) if given is None else self.seen(given)
+        problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
         if self.run.measurements or given is not None:
             units.check(problem)
         check(cell.solver, problem, prior)
@@ -153,20 +152,14 @@ class Reconstruction(pl.LightningModule):
     def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
         """Measurements times `run.scale`, or without one what lies within their windows; others as they are."""
         assert cell.operator is not None and cell.likelihood is not None
-        if scans[0].pose:
-            return scans
         if self.run.measurements and self.run.scale == 1:
             return [set_aside(scan, cell.operator, cell.likelihood) for scan in scans]
         return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
 
-    def posed(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
-        """`pose` of scans as they were read; a scanner's file, alone, knows its own problem."""
-        if scans[0].pose:
-            return self.seen(scans[0].pose())
-        return self.pose(cell, scans)
-
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
-        """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
+        """The problem of scans of one shape, simulated, the user's own y or a scanner's own; a prior, and what was done."""
+        if scans[0].pose:  # alone
+            return self.seen(scans[0].pose())
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None
@@ -237,7 +230,7 @@ class Reconstruction(pl.LightningModule):
             noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
             steps, count = cell.solver(self.prior, noise, like), 1
         else:
-            problem, prior, _ = self.posed(cell, self.in_units(cell, [scan]))
+            problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             count = min(cell.draws, self.run.rows)
             steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
         times = [time.perf_counter()]
