@@ -42,7 +42,7 @@ from solvers.solver import check
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle",
-    "output_format", "plugin",
+    "output_format", "center", "plugin",
     "precision", "split", "start", "window",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
