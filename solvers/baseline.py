@@ -16,6 +16,8 @@ from solvers.solver import BLACK, Chain, Move, Solver, need_linear, positive
 class Baseline(Solver):
     """One step: `operator.baseline(y)`; what a reconstruction has to beat."""
 
+    volumes = True
+
     steps: int = 1
 
     def check(self, problem: Problem, prior: Prior) -> None:

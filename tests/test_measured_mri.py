@@ -135,7 +135,7 @@ def test_from_the_file_to_the_volume(scans, tmp_path, output):
     folder, truth = scans
     words = ("--measurements", folder / "scan.mrd", "--task", "mri", "--solver", "least_squares", "--steps", "10")
     assert run(tmp_path, *words, "--output-format", output) == 0
-    (volume,) = (tmp_path / "out/recon").glob("volume-*")
+    (volume,) = (tmp_path / "out/recon").iterdir()
     paths = [(volume, 0), (volume, 1)] if output == "nifti" else [(volume / f"{i:04d}.dcm", None) for i in (1, 2)]
     for (path, index), expected, number in zip(paths, truth, range(2)):
         image = formats.read(path, index)

@@ -12,7 +12,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
@@ -164,7 +164,7 @@ class Best(ModelCheckpoint):
 
 
 class Last(Checkpoint):
-    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
+    """last.ckpt every `every` optimiser steps, at the last one, and when asked to stop (SIGTERM: exit code 143; Ctrl-C: 130).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
     after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
@@ -176,22 +176,36 @@ class Last(Checkpoint):
 
     def __init__(self, path: Path, every: int, best: Best | None):
         self.path, self.every, self.best = path, every, best
-        self.due, self.asked = False, False
+        self.due, self.asked = False, 0
+        self.interrupted: Any = None  # the handler of Ctrl-C that was there before
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
             # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+            signal.signal(signal.SIGTERM, self.ask)
+            self.interrupted = signal.signal(signal.SIGINT, self.ask)
+
+    def ask(self, number: int, frame: Any) -> None:
+        """The run ends after this step, saved; a second Ctrl-C does not wait for that."""
+        if number == signal.SIGINT == self.asked:
+            raise SystemExit(128 + number)
+        self.asked = number
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if self.interrupted is not None:
+            signal.signal(signal.SIGINT, self.interrupted)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         if accumulates(trainer):
             trainer.should_stop = False  # nor may the run end here; Lightning's Timer asks again after the next batch
             return
         step = trainer.global_step
-        asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
+        asked = self.asked
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(bool(asked), all=False):
+            asked = asked or signal.SIGTERM  # of another process
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
-        self.due, self.asked = self.due or asked or ends or step % self.every == 0, asked
+        self.due, self.asked = bool(self.due or asked or ends or step % self.every == 0), asked
         if not validates(trainer):
             self.save(trainer)
 
@@ -207,7 +221,7 @@ class Last(Checkpoint):
                 same_file(self.path, self.path.with_name("best.ckpt"))
         self.due = False
         if self.asked:
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(128 + self.asked)
 
 
 def same_file(path: Path, other: Path) -> None:
@@ -233,6 +247,13 @@ class StopOnNaN(pl.Callback):
                 f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
                 f"or train with precision 32{intact}"
             )
+
+
+class Shown(TQDMProgressBar):
+    """Lightning's bar without the version of the logger, which here is always the same word."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
 class Pictures(pl.Callback):

@@ -3,7 +3,7 @@
 import argparse
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -18,7 +18,7 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.trained import PARTS
-from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
+from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, Shown, StopOnNaN
 from ldm.training.run_folder import claimed, digests, same_run
 
 SAVE_EVERY = 500  # steps
@@ -66,11 +66,12 @@ def adopt(config: configuration.Node, source: str | Path) -> None:
 def start(module: pl.LightningModule, config: configuration.Node, init: Path | None) -> None:
     """Give a new run the weights it begins with: all of them (--init), and the first stage that the configuration names."""
     if init is not None:
-        part, estimated = getattr(module, "prior", None) or module.first_stage, getattr(module, "estimate_scale", False)
+        part: Any = getattr(module, "prior", None) or module.first_stage
+        estimated = getattr(module, "estimate_scale", False)
         print("; ".join([f"--init {init}", *weights.initialise(part, init, estimated=estimated)]))
     if "first_stage_weights" in config:
-        source = config["first_stage_weights"]
-        if not hasattr(stage := getattr(module, "prior", None), "first_stage"):
+        source, stage = config["first_stage_weights"], cast(Any, getattr(module, "prior", None))
+        if not hasattr(stage, "first_stage"):
             raise Refusal(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
         found = weights.first_stage(source)
         fill(stage.first_stage, found.state_dict(), source)
@@ -89,8 +90,8 @@ def train(config: configuration.Node, options: argparse.Namespace, folder: Path,
     if options.channels_last:
         module.to(memory_format=torch.channels_last)
     if options.compile:
-        module.compile_networks()
-    first = rank_zero_only.rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
+        cast(Any, module).compile_networks()
+    first = cast(Any, rank_zero_only).rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
     with claimed(folder, resume) if first else nullcontext():
         if first:
             commit(folder / "config.yaml", configuration.dump(config))
@@ -114,7 +115,7 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
     doubts: of `Recorded`. validates: whether the loss on other images says which weights are best; else the last are.
     """
     place = folder / "checkpoints"
-    chosen = dict(monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False)
+    chosen: dict[str, Any] = dict(monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False)
     best = Best(place, "best", **chosen) if validates else None
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
@@ -127,6 +128,8 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
     ]
     logger = TensorBoardLogger(folder, name="", version="tensorboard")
     asked = dict(config["trainer"])
+    if asked.get("enable_progress_bar", True) is not False:
+        callbacks.append(Shown())
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:

@@ -1,11 +1,12 @@
 """What stands of an earlier run's results: records that can be read, of the same rows of the manifest, with all their files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data import formats
+from data import series
 from data.files import file_digest
 
 RECORDS, REJECTED = "records.jsonl", "records.rejected.jsonl"
@@ -38,7 +39,12 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
             found.pop(record["image_id"], None)
             found[record["image_id"]] = record
     good = [record for record in found.values() if record["status"] == "ok"]
-    reasons = {r["image_id"]: _difference(r, rows) or _loss(r, folder, verify) for r in good}
+    digest = cache(file_digest)  # a volume's slices have one file
+    reasons = {r["image_id"]: _difference(r, rows) or _loss(r, folder, digest if verify else None) for r in good}
+    spoilt = {r["volume"] for r in good if whole(r) and reasons[r["image_id"]]}
+    for record in good:  # the slices of a volume that was put together are not at hand any more
+        if whole(record) and record["volume"] in spoilt:
+            reasons[record["image_id"]] = reasons[record["image_id"]] or "its volume is to be put together again"
     kept = [record for record in good if not reasons[record["image_id"]]]
     return Standing(kept, {name: reason for name, reason in reasons.items() if reason}, rejected)
 
@@ -102,13 +108,18 @@ def _difference(record: Record, rows: Mapping[str, Any]) -> str:
         if now != before:
             return f"its {key} is {now}, not {before} as when it was restored"
     checksum = record.get("input_sha256")
-    if checksum and formats.checksum(row.path) not in ("", checksum):
+    if checksum and series.checksum(row) not in ("", checksum):
         return "is another file than was restored before"
     return ""
 
 
-def _loss(record: Record, folder: Path, verify: bool) -> str:
-    """The first of its files that is not there any more as it was written, or ""."""
+def whole(record: Record) -> bool:
+    """Whether it is of a slice whose volume is put together, and whose own file is gone."""
+    return "volume" in record and not record["files"].get("recon", "").startswith("slices/")
+
+
+def _loss(record: Record, folder: Path, digest_of: Callable[[Path], str] | None) -> str:
+    """The first of its files that is not there any more as it was written, or ""; with digest_of, or has changed."""
     written = record.get("written") or dict.fromkeys(record["files"].values(), [None, None])
     for name, (size, digest) in written.items():
         path = folder / name
@@ -116,6 +127,6 @@ def _loss(record: Record, folder: Path, verify: bool) -> str:
             return f"its {name} is gone"
         if size not in (None, path.stat().st_size):
             return f"its {name} has {path.stat().st_size} bytes instead of {size}"
-        if verify and digest and file_digest(path) != digest:
+        if digest_of and digest and digest_of(path) != digest:
             return f"its {name} has changed since it was written"
     return ""

@@ -1,29 +1,38 @@
 """A restoration from its first check to its report: what sample.py does once its words are understood."""
 
 import argparse
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from data import manifest, sources
+from data import manifest, series, sources
 from data.files import Refusal, printable
 from data.manifest import Row
+from data.series import Passed, Whole
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import door, report, scanned, volumes
+from solvers.run import door, report, scanned, volumes, whole
+from solvers.run.batches import batches
 from solvers.run.cells import Cell, build, run_of
 from solvers.run.cost import peak_memory
+from solvers.run.interrupted import Savings
 from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
-from solvers.run.scans import Scan, batches, reader
+from solvers.run.scans import Scan, reader
 from solvers.run.trainer import make_trainer, quiet
+from solvers.run.whole import Unit
 from solvers.run.writer import Writer
+
+FAST = ("pnp", "tv", "resample_fast", "padis", "daps", "codps_plus")  # of which --dry-run names the fastest
 
 
 @rank_zero_only
@@ -38,11 +47,15 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     configs: of each cell of the grid, by its name. demo: whether no data were named. Returns the exit code.
     """
     quiet()
+    begun = time.monotonic()
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
-    everything = {row.image_id: row for row in all_rows(options, cells, folders.values())}
+    found, apart = whole.units(
+        all_rows(options, cells, folders.values()), cells, prior, options.slicewise or scanned.reads(cells)
+    )
+    everything = {unit.image_id: unit for unit in found}
     rows = list(everything.values())[options.start :][: options.limit]
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
@@ -66,29 +79,36 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     with locked_folders(results.values(), options.overwrite, options.verify, everything):
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
-        for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
+        for note in filter(None, dict.fromkeys([apart, *(cell.note(prior) for cell in cells)])):
             say(f"note: {note}")
+        if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
+            say(f"note: {processes} processes share volumes, and not the slices of one")
+        module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
         trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
-        pending = [batches(rows, load, max(1, run.rows // cell.draws), results[cell.name].committed) for cell in cells]
+        together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
+        pending = [batches(rows, load, max(1, together // cell.draws), results[cell.name].committed) for cell in cells]
         trainer.predict(module, pending, return_predictions=False)
-        if rank_zero_only.rank > 0:
+        if cast(Any, rank_zero_only).rank > 0:
             return 0
-        return conclude(results, lambda image_id: load(everything[image_id]) if image_id in everything else None)
+        code = conclude(results, everything, load, options.slices)
+        print(f"took {time.monotonic() - begun:.1f} s")
+        return code
 
 
 def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
     """What there is to restore; of the prior itself, one row for each seed. folders: of results."""
     if cells[0].operator is None:
         return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
-    passed: list[Path] = []
+    passed: list[Passed] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
     rows = sources.find(options.data_root, options.split, options.manifest, written, passed, scanned.kind(cells))
-    if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
-        say(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}")
-    return rows
+    for line in series.listed(one for one in passed if not one.path.is_relative_to(options.save_dir)):
+        say(f"note: {line}")
+    chosen = options.slice_range or options.every
+    return series.chosen(rows, options.slice_range, options.every or 1) if chosen else rows
 
 
-def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
+def leaks(options: argparse.Namespace, rows: Sequence[Unit]) -> str:
     """What to know of images whose subjects are in other splits too, as their manifest says; "" of others."""
     marks = {row.leak for row in rows} - {""}
     table = Path(options.data_root or "", f"{options.split}.csv")  # of a folder of pictures
@@ -98,20 +118,21 @@ def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Unit]) -> Iterator[None]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
-        for result in results if rank_zero_only.rank == 0 else ():
+        for result in results if cast(Any, rank_zero_only).rank == 0 else ():
             stack.enter_context(result.opened(overwrite, rows, verify))
             for line in result.remarks:
                 say(f"note: {line}")
         yield
 
 
-def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None]) -> int:
-    """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
+def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Callable[[Unit], Scan], keep: bool) -> int:
+    """Volumes, summaries and the report, once every process is done; 1 if any image failed. keep: a volume's slices too."""
+    members = series.members(row for row in rows.values() if isinstance(row, Row))
     for result in results.values():
-        for line in volumes.reassemble(result, load):
+        for line in volumes.reassemble(result, members, lambda image_id: load(rows[image_id]), keep):
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
@@ -124,10 +145,34 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
 
 
 def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
-    """--dry-run: everything was checked; a few steps on the first image say how long it will take."""
+    """--dry-run: everything was checked; a few steps on the first image say how long it will take, and what would be faster."""
     module.to(trainer.strategy.root_device)
+    many = trainer.num_devices * trainer.num_nodes
     for cell in module.cells:
         seconds = module.estimate(cell, scan)
-        minutes, peak = seconds * count / (trainer.num_devices * trainer.num_nodes) / 60, peak_memory() / 2**30
-        print(f"{cell.name}: about {seconds:.1f} s an image, {minutes:.1f} min for {count}; peak memory {peak:.2f} GiB")
+        peak = peak_memory() / 2**30
+        print(f"{cell.name}: {took(seconds, count, many)}; peak memory {peak:.2f} GiB")
+        found = faster(module, cell, scan, seconds) if cell.operator else []
+        for name, less in found:
+            print(f"  faster: --solver {name:14} {took(less, count, many)}")
     return 0
+
+
+def took(seconds: float, count: int, devices: int) -> str:
+    return f"about {seconds:.1f} s an image, {seconds * count / devices / 60:.1f} min for {count}"
+
+
+def faster(module: Reconstruction, cell: Cell, scan: Scan, seconds: float) -> list[tuple[str, float]]:
+    """The three fastest solvers that do the job of a cell with this prior in less time, and their seconds an image."""
+    found = []
+    for name in FAST:
+        chosen = configuration.build(configuration.load([catalogue.settings("solvers", name)])["solver"])
+        if isinstance(chosen, type(cell.solver)):
+            continue
+        other = replace(cell, name=name, solver=chosen)
+        try:
+            Reconstruction(module.prior, [other], module.run, module.fit).check(scan)
+        except Refusal:  # cannot do it
+            continue
+        found.append((name, module.estimate(other, scan, trials=1)))
+    return sorted((pair for pair in found if pair[1] < seconds), key=lambda pair: pair[1])[:3]

@@ -18,6 +18,11 @@ from solvers.run.record import Outcome
 from solvers.run.scans import Source
 
 
+def reads(cells: Sequence[Cell]) -> bool:
+    """Whether the tasks read a scanner's files, slice by slice."""
+    return isinstance(cells[0].operator, Scanner)
+
+
 def kind(cells: Sequence[Cell]) -> sources.Kind:
     """Which files are restored, and how many images one holds."""
     operator = cells[0].operator

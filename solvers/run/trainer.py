@@ -9,14 +9,20 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from data.files import Refusal, first_line
 
-NOISY = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric")
+NOISY = (
+    "pytorch_lightning",
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning.fabric",
+    "lightning_fabric",
+)
 
 
 def quiet() -> None:
     """Silence what Lightning and torch say about themselves."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
 
 

@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from data.files import Refusal, Unwritable
+from data.series import Whole, members
 from solvers.run.door import complain
 from solvers.run.module import Reconstruction
 from solvers.run.record import Outcome, broken, failed
@@ -23,8 +24,12 @@ class Writer(BasePredictionWriter):
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
         self.done = [results.committed() for results in self.results]
-        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)  # type: ignore[union-attr]
-        pl_module.progress.start(total, trainer.is_global_zero)
+        loaders: Any = trainer.predict_dataloaders
+        total = sum(len(loader) * loader.dataset.batch_size for loader in loaders)
+        rows = loaders[0].dataset.rows
+        volumes = members(row for row in rows if getattr(row, "volume", ""))
+        volumes |= {row.image_id: [row.image_id] for row in rows if isinstance(row, Whole)}
+        pl_module.progress.start(total, trainer.is_global_zero, volumes)
         trainer.strategy.barrier("every process has seen what is committed; none has added to it")
 
     def write_on_batch_end(
@@ -54,6 +59,8 @@ class Writer(BasePredictionWriter):
                 raise
             except Exception as error:
                 self.results[dataloader_idx].commit(broken(outcome.scan, error))
+            if savings := pl_module.savings.get(pl_module.cells[dataloader_idx].name):
+                savings.clear(outcome.image_id)
         pl_module.progress.finished(len(prediction))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]

@@ -50,11 +50,14 @@ def parse(text: bytes | str, where: str) -> Header:
     encoding = root.find(f"{NAMESPACE}encoding")
     if encoding is None:
         raise Refusal(f"{where}: its header has no encoding; an ISMRMRD header is allowed")
-    spaces = [_space(encoding, name, where) for name in ("encodedSpace", "reconSpace")]
+    encoded, encoded_mm = _space(encoding, "encodedSpace", where)
+    pictured, pictured_mm = _space(encoding, "reconSpace", where)
+    lines = _limits(encoding, where)
     trajectory = _text(encoding, "trajectory") or "cartesian"
     ratio = "acquisitionSystemInformation/relativeReceiverNoiseBandwidth"
     bandwidth = _number(root, ratio, where) if _text(root, ratio) else 1.0
-    return Header(*spaces[0], *spaces[1], _limits(encoding, where), trajectory, bandwidth if bandwidth > 0 else 1.0)
+    noise = bandwidth if bandwidth > 0 else 1.0
+    return Header(encoded, encoded_mm, pictured, pictured_mm, lines, trajectory, noise)
 
 
 def _space(encoding: ElementTree.Element, name: str, where: str) -> tuple:
