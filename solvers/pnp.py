@@ -25,7 +25,8 @@ class PnP(Solver):
 
     with V_k = sigma_k^2 / lambda, the paper's equation 6. What z errs by there is mostly what the classical answer left, like
     aliasing, and not what a denoiser errs by on noise of that level. Below `sigma_last` it is, and V_k is Cov[x0 | x] as
-    training measured it at each frequency. The last update takes the share of V that explains y to the noise level (Morozov).
+    training measured it at each frequency; likewise under masks, where V alone says what a pixel means for its neighbours.
+    The last update takes the share of V that explains y to the noise level (Morozov).
     """
 
     volumes = True
@@ -74,7 +75,8 @@ class PnP(Solver):
         """N(z, V), of the decoded image where the prior is a latent one."""
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         level = sigma * IMAGE_DEVIATION / deviation(chain.prior)
-        return belief if level < self.sigma_last else belief.isotropic(level**2 / self.lam)
+        mask = getattr(chain.problem.operator, "elementwise", False)
+        return belief if mask or level < self.sigma_last else belief.isotropic(level**2 / self.lam)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move
