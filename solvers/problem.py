@@ -89,10 +89,8 @@ class Problem:
         estimated for each image. Problems that have a sigma_y are returned as they are.
         """
         if isinstance(self.likelihood, Poisson):
-            deviation, sigma_y = (
-                count_deviation(self.operator, self.y, self.likelihood.rate),
-                unit_scale(self.operator) / math.sqrt(self.likelihood.rate),
-            )
+            rate = self.likelihood.rate
+            deviation, sigma_y = count_deviation(self.operator, self.y, rate), unit_scale(self.operator) / math.sqrt(rate)
         elif isinstance(self.likelihood, Varying):
             deviation = self.likelihood.deviation.to(self.y)
             sigma_y = float(deviation[deviation.isfinite()].median())

@@ -25,7 +25,8 @@ def direction(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: floa
     own = _misfit(geometry, p, weights, side)
     if own < LITTLE or not (geometry.fan or own > MUCH):
         return
-    others = {"the other direction, or bins_run the other way": (geometry.with_angles(-np.array(geometry.angles)), p, weights)}
+    turned = geometry.with_angles([-angle for angle in geometry.angles])
+    others = {"the other direction, or bins_run the other way": (turned, p, weights)}
     if p.shape[0] == p.shape[1]:
         others["axes with view and bin exchanged"] = (geometry, p.T, weights.T)
     for name, reading in others.items():

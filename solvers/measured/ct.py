@@ -20,13 +20,13 @@ from data.ranges import Intensity
 from data.seeding import Noise
 from solvers.measured import agreement, counts, fit
 from solvers.measured.scanner import Prepared, Scanner, blank
-from solvers.operators.ct_fbp import WINDOWS, filtered_backprojection
+from solvers.measured.water import good_rays, water
+from solvers.operators.ct_fbp import WINDOWS
 from solvers.operators.ct_geometry import Geometry
-from solvers.operators.ct_measured import GeometryCT, filled
+from solvers.operators.ct_measured import GeometryCT
 from solvers.problem import Gaussian, Likelihood, Problem, Varying, estimated_sigma_y, from_measurement
 
 CUT_OFF = 0.02  # of the largest integral: what the ends of a view still attenuate if the object is wider than the detector
-OBJECT = 0.6  # of a water phantom's radius, within which its attenuation is taken
 
 
 class Common(NamedTuple):
@@ -89,7 +89,8 @@ class ScannerCT(Scanner):
         p, deviation, _ = measured(middle, str(path))
         weights = np.ones_like(p) if deviation is None else deviation**-2
         weights = weights * good_rays(said, p)
-        side, notes = fit.extent(geometry, rows, columns), ()
+        side = fit.extent(geometry, rows, columns)
+        notes: tuple[str, ...] = ()
         if self.center == "auto":
             offset = fit.centred(geometry, p, weights, side, str(path))
             notes = (f"the axis is seen {offset:+.2f} bins from the middle (found; its file says {geometry.offset:+.2f})",)
@@ -147,7 +148,7 @@ class ScannerCT(Scanner):
     ) -> tuple[tuple[int, int, int], list[str]]:
         """The shape of the image, grown where the scan saw more than the picture holds: rays must not pass what is not there."""
         rows, columns = common.size
-        bound = operator.draw((1, rows, columns), Noise(("one",), "noise"))
+        bound = operator.bind((1, rows, columns))
         missing = bound.hit(torch.zeros(1)).numpy() == 0
         attenuated = p > CUT_OFF * p.max() + 5 * _noise(deviation)
         if not (missing & attenuated).any(1).mean() > 0.02:
@@ -166,16 +167,6 @@ def measured(sinogram: Sinogram, where: str) -> tuple[np.ndarray, np.ndarray | N
         return p, deviation, notes
     slant = math.cos(math.atan(_row(sinogram) / sinogram.said.source_to_detector))  # type: ignore[operator]
     return p * slant, None if deviation is None else deviation * slant, notes
-
-
-def good_rays(said: Description, p: np.ndarray) -> np.ndarray:
-    """Which rays are used, bool [views,bins]."""
-    bad = np.broadcast_to(said.bad(p.shape[1]), p.shape)
-    if said.bad_channels == "auto":
-        bad = bad | counts.bad_channels(p)
-    if bad.all(1).any():
-        raise Refusal(f"{said.path}: bad_channels leave nothing of a view")
-    return ~bad
 
 
 def geometry_of(said: Description, views: int, bins: int, pixel: float) -> Geometry:
@@ -203,33 +194,6 @@ def check_cone(sinogram: Sinogram, geometry: Geometry, side: float) -> None:
             f"{said.path}: row {sinogram.index} of {sinogram.count} is seen {math.degrees(math.atan(slope)):.2g} degrees aslant:"
             f" its rays leave the slice by {reach:.2g} mm, more than {half:.2g}; rows nearer the middle are allowed"
         )
-
-
-def water(said: Description, geometry: Geometry, size: tuple[int, int]) -> float:
-    """Attenuation of water in 1/mm: as it is told, or in the middle of a scan of water alone."""
-    if not isinstance(said.mu_water, dict):
-        return float(said.mu_water)
-    path = said.path.parent / said.mu_water["scan"]
-    told = replace(said, mu_water=0.02)
-    if not path.is_file():
-        raise Refusal(f"{said.path}: mu_water names {path.name!r}, which is no file beside it")
-    values, total = files.arrays.read(path, told, 0)
-    if values.shape != (geometry.views, geometry.bins):
-        raise Refusal(f"{path}: {values.shape} views and bins; those of the scan, {(geometry.views, geometry.bins)}, are due")
-    p, _, _ = counts.integrals(Sinogram(values, told, 0, total), str(path))
-    y = torch.from_numpy(p)[None, None]
-    if not (good := good_rays(told, p)).all():
-        y = filled(y, torch.from_numpy(good)[None, None].to(y))
-    image = filtered_backprojection(geometry, y, *size, "hann")[0, 0].numpy()
-    inside = image > np.quantile(image, 0.98) / 2
-    i, j = np.nonzero(inside)
-    radius = math.sqrt(len(i) / math.pi)
-    rows, columns = np.indices(image.shape)
-    core = np.hypot(rows - i.mean(), columns - j.mean()) < OBJECT * radius
-    value = float(image[core].mean())
-    if not 0.005 < value < 0.1 or not inside[core].all():
-        raise Refusal(f"{path}: is no scan of water: {value:.3g}/mm in its middle; one round vessel of water is allowed")
-    return value
 
 
 def _row(sinogram: Sinogram) -> float:

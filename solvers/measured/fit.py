@@ -55,7 +55,7 @@ def misfit(geometry: Geometry, p: np.ndarray, weights: np.ndarray, across: int) 
         s = back(r)
         g, before = float(s @ s), g
         d = s + np.float32(g / before) * d
-    return float(np.linalg.norm(r) / max(np.linalg.norm(b), 1e-30))
+    return float(np.linalg.norm(r)) / max(float(np.linalg.norm(b)), 1e-30)
 
 
 def extent(geometry: Geometry, height: int, width: int) -> float:

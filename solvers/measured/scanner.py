@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,8 +30,8 @@ class Scanner(Operator):
     """Reads files of measured data; `operator.params` say how they are prepared. It measures nothing itself."""
 
     unit_range = True
-    suffixes: tuple[str, ...] = ()
-    output: str = OUTPUTS[0]  # of results, where none is asked for
+    suffixes: ClassVar[tuple[str, ...]] = ()
+    output: ClassVar[str] = OUTPUTS[0]  # of results, where none is asked for
 
     def known(self, path: Path) -> bool:
         """Whether a file of a folder is one of measured data."""

@@ -123,10 +123,11 @@ def _place(g: Geometry, across: Tensor, depth: Tensor, spacing: float) -> tuple[
     """In which bin, from the axis's, each pixel is seen, and the weight of its distance from the source."""
     if not g.fan:
         return across / spacing, 1.0
-    away = g.source_to_axis + depth  # from the source along the central ray
+    near, far = g.distances
+    away = near + depth  # from the source along the central ray
     if not g.curved:
-        return across * g.source_to_axis / away / spacing, (g.source_to_axis / away) ** 2
-    return torch.atan2(across, away) * g.source_to_detector / g.pitch, g.source_to_axis**2 / (away**2 + across**2)
+        return across * near / away / spacing, (near / away) ** 2
+    return torch.atan2(across, away) * far / g.pitch, near**2 / (away**2 + across**2)
 
 
 def _filtered(g: Geometry, sinogram: Tensor, extra: int, spacing: float, window: str, cutoff: float) -> Tensor:
@@ -142,7 +143,7 @@ def _filtered(g: Geometry, sinogram: Tensor, extra: int, spacing: float, window:
     taps = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp_min(1)) ** 2, 0)
     taps[0] = 0.25
     if g.curved:  # g(gamma) = h(gamma) (gamma / sin gamma)^2 / 2 of equal angles
-        step = g.pitch / g.source_to_detector  # type: ignore[operator]
+        step = g.pitch / g.distances[1]
         angle = n * step
         taps = taps * torch.where((angle > 0) & (angle < math.pi / 2), angle / angle.sin(), 1).square()
     ramp = torch.fft.rfft(taps).real / spacing * apodised(size // 2 + 1, window, cutoff)

@@ -36,7 +36,7 @@ class Geometry:
     centre: tuple[float, float] = (0.0, 0.0)  # mm (x, y) of the middle of the image
 
     def __post_init__(self) -> None:
-        lengths = {"pitch": self.pitch, "pixel_size": self.pixel_size}
+        lengths: dict[str, float | None] = {"pitch": self.pitch, "pixel_size": self.pixel_size}
         if self.fan:
             lengths |= {"source_to_axis": self.source_to_axis, "source_to_detector": self.source_to_detector}
         for name, value in lengths.items():
@@ -46,10 +46,9 @@ class Geometry:
             raise Refusal(f"{len(self.angles)} views of {self.bins} bins: at least 1 and 2 are due")
         if not all(map(math.isfinite, (*self.angles, self.offset, *self.centre))):
             raise Refusal("angles, offset and centre must be finite numbers")
-        if self.fan and self.source_to_detector <= self.source_to_axis:  # type: ignore[operator]
-            raise Refusal(
-                f"source_to_detector {self.source_to_detector:g} mm must be more than source_to_axis {self.source_to_axis:g} mm"
-            )
+        near, far = self.distances
+        if self.fan and far <= near:
+            raise Refusal(f"source_to_detector {far:g} mm must be more than source_to_axis {near:g} mm")
         if self.curved and not self.fan:
             raise Refusal("a curved detector needs a fan beam: parallel beams have no source for it to be around")
         if self.fan and float(np.abs(self.fan_angles).max()) >= math.pi / 2:
@@ -60,12 +59,17 @@ class Geometry:
         return self.source_to_axis is not None or self.source_to_detector is not None
 
     @property
+    def distances(self) -> tuple[float, float]:
+        """source_to_axis and source_to_detector; infinite where the beam is parallel."""
+        return self.source_to_axis or math.inf, self.source_to_detector or math.inf
+
+    @property
     def views(self) -> int:
         return len(self.angles)
 
     @property
     def magnification(self) -> float:
-        return self.source_to_detector / self.source_to_axis if self.fan else 1.0  # type: ignore[operator]
+        return self.distances[1] / self.distances[0] if self.fan else 1.0
 
     @property
     def cells(self) -> np.ndarray:
@@ -76,13 +80,13 @@ class Geometry:
     @property
     def fan_angles(self) -> np.ndarray:
         """Angles from the central ray toward n, radians, [bins]; of a fan beam."""
-        u = self.cells / self.source_to_detector
+        u = self.cells / self.distances[1]
         return u if self.curved else np.arctan(u)
 
     @property
     def reach(self) -> np.ndarray:
         """Signed distance of each bin's ray from the axis, mm, [bins]"""
-        return self.source_to_axis * np.sin(self.fan_angles) if self.fan else self.cells
+        return self.distances[0] * np.sin(self.fan_angles) if self.fan else self.cells
 
     @property
     def field_of_view(self) -> float:
@@ -106,7 +110,7 @@ class Geometry:
         if not self.fan:
             return self.cells[:, None] * n - self.centre, np.broadcast_to(e, (self.bins, 2))
         gamma = self.fan_angles[:, None]
-        return np.broadcast_to(-self.source_to_axis * e - self.centre, (self.bins, 2)), np.cos(gamma) * e + np.sin(gamma) * n
+        return np.broadcast_to(-self.distances[0] * e - self.centre, (self.bins, 2)), np.cos(gamma) * e + np.sin(gamma) * n
 
     def with_angles(self, angles: Sequence[float]) -> "Geometry":
         return replace(self, angles=tuple(float(a) for a in angles))
@@ -114,7 +118,7 @@ class Geometry:
     def check_image(self, height: int, width: int) -> None:
         """Raise Refusal if the source would stand within the image."""
         corner = math.hypot(height, width) / 2 * self.pixel_size + math.hypot(*self.centre)
-        if self.fan and corner > (1 - LEAST_PATH) * self.source_to_axis:  # type: ignore[operator]
+        if self.fan and corner > (1 - LEAST_PATH) * self.distances[0]:
             raise Refusal(
                 f"an image of {height} x {width} pixels of {self.pixel_size:g} mm reaches {corner:.0f} mm from the axis,"
                 f" beyond the source at source_to_axis {self.source_to_axis:g} mm"

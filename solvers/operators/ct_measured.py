@@ -73,7 +73,7 @@ class GeometryCT(LineIntegrals):
         integrals = y + self.forward(torch.ones(1, *shape, dtype=y.dtype, device=y.device))
         if self.good is not None:
             integrals = filled(integrals, self.good.to(y))
-        u = filtered_backprojection(self.scan, integrals, *shape[-2:], self.window, self.cutoff) / self.mu_max
+        u = filtered_backprojection(self.scan, integrals, shape[-2], shape[-1], self.window, self.cutoff) / self.mu_max
         return from_unit(u)
 
 

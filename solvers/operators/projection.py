@@ -32,6 +32,8 @@ class Rays(Protocol):
 
     def rays(self, angle: float) -> tuple[np.ndarray, np.ndarray]: ...
 
+    def __hash__(self) -> int: ...
+
 
 @dataclass(frozen=True)
 class Scan:
@@ -72,7 +74,7 @@ def entries(scan: Rays, height: int, width: int) -> int:
     return 2 * scan.views * scan.bins * max(height, width)
 
 
-def blocks(scan: Rays, height: int, width: int, most: int) -> Iterator[Sequence[float]]:
+def blocks(scan: Rays, height: int, width: int, most: int) -> Iterator[Sequence[float] | np.ndarray]:
     """The angles of so many views at a time that their rows have about `most` entries."""
     step = max(1, scan.views * most // entries(scan, height, width))
     for start in range(0, scan.views, step):

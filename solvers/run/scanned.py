@@ -48,7 +48,9 @@ def source(cells: Sequence[Cell], options: Namespace) -> Source | None:
     for flag in ("scale", "window"):
         if getattr(options, flag):
             raise Refusal(f"--{flag} means nothing with a scanner's file: its own noise and brightness say it")
-    read = partial(measurement, scanners[0], options.output_format or scanners[0].operator.output)
+    scanner = scanners[0].operator
+    assert isinstance(scanner, Scanner)
+    read = partial(measurement, scanners[0], options.output_format or scanner.output)
     return Source(read, read)
 
 

@@ -145,6 +145,7 @@ def _array(path: Path, name: str) -> np.ndarray:
         raise Refusal(f"{path}: cannot be opened (no such file)")
     with decoding(path, path.suffix[1:].upper() or "NPY", private=True):
         found = np.load(path, "r" if path.suffix.lower() == ".npy" else None, allow_pickle=False)
+        data: np.ndarray | None = None
         if isinstance(found, np.ndarray):
             data = found
         else:

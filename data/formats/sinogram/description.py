@@ -99,11 +99,10 @@ class Description:
         self.need("angles")
         named = self.array("angles") if isinstance(self.angles, str) else self.angles
         if isinstance(named, Mapping):
-            start, step = named.get("start", 0.0), named.get("step")
-            arc = named.get("arc")
+            start, step, arc = named.get("start", 0.0), named.get("step"), named.get("arc")
             if set(named) - set(ANGLES) or (step is None) == (arc is None) or not all(map(is_number, named.values())):
                 raise Refusal(f"{self.path}: angles {dict(named)}; {{start, step}} or {{start, arc}} is allowed, as numbers")
-            angles = start + np.arange(views) * (arc / views if step is None else step)
+            angles = start + np.arange(views) * (named["step"] if arc is None else arc / views)
         else:
             angles = np.asarray(named, float).reshape(-1)
         if len(angles) != views:
