@@ -35,7 +35,7 @@ NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
     "precision", "split", "start", "window", "slicewise", "slice_range", "every", "planes",
-    "coupling", "zoom",
+    "coupling", "zoom", "output_format", "center",
 )  # fmt: skip
 
 

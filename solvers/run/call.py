@@ -19,7 +19,7 @@ from data.seeding import Noise
 from solvers import problem as problems
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
-from solvers.run import whole
+from solvers.run import scanned, whole
 from solvers.run.answer import Measured, Result
 from solvers.run.asked import NAMES, Asked, refuse_words, resolve
 from solvers.run.progress import Watch
@@ -57,7 +57,7 @@ def restore(
     if form is not None:
         return asked.result(of_rows(asked, rows, source), form)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
-    outcomes = of_rows(asked, rows, alone=several)
+    outcomes = of_rows(asked, rows, source, several)
     volumes = groupby(sorted(outcomes, key=_volume), _volume)  # a stable sort: slices and files stay in order
     results = [asked.of_file(list(slices)) for _, slices in volumes]
     return results if several or len(results) > 1 else results[0]
@@ -89,13 +89,13 @@ def images(
     asked = resolve(prior, solver, words, overrides)
     options = asked.options
     options.data_root = Path(what)
-    rows = sources.find(Path(what), options.split)
+    rows = sources.find(Path(what), options.split, kind=scanned.kind([asked.cell]))
     if options.slice_range or options.every:
         rows = series.chosen(rows, options.slice_range, options.every or 1)
-    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise)
+    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise or scanned.reads([asked.cell]))
     if note:
         warnings.warn(note, stacklevel=4)
-    return asked, found, None, None
+    return asked, found, scanned.source([asked.cell], options), None
 
 
 def of_problem(asked: Asked, problem: Problem) -> Result:
