@@ -125,7 +125,7 @@ class ManifestData(pl.LightningDataModule):
         self.datasets: dict[str, ManifestDataset] = {}
 
     def dataset(self, split: str) -> ManifestDataset:
-        """The images of "train", "validation" or "test", read once. Raises ValueError if the configuration names no manifest."""
+        """The images of "train", "validation" or "test", read once. Raises Refusal if the configuration names no manifest."""
         if split not in self.datasets:
             path = self.manifests[split]
             if path is None:

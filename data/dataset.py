@@ -42,7 +42,7 @@ def load(row: Row, channels: int, contracts: Contracts = PLAIN) -> tuple[Tensor,
     """A row's image in the model range, as it was read, and the contract between the two, to be inverted on the way out.
 
     Slices of volumes are upright, as they are looked at; writing undoes it.
-    channels: 3 replicates a gray image, 1 takes the luminance of a coloured one, with a warning. Raises ValueError in one line.
+    channels: 3 replicates a gray image, 1 takes the luminance of a coloured one, with a warning. Raises Refusal in one line.
     """
     image = formats.upright(formats.read(row.path, row.slice))
     intensity = contracts.of(row, image)

@@ -44,7 +44,7 @@ class Row(NamedTuple):
 
 
 def read(path: str | Path) -> Iterator[Row]:
-    """Every row, in order. Raises ValueError (one line: file, row, reason) at the first that is not right."""
+    """Every row, in order. Raises Refusal (one line: file, row, reason) at the first that is not right."""
     path = Path(path)
     records = {".csv": csv_rows, ".jsonl": jsonl_rows}.get(path.suffix.lower(), text_rows)
     folder = "" if path.parent == Path(".") else f"{path.parent}/".replace("//", "/")
@@ -61,7 +61,7 @@ def read(path: str | Path) -> Iterator[Row]:
 def check(path: str | Path, checksums: bool = False) -> int:
     """Read the whole manifest and look across its rows; returns how many there are.
 
-    Raises ValueError (one line: file, row, reason) for two rows of one image, two of one image_id, a subject in two splits, and a
+    Raises Refusal (one line: file, row, reason) for two rows of one image, two of one image_id, a subject in two splits, and a
     missing file; with `checksums`, also for a file that has changed. It compares digests: 32 bytes a row.
     """
     images, ids, subjects, splits = (array("q") for _ in range(4))
@@ -98,7 +98,7 @@ def _look(path: Path, row: Row, checksums: bool) -> None:
 
 
 def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> None:
-    """ValueError if two rows have the same name. digests: of the names; where two agree, the names themselves are looked at."""
+    """Refusal if two rows have the same name. digests: of the names; where two agree, the names themselves are looked at."""
     ordered = np.sort(np.asarray(digests))
     twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist())
     first: dict[str, int] = {}

@@ -29,9 +29,9 @@ def find(
     """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
-    `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises ValueError if there is none, or if two
+    `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises Refusal if there is none, or if two
     images would have one id. results: folders that will be written and may be cleared: below a folder of images they are
-    passed over, and an image that lies in one is a ValueError. passed: filled with files that are no images by their name.
+    passed over, and an image that lies in one is a Refusal. passed: filled with files that are no images by their name.
     """
     taken = [path.resolve() for path in results]
     if listing is not None:

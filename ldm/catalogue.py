@@ -23,7 +23,7 @@ SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 def settings(kind: str, name: str) -> Path:
     """The file of `configs/<kind>/` that a name or a path means; names of the published scripts are known too.
 
-    Raises ValueError with the valid names, the nearest first.
+    Raises Refusal with the valid names, the nearest first.
     """
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
@@ -95,7 +95,7 @@ def settings_of_kind(kind: str, name: str) -> Path:
 def weights(name: str | Path) -> Path:
     """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
 
-    Raises ValueError with the shipped models, the nearest first.
+    Raises Refusal with the shipped models, the nearest first.
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:

@@ -74,7 +74,7 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
     """Merge YAML files left to right, then `key=value` overrides; interpolations are resolved.
 
     A node whose `target` changes is replaced whole: parameters of the old class do not leak into the new one.
-    Raises ValueError naming the file for anything that is not a plain YAML mapping.
+    Raises Refusal naming the file for anything that is not a plain YAML mapping.
     """
     merged: dict[str, Any] = {}
     origin: dict[str, str] = {}

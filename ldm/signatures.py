@@ -11,7 +11,7 @@ from data.files import Refusal, nearest
 
 
 def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]) -> None:
-    """Raise ValueError unless names and types are those of the constructor's signature, without the `extra` ones.
+    """Raise Refusal unless names and types are those of the constructor's signature, without the `extra` ones.
 
     locate: from a parameter's name to the place in the configuration that errors name.
     """

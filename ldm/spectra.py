@@ -18,7 +18,7 @@ KNOTS = 2.0 ** np.arange(-8, 0, 0.5)  # cycles per entry, from one over 256 of t
 
 
 def check(rows: Sequence[Sequence[float]]) -> None:
-    """Raise ValueError for rows that `density` could not read: their logarithms are taken."""
+    """Raise Refusal for rows that `density` could not read: their logarithms are taken."""
     for row in rows:
         if len(row) not in (2, 1 + len(KNOTS)) or not all(0 < value < inf for value in row):
             raise Refusal(

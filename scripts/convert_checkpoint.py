@@ -48,7 +48,7 @@ def outputs(prior: Prior) -> dict[str, Tensor]:
 
 
 def verify(source: Path, config: str | None, ema: bool | float, folder: Path, half: bool) -> None:
-    """Outputs before and after, side by side. Raises ValueError if they differ (by more than half precision explains)."""
+    """Outputs before and after, side by side. Raises Refusal if they differ (by more than half precision explains)."""
     allowed = HALF_TOLERANCE if half else TOLERANCE
     with torch.no_grad():
         before = outputs(checkpoints.load(source, config, ema=ema))
@@ -61,7 +61,7 @@ def verify(source: Path, config: str | None, ema: bool | float, folder: Path, ha
 
 
 def keep(source: Path, path: Path) -> Path:
-    """`own.keep_training` of a checkpoint of main.py. Raises ValueError for other files."""
+    """`own.keep_training` of a checkpoint of main.py. Raises Refusal for other files."""
     content = weights(source)
     if not {"config", "manifests", "optimizer_states"} <= content.keys():
         raise Refusal(f"{source}: not a training checkpoint of main.py, which --training needs")

@@ -90,7 +90,7 @@ def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, 
 
 
 def find(folder: Path) -> list[Cell]:
-    """Every folder below that holds records. Raises ValueError if there is none."""
+    """Every folder below that holds records. Raises Refusal if there is none."""
     cells = []
     for path in sorted(folder.rglob("records.jsonl")):
         config = read_yaml((path.parent / "config.yaml").read_text(), path.parent / "config.yaml")

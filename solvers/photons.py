@@ -33,7 +33,7 @@ def constant(operator: Operator, like: Tensor) -> Tensor:
 def level(operator: Operator, y: Tensor) -> Tensor:
     """The physical A u behind y: what emits, how much is absorbed, or an amplitude.
 
-    Raises ValueError in one line if it has both signs, as nothing that photons are counted of has.
+    Raises Refusal in one line if it has both signs, as nothing that photons are counted of has.
     """
     value = (y + constant(operator, y)) / unit_scale(operator)
     negative = value.clamp_max(0).flatten(1).abs().sum(1) / value.flatten(1).abs().sum(1).clamp_min(1e-30)

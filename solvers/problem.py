@@ -167,7 +167,7 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
     """The problem of real measurements y [B,...] of images that will have shape [C,H,W].
 
     y is what files hold: image-like data in the model range, CT and MRI data in physical units (their constant part is
-    removed here). Raises ValueError in one line if y does not fit the operator.
+    removed here). Raises Refusal in one line if y does not fit the operator.
     """
     if operator.random:
         raise Refusal(f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had")

@@ -31,7 +31,7 @@ def disc(shape: Shape, like: Tensor) -> Tensor:
 
 
 def check(problem: Problem, simulated: bool = False) -> None:
-    """Raise ValueError, in one line that names the scale that would fit, for y or sigma_y that cannot be meant.
+    """Raise Refusal, in one line that names the scale that would fit, for y or sigma_y that cannot be meant.
 
     y wholly below its own noise; y orders of magnitude off what the operator makes of an image; noise far above that, of
     which alone a simulated measurement can suffer.
@@ -62,7 +62,7 @@ def check(problem: Problem, simulated: bool = False) -> None:
 def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:
     """Factors [B] that take stored y [B,...] to what images in [0, 1] measure as: their brightest 0.5 % at 1 and above.
 
-    operator: drawn. Raises ValueError for image-like y, whose range is no matter of scale alone.
+    operator: drawn. Raises Refusal for image-like y, whose range is no matter of scale alone.
     """
     if unit_scale(operator) == 2 and not getattr(operator, "complex_image", False):
         name = type(operator).__name__

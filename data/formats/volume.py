@@ -118,7 +118,7 @@ def assemble(images: Sequence[Image]) -> Volume:
 
 
 def check_complete(metas: Sequence[Meta]) -> None:
-    """Every image of one file exactly once, or a ValueError that names what is missing or doubled."""
+    """Every image of one file exactly once, or a Refusal that names what is missing or doubled."""
     first = metas[0]
     if len({(m.series, m.format, m.axis, m.count, m.affine) for m in metas}) > 1:
         raise Refusal("images of different volumes (or resized differently) cannot be put together; one volume is allowed")

@@ -137,7 +137,7 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
                     continue
                 _save(unit, bits, target)
             images.append(_manifest_row(target, image_id, source, shape, recipe.size) | {"contract": ends})
-    except (ValueError, OSError, MemoryError) as error:
+    except (Refusal, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
         for described in images:
@@ -179,7 +179,7 @@ def _manifest_row(target: Path, image_id: str, source: Source, shape: list[int] 
 def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -> Iterator[Done]:
     """The outcome of every file, in the order of the plan: from the journal where it is done, else by `work`.
 
-    strict: the first file that cannot be read raises ValueError.
+    strict: the first file that cannot be read raises Refusal.
     """
     for split in planned.splits:
         (root / split).mkdir(parents=True, exist_ok=True)

@@ -52,7 +52,7 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
 
     subject: regular expression; its first group, or all that it finds in the relative path, is the subject. Or the word
     StudyInstanceUID: each DICOM study counts as a subject, where the PatientIDs say nothing.
-    Raises ValueError in one line.
+    Raises Refusal in one line.
     """
     keyword = STUDY if subject == STUDY else "PatientID"
     pattern = None if subject == STUDY else _compiled(subject)

@@ -36,7 +36,7 @@ def load(path: str | Path, config: Settings = None, *, ema: bool | float = True)
 
     config: what a foreign file does not say (a YAML file or a mapping); each family's file names its keys.
     ema: averaged weights where the file has both; of ours, a number chooses the average of that half-life in images.
-    Raises ValueError, one line, listing all that does not fit.
+    Raises Refusal, one line, listing all that does not fit.
     """
     described = describe(path, config, ema=ema)
     if described.part != "prior":
@@ -90,7 +90,7 @@ def unplaced(module: nn.Module) -> dict[str, Tensor]:
 
 
 def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
-    """Raise ValueError if the weights of `theirs`, from this file, mean something else in `ours`; phrases for what is free."""
+    """Raise Refusal if the weights of `theirs`, from this file, mean something else in `ours`; phrases for what is free."""
     found = differences(theirs, ours)
     if fixed := [phrase for what, phrase in found.items() if what not in free]:
         raise Refusal(f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}")

@@ -25,7 +25,7 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     """Build a {target, params} node on the meta device, without memory for weights.
 
     tensors: how many the file holds; a description of more is stopped while it is being built, so that a few hostile
-    bytes cannot ask for a billion layers. Raises ValueError naming the file.
+    bytes cannot ask for a billion layers. Raises Refusal naming the file.
     """
     rooms = (*ROOMS, *(f"{module}." for module in config._plugins))
     for target in parse_safely(Path(path), lambda _: _targets(node)):
@@ -56,7 +56,7 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
     """Give every parameter and buffer of `module` its tensor, as float32, without copying those that are so and aligned already.
 
-    Raises ValueError listing every missing, unexpected, mis-shaped and unsound tensor.
+    Raises Refusal listing every missing, unexpected, mis-shaped and unsound tensor.
     """
     wanted = module.state_dict()
     refuse_unsound({key: tensor for key, tensor in state.items() if key in wanted}, path)

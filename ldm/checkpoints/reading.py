@@ -3,7 +3,7 @@
 A weight file is recognised by its first bytes, never by its name, checked for what it claims before anything is unpacked,
 and read by safetensors or by an unpickler that builds nothing but tensors, plain containers and inert placeholders. That is
 stricter than `torch.load(weights_only=True)`, which also calls `bytearray(n)` and codecs: a kilobyte of file can ask those
-for gigabytes. Whatever goes wrong inside a foreign file is one ValueError of one line.
+for gigabytes. Whatever goes wrong inside a foreign file is one Refusal of one line.
 """
 
 import json
@@ -33,7 +33,7 @@ TEXT_LIMIT = 256 << 10  # bytes of YAML or JSON; published model descriptions ar
 def weights(path: str | Path) -> dict[str, Any]:
     """What a weight file holds, nested as it was stored; tensors are memory-mapped where the format allows it.
 
-    Raises ValueError (one line) for anything that is not a sound safetensors, torch or plain pickle file; of a broken last.ckpt
+    Raises Refusal (one line) for anything that is not a sound safetensors, torch or plain pickle file; of a broken last.ckpt
     it names the best.ckpt beside it.
     """
     path = Path(path)

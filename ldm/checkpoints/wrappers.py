@@ -15,7 +15,7 @@ STATES = ("state_dict", "ema")  # where a checkpoint nests its tensors; else the
 def unwrapped(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
     """The content of a weight file with plain names, and what was taken off them ("" if nothing).
 
-    `module.` counts only where every name begins with it. Raises ValueError if two names become one.
+    `module.` counts only where every name begins with it. Raises Refusal if two names become one.
     """
     found = {key: content[key] for key in STATES if isinstance(content.get(key), Mapping)}
     if not found:

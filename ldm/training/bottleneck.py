@@ -33,7 +33,7 @@ class Codebook(nn.Module):
         self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
 
     def check(self, model: Model) -> None:
-        """Raise ValueError unless the model has a codebook of this size."""
+        """Raise Refusal unless the model has a codebook of this size."""
         if not hasattr(model, "quantize"):
             raise Refusal("a Codebook needs a VQ model, which has codes; a KL model takes ldm.training.bottleneck.Gaussian")
         if (codes := len(model.quantize.embedding.weight)) != len(self.uses):
@@ -113,7 +113,7 @@ class Gaussian(nn.Module):
         self.weight = weight
 
     def check(self, model: Model) -> None:
-        """Raise ValueError unless the model's latents have a mean and a variance."""
+        """Raise Refusal unless the model's latents have a mean and a variance."""
         if hasattr(model, "quantize"):
             raise Refusal("a Gaussian needs a KL model; a VQ model takes ldm.training.bottleneck.Codebook")
 

@@ -24,7 +24,7 @@ COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_inter
 
 
 def check_keys(config: configuration.Node) -> None:
-    """Raise ValueError for the first key that no run has, or whose value is of another kind."""
+    """Raise Refusal for the first key that no run has, or whose value is of another kind."""
     for key, value in config.items():
         if key not in KNOWN:
             raise Refusal(f"{config.locate(key)}: unknown key{nearest(key, KNOWN)}")

@@ -62,7 +62,7 @@ def patches_of(prior: Prior) -> PatchPrior | None:
 
 
 def geometry(prior: Prior, crops: Crops) -> int:
-    """Margin M about the states that `crops` are cut from. Raises ValueError if their largest size is not the prior's."""
+    """Margin M about the states that `crops` are cut from. Raises Refusal if their largest size is not the prior's."""
     patches = patches_of(prior)
     largest, margin = (patches.patch, patches.margin) if patches else (prior.shape[-1], 0)
     if crops.largest != largest:

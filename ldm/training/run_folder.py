@@ -20,7 +20,7 @@ MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances") 
 
 @contextmanager
 def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
-    """Make the folder and hold it. Raises ValueError if another run writes there, or if it holds one that is not resumed."""
+    """Make the folder and hold it. Raises Refusal if another run writes there, or if it holds one that is not resumed."""
     with locked(folder, "choose another --name"):
         goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
@@ -56,7 +56,7 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
-    """Raise ValueError, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
+    """Raise Refusal, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
     saved = weights(path)
     if not all(isinstance(saved.get(part), Mapping) for part in ("config", "manifests")):
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")

@@ -44,7 +44,7 @@ class Operator:
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
         """Bind to images of shape [C,H,W] and to each image's own random mask or kernel.
 
-        Raises ValueError in one line if the shape cannot be measured (divisibility, kernel larger than the image, ...).
+        Raises Refusal in one line if the shape cannot be measured (divisibility, kernel larger than the image, ...).
         """
         self.shape_out(shape)
         return self.bind(shape)
@@ -176,7 +176,7 @@ class Linearization(LinearOperator):
 
 
 def one_each(tensor: Tensor, noise: Noise, what: str) -> None:
-    """Raises ValueError unless the tensor serves all images of the batch or has one row for each."""
+    """Raises Refusal unless the tensor serves all images of the batch or has one row for each."""
     if len(tensor) not in (1, len(noise)):
         raise Refusal(f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image")
 

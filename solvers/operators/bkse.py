@@ -103,7 +103,7 @@ class BlurNetwork(nn.Module):
 
 
 def load(path: str) -> BlurNetwork:
-    """The network of a weights file (.pth or .safetensors), every tensor accounted for. ValueError in one line if not."""
+    """The network of a weights file (.pth or .safetensors), every tensor accounted for. Refusal in one line if not."""
     if not Path(path).is_file():
         raise Refusal(f"{path}: no such weights file; the blur network's GOPRO_wVAE.pth comes from its authors' release")
     try:

@@ -33,7 +33,7 @@ class Axis:
     before: int = 0
 
     def length(self, n: int) -> int:
-        """Entries of y for n entries of x; raises ValueError if n is not legal."""
+        """Entries of y for n entries of x; raises Refusal if n is not legal."""
         if len(self.taps) > n and self.border != "symmetric":  # mirrors may be repeated, so that one takes any size
             raise Refusal(f"kernel of {len(self.taps)} pixels is larger than the image's {n}")
         if self.border == "valid":

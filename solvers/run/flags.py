@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
         return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
 
     def refuse(self, argv: Sequence[str]) -> None:
-        """Raise ValueError for a flag of the published scripts that has another name here, which it tells."""
+        """Raise Refusal for a flag of the published scripts that has another name here, which it tells."""
         instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
         if "--measurements" in map(dashes, argv):
             instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
@@ -64,7 +64,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
 
     Flags that are short for an override stand before the overrides, which may contradict them; `options.command` is the line.
-    Raises ValueError for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
+    Raises Refusal for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
     if "" in argv:
         raise Refusal("an argument is empty; is a variable of the shell not set?")
@@ -96,7 +96,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
 def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     """Fill in what was not said. Without any data it is the demo: whether it is, is what is returned.
 
-    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises ValueError for
+    tasks: the cells of the grid, and whether each has a task; without one, the prior itself is sampled. Raises Refusal for
     flags that mean nothing with what is asked for.
     """
     unconditional = not any(tasks.values())

@@ -46,7 +46,7 @@ class Reconstruction(pl.LightningModule):
         return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
 
     def check(self, scan: Scan) -> None:
-        """Raises ValueError, in one line and before any network runs, for a cell that cannot restore this scan."""
+        """Raises Refusal, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))

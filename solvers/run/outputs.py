@@ -28,7 +28,7 @@ def file_name(image_id: str) -> str:
 def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """Write all files of one image below `folder`, each of them whole or not at all; returns their names by kind, and all names.
 
-    origin: how the image was made, which DICOM files tell (keywords of `formats.write`). Raises ValueError in one line for what
+    origin: how the image was made, which DICOM files tell (keywords of `formats.write`). Raises Refusal in one line for what
     a format cannot hold.
     """
     scan, name = outcome.scan, file_name(outcome.image_id)

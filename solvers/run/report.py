@@ -35,10 +35,15 @@ def write(folder: Path) -> Path:
         json.loads((folder / "summary.json").read_text()),
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
-    lines = json_lines(folder / "records.jsonl")
-    records = [{key: value for key, value in record.items() if key != "written"} for record in lines]  # digests of files: bulky
-    good = [r for r in records if r["status"] == "ok"]
-    bad = [f"<li>{html.escape(r['image_id'])}: {html.escape(r['status'])}</li>" for r in records if r["status"] != "ok"]
+    keys = _present([summary])
+    rows, pictures, bad = [], [], []
+    for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
+        if record["status"] != "ok":
+            bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
+            continue
+        rows.append(_row(_cells(record, keys)))
+        if len(rows) <= PANELS:
+            pictures.append(_picture(folder, record))
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
         f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
@@ -47,10 +52,10 @@ def write(folder: Path) -> Path:
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
         "<h2>Panels</h2>",
-        *(_picture(folder, record) for record in good[:PANELS]),
-        f"<p class=note>{len(good) - PANELS} more in panels/.</p>" if len(good) > PANELS else "",
+        *pictures,
+        f"<p class=note>{len(rows) - PANELS} more in panels/.</p>" if len(rows) > PANELS else "",
         "<h2>Images</h2>",
-        _images(good),
+        _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
@@ -109,18 +114,11 @@ def _mean(summary: Mapping[str, Any], key: str) -> str:
     return f"{value['mean']:.{digits}f}{spread}"
 
 
-def _images(records: Sequence[Mapping[str, Any]]) -> str:
-    keys = [key for key in COLUMNS if any(record.get(key) is not None for record in records)]
-    rows = [
-        [
-            html.escape(r["image_id"]),
-            *(_number(r.get(key), COLUMNS[key][1]) for key in keys),
-            str(r.get("nfe", "")),
-            str(r.get("vjps", "")),
-        ]
-        for r in records
-    ]
-    return _table(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows)
+def _cells(record: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    """One image's line of the table."""
+    numbers = [_number(record.get(key), COLUMNS[key][1]) for key in keys]
+    calls = [str(record.get(key, "")) for key in ("nfe", "vjps")]
+    return [html.escape(record["image_id"]), *numbers, *calls]
 
 
 def _picture(folder: Path, record: Mapping[str, Any]) -> str:
@@ -134,9 +132,16 @@ def _picture(folder: Path, record: Mapping[str, Any]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return _framed(head, [_row(row) for row in rows])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _framed(head: Sequence[str], rows: Sequence[str]) -> str:
     top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class=scroll><table><tr>{top}</tr>{body}</table></div>"
+    return f"<div class=scroll><table><tr>{top}</tr>{''.join(rows)}</table></div>"
 
 
 def _link(name: str) -> str:

@@ -52,7 +52,7 @@ class Results:
     def opened(
         self, overwrite: bool = False, rows: Mapping[str, Any] = MappingProxyType({}), verify: bool = False
     ) -> Iterator[None]:
-        """Keep every other run out of the folder, which is new or holds results of the same configuration (else ValueError).
+        """Keep every other run out of the folder, which is new or holds results of the same configuration (else Refusal).
 
         rows: image id -> its row of the manifest now. What was restored from another file, slice or window, or has lost a file
         (verify: or holds one that has changed), is restored again.
@@ -152,7 +152,7 @@ class Results:
         )
 
     def _clear(self, ours: bool) -> None:
-        """Remove an earlier run's results; what carries their names but was not written here is a ValueError."""
+        """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""
         if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
             raise Refusal(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
         for name in FOLDERS:

@@ -158,7 +158,7 @@ def seeded(channels: int, row: Any) -> Scan:
 
 
 def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
-    """The first scan that can be read; if there is none, ValueError says what ails the very first."""
+    """The first scan that can be read; if there is none, Refusal says what ails the very first."""
     bad = []
     for row in rows:
         scan = load(row)
