@@ -3,7 +3,8 @@
     --base F...          YAML files, merged left to right          --print-config   show the merged result and stop
     --train [True]       train; without it the configuration is checked and printed
     --name N --project P --logdir logs --seed N                    results go to logs/<project>/<name>/
-    --resume DIR|CKPT|auto    go on exactly where a run stopped    --init CKPT|FOLDER   start from these weights
+    --resume DIR|CKPT|auto    go on exactly where a run stopped (auto is the default of a scheduler's job)
+    --init CKPT|FOLDER   start from these weights
     --compile            torch.compile the networks                --channels-last      their memory layout
     --plugin MODULE...   let targets come from modules of your own
     --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
@@ -41,6 +42,7 @@ from ldm.training.configuration import check_keys, set_seeds, trainer_arguments
 from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
 from solvers.run import door
 from solvers.run.flags import Parser
+from solvers.run.trainer import heed, surroundings
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 FLAGS = [name for name in inspect.signature(pl.Trainer.__init__).parameters if name not in ("self", *OWN)]
@@ -155,6 +157,15 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
             raise
 
 
+def placed(asked: configuration.Node, options: argparse.Namespace) -> None:
+    """Look at what started this process. A scheduler's job is gone on with by itself, and its folder is called after it."""
+    nodes, accelerator = asked.get("num_nodes", 1), asked.get("accelerator", "auto")
+    around = surroundings(asked.get("devices", "auto"), nodes, accelerator)
+    options.name = options.name or around.job or None
+    if around.scheduled and options.resume is None and options.init is None:
+        options.resume = "auto"
+
+
 def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str]) -> pl.Trainer:
     """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has."""
     place = folder / "checkpoints"
@@ -194,6 +205,7 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     config["trainer"] = trainer_arguments(config, given, pl.Trainer, OWN)
     set_seeds(config, options.seed)
     if options.train and not options.print_config:
+        placed(config["trainer"], options)
         train(config, options)
     else:
         assemble(config)
@@ -202,4 +214,5 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
+    heed()  # until training begins, which listens itself
     sys.exit(main(sys.argv[1:]))

@@ -10,7 +10,6 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 """
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -33,7 +32,7 @@ from solvers.run.outputs import FOLDERS
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
 from solvers.run.scans import Scan, batches, reader
-from solvers.run.trainer import make_trainer, quiet
+from solvers.run.trainer import heed, make_trainer, quiet, surroundings
 from solvers.run.writer import Writer
 
 
@@ -62,11 +61,14 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         configuration.admit_resolvers()
     for name in options.plugin:
         configuration.admit(name)
+    around = surroundings(options.devices, options.num_nodes, options.accelerator)
     configs = configurations(options, overrides)
     if options.print_config:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")
         return 0
 
+    if around.job and options.save_dir is None:
+        options.save_dir = Path("results") / around.job
     demo = flags.complete(options, {name: "operator" in config for name, config in configs.items()})
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
@@ -158,6 +160,5 @@ def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
-    # Lightning's own handler only takes note of SIGTERM, and calls this one too; a restart goes on with what is committed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    heed()  # Lightning's own handler only takes note of SIGTERM, and calls this one too
     sys.exit(main(sys.argv[1:]))

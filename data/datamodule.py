@@ -4,6 +4,7 @@ Which image comes when, and how it is varied, depends on (seed, epoch) alone. A 
 stores how many batches were used; the resumed run begins with the next.
 """
 
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -45,6 +46,12 @@ class EpochSampler(DistributedSampler):
             views.append((row, self.epoch + AGAIN * before[row]))
             before[row] += 1
         return views[self.rank :: self.num_replicas]
+
+
+def deaf(worker: int) -> None:
+    """A loader's worker leaves a scheduler's word to stop to the process that trains, which ends it when it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def fair(subjects: Sequence[str], balance: float) -> Tensor:
@@ -164,5 +171,6 @@ class ManifestData(pl.LightningDataModule):
             "collate_fn": together,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": deaf,
             "generator": torch.Generator().manual_seed(self.seed),  # else the loader draws from the global one
         }

@@ -28,7 +28,10 @@ LINES = {
     "run:ai": (RUNAI, "topology: 1 process on 1 node, job knee-01234567"),
     "run:ai's workers": (RUNAI | POD, "topology: 3 nodes by Run:AI, job knee-01234567"),
     "rendered": (RUNAI | {"PALIMPSEST_JOB": "my job"}, "topology: 1 process on 1 node, job my-job"),
-    "lightning's own": ({"LOCAL_RANK": "1", "NODE_RANK": "0", "MASTER_ADDR": "a", "WORLD_SIZE": "2"}, "topology: 1 process on 1 node"),
+    "lightning's own": (
+        {"LOCAL_RANK": "1", "NODE_RANK": "0", "MASTER_ADDR": "a", "WORLD_SIZE": "2"},
+        "topology: 1 process on 1 node",
+    ),
 }
 
 

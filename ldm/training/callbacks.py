@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
+from pytorch_lightning.loops.evaluation_loop import RestartStage
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
@@ -19,6 +20,8 @@ from data.files import Refusal, Unwritable, replacing, unwritable
 from data.ranges import to_report
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # with which schedulers ask to stop; the second is Slurm's --signal
 
 
 class Averaging(pl.Callback):
@@ -160,30 +163,74 @@ class Best(ModelCheckpoint):
 
 
 class Last(Checkpoint):
-    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (SIGTERM; exit code 143).
+    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (`SIGNALS`; exit code 143).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
     after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
     not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
     spectra. The signal handler only sets a flag, which ranks share.
+    A machine that asks to stop does not wait for a validation's end: it is saved what was before it, and the resumed run
+    validates first; only the last validation of all is waited for. Before the first batch there is nothing to save, and the run ends at once.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
     def __init__(self, path: Path, every: int):
         self.path, self.every = path, every
         self.due, self.asked = False, False
+        self.began, self.interrupted = False, False
+
+    def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.listen()
 
     def on_train_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.listen()
+        if self.interrupted:  # the validation that the checkpoint was saved in begins again
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting, loop._restart_stage = False, RestartStage.RESTARTED_MID_EVALUATION
+        self.interrupted = False
+
+    def listen(self) -> None:
+        """In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0."""
         if threading.current_thread() is threading.main_thread():
-            # In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0.
-            signal.signal(signal.SIGTERM, lambda *_: setattr(self, "asked", True))
+            for number in SIGNALS:
+                signal.signal(number, self.stop)
+
+    def stop(self, *_: object) -> None:
+        self.asked = True
+        if not self.began:
+            raise SystemExit(128 + signal.SIGTERM)
+
+    def on_train_batch_start(self, trainer, module, batch, index) -> None:
+        self.began = True
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, index, dataloader_idx=0) -> None:
+        if trainer.sanity_checking or accumulates(trainer) or not self.shared(trainer):
+            return
+        if trainer.fit_loop.done or trainer.should_stop:  # a resumed run would have nothing to do, not even this
+            return
+        averaging = next(callback for callback in trainer.callbacks if isinstance(callback, Averaging))
+        averaging.ema.swap(module)  # the weights that are trained, in whose place the validation has put their average
+        self.interrupted = self.due = self.asked = True
+        self.save(trainer)
+
+    def shared(self, trainer: pl.Trainer) -> bool:
+        """Whether any of the processes was asked to stop; they must all ask."""
+        if trainer.world_size > 1:
+            return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))
+        return self.asked
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"interrupted": self.interrupted}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.interrupted = state["interrupted"]
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         if accumulates(trainer):
             trainer.should_stop = False  # nor may the run end here; Lightning's Timer asks again after the next batch
             return
         step = trainer.global_step
-        asked = bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False)) if trainer.world_size > 1 else self.asked
+        asked = self.shared(trainer)
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
         self.due, self.asked = self.due or asked or ends or step % self.every == 0, asked

@@ -53,7 +53,9 @@ class Topology:
         if self.launcher and not self.pods and self.size != devices * nodes:
             raise Refusal(f"{self.launcher} started {self.size} processes, {asked} ask for {devices * nodes}")
         if gpus is not None and devices > gpus:
-            raise Refusal(f"--devices {devices}: this machine has {gpus} GPU{'s' * (gpus != 1)}; at most {gpus or 'none'} can be used")
+            raise Refusal(
+                f"--devices {devices}: this machine has {gpus} GPU{'s' * (gpus != 1)}; at most {gpus or 'none'} can be used"
+            )
 
 
 def detect(environment: Mapping[str, str]) -> Topology:
