@@ -6,6 +6,7 @@
     --resume DIR|CKPT|auto    go on exactly where a run stopped (auto is the default of a scheduler's job)
     --init CKPT|FOLDER   start from these weights
     --compile            torch.compile the networks                --channels-last      their memory layout
+    --log json           one line an event on stderr: step, seconds, loss, images a second
     --plugin MODULE...   let targets come from modules of your own
     --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
     --<Trainer argument> VALUE    any of Lightning's: --max_steps 1000 --precision bf16-mixed --devices 2 ...
@@ -28,7 +29,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -40,8 +41,10 @@ from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, StopOnNaN
 from ldm.training.configuration import check_keys, set_seeds, trainer_arguments
 from ldm.training.run_folder import PARTS, checkpoint_of, claimed, digests, same_run
+from ldm.training.watching import Watched
 from solvers.run import door
 from solvers.run.flags import Parser
+from solvers.run.heart import Heart
 from solvers.run.trainer import heed, surroundings
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
@@ -66,6 +69,7 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--plugin", nargs="+", default=[])
     parser.add_argument("--allow_env", action="store_true")
     parser.add_argument("--print_config", action="store_true")
+    parser.add_argument("--log", choices=("text", "json"), default="text")
     for flag in FLAGS:
         parser.add_argument(f"--{flag}", nargs="?", const=True, default=argparse.SUPPRESS, type=value, help=argparse.SUPPRESS)
     parser.refuse(argv)
@@ -146,7 +150,8 @@ def train(config: configuration.Node, options: argparse.Namespace) -> None:
     with claimed(folder, resume) if first else nullcontext():
         if first:
             commit(folder / "config.yaml", configuration.dump(config))
-        trainer = make_trainer(config, folder, manifests)
+        heart = Heart(folder, rank_zero_only.rank)
+        trainer = make_trainer(config, folder, manifests, Watched(heart.beat, options.log))
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         except MisconfigurationException as error:  # settings of the Trainer that only the data or the devices contradict
@@ -166,24 +171,30 @@ def placed(asked: configuration.Node, options: argparse.Namespace) -> None:
         options.resume = "auto"
 
 
-def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str]) -> pl.Trainer:
-    """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has."""
+def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str], watched: Watched) -> pl.Trainer:
+    """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has.
+
+    Beside TensorBoard's there are the loggers of `loggers:`, named as everything else is.
+    """
     place = folder / "checkpoints"
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
         Recorded(configuration.plain(config), manifests),
         StopOnNaN(),
         Pictures(),
+        watched,
         LearningRateMonitor("step"),
         Best(place, "best", monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False),
         Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY)),
     ]
-    logger = TensorBoardLogger(folder, name="", version="tensorboard")
+    loggers = [TensorBoardLogger(folder, name="", version="tensorboard"), *map(configuration.build, config.get("loggers", []))]
+    if strange := [logger for logger in loggers if not isinstance(logger, Logger)]:
+        raise Refusal(f"{config.locate('loggers')}: {strange[0]!r:.80} is no logger; pytorch_lightning.loggers.… are allowed")
     asked = dict(config["trainer"])
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:
-        return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
+        return pl.Trainer(**asked, default_root_dir=folder, logger=loggers, plugins=[AtomicSave()], callbacks=callbacks)
     except (TypeError, MisconfigurationException) as error:
         words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
         raise Refusal(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error

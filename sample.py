@@ -29,9 +29,11 @@ from solvers.run.cells import Cell, build, checked, run_of
 from solvers.run.cost import peak_memory
 from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
+from solvers.run.part import Bounds, Part
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
 from solvers.run.scans import Scan, batches, reader
+from solvers.run.shares import Hold
 from solvers.run.trainer import heed, make_trainer, quiet, surroundings
 from solvers.run.writer import Writer
 
@@ -91,17 +93,60 @@ def restore(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with locked_folders(results.values(), options.overwrite, options.verify, everything):
+    with locked_folders(results.values(), options, everything) as holds:
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
             say(f"note: {note}")
-        trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
-        pending = [batches(rows, load, max(1, run.rows // cell.draws), results[cell.name].committed) for cell in cells]
-        trainer.predict(module, pending, return_predictions=False)
+        sizes = {cell.name: max(1, run.rows // cell.draws) for cell in cells}
+        parts = parts_of(results, sizes, options, trainer)
+        module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
+        trainer.callbacks.append(Writer(list(results.values()), list(parts.values())))  # type: ignore[attr-defined]
+        pending = [batches(rows, load, sizes[name], results[name].committed, part.numbers) for name, part in parts.items()]
+        with left(parts.values()):
+            trainer.predict(module, pending, return_predictions=False)
         if rank_zero_only.rank > 0:
             return 0
+        complete = all(part.complete for part in parts.values())
+        if bound := next(iter(parts.values())).bounds.reached:
+            say(f"note: {bound} is reached; the same command goes on from here" * (not complete))
+        if options.join and not last(holds, results.values(), complete):
+            return 0
+        for result in results.values() if options.join or trainer.world_size > 1 else ():
+            result.order(everything)
         return conclude(results, lambda image_id: load(everything[image_id]) if image_id in everything else None)
+
+
+def parts_of(
+    results: Mapping[str, Results], sizes: Mapping[str, int], options: argparse.Namespace, trainer: pl.Trainer
+) -> dict[str, Part]:
+    """What this process does of each cell; the bounds are of all cells together."""
+    bounds, shared = Bounds(options.max_images, options.max_hours), options.join or trainer.world_size > 1
+    made = {}
+    for name, result in results.items():
+        made[name] = Part(result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name])
+    return made
+
+
+@contextmanager
+def left(parts: Iterable[Part]) -> Iterator[None]:
+    """However the work ends, what was taken and is not done goes back into the queue."""
+    reason = "stopped"
+    try:
+        yield
+        reason = "finished"
+    finally:
+        for part in parts:
+            part.leave(reason)
+
+
+def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> bool:
+    """Whether this process concludes a folder that several have worked on: the last one to leave does, once for all."""
+    every = [hold.alone(60.0 if complete else 0.0) for hold in holds]
+    if all(every) and not all(result.concluded for result in results):
+        return True
+    say("the results are concluded by the process that leaves last")
+    return False
 
 
 def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
@@ -123,14 +168,16 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
 
 
 @contextmanager
-def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Row]) -> Iterator[None]:
+def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Row]) -> Iterator[list[Hold]]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
+        holds = []
         for result in results if rank_zero_only.rank == 0 else ():
-            stack.enter_context(result.opened(overwrite, rows, verify))
+            hold = stack.enter_context(result.opened(options.overwrite, rows, options.verify, options.join))
+            holds += [hold] if hold else []
             for line in result.remarks:
                 say(f"note: {line}")
-        yield
+        yield holds
 
 
 def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None]) -> int:

@@ -30,6 +30,7 @@ LIGHTNING_SKINS = {
     "ldm/training/autoencoder.py",
     "ldm/training/diffusion.py",
     "ldm/training/callbacks.py",
+    "ldm/training/watching.py",
     "data/datamodule.py",
     "solvers/run/module.py",
     "solvers/run/trainer.py",

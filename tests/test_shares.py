@@ -11,7 +11,7 @@ import pytest
 
 from data.files import Refusal, Unwritable
 from solvers.run import shares
-from solvers.run.heart import Heart, Watch, beat_of, forget, patience, prometheus, workers
+from solvers.run.heart import Heart, Watch, beat_of, forget, prometheus, workers
 from solvers.run.shares import Shares, clear, key_of
 
 KEYS = [key_of([str(number)]) for number in range(12)]
@@ -192,9 +192,3 @@ def test_a_beat_that_cannot_be_read_is_none(tmp_path):
     assert beat_of(tmp_path, heart.name) == {} and workers(tmp_path) == []
     heart.path.write_text(json.dumps([1]))
     assert beat_of(tmp_path, heart.name) == {}
-
-
-@pytest.mark.parametrize("word", ["0", "x", "-5", "nan", "1e9"])
-def test_patience_is_a_number_of_seconds(word):
-    with pytest.raises(Refusal, match="seconds from 1 to 86400"):
-        patience(word)

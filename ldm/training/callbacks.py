@@ -170,7 +170,8 @@ class Last(Checkpoint):
     not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
     spectra. The signal handler only sets a flag, which ranks share.
     A machine that asks to stop does not wait for a validation's end: it is saved what was before it, and the resumed run
-    validates first; only the last validation of all is waited for. Before the first batch there is nothing to save, and the run ends at once.
+    validates first; only the last validation of all is waited for. Before the first batch there is nothing to save, and the
+    run ends at once.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 

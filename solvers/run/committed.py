@@ -1,12 +1,12 @@
 """What stands of an earlier run's results: records that can be read, of the same rows of the manifest, with all their files."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from data import formats
-from data.files import file_digest
+from data.files import file_digest, replacing
 
 RECORDS, REJECTED = "records.jsonl", "records.rejected.jsonl"
 
@@ -54,6 +54,34 @@ def records_in(path: Path) -> Iterator[Record]:
     for number, line in _lines(path):
         if number in wanted:
             yield json.loads(line)
+
+
+def in_order(path: Path, ids: Iterable[str]) -> None:
+    """Rewrite a file of records, the last one of each image, in the order of the ids; those of other images follow.
+
+    Lines are copied as they are; what is held of each is its place in the file.
+    """
+    places: dict[str, tuple[int, int]] = {}
+    offset = 0
+    for _, line in _lines(path):
+        record, fault = _read(line)
+        if not fault:
+            places.pop(record["image_id"], None)
+            places[record["image_id"]] = offset, len(line)
+        offset += len(line)
+    if not places:
+        return
+    with path.open("rb") as old, replacing(path) as new:
+        for name in ids:
+            if (place := places.pop(name, None)) is not None:
+                new.write(_at(old, *place))
+        for place in places.values():
+            new.write(_at(old, *place))
+
+
+def _at(file: IO[bytes], offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
 
 
 def traces(folder: Path, names: list[str]) -> dict[str, list[Any]]:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from data.files import Refusal, replacing
+from data.files import replacing
 
 RUN, WORKERS, METRICS = ".run", "workers", "metrics.prom"
 OFTEN = 5.0  # seconds between two beats, at least
@@ -121,17 +121,6 @@ def prometheus(beats: list[dict[str, Any]]) -> str:
         if samples:
             lines += [f"# HELP palimpsest_{key} {meaning}", f"# TYPE palimpsest_{key} {kind}", *samples]
     return "\n".join(lines) + "\n" if lines else ""
-
-
-def patience(word: str) -> float:
-    """Seconds, from a flag."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = 0.0
-    if not 1 <= value <= 86400:
-        raise Refusal(f"{word!r} is not a number of seconds from 1 to 86400")
-    return value
 
 
 def _labels(facts: Mapping[str, Any]) -> str:

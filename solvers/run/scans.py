@@ -11,7 +11,6 @@ from functools import cached_property, partial
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.distributed
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
@@ -25,6 +24,7 @@ from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import image_shape
+from solvers.run.shares import key_of
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ class Scan:
 DECISIVE = ("slice", "window")  # of a row, beside its file
 
 Load = Callable[[Any], Scan]
+Queue = Callable[[Sequence[str]], Iterator[int]]
 
 
 class Source(NamedTuple):
@@ -212,32 +213,35 @@ class Batches(Dataset):
 
 
 class Pending(Sampler):
-    """Numbers of the batches with an image that is not committed yet; each process of a group takes its share.
+    """Numbers of the batches with an image that is not committed yet.
 
-    committed: asked once, when the processes have met and none has begun.
+    committed: asked once, when the processes have met and none has begun. queue: which of them this process does, and when
+    (`shares.Shares.take`, given what the batches are called); without one it does them all.
     """
 
-    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]]):
-        self.ids, self.batch_size, self.committed = ids, batch_size, committed
+    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None):
+        self.ids, self.batch_size, self.committed, self.queue = ids, batch_size, committed, queue
 
     @cached_property
-    def mine(self) -> list[int]:
-        grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
+    def open(self) -> list[int]:
         done, starts = self.committed(), range(0, len(self.ids), self.batch_size)
-        pending = [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
-        return pending[rank::world]
+        return [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.mine)
+        if self.queue is None:
+            return iter(self.open)
+        keys = [key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open]
+        return (self.open[number] for number in self.queue(keys))
 
     def __len__(self) -> int:
-        return len(self.mine)
+        return len(self.open)
 
 
-def batches(rows: Sequence[Any], load: Callable[[Any], Scan], size: int, committed: Callable[[], Collection[str]]) -> DataLoader:
+def batches(
+    rows: Sequence[Any], load: Load, size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None
+) -> DataLoader:
     """What is left to do of the rows of a manifest, in batches of `size` images."""
-    pending = Pending([row.image_id for row in rows], size, committed)
+    pending = Pending([row.image_id for row in rows], size, committed, queue)
     return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())
 
 

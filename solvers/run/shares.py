@@ -145,6 +145,49 @@ def key_of(ids: Sequence[str]) -> str:
     return digest(*ids)[:16]
 
 
+class Hold:
+    """A folder held together with other processes; the lock goes when the process does."""
+
+    def __init__(self, file: IO[bytes], sleep: Callable[[float], None] = time.sleep):
+        self.file, self.sleep = file, sleep
+
+    def get(self, kind: int, seconds: float) -> bool:
+        """Try for so long to hold it alone (LOCK_EX) or with others (LOCK_SH)."""
+        until = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.lockf(self.file, kind | fcntl.LOCK_NB)
+                return True
+            except (BlockingIOError, PermissionError):
+                if time.monotonic() >= until:
+                    return False
+                self.sleep(0.1)
+
+    def alone(self, seconds: float) -> bool:
+        """Whether all others have left within this time. It is let go of first, so that two do not wait for each other."""
+        fcntl.lockf(self.file, fcntl.LOCK_UN)
+        return self.get(fcntl.LOCK_EX, seconds)
+
+
+@contextmanager
+def joined(folder: Path, first: Callable[[], None], later: Callable[[], None], seconds: float = 60.0) -> Iterator[Hold]:
+    """Hold a folder together with others. first: done by whoever finds nobody else there; later: by those who come after.
+
+    Raises Refusal where a run that shares with nobody holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+b") as file:
+        hold = Hold(file)
+        if hold.get(fcntl.LOCK_EX, 0):
+            first()
+            hold.get(fcntl.LOCK_SH, seconds)
+        elif hold.get(fcntl.LOCK_SH, seconds):
+            later()
+        else:
+            raise Refusal(f"{folder}: a run without --join is writing here; wait for it, or choose another --save-dir")
+        yield hold
+
+
 def clear(folder: Path) -> None:
     """Begin a new queue. Only for whoever is alone in the folder."""
     (folder / RUN / "shares.log").unlink(missing_ok=True)
