@@ -5,13 +5,12 @@ says so for the modality; else all that there is. All there is: the whole depth 
 least to the greatest value of the volume or series (CT: within -1024 to 3071 HU). Padding is never counted.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,36 +20,12 @@ from data.files import Refusal
 from data.folder import is_dicom
 from data.manifest import Row
 from data.ranges import CT_HU, Intensity
+from data.window import Window
 
 BINS = 65536  # of the histogram that percentiles are read from: they are right to 1/131070 of the range
 KEPT = 256  # volumes whose ends are remembered
 
 Ends = tuple[float, float]
-
-
-class Window(NamedTuple):
-    """What the user asks for: two stored values, two percentiles of the volume, its display window, or all that it holds."""
-
-    how: Literal["values", "percentiles", "header", "full"]
-    low: float = 0.0
-    high: float = 0.0
-
-
-def window(word: str) -> Window:
-    """`LOW:HIGH`, `pLOW:pHIGH`, `header` or `full`. Raises Refusal for any other word."""
-    if word in ("full", "header"):
-        return Window("full" if word == "full" else "header")
-    low, _, high = word.partition(":")
-    percent = low.startswith("p") and high.startswith("p")
-    try:
-        a, b = (float(end[percent:]) for end in (low, high))
-    except ValueError:
-        a = b = math.nan
-    inside = 0 <= a and b <= 100 if percent else True
-    if not (a < b and math.isfinite(b - a) and inside):
-        allowed = "LOW:HIGH, pLOW:pHIGH (percentiles, 0 to 100, LOW < HIGH), header or full"
-        raise Refusal(f"window {word[:80]!r}: {allowed} is allowed")
-    return Window("percentiles" if percent else "values", a, b)
 
 
 class Volume(NamedTuple):

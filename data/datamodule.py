@@ -12,13 +12,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader, Subset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
+from data import manifest
 from data.dataset import ManifestDataset, Sample
 from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
+UNVALIDATED = 16  # training images that stand in for validation images where there are none
 AGAIN = 2**32  # what tells the views of a row that an epoch holds more than once; epochs stay below
 
 
@@ -144,6 +146,20 @@ class ManifestData(pl.LightningDataModule):
             self.datasets[split] = data
         return self.datasets[split]
 
+    @property
+    def doubts(self) -> str:
+        """What is wrong with the images that weights are chosen and errors are measured on; "" if they are other subjects'."""
+        if not self.validates:
+            return "training images, because no validation images were named"
+        leak = manifest.leak(str(self.manifests["validation"]))
+        return f"slices of the subjects that were trained on ({leak} split)" if leak else ""
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation images; a manifest without rows, as preparation leaves it, holds none."""
+        path = self.manifests["validation"]
+        return path is not None and any(True for _ in manifest.read(path))
+
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, resumable, without a last incomplete batch."""
         data = self.dataset("train")
@@ -154,9 +170,14 @@ class ManifestData(pl.LightningDataModule):
             sampler.weights = fair([row.subject or row.image_id for row in data.rows], self.balance)
         return TrainingLoader(data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading())
 
-    def val_dataloader(self) -> DataLoader | list:
-        """In order; none if there is no validation manifest."""
-        return self._in_order("validation") if self.manifests["validation"] else []
+    def val_dataloader(self) -> DataLoader:
+        """In order; where there are none, some training images as they are, on which the prior's errors are measured."""
+        if self.validates:
+            return self._in_order("validation")
+        path = self.manifests["train"]
+        data = ManifestDataset(str(path), self.channels, self.size, window=self.window)
+        chosen = torch.linspace(0, len(data) - 1, min(len(data), UNVALIDATED)).round().int().tolist()
+        return DataLoader(Subset(data, chosen), self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader:
         """In order."""

@@ -17,11 +17,11 @@ from torchvision.transforms.v2 import functional as transforms
 
 from data import formats, manifest
 from data.contracts import Contracts
-from data.contracts import window as parsed
 from data.files import Refusal
 from data.manifest import Row
 from data.ranges import BLACK, Intensity
 from data.seeding import Noise
+from data.window import window as parsed
 
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in Pillow's "L"
 
@@ -83,7 +83,7 @@ class ManifestDataset(Dataset[Sample]):
     augment: mirrored, and half of the time turned by up to 7 degrees, scaled by up to 10 % and shifted by up to 5 %, as drawn
         from (seed, image id, view), whatever the order, the workers or a restart.
     crop: a random square of this many pixels out of the picture, drawn likewise.
-    window: which stored values become -1 and +1, instead of what the rows say (`data.contracts.window`: LOW:HIGH, pLOW:pHIGH,
+    window: which stored values become -1 and +1, instead of what the rows say (`data.window.window`: LOW:HIGH, pLOW:pHIGH,
         header or full).
     memory: read every file now and keep the pictures as 16-bit numbers, if they seem to fit in this many bytes. Exact for 8-
         and 16-bit files whose window is their depth; otherwise rounded to 1/65535 of the window.

@@ -22,7 +22,7 @@ import numpy as np
 from data.files import Refusal, file_digest
 from data.manifest_lines import COLUMNS, Bad, csv_rows, jsonl_rows, lines, text_rows
 
-__all__ = ["COLUMNS", "Row", "check", "identify", "read"]
+__all__ = ["COLUMNS", "Row", "check", "identify", "leak", "read"]
 
 PATH_LIMIT = 4096  # characters
 ID_LIMIT = 200  # bytes; file systems allow 255 for a name, and results add suffixes to it
@@ -41,6 +41,7 @@ class Row(NamedTuple):
     label: int = -1  # class, from 0; -1 if none
     sha256: str = ""  # of the file; "" if not told
     line: int = 0  # line in the manifest, from 1
+    leak: str = ""  # "within-subject": other slices of this person are in another split; "" if nothing is known
 
 
 def read(path: str | Path) -> Iterator[Row]:
@@ -56,6 +57,17 @@ def read(path: str | Path) -> Iterator[Row]:
         raise Refusal(f"{path}: row {error.line or line}: {error}") from None
     except OSError as error:
         raise Refusal(f"{path}: {error.strerror or error}") from None
+
+
+def leak(path: str | Path) -> str:
+    """How the images of a manifest leak into other splits, as its first row says; of a list `<split>_images.txt`, as the
+    `<split>.csv` beside it does. "" where nothing is known.
+    """
+    path = Path(path)
+    table = path.with_name(f"{path.name.removesuffix('_images.txt')}.csv")
+    if path.name.endswith("_images.txt") and table.is_file():
+        path = table
+    return next((row.leak for row in read(path)), "")
 
 
 def check(path: str | Path, checksums: bool = False) -> int:
@@ -109,8 +121,8 @@ def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> 
 
 def _row(cells: Sequence[Any], folder: str, line: int) -> Row:
     """The row of a line."""
-    path, image_id, subject, split, index, window, label, sha256 = cells
-    path, image_id, subject, split, sha256 = map(_printable, (path, image_id, subject, split, sha256))
+    path, image_id, subject, split, index, window, label, sha256, leak = cells
+    path, image_id, subject, split, sha256, leak = map(_printable, (path, image_id, subject, split, sha256, leak))
     if ".." in path and ".." in path.split("/"):
         raise Bad(f"{path[:80]!r} climbs out of its folder ('..')")
     if not path or len(path) > PATH_LIMIT:
@@ -123,7 +135,7 @@ def _row(cells: Sequence[Any], folder: str, line: int) -> Row:
     if len(image_id) > 50 or "/" in image_id or "\\" in image_id or image_id[0] == ".":
         _safe(image_id)
     place = path if path[0] == "/" else folder + path
-    return Row(place, image_id, subject, split, number, bounds, kind, sha256, line)
+    return Row(place, image_id, subject, split, number, bounds, kind, sha256, line, leak)
 
 
 def _printable(cell: Any) -> str:

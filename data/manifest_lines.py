@@ -11,7 +11,7 @@ from typing import Any
 
 from data.files import nearest
 
-COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
+COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256", "leak")
 LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
 
 Lines = Iterator[tuple[int, str]]  # number from 1, text without its end

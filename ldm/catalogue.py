@@ -1,16 +1,20 @@
-"""What a name on the command line means: a settings file of configs/, or a prior and its weights."""
+"""What a name on the command line means: a settings file of configs/, or a prior and its weights.
+
+Names are looked up without torch, which only `prior` imports.
+"""
 
 import re
 from collections.abc import Sequence
 from itertools import takewhile
 from pathlib import Path
 from textwrap import shorten
-
-import torch
+from typing import TYPE_CHECKING
 
 from data.files import Refusal, nearest, read_yaml
-from ldm import checkpoints, config
-from ldm.denoiser import Prior
+from ldm import config, trained
+
+if TYPE_CHECKING:
+    from ldm.denoiser import Prior
 
 LINE = 120  # characters that a name's description has at most
 HOME = Path(__file__).resolve().parents[1]
@@ -29,13 +33,18 @@ def settings(kind: str, name: str) -> Path:
         return Path(name)
     folder = home(f"configs/{kind}")
     word = Path(name).stem.replace("-", "_").removesuffix("_psld")
-    listing = folder / "aliases.yaml"
-    aliases = read_yaml(listing.read_text(), listing) if listing.is_file() else {}
-    names = {path.stem: path for path in folder.glob("*.yaml") if path != listing}
-    word = aliases.get(word) or aliases.get(word.removesuffix("_config"), word.removesuffix("_config"))
+    names = {path.stem: path for path in folder.glob("*.yaml") if path.stem != "aliases"}
+    others = aliases(kind)
+    word = others.get(word) or others.get(word.removesuffix("_config"), word.removesuffix("_config"))
     if word not in names:
-        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *aliases])}")
+        raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *others])}")
     return names[word]
+
+
+def aliases(kind: str) -> dict[str, str]:
+    """Names of the published scripts, and what is called so here."""
+    listing = home(f"configs/{kind}") / "aliases.yaml"
+    return read_yaml(listing.read_text(), listing) if listing.is_file() else {}
 
 
 def listing(kind: str) -> dict[str, str]:
@@ -101,14 +110,18 @@ def weights(name: str | Path) -> Path:
     if path is None:
         shipped = list(listing("models"))
         raise Refusal(f"unknown model {str(name)!r}{nearest(str(name), shipped)}")
-    return checkpoints.trained(path)
+    return trained.checkpoint(path)
 
 
-def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> Prior:
+def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> "Prior":
     """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
 
-    Raises ValueError for a description without weights, and where a class must be chosen or cannot be.
+    Raises Refusal for a description without weights, and where a class must be chosen or cannot be.
     """
+    import torch  # here, because names are looked up long before a network is needed
+
+    from ldm import checkpoints
+
     given = settings.get("prior", {})
     if not isinstance(given, PRIOR):
         raise Refusal(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")

@@ -22,7 +22,7 @@ import denoising
 from data.dataset import ManifestDataset
 from data.files import Refusal
 from ldm import catalogue, config
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 LIMITED = ("operators", "train", "solvers", "forms", "sample")  # each has its rows in scripts/benchmark_<subject>.py
 SHIPPED = ("demo-pixel", "demo-patch")  # priors whose noise is on the image

@@ -42,7 +42,7 @@ from solvers.published.padis import PaDISDPS, PaDISLangevin
 from solvers.published.padis_pc import PaDISPC
 from solvers.resample import ReSample
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 SIDE, S0, SIGMA_Y, LOW, TOP = 4, 0.5, 0.1, 0.002, 10.0
 D = SIDE * SIDE

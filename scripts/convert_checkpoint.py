@@ -27,7 +27,7 @@ from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 TOLERANCE = 1e-5  # a few float32 roundings of a deep network; weights are aligned alike in memory, and 0 was seen
 HALF_TOLERANCE = 1e-2  # float16 weights carry 2^-11; 1e-3 was seen on a network of random weights

@@ -32,7 +32,7 @@ from data.ranges import Intensity, to_report
 from ldm.checkpoints.reading import weights
 from solvers import metrics
 from solvers.run import distributions, door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 from solvers.run.outputs import file_name
 
 FEATURES = 2048  # of Inception's last pooling

@@ -27,7 +27,7 @@ from solvers.operators import Inpainting
 from solvers.operators.base import Operator
 from solvers.problem import Problem, measure
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 HOME = Path(__file__).resolve().parents[1]
 SIDE = 144  # pixels of a picture

@@ -24,7 +24,7 @@ from demo_selection import select
 
 from data.files import Refusal
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 
 def main(argv: Sequence[str]) -> int:

@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.files import Refusal, locked, printable
+from data.files import Refusal, commit, locked, printable
+from data.manifest import COLUMNS
 from data.prepare.convert import Done, Recipe, run
 from data.prepare.plan import SPLITS, STUDY, Plan, plan
 from data.prepare.report import collect
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 from solvers.run.progress import Bar
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -31,8 +32,8 @@ WORKERS = 256  # at most
 MANIFESTS = {"train": "train", "validation": "val"}  # of a data file -> split
 WAYS_OUT = {
     "train": "--train-dir or --split gives it pictures",
-    "val": "training cannot tell which of its weights are best; --val-dir, or --split and more subjects give it pictures",
-    "test": "--test-dir, or --split and more subjects give it pictures",
+    "val": "training keeps its last weights; --val-dir, --split and more subjects, or --within-subject give it pictures",
+    "test": "--test-dir, --split and more subjects, or --within-subject give it pictures",
 }
 
 
@@ -52,6 +53,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--val-dir", type=Path, metavar="DIR")
     add("--test-dir", type=Path, metavar="DIR")
     add("--split", metavar="A/B[/C]", help="divide --train-dir into train/val/test by subject, or by file if no subject is known")
+    add("--within-subject", action="store_true", help="--split divides each volume or series by blocks of slices, which leaks")
     add("--subject", metavar="REGEX", help=f"finds the subject in the relative path; or {STUDY}; default: PatientID")
     add("--seed", type=int, default=0, help="of the division")
     add("--output-root", type=Path, default=Path("data/super_resolution"), metavar="DIR")
@@ -72,11 +74,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--skip-existing", action="store_true", help="keep pictures that exist, even if made otherwise")
     add("--write-manifests", action="store_true", help="accepted for compatibility: manifests are always written")
     add("--strict", action="store_true", help="stop at the first file that cannot be read")
-    joined = list(argv)
-    while "--window" in joined[:-1]:  # argparse takes -1000:400 for an option
-        i = joined.index("--window")
-        joined[i : i + 2] = [f"--window={joined[i + 1]}"]
-    return parser.parse_args(joined)
+    return parser.parse_args(argv)
 
 
 def counted(outcomes: Iterator[Done], total: int) -> Iterator[Done]:
@@ -108,15 +106,25 @@ def prepare(options: argparse.Namespace) -> int:
         options.bit_depth,
         options.skip_existing,
     )
-    planned = plan(folders, shares, options.subject, options.seed)
+    within = options.slice_axis if options.within_subject else None
+    planned = plan(folders, shares, options.subject, options.seed, within)
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
         report = collect(counted(outcomes, len(planned.sources)), planned.splits, options.output_root)
+        for split, share in zip(SPLITS, shares or ()):
+            if share and split not in planned.splits:
+                empty_manifests(options.output_root, split)
     print_summary(planned, recipe, report)
     if report["skipped"]:
         print(f"  all in {options.output_root / 'report.json'}")
     print(f"next: {next_command(options.output_root, planned.splits)}")
     return 1 if report["skipped"] else 0
+
+
+def empty_manifests(root: Path, split: str) -> None:
+    """Of a split that was asked for and got nothing: training does without, and sample.py says so."""
+    commit(root / f"{split}.csv", ",".join(COLUMNS) + "\n")
+    commit(root / f"{split}_images.txt", "")
 
 
 def check_output(root: Path, folders: list[Path]) -> None:
@@ -138,12 +146,17 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
     for split in SPLITS:
         if split not in planned.splits:
             print(f"{split}: empty; {WAYS_OUT[split]}")
+    if planned.within:
+        print(
+            f"A LEAK that was asked for: slices of one subject are in several splits, {report['left_out_between']} between them"
+        )
+        print("  left out; manifests, cards and reports say so, and no figure on such a split is one on other people")
     subjects = {source.subject for source in planned.sources}
-    if planned.divided and len(subjects) == 1 and subjects != {""}:
+    if planned.divided and not planned.within and len(subjects) == 1 and subjects != {""}:
         print("all files are of one subject, which is never divided: if the PatientIDs were made alike, take")
-        print(f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path")
+        print(f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path; or divide it: --within-subject")
     unknown = sum(not source.subject for source in planned.sources)
-    if planned.divided and unknown:
+    if planned.divided and unknown and not planned.within:
         print(f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are")
     scans = any(not source.name.lower().endswith(PICTURES) for source in planned.sources)
     if scans and not (recipe.window or recipe.percentiles):

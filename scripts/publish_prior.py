@@ -41,7 +41,7 @@ from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 BESIDE = (
     "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "

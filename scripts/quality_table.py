@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from data.files import Refusal, json_lines, read_yaml
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
 CLASSICAL = ("baseline", "tv")

@@ -21,7 +21,7 @@ from job_file import Job, load
 
 from data.files import Refusal, commit
 from solvers.run import door
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 FORMS: dict[str, tuple[Callable[[Job], str], str]] = {
     "runai": (job_shells.runai, "sh"),

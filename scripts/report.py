@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal
 from solvers.run import door, report
-from solvers.run.flags import Parser
+from solvers.run.command import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
 

@@ -99,6 +99,9 @@ def arguments(data: Path, where: Path, kind: str, *more: str) -> list[str]:
     where.mkdir(parents=True, exist_ok=True)
     (where / f"{kind}.yaml").write_text(configuration.dump({**KINDS, **OTHERS}[kind]))
     base = ["--base", str(where / f"{kind}.yaml"), str(data / "data.yaml")]
+    given = any(word.startswith(("--init", "--first-stage", "first_stage_weights")) for word in more)
+    if "first_stage" in {**KINDS, **OTHERS}[kind].get("prior", {}).get("params", {}) and not given:
+        base += ["--first-stage", "random"]
     return [*base, "--train", "--logdir", str(where), "--project", "p", "--name", kind, "--resume", "auto", *more]
 
 

@@ -9,7 +9,7 @@ import yaml
 import main
 import sample
 from ldm import catalogue
-from solvers.run import flags
+from solvers.run import command, flags
 
 ROOT = Path(__file__).parents[1]
 
@@ -57,8 +57,8 @@ def test_every_old_flag_of_training_works_or_is_refused_with_its_equivalent(publ
 
 
 def test_every_refused_flag_is_in_the_tables():
-    for door, instead in yaml.safe_load(flags.REFUSED.read_text()).items():
-        listed = {flags.dashes(re.split("[ =]", published)[0]) for published, _, fate in flags_of(door) if fate == "refused"}
+    for door, instead in yaml.safe_load(command.REFUSED.read_text()).items():
+        listed = {command.dashes(re.split("[ =]", published)[0]) for published, _, fate in flags_of(door) if fate == "refused"}
         assert set(instead) == listed
 
 
@@ -76,6 +76,6 @@ def test_every_published_configuration_file_has_one_here():
     rows = re.findall(r"^\| ([^|]+) \| ([^|]+) \| ([^|]+) \|$", section, re.M)[1:]
     here = [word for row in rows for word in re.findall("`([^`]+)`", row[2])]
     assert {row[0].split(",")[0].split(" (")[0] for row in rows} == {"DPS", "CoDPS", "ReSample", "PSLD", "DAPS", "PaDIS", "DPIR"}
-    assert [word for word in here if not ((ROOT / word).exists() or word in flags.names())] == []
+    assert [word for word in here if not ((ROOT / word).exists() or word in flags.parser("").flags())] == []
     published = {f"{path.relative_to(ROOT)}/" for path in (ROOT / "configs/published").iterdir()}
     assert all(any(word.startswith(system) for word in here) for system in published)

@@ -10,12 +10,13 @@ import pytest
 import torch
 from preparing import call, made, rows
 
-from data import contracts, formats
-from data.contracts import Contracts, Window
+from data import formats
+from data.contracts import Contracts
 from data.datamodule import ManifestData
 from data.dataset import load
 from data.files import Refusal
 from data.manifest import Row
+from data.window import Window, window
 
 AIR, BODY, BONE = -1024, 40, 1725
 CORNER = np.s_[..., :4, :4]
@@ -43,7 +44,7 @@ def series(folder: Path, modality="CT", padding=None, bone=BONE) -> list[Path]:
 
 
 def ends(path: Path, asked: str = "", index=None, window=None, **trained) -> tuple[float, float]:
-    chosen = contracts.window(asked) if asked else None
+    chosen = window(asked) if asked else None
     found = load(Row(str(path), "a", slice=index, window=window), 1, Contracts(chosen, trained))[2]
     return found.low, found.high
 
@@ -102,13 +103,13 @@ def test_a_volume_is_read_once_for_its_ends(tmp_path, monkeypatch):
 @pytest.mark.parametrize("word", ["5:1", "5", "a:b", "p0:p101", "p-1:p5", "p1:5", "nan:1", "0:inf", "", "Header"])
 def test_windows_that_are_none(word):
     with pytest.raises(Refusal, match="LOW:HIGH, pLOW:pHIGH .* header or full is allowed"):
-        contracts.window(word)
+        window(word)
 
 
 def test_windows():
-    assert contracts.window("-1000:400") == Window("values", -1000, 400)
-    assert contracts.window("p0.5:p99.5") == Window("percentiles", 0.5, 99.5)
-    assert contracts.window("full") == Window("full")
+    assert window("-1000:400") == Window("values", -1000, 400)
+    assert window("p0.5:p99.5") == Window("percentiles", 0.5, 99.5)
+    assert window("full") == Window("full")
 
 
 def test_a_display_window_that_is_not_there_is_told(tmp_path):

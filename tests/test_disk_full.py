@@ -10,7 +10,7 @@ import torch
 
 import sample
 from data import files
-from ldm.training.callbacks import AtomicSave, bytes_of
+from ldm.training.saving import AtomicSave, bytes_of
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

@@ -86,7 +86,7 @@ def test_honest_files_that_pack_well_are_read(tmp_path):
 @pytest.mark.parametrize("flag", ["--max-image-bytes", "--max_image_bytes"])
 def test_every_program_takes_the_bound(monkeypatch, flag):
     """Programs and their workers read it where the readers do; nonsense is refused."""
-    from solvers.run.flags import Parser
+    from solvers.run.command import Parser
 
     monkeypatch.setenv(bounds.VARIABLE, "1")  # put back afterwards
     Parser("sample.py", "").parse_args([flag, "5000000000"])

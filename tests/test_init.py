@@ -102,7 +102,7 @@ def test_weights_that_mean_something_else_here(data, tmp_path, capsys):
     network = "prior.params.denoiser.params"
     assert main.main(arguments(data, tmp_path / "source", "latent", "--max_steps", "1", f"{network}.predicts=v")) == 0
     source = tmp_path / "source" / "p" / "latent" / "checkpoints" / "last.ckpt"
-    target = [*arguments(data, tmp_path / "target", "latent", "--max_steps", "1"), "--init", str(source)]
+    target = arguments(data, tmp_path / "target", "latent", "--max_steps", "1", "--init", str(source))
     other = [f"{network}.alpha_bar.params.kind=cosine", f"{network}.network.params.groups=8"]
     assert main.main([*target, *other, "model.params.estimate_scale=false"]) == 2
     line = capsys.readouterr().err.splitlines()[-1]

@@ -30,13 +30,14 @@ LIGHTNING_SKINS = {
     "ldm/training/autoencoder.py",
     "ldm/training/diffusion.py",
     "ldm/training/callbacks.py",
+    "ldm/training/saving.py",
     "ldm/training/watching.py",
+    "ldm/training/run.py",
     "data/datamodule.py",
     "solvers/run/module.py",
+    "solvers/run/restoration.py",
     "solvers/run/trainer.py",
     "solvers/run/writer.py",
-    "main.py",
-    "sample.py",
     "palimpsest.py",
 }
 

@@ -41,7 +41,7 @@ def test_dashes_and_underscores_are_the_same():
     "argv, says",
     [
         (["--base", DEMO, "--trian"], "did you mean '--train'"),
-        (["--base", DEMO, "--max_step", "3"], "did you mean '--max_steps'"),
+        (["--base", DEMO, "--max_step", "3"], "did you mean '--max-steps'"),
         (["--train"], "--base"),
         (["--base", "nowhere.yaml"], "nowhere.yaml: no such configuration file"),
         (["--base", DEMO, "model.params.wieghting=edm"], "did you mean 'weighting'"),

@@ -9,8 +9,8 @@ import torch
 from runs import arguments, data, last, same  # noqa: F401  data is a fixture
 
 import main
+from ldm.trained import checkpoint_of
 from ldm.training.diffusion import PixelDiffusion
-from ldm.training.run_folder import checkpoint_of
 
 MORE = ("--limit_val_batches", "3", "--val_check_interval", "2", "--log_every_n_steps", "1", "save_every=100", "--max_steps", "6")
 

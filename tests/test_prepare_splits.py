@@ -1,12 +1,18 @@
 """What prepare says of its splits, and who is one subject."""
 
+import json
 import shlex
 
+import nibabel
+import numpy as np
 import pydicom
 import pytest
 from preparing import DEMO, call, picture, rows
 
+from data import manifest
+from data.datamodule import ManifestData
 from data.prepare.plan import plan
+from data.prepare.within import blocks
 from ldm import config as configuration
 
 
@@ -51,3 +57,67 @@ def test_the_next_command_is_ready_to_paste(tmp_path, capsys, split):
     data = configuration.load([file], changes)["data"]["params"]
     assert data["train"] == str(tmp_path / "my scans/train_images.txt")
     assert data["validation"] == (str(tmp_path / "my scans/val_images.txt") if split else None)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 9, 40, 181])
+def test_blocks_of_slices_lie_apart(count):
+    places = blocks(count, ("train", "val", "test"), (0.8, 0.1, 0.1))
+    assert len(places) == count and places[0] == "train"
+    runs = [split for i, split in enumerate(places) if split and (i == 0 or places[i - 1] != split)]
+    assert runs == ["train", "val", "test"][: len(runs)] and len(runs) == min(count, 3)
+    if count >= 5:
+        assert all("" in (a, b) or a == b for a, b in zip(places, places[1:]))
+    if count == 181:
+        assert [places.count(split) for split in ("train", "", "val", "test")] == [137, 10, 17, 17]
+
+
+def head(path, slices=20):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(0).integers(0, 900, (18, 22, slices)).astype(np.int16)
+    nibabel.save(nibabel.Nifti1Image(pixels, np.eye(4)), path)
+
+
+def test_one_subject_is_divided_when_that_is_asked_for_and_every_page_says_so(tmp_path, capsys):
+    head(tmp_path / "in/head.nii.gz")
+    series = dicoms(tmp_path / "in/ct", *[("P01", 1)] * 6)
+    for i, path in enumerate(sorted(series.iterdir())):
+        ds = pydicom.dcmread(path)
+        ds.SeriesInstanceUID, ds.ImagePositionPatient = "2.25.7", [0, 0, 5.0 * (5 - i)]
+        ds.save_as(path)
+    options = ("--split", "0.6/0.2/0.2", "--within-subject", "--image-size", 16)
+    assert call(tmp_path / "in", tmp_path / "out", *options) == 0
+    said = capsys.readouterr().out
+    assert "A LEAK that was asked for" in said and "are of one subject" not in said
+    found = {split: rows(tmp_path / "out", split) for split in ("train", "val", "test")}
+    assert all(row.leak == "within-subject" for split in found.values() for row in split)
+    slices = {s: sorted(int(r.image_id[-4:]) for r in rs if r.image_id.startswith("head")) for s, rs in found.items()}
+    assert max(slices["train"]) + 1 < min(slices["val"]) and max(slices["val"]) + 1 < min(slices["test"])
+    names = {
+        source.image_id: int(source.path.stem) for source in plan({"train": tmp_path / "in"}, None).sources if source.subject
+    }
+    order = {s: sorted(5 - names[r.image_id] for r in rs if r.image_id in names) for s, rs in found.items()}
+    assert order == {"train": [0, 1], "val": [3], "test": [5]}  # along the body, not by the files' names
+    report = json.loads((tmp_path / "out/report.json").read_text())
+    assert report["within_subject"] and report["left_out_between"] == 4
+    before = {split: [row.sha256 for row in rows(tmp_path / "out", split)] for split in found}
+    assert call(tmp_path / "in", tmp_path / "out", *options) == 0  # from its journal
+    assert before == {split: [row.sha256 for row in rows(tmp_path / "out", split)] for split in found}
+    data = ManifestData(str(tmp_path / "out/train.csv"), str(tmp_path / "out/val_images.txt"))
+    assert data.validates and "within-subject split" in data.doubts
+
+
+def test_a_split_that_got_nothing_is_an_empty_manifest_and_training_does_without(tmp_path, capsys):
+    head(tmp_path / "in/head.nii.gz", 20)
+    assert call(tmp_path / "in", tmp_path / "out", "--split", "0.8/0.1/0.1", "--image-size", 16) == 0
+    assert "val: empty; training keeps its last weights" in capsys.readouterr().out
+    lists = [str(tmp_path / f"out/{split}_images.txt") for split in ("train", "val")]
+    data = ManifestData(*lists, batch_size=4)
+    assert not data.validates and data.doubts.startswith("training images")
+    assert sum(len(batch["image"]) for batch in data.val_dataloader()) == 16  # of the 20 that are trained on
+    assert manifest.leak(lists[0]) == ""
+
+
+def test_within_subject_says_how_a_split_divides(tmp_path, capsys):
+    picture(tmp_path / "in/a.png")
+    assert call(tmp_path / "in", tmp_path / "out", "--within-subject") == 2
+    assert "--within-subject says how --split divides" in capsys.readouterr().err

@@ -32,6 +32,7 @@ from data.formats import raster
 from data.manifest import Row
 from data.prepare.journal import Journal
 from data.prepare.plan import Plan, Source
+from data.prepare.within import LEAK
 from data.ranges import Intensity
 
 BINS = 64  # of the intensity histograms
@@ -80,6 +81,7 @@ class Done:
     images: list[dict[str, Any]]  # manifest columns, and what the report is made of
     passed: int = 0  # slices with too little foreground
     reason: str = ""  # why the file was skipped
+    gap: int = 0  # slices left out between two splits
 
 
 def contract(source: Source, recipe: Recipe, image: formats.Image) -> Intensity:
@@ -115,7 +117,7 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
 def work(source: Source, recipe: Recipe, root: Path) -> Done:
     """Make all pictures of a file. A file that cannot be read is told in the result; only trouble with the disk is raised."""
     images: list[dict[str, Any]] = []
-    passed = 0
+    passed = gap = 0
     stamp = [0, 0]
     try:
         status = source.path.stat()
@@ -123,7 +125,11 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
         total = formats.count(source.path, recipe.axis)
         for index in range(total):
             image_id = source.image_id if total == 1 else f"{source.image_id}-{index:04d}"
-            target = root / source.split / f"{image_id}.png"
+            split = source.place(index)
+            if not split:
+                gap += 1
+                continue
+            target = root / split / f"{image_id}.png"
             shape = ends = None
             if not (recipe.keep and target.exists()):
                 image = formats.upright(formats.read(source.path, index if total > 1 else None, recipe.axis))
@@ -136,7 +142,7 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
                     passed += 1
                     continue
                 _save(unit, bits, target)
-            images.append(_manifest_row(target, image_id, source, shape, recipe.size) | {"contract": ends})
+            images.append(_manifest_row(target, image_id, source, split, shape, recipe.size) | {"contract": ends})
     except (Refusal, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -146,7 +152,7 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
         told = "does not fit into the memory" if isinstance(error, MemoryError) else told
         reason = told.removeprefix(f"{source.path}: ") or type(error).__name__
         return Done(source.name, source.split, stamp, [], 0, reason)
-    return Done(source.name, source.split, stamp, images, passed)
+    return Done(source.name, source.split, stamp, images, passed, gap=gap)
 
 
 def _save(unit: np.ndarray, bits: int, target: Path) -> None:
@@ -157,17 +163,18 @@ def _save(unit: np.ndarray, bits: int, target: Path) -> None:
         file.write(content)
 
 
-def _manifest_row(target: Path, image_id: str, source: Source, shape: list[int] | None, size: int) -> dict[str, Any]:
+def _manifest_row(target: Path, image_id: str, source: Source, split: str, shape: list[int] | None, size: int) -> dict[str, Any]:
     """The manifest's columns for a picture on disk; and its source's shape and its histogram, for the report."""
     content = target.read_bytes()
     image = raster.decode(content, target, "png")
     depth = image.meta.window or (0.0, 1.0)
     histogram = torch.histc(image.pixels, BINS, *depth).int().tolist()
     return {
-        "path": f"{source.split}/{target.name}",
+        "path": f"{split}/{target.name}",
         "image_id": image_id,
         "subject": source.subject,
-        "split": source.split,
+        "split": split,
+        "leak": LEAK if source.places else "",
         "window": f"{depth[0]:g}:{depth[1]:g}",
         "sha256": digest(content),
         "shape": shape,

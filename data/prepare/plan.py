@@ -6,7 +6,7 @@ subject may be in two splits; with a division in shares a subject goes whole int
 
 import re
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import permutations
 from math import floor
 from pathlib import Path
@@ -19,9 +19,12 @@ from data.folder import is_dicom, is_image, walk
 from data.formats.dicom_identity import pseudonym
 from data.formats.image import decoding
 from data.manifest import identify
+from data.prepare.within import places
 
 SPLITS = ("train", "val", "test")
 STUDY = "StudyInstanceUID"
+
+Found = tuple[str, Path, str, str]  # split, path, name, subject
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,11 @@ class Source:
     split: str
     subject: str  # pseudonym; "" if not known
     image_id: str  # of its only picture; volumes add the slice
+    places: tuple[str, ...] = ()  # within a subject: the split of each slice, "" where it is left out; else all go to `split`
+
+    def place(self, index: int) -> str:
+        """The split of a slice, "" if it is left out."""
+        return self.places[index] if index < len(self.places) else self.split
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,21 @@ class Plan:
     divided: bool  # by shares
     ignored: int  # files that are no images by their name
     unreadable: list[tuple[str, str]]  # folders that may not be looked into, and why
+    within: bool = False  # subjects are divided too, which is a leak
 
 
-def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subject: str | None = None, seed: int = 0) -> Plan:
+def plan(
+    folders: dict[str, Path],
+    shares: tuple[float, ...] | None = None,
+    subject: str | None = None,
+    seed: int = 0,
+    within: int | None = None,
+) -> Plan:
     """folders: of each split. shares: how "train"'s folder is divided into train, val and test, by subject (else by file).
 
     subject: regular expression; its first group, or all that it finds in the relative path, is the subject. Or the word
-    StudyInstanceUID: each DICOM study counts as a subject, where the PatientIDs say nothing.
+    StudyInstanceUID: each DICOM study counts as a subject, where the PatientIDs say nothing. within: subjects are divided
+    themselves, by blocks of their slices (data/prepare/within.py), those of volumes along this axis.
     Raises Refusal in one line.
     """
     keyword = STUDY if subject == STUDY else "PatientID"
@@ -60,9 +76,10 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     _check_apart(folders)
     asked = {split: str(folder.resolve()) for split, folder in folders.items()}
     asked |= {"shares": str(shares), "subject": str(subject), "seed": str(seed)}
+    asked |= {} if within is None else {"within": str(within)}
     ignored = 0
     unreadable: list[tuple[str, str]] = []
-    found: list[tuple[str, Path, str, str]] = []  # split, path, name, subject
+    found: list[Found] = []
     for split, folder in folders.items():
         if not folder.is_dir():
             raise Refusal(f"{folder}: no such folder")
@@ -74,6 +91,8 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
                 found.append((split, path, name, _subject(path, name, pattern, keyword)))
     if not found:
         raise Refusal(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
+    if within is not None:
+        return _within(found, shares, within, asked, ignored, unreadable)
     if shares:
         place = _divide({s or name for split, _, name, s in found if split == "train"}, shares, seed)
         found = [(place[s or name] if split == "train" else split, path, name, s) for split, path, name, s in found]
@@ -81,6 +100,21 @@ def plan(folders: dict[str, Path], shares: tuple[float, ...] | None = None, subj
     sources = _named(found)
     present = {source.split for source in sources}
     return Plan(sources, [split for split in SPLITS if split in present], asked, bool(shares), ignored, unreadable)
+
+
+def _within(
+    found: list[Found], shares: tuple[float, ...] | None, axis: int, asked: dict[str, str], ignored: int, unreadable: list
+) -> Plan:
+    """The plan where subjects are divided: every file with the splits of its slices."""
+    if shares is None:
+        raise Refusal("--within-subject says how --split divides; give both")
+    mine = [(path, subject) for split, path, _, subject in found if split == "train"]
+    placed = places(mine, SPLITS, shares, axis)
+    sources = [
+        replace(source, places=tuple(placed[source.path])) if source.split == "train" else source for source in _named(found)
+    ]
+    present = {source.place(i) for source in sources for i in range(max(1, len(source.places)))}
+    return Plan(sources, [split for split in SPLITS if split in present], asked, True, ignored, unreadable, within=True)
 
 
 def _compiled(subject: str | None) -> re.Pattern | None:
@@ -134,7 +168,7 @@ def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[st
     return dict(zip(order, places))
 
 
-def _check_subjects(found: list[tuple[str, Path, str, str]]) -> None:
+def _check_subjects(found: list[Found]) -> None:
     home: dict[str, tuple[str, Path]] = {}
     for split, path, _, subject in found:
         other, where = home.setdefault(subject, (split, path))
@@ -147,7 +181,7 @@ def no_formula(cell: str) -> str:
     return f"x{cell}" if cell.startswith(("=", "+", "-", "@")) else cell
 
 
-def _named(found: list[tuple[str, Path, str, str]]) -> list[Source]:
+def _named(found: list[Found]) -> list[Source]:
     """Ids from the relative path; for DICOM, whose names and folders may be people's, from digests of it. Never two the same."""
     found = [(split, path, name, no_formula(subject)) for split, path, name, subject in found]
     ids = []

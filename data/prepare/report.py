@@ -33,6 +33,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
     contracts: dict[str, Counter] = {split: Counter() for split in splits}  # stored values that became black and white
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
     marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
+    gap, leaks = 0, False
     with ExitStack() as stack:
         tables, lists = {}, {}
         for split in splits:
@@ -44,21 +45,26 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
             if done.reason:
                 skipped.append({"file": done.file, "reason": done.reason})
                 continue
-            totals[done.split]["files"] += 1
-            totals[done.split]["passed_over"] += done.passed
+            held = {image["split"] for image in done.images}
+            for split in held or ({done.split} if not done.gap else ()):
+                totals[split]["files"] += 1
+            totals[done.split if done.split in totals else splits[0]]["passed_over"] += done.passed
+            gap += done.gap
             for image in done.images:
-                tables[done.split].writerow(image)
-                lists[done.split].write(f"{image['path']}\n")
-                totals[done.split]["images"] += 1
-                totals[done.split]["enlarged"] += image["enlarged"]
-                subjects[done.split].add(image["subject"])
-                histograms[done.split] += image["histogram"]
+                split = image["split"]
+                tables[split].writerow(image)
+                lists[split].write(f"{image['path']}\n")
+                totals[split]["images"] += 1
+                totals[split]["enlarged"] += image["enlarged"]
+                subjects[split].add(image["subject"])
+                histograms[split] += image["histogram"]
+                leaks |= bool(image.get("leak"))
                 if np.count_nonzero(image["histogram"]) > 1:
-                    marks[done.split].append(int(image["sha256"][:16], 16))
+                    marks[split].append(int(image["sha256"][:16], 16))
                 if image.get("contract"):
-                    contracts[done.split][image["contract"]] += 1
+                    contracts[split][image["contract"]] += 1
                 if image["shape"]:
-                    shapes[done.split]["x".join(map(str, image["shape"]))] += 1
+                    shapes[split]["x".join(map(str, image["shape"]))] += 1
     for split in splits:
         for name in (f"{split}.csv", f"{split}_images.txt"):
             (root / f".{name}.part").replace(root / name)
@@ -72,7 +78,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
             "histogram": histograms[split].tolist(),
         }
         for split in splits
-    } | {"skipped": skipped, "twins": twins(root, marks)}
+    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": leaks, "left_out_between": gap}
     commit_json(root / "report.json", report)
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report

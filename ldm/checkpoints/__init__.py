@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from data.files import Refusal
+from ldm import trained
 from ldm.checkpoints import compvis, description, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
 from ldm.checkpoints.compatibility import ESTIMATED, differences
 from ldm.checkpoints.description import Described, within
@@ -24,9 +25,7 @@ from ldm.checkpoints.wrappers import unwrapped
 from ldm.denoiser import Prior
 from ldm.networks.residual_unet import ResidualUNet
 
-__all__ = ["agree", "describe", "export", "first_stage", "initialise", "load", "trained"]
-
-TRAINED = ("checkpoints/best.ckpt", "checkpoints/last.ckpt")  # what a training's log folder holds, the better one first
+__all__ = ["agree", "describe", "describe_first_stage", "export", "first_stage", "initialise", "load"]
 
 Settings = str | Path | Mapping[str, Any] | None
 
@@ -46,13 +45,18 @@ def load(path: str | Path, config: Settings = None, *, ema: bool | float = True)
 
 def first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> nn.Module:
     """The autoencoder (ldm.latent.VQ or KL) in a file of its own, or that of a latent prior."""
+    return describe_first_stage(path, config, ema=ema).build()
+
+
+def describe_first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Described:
+    """Its description and state dict, before anything is built."""
     described = describe(path, config, ema=ema)
-    module = described.build()
     if described.part == "first_stage":
-        return module
-    if not hasattr(module, "first_stage"):
+        return described
+    node = (described.node.get("params") or {}).get("first_stage")
+    if node is None:
         raise Refusal(f"{path}: is a pixel prior and has no first stage")
-    return module.first_stage  # type: ignore[return-value]
+    return replace(described, part="first_stage", node=node, state=within("first_stage.", described.state))
 
 
 def initialise(
@@ -102,7 +106,7 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool | float = T
 
     The folder of a training run (logs/<project>/<name>) means its best checkpoint, or its last where none was validated.
     """
-    path = trained(Path(path))
+    path = trained.checkpoint(Path(path))
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
     said = description.contracts(settings, path) if settings else {}
     if said:
@@ -112,11 +116,6 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool | float = T
         return replace(described, contracts=said) if said else described
     except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
         raise Refusal(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
-
-
-def trained(path: Path) -> Path:
-    """The checkpoint that the folder of a training run means, here as for sample.py; other paths as they are."""
-    return next((path / file for file in TRAINED if (path / file).is_file()), path)
 
 
 def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> Described:

@@ -18,8 +18,8 @@ from data.files import Refusal, file_digest, replacing, replacing_folder
 from ldm import config as configuration
 from ldm.checkpoints.description import Described, contracts, within
 from ldm.checkpoints.reading import text_mapping, weights
+from ldm.trained import PARTS
 
-PARTS = ("prior", "first_stage")
 EMA_HALF_LIFE = 10_000  # images, where a configuration names none
 
 
@@ -32,7 +32,9 @@ def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool | floa
             f"{path}: holds no averaged weights (`ema`); the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
         )
     merged = {**state, **average(path, content, ema)} if ema else state
-    return Described(part, settings[part], within(f"{part}.", merged), path, contracts=contracts(settings, path))
+    doubts = content.get("doubts")
+    notes = (f"best weights and error spectra are of {doubts}",) if doubts else ()
+    return Described(part, settings[part], within(f"{part}.", merged), path, notes, contracts(settings, path))
 
 
 def half_lives(content: Mapping[str, Any]) -> list[str]:

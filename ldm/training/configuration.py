@@ -8,8 +8,7 @@ from typing import Any
 from data.files import Refusal, nearest
 from ldm import config as configuration
 from ldm import signatures
-from ldm.checkpoints import description
-from ldm.training.run_folder import PARTS
+from ldm.trained import PARTS
 
 MAPPING = "a mapping", lambda value: isinstance(value, dict)
 NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
@@ -37,7 +36,22 @@ def check_keys(config: configuration.Node) -> None:
         if not fits(value):
             raise Refusal(f"{config.locate(key)}: {value!r} is not {kind}")
     if "contracts" in config:
+        from ldm.checkpoints import description  # which imports torch
+
         description.contracts(config, Path(config.locate("contracts")))
+
+
+def refuse_random_first_stage(config: configuration.Node, begins: str | None) -> None:
+    """Raise Refusal for a latent prior whose autoencoder nobody gave weights. begins: what --init or --first-stage said."""
+    params = (config.get("prior") or {}).get("params") or {}
+    if begins is None and "first_stage" in params and "first_stage_weights" not in config:
+        ways = "--init MODEL begins with a whole model, --first-stage RUN|FOLDER|FILE with an autoencoder"
+        where = configuration.Node({}, "prior.params", config.origin).locate("first_stage")
+        raise Refusal(f"{where}: has no weights; {ways}, --first-stage random with none")
+    named = config.get("first_stage_weights")
+    if begins is None and named is not None and not Path(named).exists():
+        way = "train the autoencoder first, or name it with --first-stage RUN|FOLDER|FILE"
+        raise Refusal(f"{config.locate('first_stage_weights')}: {named}: no such file; {way}")
 
 
 def set_seeds(config: configuration.Node, seed: int) -> None:

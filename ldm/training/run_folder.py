@@ -1,6 +1,5 @@
 """The folder of a training run: one writer at a time, and a checkpoint is gone on with only by the model and data it knows."""
 
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +7,8 @@ from typing import Any
 
 from data.files import Refusal, file_digest, locked
 from ldm.checkpoints.reading import weights
+from ldm.trained import PARTS
 
-PARTS = ("prior", "first_stage")
 SEEDS = {"model.params.seed": 0, "data.params.seed": 0}  # what they are where a configuration names none
 FIXED = (
     *PARTS,
@@ -27,38 +26,6 @@ def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
             raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
         yield folder
-
-
-def checkpoint_of(resume: str | None, folder: Path) -> Path | None:
-    """The file that --resume DIR|CKPT|auto means; `auto` starts anew where there is nothing to go on with.
-
-    A folder means its last checkpoint, or the best of a run that ended before it had saved one, or whose last is damaged.
-    """
-    if resume is None:
-        return None
-    path = folder if resume == "auto" else Path(resume)
-    found = [file for name in ("last.ckpt", "best.ckpt") if (file := path / "checkpoints" / name).is_file()]
-    kept = [file for file in found if intact(file)]
-    if kept or resume == "auto":
-        return kept[0] if kept else None
-    if not path.is_file():
-        raise Refusal(f"--resume: {path}: no such checkpoint")
-    return path
-
-
-def intact(path: Path) -> bool:
-    """Whether a checkpoint is whole; if it is not, that is said. torch's files are archives with a checksum of each entry.
-
-    Saving is all or nothing, so that only a disk or a copy can have damaged it.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            bad = archive.testzip()
-    except (zipfile.BadZipFile, OSError, EOFError):
-        bad = path.name
-    if bad:
-        print(f"note: {path} is damaged and passed over", flush=True)
-    return not bad
 
 
 def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:

@@ -30,8 +30,9 @@ from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
 from solvers.run import flags
 from solvers.run.answer import Measured, Result
-from solvers.run.cells import Cell, build, checked, drawn, part, run_of
+from solvers.run.cells import Cell, build, drawn, part, run_of
 from solvers.run.module import Reconstruction
+from solvers.run.parts import checked
 from solvers.run.provenance import results_of
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan, Source, reader
@@ -176,7 +177,7 @@ def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace
         argv += [flag] if value is True else [flag, *map(str, several)]
     options, changes, unknown = flags.parse([*overrides, *argv], "")
     if unknown:
-        raise Refusal(f"{unknown!r} is not of the form key=value")
+        raise Refusal(f"{unknown[0]!r} is not of the form key=value")
     return options, changes
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from data.files import Refusal, nearest
+from data.files import Refusal
 from ldm import catalogue
 from ldm import config as configuration
 from ldm.denoiser import Prior
@@ -48,13 +48,6 @@ class Run:
     measurements: bool = False  # the scans are y, there is no truth
     scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
     precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
-
-
-def checked(config: configuration.Node) -> configuration.Node:
-    """The configuration, whose keys are all known. Raises Refusal for the first that is not."""
-    for key in config.keys() - set(PARTS):
-        raise Refusal(f"{config.locate(key)}: unknown key{nearest(key, PARTS)}")
-    return config
 
 
 def part(name: str, config: configuration.Node, key: str) -> Any:

@@ -4,8 +4,6 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-import torch
-
 from data.files import Refusal, first_line, printable
 
 MEMORY = "out of memory"
@@ -48,7 +46,9 @@ def explained(error: BaseException, hint: str = "") -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the computer or the accelerator had too little memory; for the processor's torch raises a plain RuntimeError."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+    torch = sys.modules.get("torch")  # who did not import it has no error of its kind, and is not made to wait for it
+    kinds = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
+    return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 
 
 def complain(program: str, reason: str) -> None:

@@ -1,79 +1,35 @@
-"""The flags of sample.py, and what both doors' parsers share. Old names of a flag stand behind its own; those of the
-published scripts that are refused are in configs/flags.yaml."""
+"""The flags of sample.py. Old names of a flag stand behind its own; those of the published scripts that are refused are in
+configs/flags.yaml. Nothing heavy is imported here."""
 
 import argparse
 import math
-import re
 import shlex
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-from data import formats
-from data.contracts import Window, window
-from data.files import Refusal, read_yaml
+from data.files import Refusal
+from data.window import Window, window
+from ldm import catalogue
+from solvers.run import listing
+from solvers.run.command import HOME, Parser, whole
 from solvers.run.shares import PATIENCE
 
-HOME = Path(__file__).resolve().parents[2]
-REFUSED = HOME / "configs/flags.yaml"
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
-OVERRIDE = re.compile(r"[\w.]+=")
 MOST = 10_000_000  # seeds in one call
 TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
 
 
-class Allow(argparse.Action):
-    """Sets the bound on images as soon as the flag is read: every reader of this program and of its workers knows it."""
-
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
-        formats.allow(values)
-        setattr(namespace, self.dest, values)
-
-
-class Parser(argparse.ArgumentParser):
-    """Mistakes are Refusals, --help shows the text as it is written, and --traceback is a flag of every program."""
-
-    def __init__(self, prog: str, about: str):
-        super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
-        self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
-        most = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
-        self.add_argument("--max-image-bytes", "--max_image_bytes", action=Allow, type=whole, metavar="N", help=most)
-
-    def error(self, message: str):
-        raise Refusal(message)
-
-    def overrides(self, argv: Sequence[str]) -> list[str]:
-        """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
-        asking = {dashes(name) for action in self._actions if action.nargs is None for name in action.option_strings}
-        free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
-        return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
-
-    def refuse(self, argv: Sequence[str]) -> None:
-        """Raise Refusal for a flag of the published scripts that has another name here, which it tells."""
-        instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
-        if "--measurements" in map(dashes, argv):
-            instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
-        for word in argv:
-            flag = dashes(word).split("=")[0]
-            if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
-                raise Refusal(f"{flag} of the published scripts: {instead[flag]}")
-
-
-def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], str]:
-    """Flags, key=value overrides, and the first word that is neither ("" if none). about: what --help begins with.
+def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str], list[str]]:
+    """Flags, key=value overrides, and the words that are neither. about: what --help begins with.
 
     Flags that are short for an override stand before the overrides, which may contradict them; `options.command` is the line.
     Raises Refusal for wrong values, for pairs that say the same twice, and for flags that `Parser.refuse` knows.
     """
-    if "" in argv:
-        raise Refusal("an argument is empty; is a variable of the shell not set?")
     ours = parser(about)
     changes = ours.overrides(argv)
     ours.refuse(argv)
-    words = [dashes(word) for word in argv if word not in changes]
-    options, rest = ours.parse_known_args(joined(words, "--window"))
+    options, rest = ours.parse_known_args([word for word in argv if word not in changes])
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
@@ -91,7 +47,7 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     options.command = shlex.join(["python", ours.prog, *argv])
     short = {"steps": options.steps, "eta": options.ddim_eta}
     meant = [f"solver.params.{key}={value}" for key, value in short.items() if value is not None]
-    return options, [*meant, *changes], rest[0] if rest else ""
+    return options, [*meant, *changes], rest
 
 
 def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
@@ -119,13 +75,26 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     return demo
 
 
+def look(options: argparse.Namespace) -> None:
+    """Raise Refusal for a model, a folder or a file that is not there."""
+    if options.model:
+        catalogue.weights(options.model)
+    for flag in ("data_root", "manifest"):
+        if (path := getattr(options, flag)) and not path.exists():
+            raise Refusal(f"{path}: no such folder or file")
+
+
 def parser(about: str) -> Parser:
     made = Parser("sample.py", about)
     add = made.add_argument
     add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
-    add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
-    add("--solver", nargs="+", metavar="NAME|FILE", help="how it is solved; several make a grid; prior: no measurement at all")
-    add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help="the prior (default: the shipped latent prior)")
+    tasks = add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
+    how = "how it is solved; several make a grid; prior: no measurement at all"
+    solvers = add("--solver", nargs="+", metavar="NAME|FILE", help=how)
+    models = add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help=f"the prior (default: {catalogue.MODEL})")
+    for action, kind in ((tasks, "tasks"), (solvers, "solvers"), (models, "models")):
+        action.completer = listing.names(kind)  # type: ignore[attr-defined]
+    add("--list", action=listing.List, choices=listing.KINDS, help="print their names, what they need, and one line each")
     add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
     add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
     add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
@@ -170,28 +139,6 @@ def parser(about: str) -> Parser:
     return made
 
 
-def names() -> list[str]:
-    """Every flag that is understood."""
-    return [flag for action in parser("")._actions for flag in action.option_strings]
-
-
-def dashes(word: str) -> str:
-    """--Save_dir=A_b -> --save-dir=A_b"""
-    name, sign, value = word.partition("=")
-    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
-
-
-def joined(words: Sequence[str], flag: str) -> list[str]:
-    """--window -1000:400 -> --window=-1000:400, which argparse would take for another flag."""
-    made: list[str] = []
-    for word in words:
-        if made and made[-1] == flag:
-            made[-1] = f"{flag}={word}"
-        else:
-            made.append(word)
-    return made
-
-
 def windowed(word: str) -> Window:
     try:
         return window(word)
@@ -216,12 +163,6 @@ def between(word: str, least: float, most: float) -> float:
     if not least <= value <= most:
         raise argparse.ArgumentTypeError(f"{word!r} is not a number from {least:g} to {most:g}")
     return value
-
-
-def whole(word: str) -> int:
-    if not word.isdigit() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
-    return int(word)
 
 
 def factor(word: str) -> float | str:

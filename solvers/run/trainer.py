@@ -2,8 +2,6 @@
 
 import logging
 import os
-import signal
-import sys
 import warnings
 from argparse import Namespace
 
@@ -40,12 +38,6 @@ def surroundings(devices: object, nodes: int, accelerator: str) -> topology.Topo
         if found.rank == 0:
             print(found, flush=True)
     return found
-
-
-def heed() -> None:
-    """A scheduler's word to stop ends the program with 143 at once: what is committed stays, and the rest is done again."""
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 def make_trainer(options: Namespace) -> pl.Trainer:

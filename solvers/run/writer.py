@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import BasePredictionWriter
 from data.files import Refusal, Unwritable
 from solvers.run.door import complain
 from solvers.run.module import Reconstruction
-from solvers.run.part import Part
+from solvers.run.process import Part
 from solvers.run.record import Outcome, broken, failed
 from solvers.run.results import Results
 

@@ -1,0 +1,95 @@
+"""What the command lines of all programs share: one spelling of a flag, one kind of mistake, help as it is written.
+
+Nothing heavy is imported here: help and mistakes come before torch does.
+"""
+
+import argparse
+import os
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from data.files import Refusal, nearest, read_yaml
+
+HOME = Path(__file__).resolve().parents[2]
+REFUSED = HOME / "configs/flags.yaml"
+OVERRIDE = re.compile(r"[\w.]+=")
+VALUE = re.compile(r"-\.?\d")  # -1000:400 follows a flag, and is none
+
+
+class Allow(argparse.Action):
+    """Sets the bound on images as soon as the flag is read: every reader of this program and of its workers knows it."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+        from data import formats  # which imports torch
+
+        formats.allow(values)
+        setattr(namespace, self.dest, values)
+
+
+class Parser(argparse.ArgumentParser):
+    """Mistakes are Refusals, flags may be spelt with - or _, --help shows the text as it is written, and every program has
+    --traceback, --max-image-bytes and completion by the shell (argcomplete).
+    """
+
+    def __init__(self, prog: str, about: str):
+        super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        self._negative_number_matcher = VALUE
+        self.completing = False
+        self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
+        most = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
+        self.add_argument("--max-image-bytes", action=Allow, type=whole, metavar="N", help=most)
+
+    def error(self, message: str):
+        raise Refusal(message)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """argparse's, of words whose flags are spelt in one way; every other method that parses calls this one."""
+        if "_ARGCOMPLETE" in os.environ and not self.completing:  # the shell asks, and only wants to know how words go on
+            import argcomplete
+
+            self.completing = True  # it parses too
+            argcomplete.autocomplete(self)
+        return super().parse_known_args(None if args is None else [dashes(word) for word in args], namespace)
+
+    def flags(self) -> list[str]:
+        """Every flag that is understood."""
+        return list(self._option_string_actions)
+
+    def refuse_unknown(self, rest: Sequence[str]) -> None:
+        """Raise Refusal for the first word that was left over, with the nearest flag."""
+        for word in rest[:1]:
+            near = nearest(word.partition("=")[0], self.flags()) if word.startswith("-") else ""
+            raise Refusal(f"unknown argument {word!r}{near}")
+
+    def overrides(self, argv: Sequence[str]) -> list[str]:
+        """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
+        asking = {name for action in self._actions if action.nargs is None for name in action.option_strings}
+        free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
+        return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
+
+    def refuse(self, argv: Sequence[str]) -> None:
+        """Raise Refusal for an empty word, and for a flag of the published scripts that has another name here, which it tells."""
+        if "" in argv:
+            raise Refusal("an argument is empty; is a variable of the shell not set?")
+        instead = read_yaml(REFUSED.read_text(), REFUSED)[self.prog]
+        if "--measurements" in map(dashes, argv):
+            instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
+        for word in argv:
+            flag = dashes(word).split("=")[0]
+            if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
+                raise Refusal(f"{flag} of the published scripts: {instead[flag]}")
+
+
+def dashes(word: str) -> str:
+    """--Save_dir=A_b -> --save-dir=A_b: the one spelling of a flag in this program."""
+    name, sign, value = word.partition("=")
+    return name.replace("_", "-").lower() + sign + value if name.startswith("--") else word
+
+
+def whole(word: str) -> int:
+    if not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a whole number from 1")
+    return int(word)

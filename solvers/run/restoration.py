@@ -1,0 +1,180 @@
+"""A restoration from its first check to its report: what sample.py does once its words are understood."""
+
+import argparse
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
+
+from data import manifest, sources
+from data.files import Refusal, printable
+from data.manifest import Row
+from ldm import catalogue, resize
+from ldm import config as configuration
+from solvers.run import door, report, volumes
+from solvers.run.cells import Cell, build, run_of
+from solvers.run.cost import peak_memory
+from solvers.run.module import Reconstruction
+from solvers.run.outputs import FOLDERS
+from solvers.run.process import Bounds, Part
+from solvers.run.provenance import results_of
+from solvers.run.results import Results
+from solvers.run.scans import Scan, batches, reader
+from solvers.run.shares import Hold
+from solvers.run.trainer import make_trainer, quiet, surroundings
+from solvers.run.writer import Writer
+
+
+@rank_zero_only
+def say(line: str) -> None:
+    """Print a line, once for all processes."""
+    print(printable(line), flush=True)
+
+
+def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Node], demo: bool) -> int:
+    """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all.
+
+    configs: of each cell of the grid, by its name. demo: whether no data were named. Returns the exit code.
+    """
+    quiet()
+    surroundings(options.devices, options.num_nodes, options.accelerator)
+    prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
+    cells = [build(name, config, options) for name, config in configs.items()]
+    root = options.save_dir / (options.split or "")
+    folders = {name: root / name if len(cells) > 1 else root for name in configs}
+    everything = {row.image_id: row for row in all_rows(options, cells, folders.values())}
+    rows = list(everything.values())[options.start :][: options.limit]
+    if not rows:
+        raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
+
+    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements, window=options.window)
+    if leak := leaks(options, rows):
+        say(f"note: {leak}")
+        notes = [*notes, leak]
+    run = run_of(options, cells)
+    module = Reconstruction(prior, cells, run, resize.fit, notes)
+    module.check(first)
+    trainer = make_trainer(options)
+    if options.compile:
+        prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
+    if options.dry_run:
+        return estimate(trainer, module, first, len(rows))
+
+    merged = {name: configuration.plain(config) for name, config in configs.items()}
+    results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
+    with locked_folders(results.values(), options, everything) as holds:
+        if demo:
+            say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
+        for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
+            say(f"note: {note}")
+        sizes = {cell.name: max(1, run.rows // cell.draws) for cell in cells}
+        parts = parts_of(results, sizes, options, trainer)
+        module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
+        trainer.callbacks.append(Writer(list(results.values()), list(parts.values())))  # type: ignore[attr-defined]
+        pending = [batches(rows, load, sizes[name], results[name].committed, part.numbers) for name, part in parts.items()]
+        with left(parts.values()):
+            trainer.predict(module, pending, return_predictions=False)
+        if rank_zero_only.rank > 0:
+            return 0
+        complete = all(part.complete for part in parts.values())
+        if bound := next(iter(parts.values())).bounds.reached:
+            say(f"note: {bound} is reached; the same command goes on from here" * (not complete))
+        if options.join and not last(holds, results.values(), complete):
+            return 0
+        for result in results.values() if options.join or trainer.world_size > 1 else ():
+            result.order(everything)
+        return conclude(results, lambda image_id: load(everything[image_id]) if image_id in everything else None)
+
+
+def parts_of(
+    results: Mapping[str, Results], sizes: Mapping[str, int], options: argparse.Namespace, trainer: pl.Trainer
+) -> dict[str, Part]:
+    """What this process does of each cell; the bounds are of all cells together."""
+    bounds, shared = Bounds(options.max_images, options.max_hours), options.join or trainer.world_size > 1
+    made = {}
+    for name, result in results.items():
+        made[name] = Part(result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name])
+    return made
+
+
+@contextmanager
+def left(parts: Iterable[Part]) -> Iterator[None]:
+    """However the work ends, what was taken and is not done goes back into the queue."""
+    reason = "stopped"
+    try:
+        yield
+        reason = "finished"
+    finally:
+        for part in parts:
+            part.leave(reason)
+
+
+def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> bool:
+    """Whether this process concludes a folder that several have worked on: the last one to leave does, once for all."""
+    every = [hold.alone(60.0 if complete else 0.0) for hold in holds]
+    if all(every) and not all(result.concluded for result in results):
+        return True
+    say("the results are concluded by the process that leaves last")
+    return False
+
+
+def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
+    """What there is to restore; of the prior itself, one row for each seed. folders: of results."""
+    if cells[0].operator is None:
+        return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
+    passed: list[Path] = []
+    written = [folder / kind for folder in folders for kind in FOLDERS]
+    rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
+    if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
+        say(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}")
+    return rows
+
+
+def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
+    """What to know of images whose subjects are in other splits too, as their manifest says; "" of others."""
+    marks = {row.leak for row in rows} - {""}
+    table = Path(options.data_root or "", f"{options.split}.csv")  # of a folder of pictures
+    if options.data_root and options.split and table.is_file():
+        marks |= {manifest.leak(table)} - {""}
+    return f"A LEAK: other splits hold slices of these subjects ({', '.join(sorted(marks))} split)" if marks else ""
+
+
+@contextmanager
+def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Row]) -> Iterator[list[Hold]]:
+    """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
+    with ExitStack() as stack:
+        holds = []
+        for result in results if rank_zero_only.rank == 0 else ():
+            hold = stack.enter_context(result.opened(options.overwrite, rows, options.verify, options.join))
+            holds += [hold] if hold else []
+            for line in result.remarks:
+                say(f"note: {line}")
+        yield holds
+
+
+def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None]) -> int:
+    """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
+    for result in results.values():
+        for line in volumes.reassemble(result, load):
+            say(f"note: {line}")
+    print(report.conclude(results))
+    for name, result in results.items():
+        for line in filter(None, (result.clamped(), result.beaten())):
+            print(f"note: {name}: {line}", flush=True)
+    failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
+    for line in failures:
+        door.complain("sample.py", f"failed: {line}")
+    return 1 if failures else 0
+
+
+def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
+    """--dry-run: everything was checked; a few steps on the first image say how long it will take."""
+    module.to(trainer.strategy.root_device)
+    for cell in module.cells:
+        seconds = module.estimate(cell, scan)
+        minutes, peak = seconds * count / (trainer.num_devices * trainer.num_nodes) / 60, peak_memory() / 2**30
+        print(f"{cell.name}: about {seconds:.1f} s an image, {minutes:.1f} min for {count}; peak memory {peak:.2f} GiB")
+    return 0
