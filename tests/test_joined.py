@@ -17,7 +17,7 @@ from solvers.run.heart import workers
 from solvers.run.shares import joined
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-MORE = ("--batch-size", "1", "solver.params.steps=60")
+MORE = ("--batch-size", "1", "solver.params.steps=12")
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """Which process of how many this is, by what torchrun, Slurm, PyTorchJob and Run:AI put into the environment."""
 
 import pytest
+import pytorch_lightning  # noqa: F401  it takes its rank from the environment when it is imported
 
 import main
 import sample

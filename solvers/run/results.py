@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from data import files as disk
-from data.files import Refusal, append, commit, commit_json, locked, read_yaml
+from data.files import Refusal, append, commit, commit_json, locked, read_yaml, unwritable
 from solvers import metrics
-from solvers.run.committed import RECORDS, REJECTED, in_order, records_in, standing, traces
+from solvers.run.committed import RECORDS, REJECTED, in_order, keep, records_in, standing, traces
 from solvers.run.cost import peak_memory
 from solvers.run.heart import METRICS, forget
 from solvers.run.outputs import FOLDERS, file_name, write
@@ -99,7 +99,10 @@ class Results:
         self.remarks += [f"{name}: {reason}; it is restored again" for name, reason in again.items()]
         for line, _ in rejected:
             append(self.folder / REJECTED, line)
-        commit(records, b"".join(map(_line, kept)))
+        try:
+            keep(records, kept)
+        except OSError as error:
+            raise unwritable(records, error) from error
         clear(self.folder)
         forget(self.folder)
 

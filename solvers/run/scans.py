@@ -24,6 +24,7 @@ from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import image_shape
+from solvers.run.committed import stamp
 from solvers.run.shares import key_of
 
 
@@ -38,6 +39,7 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    stamp: Sequence[int] = (0, 0)  # its size and time of change
     row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
     outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
@@ -47,7 +49,8 @@ class Scan:
         """What decides the image's pixels, beside the configuration: for its record."""
         contract = self.intensity and [self.intensity.low, self.intensity.high]
         origin = {"contract_from": self.intensity.origin} if self.intensity and self.intensity.origin else {}
-        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract, **origin}
+        seen = {"input_sha256": self.checksum, "input_stamp": list(self.stamp)}
+        return {**seen, "row": dict(self.row), "contract": contract, **origin}
 
     @property
     def clamped(self) -> float:
@@ -86,9 +89,8 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """
     try:
         pixels, source, intensity = load(row)
-        return Scan(
-            row.image_id, pixels, source, intensity, checksum=checksum(row.path), row={key: getattr(row, key) for key in DECISIVE}
-        )
+        decisive = {key: getattr(row, key) for key in DECISIVE}
+        return Scan(row.image_id, pixels, source, intensity, "", "", checksum(row.path), stamp(row.path), decisive)
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
     except MemoryError:

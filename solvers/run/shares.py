@@ -101,7 +101,7 @@ class Shares:
         except OSError as error:
             if error.errno in LOCKLESS:
                 raise Refusal(
-                    f"{self.path}: its file system has no locks; give each process its own --start and --limit"
+                    f"{self.path}: its file system has no locks; give each process its own --start, --limit"
                 ) from None
             raise unwritable(self.path, error) from error
 
