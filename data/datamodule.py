@@ -4,7 +4,6 @@ Which image comes when, and how it is varied, depends on (seed, epoch) alone. A 
 stores how many batches were used; the resumed run begins with the next.
 """
 
-import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from data import manifest
-from data.dataset import ManifestDataset, Sample
+from data.dataset import ManifestDataset, Sample, deaf
 from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
@@ -48,12 +47,6 @@ class EpochSampler(DistributedSampler):
             views.append((row, self.epoch + AGAIN * before[row]))
             before[row] += 1
         return views[self.rank :: self.num_replicas]
-
-
-def deaf(worker: int) -> None:
-    """A loader's worker leaves a scheduler's word to stop to the process that trains, which ends it when it has saved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 def fair(subjects: Sequence[str], balance: float) -> Tensor:

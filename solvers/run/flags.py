@@ -131,6 +131,8 @@ def parser(about: str) -> Parser:
     add("--lease", type=seconds, default=PATIENCE, metavar="S", help="seconds after which a silent process's images are free")
     add("--max-images", type=whole, metavar="N", help="stop after about so many images of this process; a restart goes on")
     add("--max-hours", type=hours, metavar="H", help="begin no batch after so many hours; a restart goes on")
+    ahead = "processes that read ahead, with a thread that writes behind (2 on a GPU, else 0)"
+    add("--workers", type=index, metavar="N", help=ahead)
     add("--log", choices=("text", "json"), default="text", help="json: one line an event on stderr")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")

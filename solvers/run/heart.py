@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import secrets
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -40,6 +41,7 @@ class Heart:
         self.name = f"{platform.node() or 'here'}-{os.getpid()}-{secrets.token_hex(3)}"
         self.facts: dict[str, Any] = {"worker": self.name, "host": platform.node(), "pid": os.getpid(), "rank": rank, "beat": 0}
         self.began, self.next = clock(), 0.0
+        self.mutex = threading.Lock()
 
     @property
     def path(self) -> Path:
@@ -47,6 +49,10 @@ class Heart:
 
     def beat(self, always: bool = False, **facts: Any) -> None:
         """Note the facts; write them if it is time. A full disk is for those to complain of who write results."""
+        with self.mutex:
+            self._beat(always, facts)
+
+    def _beat(self, always: bool, facts: Mapping[str, Any]) -> None:
         self.facts |= facts
         now = self.clock()
         if now < self.next and not always:

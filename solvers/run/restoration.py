@@ -22,7 +22,7 @@ from solvers.run.outputs import FOLDERS
 from solvers.run.process import Bounds, Part
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
-from solvers.run.scans import Scan, batches, reader
+from solvers.run.scans import Pending, Scan, batches, reader
 from solvers.run.shares import Hold
 from solvers.run.trainer import make_trainer, quiet, surroundings
 from solvers.run.writer import Writer
@@ -73,8 +73,12 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         sizes = {cell.name: max(1, run.rows // cell.draws) for cell in cells}
         parts = parts_of(results, sizes, options, trainer)
         module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
-        trainer.callbacks.append(Writer(list(results.values()), list(parts.values())))  # type: ignore[attr-defined]
-        pending = [batches(rows, load, sizes[name], results[name].committed, part.numbers) for name, part in parts.items()]
+        ahead = reading_ahead(options.workers, trainer)
+        trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
+        pending = []
+        for name, part in parts.items():
+            left_over = Pending([row.image_id for row in rows], sizes[name], results[name].committed, part.numbers)
+            pending.append(batches(rows, load, sizes[name], left_over, ahead))
         with left(parts.values()):
             trainer.predict(module, pending, return_predictions=False)
         if rank_zero_only.rank > 0:
@@ -98,6 +102,11 @@ def parts_of(
     for name, result in results.items():
         made[name] = Part(result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name])
     return made
+
+
+def reading_ahead(workers: int | None, trainer: pl.Trainer) -> int:
+    """How many processes read images ahead: as many as are asked for, else none beside a processor that computes itself."""
+    return workers if workers is not None else 0 if trainer.strategy.root_device.type == "cpu" else 2
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
 from data.contracts import Contracts, Window
+from data.dataset import deaf
 from data.files import Refusal, first_line
 from data.formats import Image, Meta, checksum, unpadded
 from data.ranges import DEPTH_8, Intensity
@@ -239,12 +240,10 @@ class Pending(Sampler):
         return len(self.open)
 
 
-def batches(
-    rows: Sequence[Any], load: Load, size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None
-) -> DataLoader:
-    """What is left to do of the rows of a manifest, in batches of `size` images."""
-    pending = Pending([row.image_id for row in rows], size, committed, queue)
-    return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())
+def batches(rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0) -> DataLoader:
+    """What is left to do of the rows of a manifest, in batches of `size` images. workers: processes that read ahead."""
+    images = Batches(rows, load, size)
+    return DataLoader(images, None, sampler=pending, num_workers=workers, worker_init_fn=deaf, generator=torch.Generator())
 
 
 def cut(images: Tensor, truth: Tensor) -> Tensor:

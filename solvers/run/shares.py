@@ -11,6 +11,7 @@ be gone, write the same bytes, and the record that was added last counts.
 import errno
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,7 @@ class Shares:
         self.owner: dict[str, str] = {}  # of batches taken and not done
         self.done: set[str] = set()
         self.read = 0  # bytes of the file
+        self.mutex = threading.Lock()  # a lock of the system's does not keep threads of one process apart
 
     def take(self, keys: Sequence[str]) -> Iterator[int]:
         """Numbers of batches, each when this process is free for it; ends when all are done, by whomever.
@@ -94,15 +96,13 @@ class Shares:
         """The file, locked, once what others have added is known."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a+b", buffering=0) as file:
+            with self.mutex, self.path.open("a+b", buffering=0) as file:
                 self._lock(file)
                 self._follow(file)
                 yield file
         except OSError as error:
             if error.errno in LOCKLESS:
-                raise Refusal(
-                    f"{self.path}: its file system has no locks; give each process its own --start, --limit"
-                ) from None
+                raise Refusal(f"{self.path}: its file system has no locks; give each process its own --start, --limit") from None
             raise unwritable(self.path, error) from error
 
     def _lock(self, file: IO[bytes]) -> None:
