@@ -57,7 +57,9 @@ def status(folder: Path, silence: float = LATELY) -> dict[str, Any]:
         processes.append({**facts, "state": state, "age": round(age, 1)})
     alive = [facts for facts in processes if facts["state"] == "alive"]
     found: dict[str, Any] = {"run": str(folder), "alive": len(alive), "processes": processes}
-    found |= images(folder, processes, alive) if records.exists() or not checkpoints.is_dir() else steps(checkpoints, alive)
+    found |= (
+        images(folder, processes, alive) if records.exists() or not checkpoints.is_dir() else steps(checkpoints, processes, alive)
+    )
     left = found.get("remaining")
     found["code"] = 1 if found.get("failed") else 3 if left and not alive else 0
     return found
@@ -74,12 +76,12 @@ def images(folder: Path, processes: list[dict[str, Any]], alive: list[dict[str, 
     return {"kind": "restoration", "done": len(last) - failed, "failed": failed, **pace(max(left, 0), rate)}
 
 
-def steps(checkpoints: Path, alive: list[dict[str, Any]]) -> dict[str, Any]:
+def steps(checkpoints: Path, processes: list[dict[str, Any]], alive: list[dict[str, Any]]) -> dict[str, Any]:
     """Of a training run."""
     newest = max(checkpoints.glob("*.ckpt"), key=lambda path: path.stat().st_mtime, default=None)
-    facts = alive[0] if alive else {}
+    facts = max(processes, key=lambda facts: facts.get("step", 0), default={})
     made, wanted = facts.get("step", 0), facts.get("steps", 0)
-    rate = facts.get("steps_per_second", 0.0)
+    rate = facts.get("steps_per_second", 0.0) if alive else 0.0
     known = {key: facts[key] for key in ("loss",) if key in facts}
     saved = {"checkpoint": newest.name, "saved": time.strftime("%F %T", time.localtime(newest.stat().st_mtime))} if newest else {}
     return {"kind": "training", "step": made, "steps": wanted, **known, **saved, **pace(max(wanted - made, 0), rate)}

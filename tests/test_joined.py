@@ -1,5 +1,6 @@
 """Several processes on one folder that know nothing of each other but its files: sample.py --join."""
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import tiny
 from tiny import records, restored
 
 import sample
+from data import files
 from solvers.run.heart import workers
 from solvers.run.shares import joined
 
@@ -105,3 +107,24 @@ def test_three_at_once(world, alone, tmp_path):
     every = [subprocess.Popen(command, env=ENVIRONMENT) for _ in range(3)]
     assert [process.wait(timeout=500) for process in every] == [0, 0, 0]
     same(alone, tmp_path / "out")
+
+
+def test_a_file_system_without_rename_or_locks_is_one_line(world, tmp_path, monkeypatch, capsys):
+    """As some network file systems are: nothing is half written, and the line says what is missing."""
+    words = tiny.words(world, tmp_path / "out", *MORE, task="mask")
+
+    def refused(number: int):
+        def call(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "replace", refused(errno.EPERM))
+        assert sample.main(words) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py:")]
+    assert "cannot be written (Operation not permitted)" in line and not list((tmp_path / "out").glob("recon/*"))
+    with monkeypatch.context() as patch:
+        patch.setattr(files.fcntl, "lockf", refused(errno.ENOLCK))
+        assert sample.main([*words, "--join"]) == 2
+    assert "No locks available" in capsys.readouterr().err
