@@ -54,6 +54,10 @@ class Belief:
         """The belief with V scaled until the mean variance of an entry is this."""
         raise NotImplementedError
 
+    def isotropic(self, variance: Scalar) -> "Isotropic":
+        """About the same mean, with V = variance I."""
+        return Isotropic(self.mean, variance).changed(decoded=self.decoded)
+
     def around(self, mean: Tensor) -> Self:
         """The same V about another mean."""
         return self.changed(mean=mean)

@@ -21,22 +21,24 @@ class PnP(Solver):
         z = D(x, sigma_k)
         x = argmin |A x - y|^2 / sigma_y^2 + |x - z|^2 / V_k = E[x | y] for x ~ N(z, V_k)
 
-    with V_k = Cov[x0 | x] at sigma_k, as training measured it at each frequency, where DPIR has sigma_k^2 / 0.23. Under a
-    Gaussian prior x = z + V A^T (...)^-1 (y - A z) then stands still at the posterior mean, whatever sigma_k is. The last of
-    these updates takes the share of V that explains y to the noise level (Morozov).
+    with V_k = sigma_k^2 / lambda, the paper's equation 6. What z errs by there is mostly what the classical answer left, like
+    aliasing, and not what a denoiser errs by on noise of that level. Below `sigma_last` it is, and V_k is Cov[x0 | x] as
+    training measured it at each frequency. The last update takes the share of V that explains y to the noise level (Morozov).
     """
 
     steps: int = 20  # N, calls of the network
     sigma_max: float = 0.4  # the first level, in units of images in [-1, 1]; about what the classical answer errs by
     sigma_min: float = 0.02  # the last
+    sigma_last: float = 0.03  # below it errors are the denoiser's own
+    lam: float = 0.23  # lambda, the weight of z against y
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "sigma_max", "sigma_min")
+        positive(self, "steps", "sigma_max", "sigma_min", "sigma_last", "lam")
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """Spread geometrically, and 0, where the last step ends; in a latent's own units."""
-        scale = deviation(prior) / IMAGE_DEVIATION
-        return [*ve_levels(prior, self.steps, scale * self.sigma_min, scale * self.sigma_max, "geometric"), 0.0]
+        unit = deviation(prior) / IMAGE_DEVIATION
+        return [*ve_levels(prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"), 0.0]
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = self.start(chain)
@@ -53,11 +55,13 @@ class PnP(Solver):
 
     def belief(self, chain: Chain, z: Tensor, sigma: float) -> Belief:
         """N(z, V), of the decoded image where the prior is a latent one."""
-        return Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
+        belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
+        level = sigma * IMAGE_DEVIATION / deviation(chain.prior)
+        return belief if level < self.sigma_last else belief.isotropic(level**2 / self.lam)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move
-        belief = self.belief(chain, z, sigma)
+        belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         most = belief.with_variance(IMAGE_DEVIATION**2)  # so that no overconfident prior keeps x away from y
         x = meet_noise_level(most, chain.view(belief))
         return x if belief.decoded else chain.prior.to_image(x)

@@ -106,12 +106,17 @@ def daps(w, sigmas):
     return x
 
 
-def pnp(w, sigmas):
+def pnp(w, sigmas, last=0.03, lam=0.23):
     """Without a classical answer it starts from noise; after that nothing is random."""
     x = sigmas[0] * w.tape.normal(len(w.mu))
     latent = w.order is not None
     for s in sigmas[:-1]:
-        x = w.encode(w.mean(w.decode(w.D(x, s)), s, state=not latent))
+        level = s / 2 if latent else s  # of images, whose deviation is half a latent's
+        image = w.decode(w.D(x, s))
+        if level < last:
+            x = w.encode(w.mean(image, s, state=not latent))
+        else:
+            x = w.encode(w.update(image, level**2 / lam * np.eye(len(image))))
     image = w.decode(w.D(x, sigmas[-1]))
     H = w.H(sigmas[-1], image, 0.25, state=not latent)
     return w.morozov(image, H @ H)

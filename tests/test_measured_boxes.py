@@ -65,8 +65,8 @@ EDGES = dict(sigma_min=0.02, sigma_max=5.0)
 CASES = {
     "daps": (EDM, DAPS(steps=8, **EDGES), partial(boxes.daps, sigmas=ve_levels(EDM, 8, 0.02, 5.0))),
     "daps latent": (LATENT, DAPS(steps=6, **EDGES), partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0))),
-    "pnp": (EDM, PnP(steps=8), partial(boxes.pnp, sigmas=np.geomspace(0.4, 0.02, 8))),
-    "pnp latent": (LATENT, PnP(steps=6), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.04, 6))),
+    "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(0.4, 0.02, 12))),
+    "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.04, 10))),
     "codps+": (VP, CoDPSPlus(steps=10), partial(boxes.codps_plus, levels=vp_levels(VP, 10))),
     "codps+ ddim": (VP, CoDPSPlus(steps=10, eta=0.3), partial(boxes.codps_plus, levels=vp_levels(VP, 10), eta=0.3)),
     "padis": (

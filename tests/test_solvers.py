@@ -420,10 +420,24 @@ def test_settings_without_a_meaning_are_refused(cls, name, value, word):
 
 def test_pnp_stands_still_at_the_posterior_mean():
     """Of a Gaussian prior, at any noise level: D contracts by S0^2 / (S0^2 + sigma^2) = 0.61 a step, which 70 times is 1e-15."""
-    steps = list(PnP(steps=70, sigma_max=0.4, sigma_min=0.4)(problem(), EDM, Noise(IDS, "solver")))
+    steps = list(PnP(steps=70, sigma_max=0.4, sigma_min=0.4, sigma_last=1.0)(problem(), EDM, Noise(IDS, "solver")))
     A, y = DENSE.A, problem().y
     mean = torch.linalg.solve(A.T @ A / 0.05**2 + torch.eye(64) / S0**2, A.T @ y.T / 0.05**2).T
     torch.testing.assert_close(steps[-2].x.flatten(1), mean, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("lam", [0.23, 1.0])
+def test_pnp_is_half_quadratic_splitting(lam):
+    """At one noise level it ends at the minimum of |A x - y|^2 / sigma_y^2 + lambda (|x - z|^2 / sigma^2 + |z|^2 / S0^2)."""
+    sigma = 0.4
+    solver = PnP(steps=100, sigma_max=sigma, sigma_min=sigma, lam=lam)
+    steps = list(solver(problem(), EDM, Noise(IDS, "solver")))
+    A, y = DENSE.A, problem().y
+    prior = lam / (sigma**2 + S0**2)  # of x, z being at its own minimum
+    best = torch.linalg.solve(A.T @ A / 0.05**2 + prior * torch.eye(64), A.T @ y.T / 0.05**2).T
+    # `solve` leaves 1e-12 |r|, of which v |A| / sigma_y^2 reaches x; of all steps, D's contraction leaves 1 / (1 - 0.61) times it
+    left = 1e-12 * y.norm() * sigma**2 / lam * torch.linalg.matrix_norm(A, 2) / 0.05**2 / (1 - 0.61)
+    torch.testing.assert_close(steps[-2].x.flatten(1), best, rtol=0, atol=float(left))
 
 
 # --- the data are met
