@@ -48,7 +48,7 @@ class Shares:
 
         keys: of the batches, in the order in which they are to be done.
         """
-        ahead, later = iter(range(len(keys))), []
+        ahead, later = iter(range(len(keys))), list[int]()
         while True:
             chosen = self._first(keys, ahead, later)
             if chosen is None:  # all are taken; some may be done, and some taken by a process that is gone

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Any
 
 from data.files import Refusal
 
@@ -71,7 +72,7 @@ def detect(environment: Mapping[str, str]) -> Topology:
         return int(text) if text else default
 
     restarts = number("TORCHELASTIC_RESTART_COUNT", 0) or number("SLURM_RESTART_COUNT", 0)
-    known = {"job": job, "scheduled": scheduled, "restarts": restarts}
+    known: dict[str, Any] = {"job": job, "scheduled": scheduled, "restarts": restarts}
     if "TORCHELASTIC_RUN_ID" in environment:
         size, local = number("WORLD_SIZE", 1), number("LOCAL_WORLD_SIZE", 1)
         found = Topology("torchrun", number("RANK", 0), size, number("GROUP_RANK", 0), max(size // max(local, 1), 1), **known)
