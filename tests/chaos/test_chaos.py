@@ -51,15 +51,15 @@ def deadly(function, count: int, number: int, after: bool):
 
 
 AIMED = {  # what is hit, and how often it is called at most until it is
-    "a file is renamed": (files.os, "replace", 12),
-    "a file is synced": (files.os, "fsync", 20),
-    "a record is written": (results, "append", 5),
+    "a file is renamed": (files.os, "replace", 8),
+    "a file is synced": (files.os, "fsync", 12),
+    "a record is written": (results, "append", 4),
     "records are taken up": (results, "keep", 1),
-    "a batch is taken": (shares.Shares, "_add", 6),
     "a volume is put together": (volumes, "_assemble", 1),
     "the summary is written": (report, "write", 1),
-    "an image is committed": (writer.Writer, "commit", 4),
+    "an image is committed": (writer.Writer, "commit", 3),
 }
+JOINED = {"a batch is taken": (shares.Shares, "_add", 4)}
 
 
 def life(words: list[str], hook: Callable[[], None]) -> int:
@@ -79,8 +79,9 @@ def life(words: list[str], hook: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def aimed(chance: random.Random, number: int) -> Callable[[], None]:
-    place, name, most = AIMED[chance.choice(sorted(AIMED))]
+def aimed(chance: random.Random, number: int, joined: bool) -> Callable[[], None]:
+    places = AIMED | (JOINED if joined else {})
+    place, name, most = places[chance.choice(sorted(places))]
     count, after = chance.randint(1, most), chance.random() < 0.5
 
     def hook() -> None:
@@ -89,9 +90,9 @@ def aimed(chance: random.Random, number: int) -> Callable[[], None]:
     return hook
 
 
-def timed(chance: random.Random, number: int) -> Callable[[], None]:
+def timed(chance: random.Random, number: int, joined: bool) -> Callable[[], None]:
     """At any moment: after so much of the process's own work."""
-    moment = chance.uniform(0.02, 1.5)
+    moment = chance.uniform(0.02, 0.4)
 
     def hook() -> None:
         signal.signal(signal.SIGPROF, lambda *_: os.kill(os.getpid(), number))
@@ -107,7 +108,8 @@ def survived(world: Path, where: Path, deaths: int, *more: str) -> None:
     chance, ends = random.Random(deaths), []
     for turn in range(deaths):
         number = (signal.SIGKILL, signal.SIGTERM)[turn % 2]
-        ends.append(life(words, (aimed if turn % 4 < 2 else timed)(chance, number)))
+        hook = (aimed if turn % 4 < 2 else timed)(chance, number, "--join" in more)
+        ends.append(life(words, hook))
         assert ends[-1] in (0, -signal.SIGKILL, 143), (turn, ends)
         if ends[-1] == 0 and turn < deaths - 1:  # it got through before it was hit: the next one begins anew
             same(where)
