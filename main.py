@@ -24,13 +24,12 @@ import inspect
 import os
 import re
 import sys
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from data.files import Refusal, read_yaml
-from ldm import catalogue, trained
+from ldm import catalogue, plugins, trained
 from ldm import config as configuration
 from ldm.training.configuration import check_keys, refuse_random_first_stage, set_seeds, trainer_arguments
 from ldm.training.trainer_signature import trainer
@@ -47,31 +46,37 @@ MEMORY_HINT = "lower data.params.batch_size or model.params.crops, or set `check
 
 def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Options and Trainer flags, and the key=value overrides."""
-    parser = Parser("main.py", __doc__)
-    parser.add_argument("-b", "--base", nargs="+", required=True)
-    parser.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
-    parser.add_argument("-n", "--name")
-    parser.add_argument("-p", "--project", default="palimpsest")
-    parser.add_argument("-r", "--resume")
-    parser.add_argument("--init")
-    parser.add_argument("--first-stage")
-    parser.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
-    parser.add_argument("-s", "--seed", type=int, default=0)
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--channels-last", action="store_true")
-    parser.add_argument("--plugin", nargs="+", default=[])
-    parser.add_argument("--allow-env", action="store_true")
-    parser.add_argument("--print-config", action="store_true")
-    parser.add_argument("--log", choices=("text", "json"), default="text")
-    parser.add_argument("--list", action=listing.List, choices=listing.KINDS)
+    ours = parser()
+    ours.refuse(argv)
+    changes = ours.overrides(argv)
+    options, rest = ours.parse_known_args([word for word in argv if word not in changes])
+    ours.refuse_unknown(rest)
+    return options, changes
+
+
+def parser() -> Parser:
+    """Every flag of training, those of Lightning's Trainer among them."""
+    made = Parser("main.py", __doc__)
+    made.add_argument("-b", "--base", nargs="+", required=True)
+    made.add_argument("-t", "--train", nargs="?", const=True, default=False, type=yes)
+    made.add_argument("-n", "--name")
+    made.add_argument("-p", "--project", default="palimpsest")
+    made.add_argument("-r", "--resume")
+    made.add_argument("--init")
+    made.add_argument("--first-stage")
+    made.add_argument("-l", "--logdir", type=Path, default=Path("logs"))
+    made.add_argument("-s", "--seed", type=int, default=0)
+    made.add_argument("--compile", action="store_true")
+    made.add_argument("--channels-last", action="store_true")
+    made.add_argument("--plugin", nargs="+", default=[])
+    made.add_argument("--allow-env", action="store_true")
+    made.add_argument("--print-config", action="store_true")
+    made.add_argument("--log", choices=("text", "json"), default="text")
+    made.add_argument("--list", action=listing.List, choices=listing.KINDS)
     quiet = argparse.SUPPRESS
     for flag in FLAGS:
-        parser.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
-    parser.refuse(argv)
-    changes = parser.overrides(argv)
-    options, rest = parser.parse_known_args([word for word in argv if word not in changes])
-    parser.refuse_unknown(rest)
-    return options, changes
+        made.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
+    return made
 
 
 def value(word: str) -> Any:
@@ -97,7 +102,7 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     if options.allow_env:
         configuration.admit_resolvers()
     for module in options.plugin:
-        configuration.admit(module)
+        plugins.admit(module)
     config = configuration.load(options.base, changes)
     check_keys(config)
     given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
@@ -116,6 +121,9 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     if options.train and resume is None:
         refuse_random_first_stage(config, options.init or options.first_stage)
 
+    from solvers.run.trainer import quiet
+
+    quiet()
     from ldm.training import run  # torch and Lightning, which take seconds: what can be wrong without them was looked at
     from solvers.run.trainer import surroundings
 
@@ -132,6 +140,5 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     topology.heed()  # until training begins, which listens itself
     sys.exit(main(sys.argv[1:]))

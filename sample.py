@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ldm import catalogue
+from ldm import catalogue, plugins
 from ldm import config as configuration
 from solvers.run import door, flags, topology
 from solvers.run.parts import checked
@@ -38,7 +38,7 @@ def work(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.allow_env:
         configuration.admit_resolvers()
     for name in options.plugin:
-        configuration.admit(name)
+        plugins.admit(name)
     configs = configurations(options, overrides)
     if options.print_config:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")

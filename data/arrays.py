@@ -31,6 +31,7 @@ class Form:
     dtype: torch.dtype = torch.float32
     numpy: bool = True
     device: torch.device | str = "cpu"
+    solid: bool = False  # D stands before H and W: volumes
 
     def give(self, values: Tensor, whole: bool = True) -> Any:
         """values [B,...,C,H,W] in the caller's units -> the caller's axes and type.
@@ -38,8 +39,9 @@ class Form:
         Where that is one of integers, values are rounded to it; whole: False for a spread, which is then float32.
         """
         kept = values.detach() if self.batched else values.detach()[0]
-        if not self.channeled and kept.shape[-3] == 1:
-            kept = kept.squeeze(-3)
+        axis = -4 if self.solid else -3
+        if not self.channeled and kept.shape[axis] == 1:
+            kept = kept.squeeze(axis)
         if self.dtype.is_floating_point:
             kept = kept.to(self.dtype)
         elif whole:

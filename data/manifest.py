@@ -42,6 +42,7 @@ class Row(NamedTuple):
     sha256: str = ""  # of the file; "" if not told
     line: int = 0  # line in the manifest, from 1
     leak: str = ""  # "within-subject": other slices of this person are in another split; "" if nothing is known
+    volume: str = ""  # the name of the volume that it is a slice of, beside others; "" for an image of its own
 
 
 def read(path: str | Path) -> Iterator[Row]:

@@ -11,13 +11,15 @@ from typing import Any
 
 from data.files import nearest
 
-COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256", "leak")
+COLUMNS = ("path", "image_id", "subject", "split", "slice", "window", "label", "sha256")
+OPTIONAL = ("leak",)  # columns that few manifests have
+KNOWN = (*COLUMNS, *OPTIONAL)
 LINE_LIMIT = 65536  # bytes; no honest row is longer, and a binary file given by mistake must not fill the memory
 
 Lines = Iterator[tuple[int, str]]  # number from 1, text without its end
 Rows = Iterator[
     tuple[int, Sequence[Any]]
-]  # number of the line, its cells in the order of COLUMNS; None or "" where there is nothing
+]  # number of the line, its cells in the order of KNOWN; None or "" where there is nothing
 
 
 class Bad(Exception):
@@ -45,7 +47,7 @@ def lines(path: Path) -> Lines:
 
 def text_rows(found: Lines) -> Rows:
     """One path a line."""
-    nothing = (None,) * (len(COLUMNS) - 1)
+    nothing = (None,) * (len(KNOWN) - 1)
     for number, text in found:
         if text and not text.isspace():
             yield number, (text, *nothing)
@@ -62,7 +64,7 @@ def csv_rows(found: Lines) -> Rows:
     if len(set(names)) < len(names) or "path" not in names:
         raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(names)}", 1)
     width = len(names)
-    order = itemgetter(*(names.index(name) if name in names else width for name in COLUMNS))
+    order = itemgetter(*(names.index(name) if name in names else width for name in KNOWN))
     for number, text in found:
         cells = _cells(text, number)
         if len(cells) == width and (width > 1 or cells[0].strip()):
@@ -73,7 +75,7 @@ def csv_rows(found: Lines) -> Rows:
 
 def jsonl_rows(found: Lines) -> Rows:
     """One JSON object a line."""
-    decode, known = json.JSONDecoder().decode, set(COLUMNS)
+    decode, known = json.JSONDecoder().decode, set(KNOWN)
     for number, text in found:
         if not text or text.isspace():
             continue
@@ -85,7 +87,7 @@ def jsonl_rows(found: Lines) -> Rows:
             raise Bad("is not a JSON object", number)
         if not record.keys() <= known:
             _check_column(next(name for name in record if name not in known), number)
-        yield number, list(map(record.get, COLUMNS))
+        yield number, list(map(record.get, KNOWN))
 
 
 def _cells(text: str, number: int) -> list[str]:
@@ -98,5 +100,5 @@ def _cells(text: str, number: int) -> list[str]:
 
 
 def _check_column(name: str, number: int) -> None:
-    if name not in COLUMNS:
-        raise Bad(f"unknown column {name[:80]!r}{nearest(name, COLUMNS)}", number)
+    if name not in KNOWN:
+        raise Bad(f"unknown column {name[:80]!r}{nearest(name, KNOWN)}", number)

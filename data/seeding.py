@@ -4,7 +4,7 @@ One generator per image, drawn on the CPU and moved, so that order, batch size, 
 the device do not change an image's result. The global generators are never touched.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -66,3 +66,14 @@ class Noise:
         if shape[0] != len(self.ids):
             raise Refusal(f"asked for {shape[0]} rows of noise but there are {len(self.ids)} images")
         return torch.stack([source(tuple(shape[1:]), generator=g, dtype=torch.float64) for g in self.generators])
+
+
+class Tied(Noise):
+    """The streams of another noise, whose N(0, 1) pass through a function before they are used: volumes tie their slices'."""
+
+    def __init__(self, noise: Noise, tie: Callable[[Tensor], Tensor]):
+        vars(self).update(vars(noise))
+        self.tie = tie
+
+    def like(self, x: Tensor) -> Tensor:
+        return self.tie(super().like(x))

@@ -3,19 +3,22 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
+from itertools import count
 from pathlib import Path
 
 from torch import Tensor
 
-from data import dataset, formats, manifest
+from data import dataset, formats, manifest, series
 from data.contracts import Contracts
 from data.files import Refusal, nearest
 from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
+from data.series import Passed
 
 ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
 LISTINGS = (".csv", ".jsonl", ".txt")  # manifests by their names
+NO_IMAGE = "no image by its name"
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
@@ -24,14 +27,14 @@ def find(
     split: str | None = None,
     listing: str | Path | None = None,
     results: Sequence[Path] = (),
-    passed: list[Path] | None = None,
+    passed: list[Passed] | None = None,
 ) -> list[Row]:
     """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
     `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises Refusal if there is none, or if two
     images would have one id. results: folders that will be written and may be cleared: below a folder of images they are
-    passed over, and an image that lies in one is a Refusal. passed: filled with files that are no images by their name.
+    passed over, and an image that lies in one is a Refusal. passed: filled with files that are no images.
     """
     taken = [path.resolve() for path in results]
     if listing is not None:
@@ -40,7 +43,8 @@ def find(
         raise Refusal("no images are named: give --data-root or --manifest")
     else:
         rows = _in_root(Path(root), split, taken, [] if passed is None else passed)
-    found = list(_slices(rows))
+    images, passed = list(rows), [] if passed is None else passed
+    found = list(_slices(images if any(row.line for row in images) else series.gathered(images, passed)))
     if not found:
         raise Refusal(f"{listing or root}: holds no images that can be read")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
@@ -51,7 +55,7 @@ def find(
         if row.image_id in seen:
             raise Refusal(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
         seen.add(row.image_id)
-    return found
+    return _apart(found)
 
 
 def measurement(
@@ -69,7 +73,7 @@ def measurement(
     return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
 
 
-def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Path]) -> Iterable[Row]:
+def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Passed]) -> Iterable[Row]:
     if root.is_file() and split is None:
         return manifest.read(root) if root.suffix.lower() in LISTINGS else [Row(str(root), manifest.identify(root.name))]
     if not root.is_dir():
@@ -95,12 +99,12 @@ def _of_split(listing: str | Path, split: str) -> list[Row]:
     return chosen
 
 
-def _folder(folder: Path, taken: Sequence[Path], passed: list[Path]) -> Iterator[Row]:
+def _folder(folder: Path, taken: Sequence[Path], passed: list[Passed]) -> Iterator[Row]:
     """Every image below, sorted by path. taken: folders of results, no images of the user's unless all this is one."""
     result = cache(lambda parent: _within(parent, taken) and not _within(folder, taken))
     for path in walk(folder):
         if not is_image(path):
-            passed.append(path)
+            passed.append(Passed(path, NO_IMAGE))
         elif not result(path.parent):
             yield Row(str(path), manifest.identify(path.relative_to(folder).as_posix()))
 
@@ -109,13 +113,43 @@ def _within(folder: Path, taken: Sequence[Path]) -> bool:
     return any(folder.resolve().is_relative_to(one) for one in taken)
 
 
-def _slices(rows: Iterable[Row]) -> Iterator[Row]:
-    """A file of several images becomes one row each, unless the row names its slice."""
+def _slices(rows: Sequence[Row]) -> Iterator[Row]:
+    """A file of several images becomes one row each, unless the row names its slice.
+
+    Either way they are slices of a volume, where a listing names all of them and reads them alike; else images of their own.
+    """
+    counts = {row.path: _count(row.path) for row in rows if not row.path.lower().endswith(SINGLE)}
+    listed: dict[str, list[Row]] = {}
     for row in rows:
-        if row.slice is None and not row.path.lower().endswith(SINGLE) and (count := _count(row.path)) > 1:
-            yield from (row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}") for i in range(count))
+        if row.slice is not None:
+            listed.setdefault(row.path, []).append(row)
+    whole = [path for path, found in listed.items() if counts.get(path, 1) > 1 and _complete(found, counts[path])]
+    names: dict[str, str] = {}
+    for path in whole:
+        names[path] = _another(path, names.values())
+    for row in rows:
+        held = counts.get(row.path, 1)
+        if held > 1 and row.slice is None:
+            yield from (row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}", volume=row.image_id) for i in range(held))
         else:
-            yield row
+            yield row._replace(volume=names[row.path]) if row.path in names else row
+
+
+def _complete(rows: Sequence[Row], count: int) -> bool:
+    """Whether a listing names each of a file's slices once, under one window."""
+    return sorted(row.slice or 0 for row in rows) == [*range(count)] and len({row.window for row in rows}) == 1
+
+
+def _another(path: str, taken: Iterable[str]) -> str:
+    """The name of a volume of which a manifest lists slices; files of one name in several folders are numbered."""
+    name, taken = manifest.identify(os.path.basename(path)), set(taken)
+    return next(found for i in count(1) if (found := name + f"-{i}" * (i > 1)) not in taken)
+
+
+def _apart(rows: list[Row]) -> list[Row]:
+    """The rows, where no volume has the name of an image."""
+    ids = {row.image_id for row in rows}
+    return [row._replace(volume=f"{row.volume}-volume") if row.volume in ids else row for row in rows]
 
 
 def _count(path: str) -> int:

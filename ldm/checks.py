@@ -1,7 +1,8 @@
-"""Refusing numbers that mean nothing, by their names, where the thing that they describe is built."""
+"""Refusing numbers and states that mean nothing, by their names, where the thing that they describe is built."""
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 from data.files import Refusal
 
@@ -33,3 +34,11 @@ def fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value <= 1:
             raise Refusal(f"{name} must lie in [0, 1], not {value}")
+
+
+def state(x: Any, shape: Sequence[int], kind: str, placed: bool) -> None:
+    """Raise Refusal for a tensor that cannot be a state of such a prior, by its axes, its channels or, if `placed`, its size."""
+    fits = x.ndim == len(shape) + 1 and x.shape[1] == shape[0]
+    if not fits or (placed and tuple(x.shape[1:]) != tuple(shape)):
+        wanted = f"a {kind} prior has states [B,{','.join(map(str, shape))}]"
+        raise Refusal(f"a state of shape {list(x.shape)}: {wanted}, which prior.to_state makes of images")

@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from data.files import Refusal, bound_yaml, conceal, first_line, nearest
-from ldm import former, signatures
+from ldm import former, plugins, signatures
 
 OURS = {"data", "ldm", "solvers"}
 FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
@@ -35,7 +35,6 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
 DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
 RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
 PLAIN = re.compile(r"\$\{[^{}:$]*\}")  # ${solver.steps}
-_plugins: set[str] = set()
 _resolvers = False  # whether files may ask for the environment
 
 
@@ -51,17 +50,6 @@ class Node(dict):
         """`file: dotted.key`, as printed in errors."""
         dotted = f"{self.where}.{key}" if self.where else key
         return f"{self.origin.get(dotted, 'configuration')}: {dotted}"
-
-
-def admit(module: str) -> None:
-    """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed."""
-    try:
-        importlib.import_module(module)
-    except (ImportError, SyntaxError) as error:
-        raise Refusal(f"--plugin {module}: {first_line(error)}") from error
-    except Exception as error:  # the user's own code
-        raise Refusal(f"--plugin {module}: {type(error).__name__}: {first_line(error)}") from error
-    _plugins.add(module.split(".")[0])
 
 
 def admit_resolvers() -> None:
@@ -130,6 +118,8 @@ def build(node: Any, **extra: Any) -> Any:
         except Exception as error:
             if not _foreign(cls, error):
                 raise
+            if cls.__module__.split(".")[0] in plugins.NAMES:
+                plugins.show(error)
             reason = f"{node['target']} cannot be built from these ({type(error).__name__}: {first_line(error)})"
             raise Refusal(f"{node.locate('params')}: {reason}") from error
     if isinstance(node, Mapping):
@@ -152,7 +142,7 @@ def resolve(target: Any, where: str = "target") -> type:
         raise Refusal(f"{where}: {target!r} is not a dotted class name")
     module_name, _, name = former.renamed(target).rpartition(".")
     root = target.split(".")[0]
-    if root not in OURS | FOREIGN_ROOTS | _plugins:
+    if root not in OURS | FOREIGN_ROOTS | plugins.NAMES:
         raise Refusal(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
     folder, _, rest = module_name.partition(".")
     if folder == "data" and _of_the_user(rest.split(".")[0]):
@@ -169,7 +159,7 @@ def resolve(target: Any, where: str = "target") -> type:
         raise Refusal(f"{where}: {target!r} is not a class")
     home = found.__module__.split(".")[0]
     bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
-    if home not in OURS | _plugins and not bases & FOREIGN_BASES:
+    if home not in OURS | plugins.NAMES and not bases & FOREIGN_BASES:
         raise Refusal(f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)")
     return found
 

@@ -195,7 +195,20 @@ class Prior(nn.Module):
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         """E[x0 | x] in the state's space; x [B,C,H,W], sigma [B]. `noise` draws patch offsets; others ignore it."""
+        kind = "patch" if self.patched else self.kind
+        checks.state(x, self.shape, kind, placed=self.patched and self.kind == "pixel")
         return self.denoiser(x, sigma, self.labels(x))
+
+    def forward(self, x: Tensor, sigma: Tensor | float, noise: Noise | None = None) -> Tensor:
+        """`denoise`, called as prior(x, sigma); sigma may be one number."""
+        return self.denoise(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), noise)
+
+    def begin(self, levels: Sequence[float]) -> None:
+        """Told the noise levels of a run before its first call; most priors do not mind."""
+
+    def coupled(self, z: Tensor) -> Tensor:
+        """White noise of a state, as a solver is to add it; only volumes tie their slices' together."""
+        return z
 
     def density(self, sigma: float) -> Tensor | None:
         """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""

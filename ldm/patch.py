@@ -131,6 +131,7 @@ class PatchPrior(Prior):
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
         """The assembled E[x0 | x] on the padded square; exactly black outside the image."""
+        checks.state(x, self.shape, "patch", placed=self.kind == "pixel")
         d = torch.zeros_like(x)
         for rows, columns in self.layouts(len(x), noise):
             d = d + self.assemble(x, sigma, rows.to(x.device), columns.to(x.device)) / self.partitions

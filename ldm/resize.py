@@ -6,6 +6,7 @@ overlapping pieces and blends them; a solver sees one whole image, hence one glo
 which know where in the image a patch lies, are stretched: the same patches, their places counted over the larger square.
 """
 
+from collections.abc import Sequence
 from copy import copy
 from typing import Any
 
@@ -17,14 +18,20 @@ from data.files import Refusal
 from data.ranges import BLACK
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from ldm.volume import VolumePrior, fitting
 
 Shape = tuple[int, ...]
 OVERLAP = 0.25  # least share of a tile that its neighbour covers too
 
 
-def fit(prior: Prior, shape: Shape) -> tuple[Prior, str]:
-    """A prior of images [C,H,W], and what had to be done ("" if nothing). Raises Refusal for another number of channels."""
+def fit(prior: Prior, shape: Shape, **of_volumes: Any) -> tuple[Prior, str]:
+    """A prior of images [C,H,W], and what had to be done ("" if nothing). Raises Refusal for another number of channels.
+
+    Of volumes [C,D,H,W], of which `of_volumes` tells `spacing` and settings of `VolumePrior`.
+    """
     own, asked = tuple(prior.image_shape), tuple(shape)
+    if len(asked) == 4:
+        return solid(prior, asked, **of_volumes)
     if own == asked:
         return prior, ""
     if own[0] != asked[0]:
@@ -44,6 +51,13 @@ def fit(prior: Prior, shape: Shape) -> tuple[Prior, str]:
     tiled = Tiled(prior, (asked[0], *size))
     note = f"{image} image in {len(tiled.corners)} overlapping tiles of {square}"
     return (tiled, note) if tiled.image_shape == asked else (Framed(tiled, asked), note)
+
+
+def solid(prior: Prior, shape: Shape, spacing: Sequence[float] | None = None, **settings: Any) -> tuple[Prior, str]:
+    """A prior of volumes that denoises all planes which the prior of slices knows."""
+    planes, note = fitting(prior, shape, spacing)
+    state = (prior.shape[0], *shape[1:])
+    return VolumePrior(prior, state, planes, spacing if planes != ("axial",) and spacing else (1.0, 1.0, 1.0), **settings), note
 
 
 def sized(prior: Prior, shape: Shape) -> Prior:

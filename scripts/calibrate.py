@@ -32,6 +32,7 @@ from solvers import metrics
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS, DPSLikelihood
+from solvers.operators.base import LinearOperator
 from solvers.operators.inpainting import Inpainting
 from solvers.padis import PaDIS
 from solvers.problem import Gaussian, Problem, measure
@@ -145,19 +146,34 @@ class Card:
         return 0.97 <= self.variance_ratio <= 1.03 and 0.88 <= self.coverage <= 0.92 and self.mean_error <= 0.1
 
 
-def calibrate(solver, truth: Mixture, pairs: int = 64, draws: int = 24, seed: int = 0) -> Card:
-    """Run `pairs` x `draws` chains at once and compare with the exact posterior."""
+def calibrate(
+    solver,
+    truth: Mixture,
+    pairs: int = 64,
+    draws: int = 24,
+    seed: int = 0,
+    other: LinearOperator | None = None,
+    prior: Prior | None = None,
+) -> Card:
+    """Run `pairs` x `draws` chains at once and compare with the exact posterior.
+
+    other: what measures the images of a prior, instead of every second pixel of the small ones.
+    """
     ids = tuple(f"{i}" for i in range(pairs))
     noise = Stream(ids, "noise", seed)
-    x0 = truth.draw(noise.uniform((pairs,), torch.float64), noise.normal((pairs, D), torch.float64))
-    mask = (torch.arange(D) % 2 == 0).reshape(SIDE, SIDE).float()
-    operator = Inpainting(mask).draw((1, SIDE, SIDE), noise)
-    problem = measure(operator, x0.reshape(-1, 1, SIDE, SIDE), Gaussian(SIGMA_Y), noise)
+    shape = tuple(prior.shape) if prior else (1, SIDE, SIDE)
+    size = math.prod(shape)
+    x0 = truth.draw(noise.uniform((pairs,), torch.float64), noise.normal((pairs, size), torch.float64))
+    every_other = Inpainting((torch.arange(D) % 2 == 0).reshape(SIDE, SIDE).float())
+    operator = (other or every_other).draw(shape, noise)
+    problem = measure(operator, x0.reshape(-1, *shape), Gaussian(SIGMA_Y), noise)
     many: Problem = problem.repeat(draws)
-    *_, last = solver(many, state_prior(truth, solver), Stream(many.ids, "solver", seed))
-    x = last.x0.reshape(pairs, draws, D)
-    kept = mask.flatten() > 0
-    weights, means, variances = truth.posterior(torch.eye(D, dtype=torch.float64)[kept], problem.y.flatten(1)[:, kept], SIGMA_Y)
+    *_, last = solver(many, prior or state_prior(truth, solver), Stream(many.ids, "solver", seed))
+    x = last.x0.reshape(pairs, draws, size)
+    A = operator.forward(torch.eye(size, dtype=torch.float64).reshape(-1, *shape)).flatten(1).T
+    seen = A.square().sum(1) > 0  # entries of y that are measured
+    kept = A.square().sum(0) > 0.99  # entries of x that are
+    weights, means, variances = truth.posterior(A[seen], problem.y.flatten(1)[:, seen], SIGMA_Y)
     mean = torch.einsum("bk,bkd->bd", weights, means)
     variance = torch.einsum("bk,bkd->bd", weights, variances + means**2) - mean**2
     found_mean, found_std, half = metrics.interval(x.movedim(1, 0))

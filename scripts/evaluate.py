@@ -13,7 +13,6 @@ Exit codes: 0 done, 1 some images have no partner or could not be compared (list
 
 import argparse
 import pickle
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from data import dataset, formats, sources
 from data.files import Refusal, commit_json, json_lines
 from data.manifest import Row
 from data.ranges import Intensity, to_report
+from data.series import members
 from ldm.checkpoints.reading import weights
 from solvers import metrics
 from solvers.run import distributions, door
@@ -39,7 +39,6 @@ FEATURES = 2048  # of Inception's last pooling
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit
 BATCH = 32  # images in one call of the feature network
 OWN = {"lpips": "pairs", "weights": "fid", "features": "offline"}  # flags that one kind of comparison has
-REASSEMBLED = re.compile("volume-[0-9a-f]{16}")  # what sample.py put together again from slices that lie beside it
 
 
 def main(argv: Sequence[str]) -> int:
@@ -81,7 +80,8 @@ def spell(value: dict[str, Any]) -> str:
 
 def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Mean, 95 % interval and n of each metric over the images that both folders have, and what was left out."""
-    truths, results = (by_name(folder) for folder in (options.first, options.second))
+    truths, results = by_name(options.first), by_name(options.second)
+    truths = as_in_series(truths, results)
     common = sorted(truths.keys() & results.keys())
     if not common:
         raise Refusal(f"{options.first} and {options.second} have no image name in common")
@@ -117,8 +117,19 @@ def residuals(folder: Path) -> dict[str, float]:
 
 
 def by_name(folder: Path) -> dict[str, Row]:
-    """Images of a folder by the name that results of sample.py have; reassembled volumes are their slices again, and left out."""
-    return {file_name(row.image_id): row for row in sources.find(folder) if not REASSEMBLED.match(row.image_id)}
+    """Images of a folder by the name that results of sample.py have; volumes are their slices."""
+    return {file_name(row.image_id): row for row in sources.find(folder)}
+
+
+def as_in_series(truths: dict[str, Row], results: dict[str, Row]) -> dict[str, Row]:
+    """The truths, where slices of a DICOM series that results hold as a folder have the names they have there."""
+    ids = members(truths.values())
+    named = {row.image_id: f"{volume}__{k:04d}" for volume, of in ids.items() for k, row in enumerate(_rows(truths, of), 1)}
+    return {named[row.image_id] if named.get(row.image_id) in results else name: row for name, row in truths.items()}
+
+
+def _rows(rows: dict[str, Row], ids: Sequence[str]) -> list[Row]:
+    return [rows[file_name(one)] for one in ids]
 
 
 def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:

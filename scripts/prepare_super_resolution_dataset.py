@@ -110,7 +110,8 @@ def prepare(options: argparse.Namespace) -> int:
     planned = plan(folders, shares, options.subject, options.seed, within)
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
         outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
-        report = collect(counted(outcomes, len(planned.sources)), planned.splits, options.output_root)
+        done = counted(outcomes, len(planned.sources))
+        report = collect(done, planned.splits, options.output_root, planned.within)
         for split, share in zip(SPLITS, shares or ()):
             if share and split not in planned.splits:
                 empty_manifests(options.output_root, split)
@@ -162,6 +163,10 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
     if scans and not (recipe.window or recipe.percentiles):
         print("scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);")
         print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
+    for split in planned.splits:
+        histogram = report[split]["histogram"]
+        if sum(histogram) and not any(histogram[len(histogram) // 8 :]):
+            print(f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them")
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
     skipped = report["skipped"]

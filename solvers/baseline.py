@@ -16,6 +16,8 @@ from solvers.solver import Chain, Move, Solver
 class Baseline(Solver):
     """One step: `operator.baseline(y)`; what a reconstruction has to beat."""
 
+    volumes = True
+
     steps: int = 1
 
     def check(self, problem: Problem, prior: Prior) -> None:

@@ -44,10 +44,10 @@ class CoDPS(Solver):
         return vp_levels(prior, self.steps)
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        x = chain.start()
+        x = chain.begin(chain.start)
         for t, (a, a_next) in enumerate(pairwise(chain.levels)):
             x0 = chain.tweedie(x, a, self.clip)
-            x = ddim_step_vp(x, x0, a, a_next, self.eta, chain.noise)
+            x = ddim_step_vp(x, x0, a, a_next, self.eta, chain.fresh)
             c = self.weight(len(chain.levels) - 2 - t, a, a_next)
             if c > 0:
                 belief = self.belief(chain, x, x0, a)
@@ -75,6 +75,9 @@ class CoDPSPlus(CoDPS):
 
     With inv_var None V is what training measured of D's errors, by frequency and place; where nobody looked that is lam = 4.
     """
+
+    volumes = True
+    resumable = True
 
     steps: int = 100
     inv_var: float | None = None

@@ -26,6 +26,9 @@ class DAPS(Solver):
     as V is. The paper's, an ODE and a Markov chain, is in `solvers.published.daps`.
     """
 
+    volumes = True
+    resumable = True
+
     steps: int = 200  # annealing levels N
     sigma_max: float | None = 100.0  # the first, in the state's units (images: [-1, 1]); None: 1 by `measured`, else 10
     sigma_min: float = 0.1  # the last
@@ -52,14 +55,14 @@ class DAPS(Solver):
         return [*ve_levels(prior, self.steps, self.sigma_min, most), 0.0]
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        x = chain.levels[0] * chain.start()
+        x = chain.begin(lambda: chain.levels[0] * chain.start())
         for sigma, sigma_next in pairwise(chain.levels):
             if sigma_next == 0 and self.ends_in_pixels(chain.prior, chain.problem.operator):
                 x = chain.denoise(x, sigma)
                 yield sigma, x, x
                 return
             x0 = chain.framed(self.draw(chain, x, sigma))
-            x = x0 + sigma_next * chain.noise.like(x0)
+            x = x0 + sigma_next * chain.fresh.like(x0)
             yield sigma, x, x0
 
     def draw(self, chain: Chain, x: Tensor, sigma: float) -> Tensor:

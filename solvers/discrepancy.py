@@ -10,6 +10,7 @@ from solvers.condition import condition
 from solvers.operators.base import LinearOperator, norm, per_image
 from solvers.problem import Problem
 
+CAP, SOLID = 60, 20  # Lanczos vectors at most; of volumes, of which each is as large as all of y
 Shrink = Callable[[Tensor], tuple[Tensor, Tensor]]  # t [B] -> rho(t) and -d rho / dt
 
 
@@ -18,7 +19,7 @@ def meet_noise_level(belief: Belief, problem: Problem) -> Tensor:
     return condition(discrepancy(belief, problem), problem)
 
 
-def discrepancy(belief: Belief, problem: Problem, *, cap: int = 60) -> Belief:
+def discrepancy(belief: Belief, problem: Problem, *, cap: int = CAP) -> Belief:
     """The belief with the share of V, in [0, 1] for each image, whose conditional mean leaves |A x - y| = sigma_y sqrt(m).
 
     None of it if the mean already does, all if no share does; a nonlinear operator is linearised at the mean. The residual is
@@ -26,6 +27,7 @@ def discrepancy(belief: Belief, problem: Problem, *, cap: int = 60) -> Belief:
     1/rho is concave and increasing in t: Newton's method from t = 0 climbs to the root without ever passing it, so there is
     nothing to bracket. cap: Lanczos vectors, where `solve` is no closed form.
     """
+    cap = min(cap, SOLID) if belief.mean.ndim == 5 else cap
     problem = problem.whitened()
     y = problem.y.to(belief.mean)
     operator = problem.operator.given(y, problem.sigma_y)

@@ -55,14 +55,14 @@ def whitened_step(A: LinearOperator, S: Root, r: Tensor, xi: Tensor, wanted: Pre
     return Solution(found.x, found.iterations, found.residual * scale)
 
 
-def dual_step(A: LinearOperator, V: Root, r: Tensor, wanted: Precision) -> Solution:
-    """The p of (s2 I + A V A^T) p = r, by conjugate gradients among the measurements. V: of images."""
+def dual_step(A: LinearOperator, V: Root, r: Tensor, wanted: Precision, near: Root | None = None) -> Solution:
+    """The p of (s2 I + A V A^T) p = r, by conjugate gradients among the measurements. V: of images. near: nearly its inverse."""
     s2 = per_image(wanted.s2, r)
 
     def matrix(p: Tensor) -> Tensor:
         return s2 * p + A.forward(V(A.adjoint(p)))
 
-    return conjugate_gradients(matrix, r, tolerance=wanted.error, cap=wanted.cap, orthogonal=True)
+    return conjugate_gradients(matrix, r, tolerance=wanted.error, cap=wanted.cap, orthogonal=near is None, precondition=near)
 
 
 def gauss_newton(belief: Belief, operator: Operator, y: Tensor, wanted: Precision, target: Tensor, steps: int) -> Solution:

@@ -1,6 +1,7 @@
 """Numbers about images, all in the report range [0, 1] (clamped), one per image: [B,C,H,W] x [B,C,H,W] -> [B].
 
-Also the mean, spread and interval of posterior draws, and the mean and interval of a column of records.
+Volumes [B,C,D,H,W] are taken whole, or plane by plane. Also the mean, spread and interval of posterior draws, and the mean and
+interval of a column of records.
 """
 
 import math
@@ -14,6 +15,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from data.ranges import to_report
 
+TOGETHER = 16  # slices whose similarity is taken at once
 FLOOR = 1e-10  # smallest mean squared error told apart from zero: PSNR never exceeds 100 dB
 
 
@@ -28,6 +30,22 @@ def ssim(image: Tensor, truth: Tensor) -> Tensor:
     settings: Any = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
     value = structural_similarity_index_measure(to_report(image), to_report(truth), **settings)
     return value.reshape(len(image))  # type: ignore[union-attr]
+
+
+def ssim_of_planes(image: Tensor, truth: Tensor) -> list[float]:
+    """Of one volume [1,C,D,H,W] the mean similarity of its slices along D, along H and along W."""
+    found = []
+    for axis in (2, 3, 4):
+        a, b = (x.movedim(axis, 1).flatten(0, 1).split(TOGETHER) for x in (image, truth))
+        values = torch.cat([ssim(one, other) for one, other in zip(a, b)])
+        found.append(float(values.double().mean()))
+    return found
+
+
+def continuity(image: Tensor, truth: Tensor) -> Tensor:
+    """Mean |difference of neighbouring slices| over the truth's, [B]: above 1 slices flicker, below they are smeared."""
+    change, real = (to_report(x).diff(dim=2).abs().flatten(1).mean(1) for x in (image, truth))
+    return change / real.clamp_min(FLOOR)
 
 
 def nmse(image: Tensor, truth: Tensor) -> Tensor:
@@ -71,10 +89,10 @@ def coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
 
 
 def describe(values: Sequence[float]) -> dict[str, float | int | None]:
-    """Mean of a column, half-width of its 95 % interval (Student's t; None for one value), and n."""
+    """Mean of a column, half-width of its 95 % interval (Student's t; None for fewer than three values), and n."""
     n = len(values)
     mean = math.fsum(values) / n
-    if n < 2:
+    if n < 3:
         return {"mean": mean, "interval_95": None, "n": n}
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
     return {"mean": mean, "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), "n": n}

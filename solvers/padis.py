@@ -26,6 +26,9 @@ class PaDIS(Solver):
     forms, noisier, are in `solvers.published.padis`.
     """
 
+    volumes = True
+    resumable = True
+
     steps: int = 100  # noise levels
     inner: int = 1  # Langevin steps at each; published 10
     sigma_max: float | None = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]. None: 20, but 1
@@ -54,7 +57,7 @@ class PaDIS(Solver):
         return 1.0 if spectral_state(prior, problem.operator) else 20.0
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        x = chain.levels[0] * chain.start()
+        x = chain.begin(lambda: chain.levels[0] * chain.start())
         for sigma, sigma_next in pairwise(chain.levels):
             for k in range(self.inner):
                 D = self.estimate(chain, x, sigma)
@@ -62,7 +65,7 @@ class PaDIS(Solver):
                 keep, spread = self.langevin(sigma, then)
                 x = x + (1 - keep) * (D - x)
                 if sigma_next > 0:
-                    x = x + spread * chain.noise.like(x)
+                    x = x + spread * chain.fresh.like(x)
             yield sigma, x, D
 
     def estimate(self, chain: Chain, x: Tensor, sigma: float) -> Tensor:

@@ -6,12 +6,14 @@ from itertools import pairwise
 
 from torch import Tensor
 
+from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
 from solvers.beliefs import IMAGE_DEVIATION, Belief, deviation
 from solvers.discrepancy import meet_noise_level
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
+from solvers.tv import smoothed_along_slices
 
 
 @dataclass(frozen=True)
@@ -23,17 +25,29 @@ class PnP(Solver):
 
     with V_k = sigma_k^2 / lambda, the paper's equation 6. What z errs by there is mostly what the classical answer left, like
     aliasing, and not what a denoiser errs by on noise of that level. Below `sigma_last` it is, and V_k is Cov[x0 | x] as
-    training measured it at each frequency. The last update takes the share of V that explains y to the noise level (Morozov).
+    training measured it at each frequency; likewise under masks, where V alone says what a pixel means for its neighbours.
+    The last update takes the share of V that explains y to the noise level (Morozov).
     """
+
+    volumes = True
+    resumable = True
 
     steps: int = 20  # N, calls of the network
     sigma_max: float = 0.4  # the first level, in units of images in [-1, 1]; about what the classical answer errs by
     sigma_min: float = 0.02  # the last
     sigma_last: float = 0.03  # below it errors are the denoiser's own
     lam: float = 0.23  # lambda, the weight of z against y
+    z_tv: float = 0.0  # volumes: weight, over sigma_k^2, of total variation along the slices (DiffusionMBIR, DDS), met before y
 
     def __post_init__(self) -> None:
         positive(self, "steps", "sigma_max", "sigma_min", "sigma_last", "lam")
+        if not self.z_tv >= 0:
+            raise Refusal(f"z_tv must be at least 0, not {self.z_tv}")
+
+    def check(self, problem: Problem, prior: Prior) -> None:
+        if self.z_tv and len(prior.image_shape) < 4:
+            raise Refusal("z_tv ties the slices of a volume, and this is a single image")
+        self.levels(problem, prior)
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """Spread geometrically, and 0, where the last step ends; in a latent's own units."""
@@ -41,11 +55,15 @@ class PnP(Solver):
         return [*ve_levels(prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"), 0.0]
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        x = self.start(chain)
+        x = chain.begin(lambda: self.start(chain))
         for sigma, sigma_next in pairwise(chain.levels):
-            z = chain.denoise(x, sigma)
+            z = self.smooth(chain.denoise(x, sigma), sigma)
             x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
             yield sigma, x, x
+
+    def smooth(self, z: Tensor, sigma: float) -> Tensor:
+        """The slices of a volume tied together by total variation, if that is asked for."""
+        return smoothed_along_slices(z, self.z_tv * sigma**2) if self.z_tv and z.ndim == 5 else z
 
     def start(self, chain: Chain) -> Tensor:
         """The operator's classical answer, or noise where it has none."""
@@ -57,7 +75,8 @@ class PnP(Solver):
         """N(z, V), of the decoded image where the prior is a latent one."""
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         level = sigma * IMAGE_DEVIATION / deviation(chain.prior)
-        return belief if level < self.sigma_last else belief.isotropic(level**2 / self.lam)
+        mask = getattr(chain.problem.operator, "elementwise", False)
+        return belief if mask or level < self.sigma_last else belief.isotropic(level**2 / self.lam)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move

@@ -188,6 +188,8 @@ def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, nois
 def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
     """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
     channels or, as several coils measure one image, the prior's."""
+    if known := operator.shape_in(measured):
+        return tuple(known)
     channels, *size = measured
     candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
     for shape in candidates:

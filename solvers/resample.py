@@ -30,6 +30,9 @@ class ReSample(Solver):
     (Gauss-Newton where A, or A after the decoder, is not linear). The released code's is in `solvers.published.resample`.
     """
 
+    volumes = True
+    resumable = True
+
     steps: int = 500
     gamma: float = 40.0  # of the resampling variance
     skip: int | None = None  # steps from one consistency to the next; default steps / 50, as 10 is to 500
@@ -49,13 +52,13 @@ class ReSample(Solver):
         return vp_levels(prior, self.steps)
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        z = chain.start()  # line 1
+        z = chain.begin(chain.start)  # line 1
         for t, (a, a_next) in enumerate(pairwise(chain.levels)):
             x0 = chain.tweedie(z, a)  # line 4
-            z = ddim_step_vp(z, x0, a, a_next, self.eta, chain.noise)  # line 5
+            z = ddim_step_vp(z, x0, a, a_next, self.eta, chain.fresh)  # line 5
             if self.due(chain, t):
                 x0 = self.consistent(chain, x0, sigma_at(a))  # line 7
-                z = self.resample(x0, z, a, a_next, chain.noise)  # line 8
+                z = self.resample(x0, z, a, a_next, chain.fresh)  # line 8
             z = self.last(chain, z, t)
             yield sigma_at(a), z, x0
 

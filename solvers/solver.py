@@ -3,12 +3,13 @@
 import typing
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from data.files import Refusal
-from data.seeding import Noise
+from data.seeding import Noise, Tied
 from ldm import sampling
 from ldm.denoiser import Prior
 from solvers.beliefs import Belief, autoencoder_error, state_variance
@@ -20,6 +21,7 @@ from solvers.problem import Problem
 BLACK = -1.0  # what patch priors have around their images
 OPEN = 0.1  # of the noise level, which the update itself may leave
 
+Saved = tuple[int, Tensor, list[Tensor]]  # of a run: the step that was done, its state, and the states of the streams
 Move = tuple[float, Tensor, Tensor]  # the VE noise level a step started from, the state after it, its estimate of the clean state
 
 
@@ -46,6 +48,8 @@ class Chain:
 
     def __init__(self, problem: Problem, prior: Prior, noise: Noise, levels: list[float]):
         self.problem, self.prior, self.noise, self.levels = problem.whitened(), prior, noise, levels
+        self.taken_up: Tensor | None = None  # the state of an earlier run, which goes on from there
+        prior.begin(levels)
         self.offset = noise.of("offset")  # of patch priors
 
     @cached_property
@@ -53,9 +57,18 @@ class Chain:
         """The measurement as a function of the prior's state."""
         return self.problem.seen_by(self.prior)
 
+    def begin(self, start: Callable[[], Tensor]) -> Tensor:
+        """The first state: `start()`, or that of an interrupted run."""
+        return start() if self.taken_up is None else self.taken_up
+
     def start(self) -> Tensor:
         """N(0, I) in the prior's state space."""
-        return sampling.start(self.prior, self.noise, self.problem.y)
+        return self.prior.coupled(sampling.start(self.prior, self.noise, self.problem.y))
+
+    @property
+    def fresh(self) -> Noise:
+        """The noise that is added to states: slices of a volume may share it (`Prior.coupled`)."""
+        return Tied(self.noise, self.prior.coupled)
 
     def denoise(self, x: Tensor, sigma: float) -> Tensor:
         """D(x, sigma) = E[x0 | x]; VE coordinates."""
@@ -108,6 +121,8 @@ class Solver:
 
     steps: int  # noise levels, what `--steps` sets
     polish: bool = False  # latent priors: one pixel-space update at the end
+    volumes: ClassVar[bool] = False  # whether it restores volumes, whose data step is `condition` or none of a prior's
+    resumable: ClassVar[bool] = False  # whether its state between two levels is x alone
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """The noise levels of a run and where the last step ends: sigma down to 0, or alpha_bar up to 1."""
@@ -134,11 +149,17 @@ class Solver:
         return False
 
     @torch.no_grad()
-    def __call__(self, problem: Problem, prior: Prior, noise: Noise) -> Iterator[Step]:
-        """Steps of a batch; noise: one stream for each of its images, of purpose `solver`."""
+    def __call__(self, problem: Problem, prior: Prior, noise: Noise, saved: Saved | None = None) -> Iterator[Step]:
+        """Steps of a batch; noise: one stream for each of its images, of purpose `solver`. saved: where to go on."""
         levels = self.levels(problem, prior)
-        chain = Chain(problem, prior, noise, levels)
-        for t, move in enumerate(self.sample(chain)):
+        chain, first = Chain(problem, prior, noise, levels), 0
+        if saved is not None:
+            done, x, streams = saved
+            first = done + 1
+            chain.levels, chain.taken_up = levels[first:], x.to(problem.y)
+            for generator, state in zip(noise.generators, streams):
+                generator.set_state(state)
+        for t, move in enumerate(self.sample(chain), first):
             sigma, x, x0 = move
             last = t == len(levels) - 2
             yield Step(t, sigma, x, self.result(chain, move) if last else partial(self.shown, chain, x0))

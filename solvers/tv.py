@@ -15,8 +15,10 @@ from solvers.solver import Chain, Move, Solver, need_linear, positive
 @dataclass(frozen=True)
 class TV(Solver):
     """Minimises |A u - y|^2 / 2 + lam TV(u) over images u in [0, 1] units, as PaDIS's baseline states it; needs no prior
-    (only the shape of its images). TV is isotropic and has no differences across the border.
+    (only the shape of its images). TV is isotropic, of volumes in three dimensions, and has no differences across the border.
     """
+
+    volumes = True
 
     steps: int = 100  # of ADMM
     lam: float = 0.001  # published: 0.001 CT, 0.002 deblurring, 0.006 super-resolution
@@ -62,19 +64,41 @@ class TV(Solver):
 
 
 def gradient(x: Tensor) -> Tensor:
-    """Forward differences [B,2,C,H,W], zero across the border."""
-    down, right = torch.zeros_like(x), torch.zeros_like(x)
-    down[..., :-1, :] = x[..., 1:, :] - x[..., :-1, :]
-    right[..., :-1] = x[..., 1:] - x[..., :-1]
-    return torch.stack([down, right], 1)
+    """Forward differences along the axes behind the channels, [B,2,C,H,W] or [B,3,C,D,H,W]; zero across the border."""
+    found = torch.zeros(len(x), x.ndim - 2, *x.shape[1:], dtype=x.dtype, device=x.device)
+    for i, axis in enumerate(range(2, x.ndim)):
+        n = x.shape[axis] - 1
+        found[:, i].narrow(axis, 0, n).copy_(x.diff(dim=axis))
+    return found
 
 
 def gradient_adjoint(g: Tensor) -> Tensor:
     """The transpose of `gradient`: minus the divergence."""
-    down, right = g[:, 0], g[:, 1]
-    x = torch.zeros_like(down)
-    x[..., 1:, :] += down[..., :-1, :]
-    x[..., :-1, :] -= down[..., :-1, :]
-    x[..., 1:] += right[..., :-1]
-    x[..., :-1] -= right[..., :-1]
+    x = torch.zeros_like(g[:, 0])
+    for i, axis in enumerate(range(2, x.ndim)):
+        n = x.shape[axis] - 1
+        step = g[:, i].narrow(axis, 0, n)
+        x.narrow(axis, 1, n).add_(step)
+        x.narrow(axis, 0, n).sub_(step)
     return x
+
+
+def smoothed_along_slices(x: Tensor, weight: float, steps: int = 30) -> Tensor:
+    """argmin_u |u - x|^2 / 2 + weight TV_z(u) of a volume [B,C,D,H,W], TV_z the sum of |differences along D|.
+
+    By projected gradients on the dual, which 1/4 times its step makes converge (Chambolle 2004).
+    """
+    if weight <= 0 or x.shape[2] < 2:
+        return x
+    p = torch.zeros_like(x.diff(dim=2))
+    for _ in range(steps):
+        p = (p + 0.25 * _less(x, p).diff(dim=2)).clamp(-weight, weight)
+    return _less(x, p)
+
+
+def _less(x: Tensor, p: Tensor) -> Tensor:
+    """x - D^T p, D the differences along the slices."""
+    u = x.clone()
+    u[:, :, 1:] -= p
+    u[:, :, :-1] += p
+    return u

@@ -11,7 +11,7 @@ import ldm.config as config
 from data import files, ranges
 from data.files import Refusal
 from data.ranges import Intensity
-from ldm import former
+from ldm import former, plugins
 from solvers.run import door
 
 
@@ -103,7 +103,7 @@ def test_a_plugin_must_be_admitted(tmp_path, monkeypatch):
     node = {"target": "my_module.Thing", "params": {"size": 3}}
     with pytest.raises(ValueError, match="--plugin my_module"):
         config.build(node)
-    config.admit("my_module")
+    plugins.admit("my_module")
     assert config.build(node).size == 3
 
 
@@ -111,14 +111,14 @@ def test_a_constructor_that_fails_is_the_users_only_if_the_code_is_not_ours(tmp_
     write(tmp_path / "odd_module.py", "class Odd:\n    def __init__(self, size: int): {}[size]\n")
     write(tmp_path / "bad_module.py", "1 / 0")
     monkeypatch.syspath_prepend(tmp_path)
-    config.admit("odd_module")
+    plugins.admit("odd_module")
     text = "thing: {target: odd_module.Odd, params: {size: 3}}"
     node = config.load([write(tmp_path / "b.yaml", text)])["thing"]
     with pytest.raises(Refusal, match=r"b.yaml: thing.params: odd_module.Odd cannot be built .*\(KeyError: 3\)") as caught:
         config.build(node)
     assert isinstance(caught.value.__cause__, KeyError), "--traceback shows it"
     with pytest.raises(Refusal, match="--plugin bad_module: ZeroDivisionError: division by zero"):
-        config.admit("bad_module")
+        plugins.admit("bad_module")
     with pytest.raises(Refusal, match=r"torch.nn.Conv2d cannot be built from these \(ValueError: in_ch"):
         config.build(
             {

@@ -17,6 +17,7 @@ from data.dataset import load
 from data.files import Refusal
 from data.manifest import Row
 from data.window import Window, window
+from data.window import window as parsed
 
 AIR, BODY, BONE = -1024, 40, 1725
 CORNER = np.s_[..., :4, :4]
@@ -44,7 +45,7 @@ def series(folder: Path, modality="CT", padding=None, bone=BONE) -> list[Path]:
 
 
 def ends(path: Path, asked: str = "", index=None, window=None, **trained) -> tuple[float, float]:
-    chosen = window(asked) if asked else None
+    chosen = parsed(asked) if asked else None
     found = load(Row(str(path), "a", slice=index, window=window), 1, Contracts(chosen, trained))[2]
     return found.low, found.high
 

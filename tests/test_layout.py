@@ -20,6 +20,7 @@ MAY_IMPORT = {
         "ldm.schedule",
         "ldm.denoiser",
         "ldm.catalogue",
+        "ldm.plugins",
         "ldm.config",
         "ldm.resize",
         "ldm.sampling",

@@ -187,8 +187,8 @@ def test_report_and_contact_sheet(source, tmp_path, capsys):
     assert sum(report["histogram"]) == 2 * 32 * 32
     assert "1 enlarged, 1 strays" in capsys.readouterr().out
     sheet = made(tmp_path / "out" / "contact_sheet.png")
-    tile = np.array(Image.open(tmp_path / "out" / "train" / "a.png").convert("RGB").resize((96, 96), Image.Resampling.BOX))
-    assert (sheet[16:112, :96] == tile).all()
+    tile = np.array(Image.open(tmp_path / "out" / "train" / "a.png").convert("RGB").resize((160, 160), Image.Resampling.BOX))
+    assert (sheet[16:176, :160] == tile).all()
 
 
 def test_two_workers_make_the_same(source, tmp_path):

@@ -7,11 +7,13 @@ import nibabel
 import numpy as np
 import pydicom
 import pytest
-from preparing import DEMO, call, picture, rows
+from PIL import Image
+from preparing import DEMO, call, made, picture, rows
 
 from data import manifest
 from data.datamodule import ManifestData
 from data.prepare.plan import plan
+from data.prepare.report import LETTERS, shortened
 from data.prepare.within import blocks
 from ldm import config as configuration
 
@@ -121,3 +123,19 @@ def test_within_subject_says_how_a_split_divides(tmp_path, capsys):
     picture(tmp_path / "in/a.png")
     assert call(tmp_path / "in", tmp_path / "out", "--within-subject") == 2
     assert "--within-subject says how --split divides" in capsys.readouterr().err
+
+
+def test_twelve_bits_in_sixteen_are_remarked(tmp_path, capsys):
+    picture(tmp_path / "in/a.png", dtype=np.uint16, part=1)
+    pixels = made(tmp_path / "in/a.png") // 16
+    Image.fromarray(pixels).save(tmp_path / "in/a.png")
+    assert call(tmp_path / "in", tmp_path / "out", "--image-size", 16) == 0
+    assert "12 bits stored in 16? --window 0:4095" in capsys.readouterr().out
+    assert call(tmp_path / "in", tmp_path / "wide", "--image-size", 16, "--window", "0:4095") == 0
+    assert "12 bits" not in capsys.readouterr().out
+
+
+def test_a_long_name_fits_below_its_picture():
+    assert shortened("head-0007") == "head-0007"
+    name = "a" * 40 + "-0123"
+    assert len(shortened(name)) <= LETTERS and shortened(name).endswith("-0123") and LETTERS * 6 < 160

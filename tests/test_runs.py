@@ -268,6 +268,29 @@ def test_sigterm_saves_and_ends_with_143(data, tmp_path, monkeypatch):
     assert last(tmp_path, "pixel")["global_step"] == 5
 
 
+def test_ctrl_c_saves_and_ends_with_130(data, tmp_path, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupted(self, *_):
+        if self.global_step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr("ldm.training.diffusion.PixelDiffusion.on_train_batch_end", interrupted)
+        main.main(arguments(data, tmp_path, "pixel", "--max_steps", "9"))
+    assert end.value.code == 130 and last(tmp_path, "pixel")["global_step"] == 4
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+@pytest.mark.parametrize("kind", ["autoencoder", "pixel"])
+def test_the_bar_shows_the_loss_and_nothing_advertises(kind, data, tmp_path, capfd):
+    more = ["--max_steps", "2", "--enable_progress_bar", "True"]
+    assert main.main(arguments(data, tmp_path, kind, *more)) == 0
+    out, err = capfd.readouterr()
+    assert "train/loss=" in out + err and "v_num" not in out + err
+    assert not re.search(r"Tip|litlogger|GPU available|TPU|UserWarning", out + err)
+
+
 ACCUMULATED = ["--accumulate_grad_batches", "4", "data.params.batch_size=1", "--max_steps", "4"]  # two steps an epoch
 
 

@@ -322,7 +322,7 @@ def test_low_resolution_volume_in_high_resolution_volume_out(world: Path, tmp_pa
     words = tiny.words(world, tmp_path / "out", "--manifest", f"{tmp_path}/low.csv", "--measurements")
     del words[words.index("--data-root") : words.index("--data-root") + 2]
     assert sample.main([*words, "--solver", "baseline"]) == 0
-    (file,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
+    file = tmp_path / "out/recon/low__head.nii.gz"
     after = nibabel.load(file)
     assert after.shape == (16, 16, 2) and after.get_data_dtype() == np.int16
     corners = np.array([[-0.5, -0.5, 0, 1], [3.5, 3.5, 1, 1]]).T
@@ -384,6 +384,20 @@ def test_a_compiled_network_gives_the_same_images(world: Path, tmp_path: Path, m
         a, b = (formats.read(tmp_path / where / "recon" / name).pixels for where in ("plain", "compiled"))
         # Fused kernels round otherwise, about 1e-6 of the range a network call and solve; 65535 of it are a range.
         assert float((a - b).abs().max()) <= 4 and a.std() > 1
+
+
+def test_dry_run_names_the_three_fastest_solvers_that_do_the_job(world: Path, tmp_path: Path, capsys, monkeypatch):
+    """Of a nonlinear task on a pixel prior: those that need a linear operator are not among them, however fast."""
+    seconds = {"pnp": 3.0, "tv": 0.1, "resample_fast": 2.0, "padis": 0.2, "daps": 1.0, "codps_plus": 0.3}
+    monkeypatch.setattr("solvers.run.module.Reconstruction.estimate", lambda self, cell, *_, **__: seconds.get(cell.name, 60.0))
+    tiny.task(tmp_path / "hdr.yaml", "HighDynamicRange")
+    tiny.solver(tmp_path / "dps.yaml", "dps.DPS", steps=4)
+    words = ["--task", str(tmp_path / "hdr.yaml"), "--solver", str(tmp_path / "dps.yaml"), "--dry-run"]
+    assert run(world, tmp_path / "out", *words) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "about 60.0 s an image, 3.0 min for 3" in first
+    assert [line.split()[2] for line in rest] == ["daps", "resample_fast", "pnp"]
+    assert rest[0].split(maxsplit=3)[3] == "about 1.0 s an image, 0.1 min for 3"
 
 
 def test_dry_run_writes_nothing(world: Path, tmp_path: Path, capsys):

@@ -17,7 +17,8 @@ TASKS = sorted(path for path in FOLDER.glob("*.yaml") if path.stem != "aliases")
 LISTED = (
     "super_resolution super_resolution_average gaussian_deblur motion_deblur uniform_deblur inpainting_random inpainting_box "
     "inpainting_mask outpainting destriping denoising center_tile nonlinear_deblur nonlinear_deblur_bkse phase_retrieval hdr "
-    "ct_parallel_20 ct_parallel_8 ct_parallel_60 ct_fan_180 ct_limited_angle mri_x4 mri_x8 compressed_sensing"
+    "ct_parallel_20 ct_parallel_8 ct_parallel_60 ct_fan_180 ct_limited_angle mri_x4 mri_x8 compressed_sensing "
+    "through_plane_x4 missing_slices volume_deblur mri_volume_x4"
 ).split()
 
 
@@ -33,7 +34,8 @@ def test_a_task_builds_and_measures(path, tmp_path):
     assert set(config) == {"operator", "likelihood"}
     likelihood = build(config["likelihood"])
     assert isinstance(likelihood, (Gaussian, Poisson, Clean))
-    x = torch.zeros(1, 1, 64, 64)
+    shape = (1, 12, 64, 64) if "operators.volume." in config["operator"]["target"] else (1, 64, 64)
+    x = torch.zeros(1, *shape)
     noise = Noise(["a"], "noise")
     if path.stem == "nonlinear_deblur_bkse":
         with pytest.raises(ValueError, match="needs a weights file"):
@@ -45,9 +47,9 @@ def test_a_task_builds_and_measures(path, tmp_path):
         operator = Inpainting(torch.eye(64))
     else:
         operator = build(config["operator"])
-    operator = operator.draw((1, 64, 64), noise)
+    operator = operator.draw(shape, noise)
     y = measure(operator, x, likelihood, noise).y
-    assert tuple(y.shape[1:]) == operator.shape_out((1, 64, 64)) and bool(torch.isfinite(y).all())
+    assert tuple(y.shape[1:]) == operator.shape_out(shape) and bool(torch.isfinite(y).all())
     if isinstance(operator, LinearOperator):
         assert operator.adjoint(y).shape == x.shape
 

@@ -19,6 +19,7 @@ from data.formats import Image, Meta
 from data.formats.image import to_stored
 from data.ranges import DEPTH_8
 from data.seeding import Noise
+from data.series import Passed
 from ldm import config as configuration
 from solvers.baseline import Baseline
 from solvers.run.outputs import file_name
@@ -79,17 +80,18 @@ def test_results_below_the_images_are_no_images(world, tmp_path, capsys):
         assert len(tiny.records(data / "results")) == 2
     (data / "notes.txt").touch()
     assert run(world, data, data / "results") == 0
-    assert "note: 1 files that are no images by their name are passed over" in capsys.readouterr().out
+    assert "note: passed over, no image by its name: " in capsys.readouterr().out
 
 
 def test_a_run_that_goes_on_with_other_images_makes_the_volume(world, tmp_path):
     volume(tmp_path / "data/head.nii.gz", smooth(16, 16, 4))
     assert run(world, tmp_path / "data", tmp_path / "out", "--limit", "2") == 0
-    assert not list((tmp_path / "out/recon").glob("volume-*"))
+    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
     assert run(world, tmp_path / "data", tmp_path / "out", "--start", "2") == 0
-    assert len(list((tmp_path / "out/recon").glob("volume-*"))) == 1
+    assert [path.name for path in (tmp_path / "out/recon").iterdir()] == ["head.nii.gz"]
     (tmp_path / "data/head.nii.gz").rename(tmp_path / "data/other.nii.gz")
-    assert run(world, tmp_path / "data", tmp_path / "out") == 0  # the first head is gone, its slices are left alone
+    assert run(world, tmp_path / "data", tmp_path / "out") == 0  # the first head is gone, its result is left alone
+    assert {path.name for path in (tmp_path / "out/recon").iterdir()} == {"head.nii.gz", "other.nii.gz"}
     assert json.loads((tmp_path / "out/summary.json").read_text())["images"] == 8
 
 
@@ -101,26 +103,36 @@ def test_an_input_that_changed_is_restored_again(world, tmp_path, capsys):
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     second = tiny.records(tmp_path / "out")
     assert "note: a: is another file than was restored before" in capsys.readouterr().out
-    assert first["a"]["psnr"] != second["a"]["psnr"] and first["b"] == second["b"]
+    assert first["a"]["psnr"] != second["a"]["psnr"] and second["b"]["contract"] == second["a"]["contract"]
     assert second["a"]["input_sha256"] == formats.checksum(tmp_path / "data/a.dcm") != first["a"]["input_sha256"]
 
 
-def test_a_series_that_cannot_be_put_together_stops_nothing(world, tmp_path, capsys):
-    for folder in ("once", "twice"):
-        dicom(tmp_path / f"data/{folder}/1.dcm", "one"), dicom(tmp_path / f"data/{folder}/2.dcm", "two")
-    shutil.rmtree(tmp_path / "data/twice")
-    shutil.copytree(tmp_path / "data/once", tmp_path / "data/twice")
+def test_slices_that_lie_apart_or_twice_in_one_place_come_back_as_a_series(world, tmp_path):
+    """Two slices in one place and a gap are no volume to restore as one, but one result all the same."""
+    affine = tuple(map(tuple, np.diag([1.0, 1.0, 1.0, 1.0]).tolist()))
+    for name, position in (("1", 0.0), ("2", 0.0), ("3", 2.0)):
+        moved = (*affine[:2], (0.0, 0.0, 1.0, position), affine[3])
+        dicom(tmp_path / f"data/{name}.dcm", name, spacing=(1.0, 1.0), affine=moved)
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
-    assert "is not put together" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out/summary.json").read_text())["images"] == 4
+    (made,) = (tmp_path / "out/recon").iterdir()
+    assert len(list(made.iterdir())) == 3
+
+
+def test_a_series_that_was_copied_is_two_volumes_of_other_instances(world, tmp_path):
+    for name in ("1", "2"):
+        dicom(tmp_path / f"data/once/{name}.dcm", name)
+    shutil.copytree(tmp_path / "data/once", tmp_path / "data/twice")
+    assert run(world, tmp_path / "data", tmp_path / "out", "--num-samples", "2") == 0
+    files = [path for path in (tmp_path / "out").rglob("*.dcm")]
+    assert len({pydicom.dcmread(path).SOPInstanceUID for path in files}) == len(files) == 2 * 2 * 4  # mean, std, two draws
 
 
 def test_a_series_whose_slice_failed_is_not_put_together(world, tmp_path, capsys):
     files = [dicom(tmp_path / f"data/{i}.dcm", str(i)) for i in range(3)]
     files[1].write_bytes(files[1].read_bytes()[:-100])
     assert run(world, tmp_path / "data", tmp_path / "out") == 1
-    assert "which may be one of its slices" in capsys.readouterr().out
-    assert not list((tmp_path / "out/recon").glob("volume-*"))
+    assert ": 1 failed" in capsys.readouterr().out
+    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
 
 
 def test_files_of_several_frames_in_one_series_are_several_volumes(world, tmp_path):
@@ -131,8 +143,8 @@ def test_files_of_several_frames_in_one_series_are_several_volumes(world, tmp_pa
         ds.save_as(path)
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     written = [pydicom.dcmread(path) for path in (tmp_path / "out/recon").iterdir()]
-    assert sorted(int(ds.get("NumberOfFrames") or 1) for ds in written) == [1, 1, 1, 1, 2, 2]
-    assert len({ds.SOPInstanceUID for ds in written}) == 6, "a volume is no instance of its first frame"
+    assert [int(ds.get("NumberOfFrames") or 1) for ds in written] == [2, 2]
+    assert len({ds.SOPInstanceUID for ds in written}) == 2, "a volume is no instance of its first frame"
 
 
 def test_two_patients_results_are_two_instances(world, tmp_path):
@@ -152,9 +164,9 @@ def test_files_named_by_their_uid_and_links_to_folders_are_found(tmp_path):
     (tmp_path / "data/link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere/back").symlink_to(tmp_path / "data")  # in a circle
     (tmp_path / "data/version.2").write_text("no image")
-    passed: list[Path] = []
+    passed: list[Passed] = []
     found = [row.image_id for row in sources.find(tmp_path / "data", passed=passed)]
-    assert found == ["1.2.840.113619.1", "1.2.840.113619.2", "link__slice"] and [path.name for path in passed] == ["version.2"]
+    assert found == ["1.2.840.113619.1", "1.2.840.113619.2", "link__slice"] and [one.path.name for one in passed] == ["version.2"]
 
 
 def test_a_name_that_is_no_text_is_no_hindrance(world, tmp_path):
@@ -272,6 +284,6 @@ def test_a_volume_of_results_that_are_gone_is_left_alone(tmp_path):
     results = Results(tmp_path, {}, {})
     meta = Meta("nifti", "int16", count=2, series="0" * 32, shape=(4, 4, 2))
     with results.opened():
-        scan = Scan("a-0000", torch.zeros(1, 4, 4), Image(torch.zeros(1, 4, 4), meta), DEPTH_8)
+        scan = Scan("a-0000", torch.zeros(1, 4, 4), Image(torch.zeros(1, 4, 4), meta), DEPTH_8, volume="a")
         results.commit(Outcome(scan, {"image_id": "a-0000", "status": "ok", "seconds": 1.0}, scan.pixels))
-        assert reassemble(results, lambda name: None) == []
+        assert reassemble(results, {"a": ["a-0000"]}, lambda name: None) == []

@@ -10,6 +10,7 @@ import torch
 
 from data import dataset, formats, sources
 from data.ranges import DEPTH_8, DEPTH_16
+from data.series import members
 from solvers.operators.grid import Grid
 from solvers.run.outputs import file_name, meta_of_result
 from solvers.run.panels import panel
@@ -26,7 +27,7 @@ def results(folder: Path, config: dict | None = None) -> Results:
 
 
 def read(row) -> Scan:
-    return Scan(row.image_id, *dataset.load(row, 1))
+    return Scan(row.image_id, *dataset.load(row, 1), volume=row.volume)
 
 
 def restored(scan: Scan, image: torch.Tensor | None = None) -> Outcome:
@@ -58,11 +59,12 @@ def test_slices_of_a_volume_come_back_as_one_file(tmp_path: Path):
             image, file, _ = dataset.load(row, 1)
             wide = formats.Image(file.pixels, file.meta)
             scan = Scan(row.image_id, image, wide, dataset.Intensity(-300, 400))
-            scan = Scan(row.image_id, scan.intensity.to_model(file.pixels), file, scan.intensity)
+            scan = Scan(row.image_id, scan.intensity.to_model(file.pixels), file, scan.intensity, volume=row.volume)
             scans[row.image_id] = scan
             folder.commit(restored(scan))
-        reassemble(folder, scans.get)
-    (whole,) = (tmp_path / "out/recon").glob("volume-*.nii.gz")
+        reassemble(folder, members(rows), scans.get)
+    (whole,) = (tmp_path / "out/recon").iterdir()
+    assert whole.name == "head.nii.gz" and not (tmp_path / "out/slices").exists()
     before, after = nibabel.load(source), nibabel.load(whole)
     assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(before.affine, after.affine)
 
@@ -70,13 +72,13 @@ def test_slices_of_a_volume_come_back_as_one_file(tmp_path: Path):
 def test_an_incomplete_volume_is_left_alone(tmp_path: Path):
     (tmp_path / "in").mkdir()
     volume(tmp_path / "in" / "head.nii.gz")
-    rows, folder = sources.find(tmp_path / "in")[:2], results(tmp_path / "out")
+    rows, folder = sources.find(tmp_path / "in"), results(tmp_path / "out")
     with folder.opened():
-        scans = {row.image_id: read(row) for row in rows}
+        scans = {row.image_id: read(row) for row in rows[:2]}
         for scan in scans.values():
             folder.commit(restored(scan))
-        reassemble(folder, scans.get)
-    assert not list((tmp_path / "out/recon").glob("volume-*"))
+        reassemble(folder, members(rows), scans.get)
+    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
 
 
 def test_a_dicom_result_is_new_derived_and_says_how(tmp_path: Path):

@@ -12,14 +12,16 @@ from functools import lru_cache
 from pathlib import Path
 
 from data.files import Refusal, Unwritable, commit, commit_folder, file_digest
-from data.formats import archive, arrays, bounds, dicom, nifti, nrrd, raster, volume
+from data.formats import archive, arrays, bounds, dicom, dicom_series, nifti, nrrd, raster, volume
 from data.formats.bounds import allow
+from data.formats.dicom_identity import Origin
 from data.formats.image import RASTER, Image, Meta, depth, unpadded, with_channels
+from data.formats.stack import spacing, spread, stacked
 from data.formats.volume import as_stored, resized, upright
 
 __all__ = [
-    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "depth", "kind", "read", "reassemble",
-    "resized", "series", "suffix", "unpadded", "upright", "with_channels", "write",
+    "Image", "Meta", "SUFFIXES", "allow", "as_stored", "checksum", "commit", "count", "depth", "kind", "own_suffix", "read",
+    "reassemble", "resized", "series", "spacing", "spread", "stacked", "suffix", "unpadded", "upright", "with_channels", "write",
 ]  # fmt: skip
 
 SUFFIXES = {
@@ -60,19 +62,26 @@ def count(path: str | Path, axis: int = 2) -> int:
 
 
 def series(path: str | Path) -> str:
-    """What the DICOM files of one series share, told without reading pixels; of a file that does not say, its own name."""
-    return dicom.series(Path(path))
+    """What the DICOM slices of one volume share, told without reading pixels; of a file that does not say, its own name."""
+    return dicom_series.volume(Path(path))
 
 
 def write(
-    image: Image, path: str | Path, *, image_id: str = "", config: str = "", derivation: str = "", keep_patient: bool = False
+    image: Image,
+    path: str | Path,
+    *,
+    image_id: str = "",
+    config: str = "",
+    derivation: str = "",
+    keep_patient: bool = False,
+    kind: str = "",
 ) -> None:
     """Write one image in the format, depth, units and geometry of its meta. The file appears whole or not at all.
 
-    Only DICOM uses the rest: the new UIDs are digests of image_id (default: of the source image) and config; derivation says
-    how the image was made; keep_patient leaves the patient's data in.
+    Only DICOM uses the rest: the new UIDs are digests of image_id (default: of the source image), config and kind; derivation
+    and kind say how the image was made and what it is; keep_patient leaves the patient's data in.
     """
-    _write([image], Path(path), [image_id], config, derivation, keep_patient)
+    _write([image], Path(path), [image_id], Origin(config, derivation, keep_patient, kind))
 
 
 def reassemble(
@@ -83,6 +92,7 @@ def reassemble(
     config: str = "",
     derivation: str = "",
     keep_patient: bool = False,
+    kind: str = "",
 ) -> None:
     """Put the slices of one volume, stack, multi-frame or ZIP file back into one file, or of one DICOM series into a new folder.
 
@@ -91,18 +101,25 @@ def reassemble(
     """
     if not images:
         raise Refusal(f"{path}: no images to put together; at least one is needed")
-    ids = list(image_ids) or [""] * len(images)
+    ids, origin = list(image_ids) or [""] * len(images), Origin(config, derivation, keep_patient, kind)
     if len(ids) != len(images):
         raise Refusal(f"{path}: {len(images)} images but {len(ids)} image ids")
     if images[0].meta.format == "dicom" and images[0].meta.count == 1:
-        _write_series(images, Path(path), ids, config, derivation, keep_patient)
+        _write_series(images, Path(path), ids, origin)
     else:
-        _write(list(images), Path(path), ids, config, derivation, keep_patient)
+        _write(list(images), Path(path), ids, origin)
 
 
 def suffix(meta: Meta) -> str:
     """The file name ending under which `write` takes an image of this kind, ".png" or ".nii.gz" and so on."""
     return ".nii.gz" if meta.format == "nifti" else next(s for s, format in SUFFIXES.items() if format == meta.format)
+
+
+def own_suffix(path: str | Path, meta: Meta) -> str:
+    """The ending of a file's name, as it is written there, if `write` takes the image under it; else that of its format."""
+    named = _suffix(Path(path))
+    held = SUFFIXES.get(named, "")
+    return named if held and held in (meta.format, "zip") else suffix(meta)
 
 
 def _count(path: Path, format: str, axis: int) -> int:
@@ -120,7 +137,7 @@ def kind(path: str | Path) -> str:
     return SUFFIXES.get(_suffix(Path(path)), "")
 
 
-def _write(images: list[Image], path: Path, ids: list[str], config: str, derivation: str, keep_patient: bool) -> None:
+def _write(images: list[Image], path: Path, ids: list[str], origin: Origin) -> None:
     format = images[0].meta.format
     named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
@@ -129,42 +146,45 @@ def _write(images: list[Image], path: Path, ids: list[str], config: str, derivat
         if named == "zip":
             data = archive.encode(images)
         elif format in RASTER:
-            data = raster.encode(images)
+            data = raster.encode(_ordered(images))
         elif format == "nifti":
-            data = nifti.encode(images, path.name.lower().endswith(".gz"), keep_patient)
+            data = nifti.encode(images, path.name.lower().endswith(".gz"), origin.keep_patient)
         elif format == "nrrd":
-            data = nrrd.encode(images, keep_patient)
+            data = nrrd.encode(images, origin.keep_patient)
         elif format in ARRAY:
             data = arrays.encode(images)
         else:
-            data = _dicom_file(images, ids, config, derivation, keep_patient)
+            data = _dicom_file(images, ids, origin)
     except Refusal as error:
         raise Refusal(_flat(f"{path}: {error}")) from error
     commit(path, data)
 
 
-def _dicom_file(images: list[Image], ids: list[str], config: str, derivation: str, keep_patient: bool) -> bytes:
+def _ordered(images: list[Image]) -> list[Image]:
+    """The pages of a file, every one once."""
+    if len(images) > 1:
+        volume.check_complete([image.meta for image in images])
+    return sorted(images, key=lambda image: image.meta.index)
+
+
+def _dicom_file(images: list[Image], ids: list[str], origin: Origin) -> bytes:
     if len(images) > 1:
         volume.check_complete([replace(image.meta, affine=None) for image in images])  # each frame may have its own place
         order = sorted(range(len(images)), key=lambda i: images[i].meta.index)
         images, ids = [images[i] for i in order], [ids[i] for i in order]
     identity = "\x1f".join(given or image.meta.source for given, image in zip(ids, images))
-    return dicom.encode(images, identity, config, derivation, keep_patient)
+    return dicom.encode(images, identity, origin)
 
 
-def _write_series(
-    images: Sequence[Image], folder: Path, ids: list[str], config: str, derivation: str, keep_patient: bool
-) -> None:
+def _write_series(images: Sequence[Image], folder: Path, ids: list[str], origin: Origin) -> None:
     metas = [image.meta for image in images]
     if len({m.series for m in metas}) > 1 or any(m.format != "dicom" for m in metas):
         raise Refusal(f"{folder}: images of several DICOM series; slices of one series are allowed")
     if len({m.source for m in metas}) < len(metas):
         raise Refusal(f"{folder}: a slice of the series is given twice; each once is allowed")
-    order = dicom.in_order(images)
     files = {}
-    for number, i in enumerate(order, 1):
-        identity = ids[i] or metas[i].source
-        files[f"{number:04d}.dcm"] = dicom.encode([images[i]], identity, config, derivation, keep_patient, number)
+    for number, i in enumerate(dicom.in_order(images), 1):
+        files[f"{number:04d}.dcm"] = dicom.encode([images[i]], ids[i] or metas[i].source, origin, number)
     commit_folder(folder, files)
 
 

@@ -19,8 +19,8 @@ from pydicom.pixels import pack_bits
 from data.files import Refusal
 from data.formats import dicom_pixels
 from data.formats.dicom_geometry import affine_of, decimal, position_of, spacing_of
-from data.formats.dicom_groups import of_frame
-from data.formats.dicom_identity import derived, pseudonym, uid
+from data.formats.dicom_groups import of_frame, places
+from data.formats.dicom_identity import Origin, derived, pseudonym, uid
 from data.formats.dicom_units import resize, select_frame
 from data.formats.dicom_words import WORDS
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
@@ -35,16 +35,6 @@ def count(path: Path) -> int:
     return dicom_pixels.frames(dicom_pixels.header(path), path)
 
 
-def series(path: Path) -> str:
-    """SeriesInstanceUID, or the path if there is none or the header is damaged."""
-    try:
-        with decoding(path, "DICOM", private=True):
-            ds = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SeriesInstanceUID"])
-            return str(ds.get("SeriesInstanceUID") or path)
-    except Refusal:  # what is wrong with it is told when it is read
-        return str(path)
-
-
 def read(path: Path, index: int | None = None) -> Image:
     """One frame → Image, pixels in the units of RescaleSlope and RescaleIntercept (CT: HU)."""
     ds = dicom_pixels.header(path)
@@ -57,20 +47,21 @@ def read(path: Path, index: int | None = None) -> Image:
     return from_stored(_inverted(stored, meta, path), meta, path, padding)
 
 
-def encode(images: Sequence[Image], image_id: str, config: str, derivation: str, keep_patient: bool, number: int = 0) -> bytes:
+def encode(images: Sequence[Image], image_id: str, origin: Origin, number: int = 0) -> bytes:
     """One frame, or all frames of a file in order → the bytes of a DICOM file with new UIDs (see `derived`).
 
-    image_id, config: what the new UIDs are digests of. number: InstanceNumber in a new series (0: as it was).
+    image_id, origin: what the new UIDs are digests of. number: InstanceNumber in a new series (0: as it was).
     """
     meta = images[0].meta
     with decoding("DICOM header", "DICOM", private=True):
         source = pydicom.dcmread(io.BytesIO(meta.header), force=True) if meta.header else _new_header(meta)
         frames = np.stack([_stored(image, source) for image in images])  # [N, C, H, W]
-        ds = derived(source, image_id, config, derivation, keep_patient)
+        ds = derived(source, image_id, origin)
         if len(images) < meta.count:
             select_frame(ds, meta.index)
             meta = replace(meta, index=0, count=1)
         resize(ds, meta, *frames.shape[2:])
+        _put_units(ds, meta)
         _put_pixels(ds, frames, meta)
         if number:
             ds.InstanceNumber = number
@@ -192,6 +183,20 @@ def _new_header(meta: Meta) -> pydicom.Dataset:
         ds.ImagePositionPatient = [decimal(v) for v in matrix[:3, 3]]
         ds.FrameOfReferenceUID = uid("frame of reference", meta.series or "")
     return ds
+
+
+def _put_units(ds: pydicom.Dataset, meta: Meta) -> None:
+    """What stored numbers mean, where that is not what the source's did."""
+    wanted = {"RescaleSlope": meta.slope, "RescaleIntercept": meta.intercept}
+    index = meta.index if meta.count > 1 else 0
+    found = {key: float(of_frame(ds, index, key, key == "RescaleSlope")) for key in wanted}
+    if found == wanted:
+        return
+    for _, place in places(ds):
+        for key in (*wanted, "WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit"):
+            if key in place:
+                del place[key]
+    ds.RescaleSlope, ds.RescaleIntercept = (decimal(value) for value in wanted.values())
 
 
 def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:

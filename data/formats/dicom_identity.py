@@ -6,6 +6,7 @@ where they are among the attribute's defined terms: free text never. Burned-in t
 """
 
 import copy
+from typing import NamedTuple
 
 import pydicom
 from pydicom.datadict import dictionary_VR
@@ -15,11 +16,23 @@ from data.formats.dicom_words import EMPTIED, NUMBERS, STALE, WORDS
 from data.formats.image import digest
 
 NOTICE = "research use, not for diagnosis"
+DESCRIPTION = 64  # characters of a SeriesDescription
 TEXT = "AE AS CS DA DT LO LT OB OD OF OL OV OW PN SH ST TM UC UI UN UR UT".split()  # what may name someone
 
 
-def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str, keep_patient: bool) -> pydicom.Dataset:
+class Origin(NamedTuple):
+    """How results were made: digest of the configuration, words about it, whether the patient's data stay, and which of the
+    results of an image they are ("" for the image, "std", "draw 3"): each kind is a series of its own."""
+
+    config: str = ""
+    derivation: str = ""
+    keep_patient: bool = False
+    kind: str = ""
+
+
+def derived(source: pydicom.Dataset, image_id: str, origin: Origin) -> pydicom.Dataset:
     """A header for a result made from `source`, without pixels. Same arguments, same UIDs."""
+    config, derivation, keep_patient, kind_of = origin
     old = {
         key: str(source.get(key, ""))
         for key in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
@@ -34,8 +47,11 @@ def derived(source: pydicom.Dataset, image_id: str, config: str, derivation: str
         ds.SourceImageSequence = [_reference(source)]
     kind = source.get("SOPClassUID", "")
     ds.SOPClassUID = kind if keep_patient or _known(kind) else pydicom.uid.SecondaryCaptureImageStorage
-    ds.SOPInstanceUID = uid("instance", old["SOPInstanceUID"], image_id, config)
-    ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config)
+    own = [kind_of] if kind_of else []
+    ds.SOPInstanceUID = uid("instance", old["SOPInstanceUID"], image_id, config, *own)
+    ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config, *own)
+    words = ": ".join([*own, *filter(None, [derivation.partition(";")[0]])])
+    ds.SeriesDescription = words.replace("\\", "/")[:DESCRIPTION]
     if not keep_patient:
         ds.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the derivation may name anything
         ds.PatientID = ds.PatientName = pseudonym(patient) or "unknown"

@@ -52,14 +52,14 @@ def decode(data: bytes, path: str | Path, format: str, index: int | None = None)
 
 
 def encode(images: list[Image]) -> bytes:
-    """One Image → the bytes of its format. JPEG is written at quality 95 without chroma subsampling."""
+    """One Image, or the pages of a TIFF in order → the bytes of its format. JPEG: quality 95 without chroma subsampling."""
+    if images[0].meta.format == "tiff":
+        return _pages(images)
     if len(images) != 1:
         raise Refusal(f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed")
     stored, meta = to_stored(images[0]), images[0].meta
     if len(stored) not in (1, 3):
         raise Refusal(f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed")
-    if meta.format == "tiff":
-        return _tiff(stored, meta.bits)
     if stored.dtype == np.uint16 and meta.format == "png":
         return _png_16(stored)
     if stored.dtype != np.uint8:
@@ -208,8 +208,19 @@ def _png_16(stored: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines, 6)) + chunk(b"IEND", b"")
 
 
-def _tiff(stored: np.ndarray, bits: int) -> bytes:
-    """Baseline TIFF 6.0, little-endian, one uncompressed strip: the only writer here that keeps every dtype and sign."""
+def _pages(images: list[Image]) -> bytes:
+    """Baseline TIFF 6.0, one directory a page, each pointing to the next."""
+    file = bytearray(struct.pack("<2sHI", b"II", 42, 8))
+    for i, image in enumerate(images):
+        stored = to_stored(image)
+        if len(stored) not in (1, 3):
+            raise Refusal(f"{len(stored)} channels cannot be written as tiff; 1 or 3 are allowed")
+        file += _page(stored, image.meta.bits, len(file), i + 1 < len(images))
+    return bytes(file)
+
+
+def _page(stored: np.ndarray, bits: int, start: int, more: bool) -> bytes:
+    """A directory at byte `start` and its image: little-endian, one uncompressed strip, which keeps every dtype and sign."""
     channels, height, width = stored.shape
     if bits == 1:
         body, depth, sample = np.packbits(stored[0].astype(bool), 1).tobytes(), 1, 1
@@ -223,7 +234,7 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
     entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}
     entries |= {262: (short, 1, [2 if channels == 3 else 1]), 273: (long, 1, [0]), 277: (short, 1, [channels])}
     entries |= {278: (long, 1, [height]), 279: (long, 1, [len(body)]), 339: (short, channels, [sample] * channels)}
-    after = 8 + 2 + 12 * len(entries) + 4  # values longer than four bytes follow the directory
+    after = start + 2 + 12 * len(entries) + 4  # values longer than four bytes follow the directory
     extra = b""
     directory = struct.pack("<H", len(entries))
     strip_offset = after + sum(2 * n for kind, n, _ in entries.values() if kind == short and n > 2)
@@ -233,4 +244,6 @@ def _tiff(stored: np.ndarray, bits: int) -> bytes:
         if len(value) > 4:
             extra, value = extra + value, struct.pack("<I", after + len(extra))
         directory += struct.pack("<HHI", tag, kind, n) + value.ljust(4, b"\0")
-    return struct.pack("<2sHI", b"II", 42, 8) + directory + bytes(4) + extra + body
+    gap = bytes((after + len(extra) + len(body)) % 2 if more else 0)  # directories begin at even bytes
+    following = after + len(extra) + len(body) + len(gap) if more else 0
+    return directory + struct.pack("<I", following) + extra + body + gap

@@ -14,17 +14,19 @@ from PIL import Image, ImageDraw
 
 from data.files import commit_json
 from data.manifest import COLUMNS, read
+from data.manifest_lines import KNOWN
 from data.prepare.convert import BINS, Done
 
-SHOWN = 16  # pictures per split on the contact sheet
-TILE, STRIP, MARGIN = 96, 64, 16  # pixels
+SHOWN = 12  # pictures per split on the contact sheet
+TILE, STRIP, MARGIN = 160, 64, 16  # pixels
+LETTERS = TILE // 6 - 1  # of a name, that fit below its picture
 TWINS = 100  # pictures that are in two splits, listed
 
 
-def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str, Any]:
+def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: bool = False) -> dict[str, Any]:
     """Write `<split>.csv` and `<split>_images.txt` while the outcomes come, then report.json and contact_sheet.png.
 
-    Returns the report. The manifests appear, whole, at the end.
+    Returns the report. The manifests appear, whole, at the end. within: subjects were divided, which every row says.
     """
     skipped: list[dict[str, str]] = []
     totals = {split: {"images": 0, "files": 0, "passed_over": 0, "enlarged": 0} for split in splits}
@@ -33,12 +35,12 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
     contracts: dict[str, Counter] = {split: Counter() for split in splits}  # stored values that became black and white
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
     marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
-    gap, leaks = 0, False
+    gap, columns = 0, KNOWN if within else COLUMNS
     with ExitStack() as stack:
         tables, lists = {}, {}
         for split in splits:
             table = stack.enter_context((root / f".{split}.csv.part").open("w", newline="", encoding="utf-8"))
-            tables[split] = csv.DictWriter(table, COLUMNS, extrasaction="ignore", restval="", lineterminator="\n")
+            tables[split] = csv.DictWriter(table, columns, extrasaction="ignore", restval="", lineterminator="\n")
             tables[split].writeheader()
             lists[split] = stack.enter_context((root / f".{split}_images.txt.part").open("w", encoding="utf-8"))
         for done in outcomes:
@@ -58,7 +60,6 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
                 totals[split]["enlarged"] += image["enlarged"]
                 subjects[split].add(image["subject"])
                 histograms[split] += image["histogram"]
-                leaks |= bool(image.get("leak"))
                 if np.count_nonzero(image["histogram"]) > 1:
                     marks[split].append(int(image["sha256"][:16], 16))
                 if image.get("contract"):
@@ -78,7 +79,7 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path) -> dict[str
             "histogram": histograms[split].tolist(),
         }
         for split in splits
-    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": leaks, "left_out_between": gap}
+    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": within, "left_out_between": gap}
     commit_json(root / "report.json", report)
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report
@@ -98,22 +99,35 @@ def twins(root: Path, marks: dict[str, array]) -> list[list[str]]:
 
 
 def contact_sheet(root: Path, splits: list[str], histograms: dict[str, np.ndarray]) -> Image.Image:
-    """For each split a row of pictures, evenly spread, and the histogram of all its pixels (height: logarithm of the count)."""
-    row = MARGIN + TILE + STRIP
+    """For each split a row of pictures with their names, evenly spread, and the histogram of all its pixels."""
+    row = 3 * MARGIN + TILE + STRIP
     sheet = Image.new("RGB", (SHOWN * TILE, row * len(splits)), "white")
     draw = ImageDraw.Draw(sheet)
     for number, split in enumerate(splits):
         top = number * row
-        paths = [entry.path for entry in read(root / f"{split}.csv")]
-        draw.text((4, top + 2), f"{split}: {len(paths)} images, black to white below", fill="black")
-        for column, i in enumerate(np.linspace(0, len(paths) - 1, min(SHOWN, len(paths))).round().astype(int)):
-            sheet.paste(_tile(Path(paths[i])), (column * TILE, top + MARGIN))
-        height = np.log1p(histograms[split])
-        height = (height / max(height.max(), 1) * (STRIP - 8)).round().astype(int)
-        width = SHOWN * TILE // BINS
-        for i, h in enumerate(height.tolist()):
-            draw.rectangle((i * width, top + row - 4 - h, (i + 1) * width - 2, top + row - 4), fill=(70, 70, 70))
+        entries = list(read(root / f"{split}.csv"))
+        draw.text((4, top + 2), f"{split}: {len(entries)} images", fill="black")
+        for column, i in enumerate(np.linspace(0, len(entries) - 1, min(SHOWN, len(entries))).round().astype(int)):
+            sheet.paste(_tile(Path(entries[i].path)), (column * TILE, top + MARGIN))
+            draw.text((column * TILE + 2, top + MARGIN + TILE + 2), shortened(entries[i].image_id), fill="black")
+        _histogram(draw, histograms[split], top + 2 * MARGIN + TILE)
     return sheet
+
+
+def shortened(name: str) -> str:
+    """A name that fits below its picture; its end tells slices apart."""
+    return name if len(name) <= LETTERS else f"{name[: LETTERS - 12]}..{name[-10:]}"
+
+
+def _histogram(draw: ImageDraw.ImageDraw, counts: np.ndarray, top: int) -> None:
+    """Bars over the whole width from black to white, and below them what they are."""
+    height = np.log1p(counts)
+    height = (height / max(height.max(), 1) * (STRIP - 8)).round().astype(int)
+    width = SHOWN * TILE // BINS
+    for i, h in enumerate(height.tolist()):
+        draw.rectangle((i * width, top + STRIP - h, (i + 1) * width - 2, top + STRIP), fill=(70, 70, 70))
+    words = f"all pixels, black on the left to white on the right; height: log(1 + count), up to {counts.max():,}"
+    draw.text((4, top + STRIP + 2), words, fill="black")
 
 
 def _tile(path: Path) -> Image.Image:

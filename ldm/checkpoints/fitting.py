@@ -13,7 +13,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from data import files
 from data.files import Refusal
-from ldm import config
+from ldm import config, plugins
 from ldm.checkpoints.reading import first_names, parse_safely, refuse_unsound
 
 ROOMS = ("ldm.", "diffusers.")  # where the classes of a model description may live
@@ -27,7 +27,7 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     tensors: how many the file holds; a description of more is stopped while it is being built, so that a few hostile
     bytes cannot ask for a billion layers. Raises Refusal naming the file.
     """
-    rooms = (*ROOMS, *(f"{module}." for module in config._plugins))
+    rooms = (*ROOMS, *(f"{module}." for module in plugins.NAMES))
     for target in parse_safely(Path(path), lambda _: _targets(node)):
         if not str(target).startswith(rooms):
             raise Refusal(

@@ -98,7 +98,8 @@ class Autoencoder(pl.LightningModule):
         if self.discriminator is not None:
             adversarial, extra = self.adversarial(self.discriminator, image, output, difference)
             loss, logs = loss + adversarial, logs | extra
-        self.log_dict({f"train/{k}": v for k, v in (logs | {"loss": loss.detach()}).items()}, batch_size=len(image))
+        self.log_dict({f"train/{k}": v for k, v in logs.items()}, batch_size=len(image))
+        self.log("train/loss", loss.detach(), batch_size=len(image), prog_bar=True)
         return loss
 
     def reconstruct(self, z: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import TQDMProgressBar
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torchvision.utils import make_grid
 
@@ -113,6 +114,13 @@ class StopOnNaN(pl.Callback):
                 f"loss is {loss} at step {trainer.global_step}: lower the learning rate or gradient_clip_val, "
                 f"or train with precision 32{intact}"
             )
+
+
+class Shown(TQDMProgressBar):
+    """Lightning's bar without the version of the logger, which here is always the same word."""
+
+    def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
+        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
 
 
 class Pictures(pl.Callback):

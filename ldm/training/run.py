@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -19,7 +19,7 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.trained import PARTS
-from ldm.training.callbacks import Averaging, Pictures, Recorded, Sharded, StopOnNaN
+from ldm.training.callbacks import Averaging, Pictures, Recorded, Sharded, Shown, StopOnNaN
 from ldm.training.run_folder import claimed, digests, same_run
 from ldm.training.saving import AtomicSave, Best, Last
 from ldm.training.watching import Watched
@@ -69,11 +69,12 @@ def adopt(config: configuration.Node, source: str | Path) -> None:
 def start(module: pl.LightningModule, config: configuration.Node, init: Path | None) -> None:
     """Give a new run the weights it begins with: all of them (--init), and the first stage that the configuration names."""
     if init is not None:
-        part, estimated = getattr(module, "prior", None) or module.first_stage, getattr(module, "estimate_scale", False)
+        part: Any = getattr(module, "prior", None) or module.first_stage
+        estimated = getattr(module, "estimate_scale", False)
         print("; ".join([f"--init {init}", *weights.initialise(part, init, estimated=estimated)]))
     if "first_stage_weights" in config:
-        source = config["first_stage_weights"]
-        if not hasattr(stage := getattr(module, "prior", None), "first_stage"):
+        source, stage = config["first_stage_weights"], cast(Any, getattr(module, "prior", None))
+        if not hasattr(stage, "first_stage"):
             raise Refusal(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
         found = weights.first_stage(source)
         fill(stage.first_stage, found.state_dict(), source)
@@ -102,8 +103,8 @@ def train(
     if options.channels_last:
         module.to(memory_format=torch.channels_last)
     if options.compile:
-        module.compile_networks()
-    first = rank_zero_only.rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
+        cast(Any, module).compile_networks()
+    first = cast(Any, rank_zero_only).rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
     with claimed(folder, resume) if first else nullcontext():
         if first:
             commit(folder / "config.yaml", configuration.dump(config))
@@ -132,7 +133,7 @@ def make_trainer(
     doubts: of `Recorded`. validates: whether the loss on other images says which weights are best; else the last are.
     """
     place = folder / "checkpoints"
-    chosen = dict(monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False)
+    chosen: dict[str, Any] = dict(monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False)
     best = Best(place, "best", **chosen) if validates else None
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
@@ -148,6 +149,8 @@ def make_trainer(
     if strange := [logger for logger in loggers if not isinstance(logger, Logger)]:
         raise Refusal(f"{config.locate('loggers')}: {strange[0]!r:.80} is no logger; pytorch_lightning.loggers.… are allowed")
     asked = dict(config["trainer"])
+    if asked.get("enable_progress_bar", True) is not False:
+        callbacks.append(Shown())
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:

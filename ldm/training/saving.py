@@ -16,7 +16,7 @@ from pytorch_lightning.loops.evaluation_loop import RestartStage
 from data.files import Unwritable, replacing, unwritable
 from ldm.training.callbacks import Averaging, accumulates
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1)  # with which schedulers ask to stop; the second is Slurm's --signal
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # a scheduler asks to stop, Slurm's --signal does, somebody does
 
 
 class AtomicSave(TorchCheckpointIO):
@@ -76,23 +76,25 @@ class Best(ModelCheckpoint):
 
 
 class Last(Checkpoint):
-    """last.ckpt every `every` optimiser steps, at the last one, and when the machine asks to stop (`SIGNALS`; exit code 143).
+    """last.ckpt every `every` optimiser steps, at the last one, and when asked to stop (`SIGNALS`: exit code 143; Ctrl-C: 130).
 
     Saved at the end of a batch, when data order and counters stand where the next batch begins; a checkpoint written
     after the run would count an unfinished epoch as done. If a validation comes first, saved after it: a resumed run does
     not validate again, so a checkpoint that stands before a validation would lose what that found, best.ckpt and error
     spectra. The signal handler only sets a flag, which ranks share.
-    A machine that asks to stop does not wait for a validation's end: it is saved what was before it, and the resumed run
-    validates first; only the last validation of all is waited for. Before the first batch there is nothing to save, and the
-    run ends at once.
+    Who asks to stop does not wait for a validation's end: it is saved what was before it, and the resumed run validates
+    first; only the last validation of all is waited for. Before the first batch there is nothing to save, and the run ends
+    at once.
     best.ckpt is the same file as long as nothing was validated, so that every run folder has one. best: None, if never.
     A Checkpoint, which Lightning calls after its Timer (--max_time); listed after the ModelCheckpoint whose best it stores.
     """
 
     def __init__(self, path: Path, every: int, best: Best | None):
         self.path, self.every, self.best = path, every, best
-        self.due, self.asked = False, False
-        self.began, self.interrupted = False, False
+        self.due, self.asked = False, 0
+        self.began = False
+        self.interrupted = False  # in a validation
+        self.before: Any = None  # the handler of Ctrl-C that was there
 
     def on_sanity_check_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.listen()
@@ -107,31 +109,37 @@ class Last(Checkpoint):
     def listen(self) -> None:
         """In place of Lightning's handler, after which a run may end between two batches, unsaved and with exit code 0."""
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                signal.signal(number, self.stop)
+            handlers = {number: signal.signal(number, self.ask) for number in SIGNALS}
+            self.before = self.before or handlers[signal.SIGINT]
 
-    def stop(self, *_: object) -> None:
-        self.asked = True
-        if not self.began:
-            raise SystemExit(128 + signal.SIGTERM)
+    def ask(self, number: int, frame: Any) -> None:
+        """The run ends after this step, saved; a second Ctrl-C does not wait for that."""
+        if not self.began or number == signal.SIGINT == self.asked:
+            raise SystemExit(code(number))
+        self.asked = number
+
+    def teardown(self, trainer: pl.Trainer, module: pl.LightningModule, stage: str) -> None:
+        if self.before is not None:
+            signal.signal(signal.SIGINT, self.before)
 
     def on_train_batch_start(self, trainer, module, batch, index) -> None:
         self.began = True
 
     def on_validation_batch_end(self, trainer, module, outputs, batch, index, dataloader_idx=0) -> None:
-        if trainer.sanity_checking or accumulates(trainer) or not self.shared(trainer):
+        if trainer.sanity_checking or accumulates(trainer) or not (asked := self.shared(trainer)):
             return
         if trainer.fit_loop.done or trainer.should_stop:  # a resumed run would have nothing to do, not even this
             return
         averaging = next(callback for callback in trainer.callbacks if isinstance(callback, Averaging))
         averaging.ema.swap(module)  # the weights that are trained, in whose place the validation has put their average
-        self.interrupted = self.due = self.asked = True
+        self.interrupted = self.due = True
+        self.asked = asked
         self.save(trainer)
 
-    def shared(self, trainer: pl.Trainer) -> bool:
-        """Whether any of the processes was asked to stop; they must all ask."""
-        if trainer.world_size > 1:
-            return bool(trainer.strategy.reduce_boolean_decision(self.asked, all=False))
+    def shared(self, trainer: pl.Trainer) -> int:
+        """The signal by which any of the processes was asked to stop, or 0; they must all call this."""
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False):
+            return self.asked or signal.SIGTERM  # of another process
         return self.asked
 
     def state_dict(self) -> dict[str, Any]:
@@ -148,7 +156,7 @@ class Last(Checkpoint):
         asked = self.shared(trainer)
         ends = step == trainer.max_steps or trainer.should_stop
         ends |= trainer.is_last_batch and trainer.max_epochs == trainer.current_epoch + 1
-        self.due, self.asked = self.due or asked or ends or step % self.every == 0, asked
+        self.due, self.asked = bool(self.due or asked or ends or step % self.every == 0), asked
         if not validates(trainer):
             self.save(trainer)
 
@@ -164,7 +172,12 @@ class Last(Checkpoint):
                 same_file(self.path, self.path.with_name("best.ckpt"))
         self.due = False
         if self.asked:
-            raise SystemExit(128 + signal.SIGTERM)
+            raise SystemExit(code(self.asked))
+
+
+def code(number: int) -> int:
+    """The exit code after a signal; Slurm's early one counts as the end that it announces."""
+    return 128 + (signal.SIGINT if number == signal.SIGINT else signal.SIGTERM)
 
 
 def same_file(path: Path, other: Path) -> None:

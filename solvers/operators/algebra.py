@@ -73,6 +73,7 @@ def conjugate_gradients(
     cap: int = 60,
     look_back: int = 0,
     orthogonal: bool = False,
+    precondition: Callable[[Tensor], Tensor] | None = None,
 ) -> Solution:
     """Solve apply(x) = b for a symmetric positive apply, each image on its own.
 
@@ -82,13 +83,15 @@ def conjugate_gradients(
     ago, which the steps since have shown (Strakos & Tichy 2002). The norm returned is the one tolerance is on.
     orthogonal: keep residuals orthogonal to all earlier ones, for which an image per iteration is stored. Where eigenvalues
     span orders of magnitude rounding would undo it, which costs iterations and grows until batches differ from images.
+    precondition: an approximate inverse of `apply`, symmetric and positive; not with orthogonal or look_back.
     """
     if tolerance is None:
         tolerance = (1e-12 if b.dtype == torch.float64 else 1e-6) * norm(b)
     stop = torch.as_tensor(tolerance, dtype=b.dtype, device=b.device).expand(len(b))
     x = torch.zeros_like(b) if x is None else x.clone()
     r = b - apply(x) if bool(x.any()) else b.clone()
-    p, rr = r.clone(), dot(r, r)
+    turned = r if precondition is None else precondition(r)
+    p, rr = turned.clone(), dot(r, turned)
     iterations = torch.zeros(len(b), dtype=torch.long, device=b.device)
     error = norm(r) if not look_back else torch.where(rr > 0, torch.inf, 0)
     gains: list[Tensor] = []
@@ -105,9 +108,10 @@ def conjugate_gradients(
         if orthogonal:
             earlier.keep(r, torch.where(active & (rr > 0), rr, torch.inf))
         r = earlier.clear(r - per_image(alpha, b) * q)
-        rr, before = dot(r, r), rr
+        turned = r if precondition is None else precondition(r)
+        rr, before = dot(r, turned), rr
         beta = torch.where(active, rr / before.clamp_min(torch.finfo(b.dtype).tiny), 0)
-        p = torch.where(per_image(active, b).bool(), r + per_image(beta, b) * p, p)
+        p = torch.where(per_image(active, b).bool(), turned + per_image(beta, b) * p, p)
         iterations = iterations + active
         if not look_back:
             error = norm(r)

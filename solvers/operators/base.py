@@ -39,6 +39,7 @@ class Operator:
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
+    volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":
@@ -72,6 +73,15 @@ class Operator:
     def measurable(self, shape: Shape) -> Shape:
         """The smallest [C,H,W] of at least this size that it measures: images of other sizes are continued to it."""
         return tuple(shape)
+
+    def shape_in(self, measured: Shape) -> Shape | None:
+        """The shape of images whose y has this shape, where the operator itself knows; None: what fits is looked for."""
+        return None
+
+    @property
+    def places(self) -> tuple[float, float]:
+        """Of volumes: where the first slice lies among those of y, and how far the next is from it."""
+        return 0.0, 1.0
 
     def measured(self, y: Tensor) -> Tensor:
         """Number of really measured real entries per image, [B]."""
@@ -137,6 +147,10 @@ class LinearOperator(Operator):
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
         return self.adjoint(self.solve(r, s2, v))
+
+    def mixing(self, shape: Shape) -> Tensor | None:
+        """Of volumes [C,D,H,W] that y mixes along D alone, the same everywhere: the matrix [m,D]; else None."""
+        return None
 
     def norm(self) -> float:
         """The largest singular value of A (of any image's A); closed form where there is one, else by power iteration."""

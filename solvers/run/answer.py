@@ -17,8 +17,8 @@ from data.files import Refusal, commit
 from data.ranges import DEPTH_8, DEPTH_16, Intensity
 from solvers.problem import Problem
 from solvers.run import report, volumes
-from solvers.run.outputs import like_source
-from solvers.run.panels import panel
+from solvers.run.outputs import like_source, volume_images
+from solvers.run.panels import panel, planes
 from solvers.run.record import Outcome
 from solvers.run.results import Results
 
@@ -76,7 +76,7 @@ class Result:
     @property
     def picture(self) -> PIL.Image.Image:
         """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
-        panels = [panel(outcome) for outcome in self.outcomes[:SHOWN]]
+        panels = [(planes if outcome.scan.slices else panel)(outcome) for outcome in self.outcomes[:SHOWN]]
         sheet = PIL.Image.new("RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white")
         for i, one in enumerate(panels):
             sheet.paste(one, (0, sum(p.height for p in panels[:i])))
@@ -105,21 +105,24 @@ class Result:
         meta, file = scan.source.meta, bool(scan.checksum)
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif file and kind == meta.format and len(self.outcomes) == meta.count:
+        elif file and kind == meta.format and (len(self.outcomes) == meta.count or scan.slices):
             self._save_like_source(path)
         elif kind == "npy":
             out = BytesIO()
             np.save(out, torch.as_tensor(self.image).cpu().numpy())
             commit(path, out.getvalue())
-        elif kind in PICTURES and len(self.outcomes) == 1:
+        elif kind in PICTURES and len(self.outcomes) == 1 and not scan.slices:
             self._save_picture(path, kind)
         else:
             own = f"{formats.suffix(meta)}, " if file else ""
             raise Refusal(f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed")
 
     def _save_like_source(self, path: Path) -> None:
-        images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
         origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
+        if self.outcomes[0].scan.slices:
+            images, ids = volume_images(self.outcomes[0])
+        else:
+            images = [like_source(_image(o), o.scan, o.record) for o in self.outcomes]
         if len(images) > 1:
             formats.reassemble(images, path, image_ids=ids, **origin)
         else:
@@ -137,7 +140,12 @@ class Result:
         with results.opened(overwrite):
             for outcome in self.outcomes:
                 results.commit(outcome)
-            volumes.reassemble(results, {o.image_id: o.scan for o in self.outcomes}.get)
+            scans = {o.image_id: o.scan for o in self.outcomes}
+            members: dict[str, list[str]] = {}
+            for name, scan in scans.items():
+                members.setdefault("" if scan.slices else scan.volume, []).append(name)
+            members.pop("", None)
+            volumes.reassemble(results, members, scans.get)
             report.conclude({path.name: results})
 
     def __repr__(self) -> str:

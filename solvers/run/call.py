@@ -14,21 +14,20 @@ from typing import Any
 
 import torch
 
-from data import sources
+from data import series, sources
 from data.arrays import Arrays, Form, Range
 from data.files import Refusal, nearest
 from data.formats import Image, Meta
-from data.manifest import Row
 from data.ranges import NAMED
 from data.seeding import Noise
-from ldm import catalogue, resize
+from ldm import catalogue, plugins, resize
 from ldm import config as configuration
 from ldm.denoiser import Prior
 from ldm.sampling import Sampler
 from solvers import problem as problems
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
-from solvers.run import flags
+from solvers.run import flags, whole
 from solvers.run.answer import Measured, Result
 from solvers.run.cells import Cell, build, drawn, part, run_of
 from solvers.run.module import Reconstruction
@@ -42,7 +41,7 @@ from solvers.solver import check
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
     "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
-    "precision", "split", "start", "window",
+    "precision", "split", "start", "window", "slicewise", "slice_range", "every", "planes", "coupling",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
 
@@ -71,7 +70,14 @@ def restore(
     asked = resolve(prior, solver, words, overrides)
     asked.options.data_root = Path(what)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
-    outcomes = of_rows(asked, sources.find(Path(what), asked.options.split), alone=several)
+    rows = sources.find(Path(what), asked.options.split)
+    options = asked.options
+    if options.slice_range or options.every:
+        rows = series.chosen(rows, options.slice_range, options.every or 1)
+    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise)
+    if note:
+        warnings.warn(note, stacklevel=3)
+    outcomes = of_rows(asked, found, alone=several)
     volumes = groupby(sorted(outcomes, key=_volume), _volume)  # a stable sort: slices and files stay in order
     results = [asked.of_file(list(slices)) for _, slices in volumes]
     return results if several or len(results) > 1 else results[0]
@@ -106,7 +112,8 @@ class Asked:
     def of_file(self, outcomes: Sequence[Outcome]) -> Result:
         """The result of a picture, or of the slices of a volume."""
         assert outcomes[0].image is not None
-        return self.result(outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1))
+        solid = outcomes[0].image.ndim == 4
+        return self.result(outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1, solid=solid))
 
 
 def known(flags: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -144,7 +151,7 @@ def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequen
     named = {flag: value for flag, value in named.items() if isinstance(value, NAMES)}
     options, changes = parse({**words, **named}, overrides)
     for module in options.plugin:
-        configuration.admit(module)
+        plugins.admit(module)
     name, config = configured(options, changes, posed is not None)
     if posed is not None:
         made = part(name, config, "solver") if solver is None or named.get("solver") else solver
@@ -210,7 +217,7 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
     return asked.result(succeeded(outcomes), form)
 
 
-def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alone: bool = False) -> list[Outcome]:
+def of_rows(asked: Asked, rows: Sequence[whole.Unit], source: Source | None = None, alone: bool = False) -> list[Outcome]:
     """Outcomes of files or arrays, in the batches that sample.py cuts. alone: one that fails is not the others' fault."""
     rows = rows[asked.options.start :][: asked.options.limit]
     if not rows:
@@ -221,7 +228,8 @@ def of_rows(asked: Asked, rows: Sequence[Row], source: Source | None = None, alo
     outcomes: list[Outcome] = []
     with asked.module(notes, len(rows)) as module:
         module.check(first)
-        size = max(1, module.run.rows // asked.cell.draws)
+        together = 1 if any(isinstance(row, series.Whole) for row in rows) else module.run.rows
+        size = max(1, together // asked.cell.draws)
         for start in range(0, len(rows), size):
             outcomes += module.predict_step([load(row) for row in rows[start : start + size]], 0)
             module.progress.finished(min(size, len(rows) - start))

@@ -20,6 +20,7 @@ PARTS: dict[str, Any] = {
     "likelihood": Likelihood,
     "solver": Callable,
 }  # of a configuration
+SLICES = 8  # of a volume in one network call
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
 
@@ -46,6 +47,9 @@ class Run:
     seed: int = 0
     rows: int = 1  # images times draws in one network call
     measurements: bool = False  # the scans are y, there is no truth
+    together: int = SLICES  # slices of a volume in one network call
+    planes: Literal["turns", "all"] = "turns"  # of volumes: which are denoised at a noise level
+    coupling: float = 0.0  # mm along a volume's slices over which the noise of its draws falls to 1/e of being the same
     scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
     precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
@@ -83,4 +87,6 @@ def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
     """How the images of all cells are drawn, as the flags say."""
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
-    return Run(options.seed, together, options.measurements, options.scale or 1.0, options.precision)
+    volumes = {"together": options.batch_size or SLICES, "planes": options.planes, "coupling": options.coupling}
+    told = {"measurements": options.measurements, "scale": options.scale or 1.0, "precision": options.precision}
+    return Run(options.seed, together, **told, **volumes)

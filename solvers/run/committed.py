@@ -3,11 +3,13 @@
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from data import formats
+from data import series
 from data.files import file_digest, replacing
 
 RECORDS, REJECTED = "records.jsonl", "records.rejected.jsonl"
@@ -34,7 +36,9 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
     again without a word. Of a record only its place is held, so that a million of them need little memory.
     """
     found: dict[str, Place | None] = {}
-    rejected, again, start = [], {}, 0
+    volumes: dict[str, str] = {}  # of slices that were put together
+    rejected, again, start = [], dict[str, str](), 0
+    digest = cache(file_digest)  # a volume's slices have one file
     for number, line in _lines(folder / RECORDS):
         place, start = (start, len(line)), start + len(line)
         record, fault = _read(line)
@@ -42,15 +46,23 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
             rejected.append((line, f"{folder / RECORDS}, line {number}: {fault}; set aside in {REJECTED}"))
             continue
         name = record["image_id"]
-        again.pop(name, None)
-        found.pop(name, None)
+        for known in (again, found, volumes):
+            known.pop(name, None)  # type: ignore[attr-defined]
         found[name] = None
         if record["status"] == "ok":
-            if reason := _difference(record, rows, verify) or _loss(record, folder, verify):
+            if reason := _difference(record, rows, verify) or _loss(record, folder, digest if verify else None):
                 again[name] = reason
             else:
                 found[name] = place
-    return Standing([place for place in found.values() if place], again, rejected)
+            if whole(record):
+                volumes[name] = sys.intern(record["volume"])
+    spoilt = {volume for name, volume in volumes.items() if name in again}
+    for name, volume in volumes.items():  # the slices of a volume that was put together are not at hand any more
+        if volume in spoilt:
+            again.setdefault(name, "its volume is to be put together again")
+            found[name] = None
+    reasons = {name: again[name] for name in found if name in again}
+    return Standing([place for place in found.values() if place], reasons, rejected)
 
 
 def keep(path: Path, places: Sequence[Place]) -> None:
@@ -114,13 +126,17 @@ def traces(folder: Path, names: list[str]) -> dict[str, list[Any]]:
     return {name: [(folder / name).stat().st_size, file_digest(folder / name)] for name in names}
 
 
-def stamp(path: str | Path) -> list[int]:
-    """Size and time of the last change of a file, in nanoseconds; [0, 0] if there is none."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return [0, 0]
-    return [found.st_size, found.st_mtime_ns]
+def stamp(row: Any) -> list[int]:
+    """Size and time of the last change, in nanoseconds, of a row's file or of each of a volume's; [0, 0] if there is none."""
+    seen: list[int] = []
+    for path in series.files_of(row):
+        try:
+            found = os.stat(path)
+        except OSError:
+            seen += [0, 0]
+        else:
+            seen += [found.st_size, found.st_mtime_ns]
+    return seen
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -166,15 +182,21 @@ def _difference(record: Record, rows: Mapping[str, Any], verify: bool) -> str:
         if now != before and (now := json.loads(json.dumps(now))) != before:  # as a record has it
             return f"its {key} is {now}, not {before} as when it was restored"
     checksum = record.get("input_sha256")
-    if not verify and checksum and record.get("input_stamp") not in (None, [0, 0]) and record["input_stamp"] == stamp(row.path):
+    seen = record.get("input_stamp") or ()
+    if not verify and checksum and any(seen) and seen == stamp(row):
         return ""
-    if checksum and formats.checksum(row.path) not in ("", checksum):
+    if checksum and series.checksum(row) not in ("", checksum):
         return "is another file than was restored before"
     return ""
 
 
-def _loss(record: Record, folder: Path, verify: bool) -> str:
-    """The first of its files that is not there any more as it was written, or ""."""
+def whole(record: Record) -> bool:
+    """Whether it is of a slice whose volume is put together, and whose own file is gone."""
+    return "volume" in record and not record["files"].get("recon", "").startswith("slices/")
+
+
+def _loss(record: Record, folder: Path, digest_of: Callable[[Path], str] | None) -> str:
+    """The first of its files that is not there any more as it was written, or ""; with digest_of, or has changed."""
     written = record.get("written") or dict.fromkeys(record["files"].values(), [None, None])
     for name, (size, digest) in written.items():
         try:
@@ -185,6 +207,6 @@ def _loss(record: Record, folder: Path, verify: bool) -> str:
             return f"its {name} is gone"
         if size not in (None, found.st_size):
             return f"its {name} has {found.st_size} bytes instead of {size}"
-        if verify and digest and file_digest(folder / name) != digest:
+        if digest_of and digest and digest_of(folder / name) != digest:
             return f"its {name} has changed since it was written"
     return ""

@@ -16,6 +16,8 @@ from solvers.run.shares import PATIENCE
 
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
+OF_IMAGES = ("num_runs", "measurements", "window", "data_root", "manifest", "split")
+OF_VOLUMES = ("slice_range", "every", "slices", "slicewise", "coupling")
 MOST = 10_000_000  # seeds in one call
 TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
 
@@ -59,7 +61,7 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
         raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
-    needless = ("num_runs", "measurements", "window", "data_root", "manifest", "split") if unconditional else ("seeds",)
+    needless = (*OF_IMAGES, *OF_VOLUMES) if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
             raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
@@ -117,6 +119,12 @@ def parser(about: str) -> Parser:
     add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
     add("--start", type=index, default=0, metavar="I")
     add("--limit", type=whole, metavar="N")
+    add("--slice-range", type=span, metavar="A:B", help="of each volume the slices A up to, not including, B, counted from 0")
+    add("--every", type=whole, metavar="N", help="of each volume every N-th slice, for a first look")
+    add("--planes", choices=("turns", "all"), default="turns", help="of volumes: denoised in turn, or all at every level")
+    add("--coupling", type=length, default=0.0, metavar="MM", help="of volumes: how far the noise of draws is shared")
+    add("--slicewise", action="store_true", help="restore the slices of volumes one by one")
+    add("--slices", action="store_true", help="keep a volume's slices as files of their own, with their panels, in slices/")
     add("--seed", type=int, default=0, metavar="N")
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
     add("--overwrite", action="store_true", help="replace results of another configuration")
@@ -180,6 +188,24 @@ def factor(word: str) -> float | str:
 
 def index(word: str) -> int:
     return 0 if word == "0" else whole(word)
+
+
+def length(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number of mm from 0")
+    return value
+
+
+def span(word: str) -> tuple[int, int]:
+    """40:60 -> (40, 60)"""
+    low, colon, high = word.partition(":")
+    if not (colon and (low or "0").isdigit() and high.isdigit() and int(low or 0) < int(high)):
+        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 40:60, from the first to behind the last slice")
+    return int(low or 0), int(high)
 
 
 def seeds(word: str) -> list[int]:

@@ -1,9 +1,8 @@
 """Restoration as Lightning's predict_step: measure, draw from the posterior, score. Files are written by writer.py."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -15,20 +14,23 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.operators.base import Shape
+from solvers.operators.base import Operator, Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Problem, continued, estimated_sigma_y, from_measurement, image_shape, measure
 from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
+from solvers.run.draws import Drawing
+from solvers.run.interrupted import Savings
 from solvers.run.outside import put_back, set_aside
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
-from solvers.solver import Step, check, lowered
+from solvers.run.whole import check_memory, lifted
+from solvers.solver import check, lowered
 
-Fit = Callable[[Prior, Shape], tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
+Fit = Callable[..., tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
 class Reconstruction(pl.LightningModule):
@@ -39,6 +41,8 @@ class Reconstruction(pl.LightningModule):
         self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
         self.cells, self.run = cells, run
         self.progress = Progress()
+        self.savings: dict[str, Savings] = {}  # of long runs, by the name of the cell
+        self.drawing = Drawing(run, self.progress, self.savings)
         if self.working_type is torch.float64:
             self.prior.double()
 
@@ -49,6 +53,9 @@ class Reconstruction(pl.LightningModule):
         """Raises Refusal, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
+                if scan.slices and scan.pixels is not None and cell.operator is not None:
+                    finer = 1 / cell.operator.places[1] if self.run.measurements else 1
+                    check_memory(round(scan.pixels.numel() * finer))
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
@@ -94,7 +101,7 @@ class Reconstruction(pl.LightningModule):
             units.check(problem)
         check(cell.solver, problem, prior)
         with Meter(prior, self.autocast) as meter:
-            draws, bad = self.draw(cell, problem, prior)
+            draws, bad = self.drawing.draw(cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans])
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
@@ -127,6 +134,8 @@ class Reconstruction(pl.LightningModule):
             record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
         if scan.scale != 1:
             record["scale"] = scan.scale
+        if scan.slices and self.run.measurements and operator.places != (0.0, 1.0):
+            record["slices_at"] = list(operator.places)
         if self.run.measurements and operator.grid not in (None, Grid()):
             record["grid"] = operator.grid._asdict()
         if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
@@ -161,66 +170,49 @@ class Reconstruction(pl.LightningModule):
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None
+        operator = lifted(cell.operator, x.ndim == 5, ids[0])
         noise = Noise(ids, "noise", self.run.seed)
         if self.run.measurements:
-            shape = image_shape(cell.operator, measured, tuple(self.prior.image_shape))
-            prior, note = self.fit(self.prior, shape)
-            return from_measurement(cell.operator, x, cell.likelihood, noise, shape), prior, note
-        x = continued(x, cell.operator)
+            shape = image_shape(operator, measured, tuple(self.prior.image_shape))
+            prior, note = self.fitted(shape, scans[0], operator)
+            return from_measurement(operator, x, cell.likelihood, noise, shape), prior, note
+        x = continued(x, operator)
         shape = tuple(x.shape[1:])
-        prior, note = self.fit(self.prior, shape)
+        prior, note = self.fitted(shape, scans[0])
         if shape != measured:
             grown = f"{sides(measured)} image continued to {sides(shape)} by its edges, and cropped back"
             note = f"{grown}; {note}" if note else grown
-        return measure(cell.operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
+        return measure(operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
+
+    def fitted(self, shape: Shape, scan: Scan, measured: Operator | None = None) -> tuple[Prior, str]:
+        """The prior for images of a shape, or for volumes. measured: the operator whose y the scan is."""
+        if len(shape) < 4:
+            return self.fit(self.prior, shape)
+        found = scan.spacing
+        if found is not None and measured is not None and scan.pixels is not None:
+            rows, columns = (n / m for n, m in zip(scan.pixels.shape[-2:], shape[-2:]))
+            found = (found[0] * measured.places[1], found[1] * rows, found[2] * columns)
+        of_volumes = {"batch": self.run.together, "turns": self.run.planes == "turns", "coupling": self.run.coupling}
+        prior, note = self.fit(self.prior, shape, spacing=found, **of_volumes)
+        said = "restored as a volume" + (f", its slices' noise shared over {self.run.coupling:g} mm" if self.run.coupling else "")
+        return prior, f"{said}; {note}" if note else said
 
     def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
         """A problem that is posed already, on this device, and what `pose` says beside it."""
         shape = problem.operator.shape or tuple(self.prior.image_shape)
         return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(self.prior, shape)
 
-    def draw(self, cell: Cell, problem: Problem, prior: Prior) -> tuple[Tensor, dict[int, str]]:
-        """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call."""
-        k, count = cell.draws, len(problem.ids)
-        everything, pieces = problem.repeat(k), []
-        bad: dict[int, str] = {}
-        for start in range(0, count * k, self.run.rows):
-            chosen = range(start, min(start + self.run.rows, count * k))
-            piece = everything.select(chosen)
-            noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
-            last, reasons = self.follow(cell.solver(piece, prior, noise), cell.solver.steps, piece.ids, piece)
-            pieces.append(last.x0.detach())
-            for row, reason in reasons.items():
-                bad.setdefault((start + row) // k, reason)
-        return torch.cat(pieces).unflatten(0, (count, k)), bad
-
     def generate(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
         """Draws from the prior itself, one for each seed, which is what the scan's id says."""
         start, ids = time.perf_counter(), [scan.image_id for scan in scans]
         noise, like = Noise(ids, "solver", self.run.seed), torch.zeros((), device=self.device, dtype=self.working_type)
         with Meter(self.prior, self.autocast) as meter:
-            last, bad = self.follow(cell.solver(self.prior, noise, like), cell.solver.steps, ids)
+            last, bad = self.drawing.follow(cell.solver(self.prior, noise, like), cell.solver.steps, ids)
             latent = self.prior.kind == "latent"
             image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
         facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
         record = [{"image_id": name} | facts for name in ids]
         return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
-
-    def follow(
-        self, steps: Iterator[Any], total: int, ids: Sequence[str], problem: Problem | None = None
-    ) -> tuple[Any, dict[int, str]]:
-        """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
-        reasons: dict[int, str] = {}
-        for step in steps:
-            finite = torch.isfinite(step.x).flatten(1).all(1)
-            for row in (~finite).nonzero().flatten().tolist():
-                reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
-            if len(reasons) == len(ids):
-                break
-            self.progress.step(ids, step.t, total, partial(mean_residual, problem, step) if problem else None)
-        for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
-            reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
-        return step, reasons
 
     def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
         """Seconds an image, from the first steps on this scan (the very first, which warms up, apart)."""
@@ -252,7 +244,3 @@ class Reconstruction(pl.LightningModule):
     @property
     def autocast(self) -> torch.dtype | None:
         return {"16-mixed": torch.float16, "bf16-mixed": torch.bfloat16}.get(self.run.precision)
-
-
-def mean_residual(problem: Problem, step: Step) -> float:
-    return float(problem.residual(step.x0).nanmean())

@@ -4,6 +4,8 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from threading import Event, Thread
+from types import MappingProxyType
 from typing import Any
 
 from tqdm import tqdm
@@ -11,6 +13,7 @@ from tqdm import tqdm
 from data.files import printable
 
 OFTEN, RARELY = 0.2, 5.0  # seconds between two showings on a terminal and in a log
+WAITING = 5.0  # seconds inside one step, after which that is shown
 
 
 class Bar(tqdm):
@@ -47,7 +50,11 @@ class Bar(tqdm):
 
 
 class Progress:
-    """Images done, and of the batch at work its step and residual. Silent until `start`.
+    """Images done, and of the batch at work its step, residual and how long it has been inside; of slices also which volume.
+    Silent until `start`.
+
+    A thread shows it every few seconds, whatever the solver is busy with: one step may last minutes (tiles, a decoder,
+    conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
 
     json: in place of the bar one JSON object a line, of every process. beats: called at every step with what is at work.
     """
@@ -57,12 +64,39 @@ class Progress:
         self.next = 0.0
         self.json, self.rank, self.began = False, 0, 0.0
         self.beats: list[Callable[..., None]] = []
+        self.place: dict[str, str] = {}
+        self.images = 0  # that are finished
+        self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
+        self.words: list[str] = []
+        self.begun = 0.0  # the step at work
+        self.over = Event()
 
-    def start(self, total: int, visible: bool = True, rank: int = 0) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's. rank: of this process."""
-        self.bar, self.next = Bar(total, "images", visible and not self.json), 0.0
+    def start(
+        self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({}), rank: int = 0
+    ) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices.
+
+        rank: of this process.
+        """
+        of = len(volumes)
+        self.place = {
+            name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
+            for v, ids in enumerate(volumes.values(), 1)
+            for k, name in enumerate(ids, 1)
+        }
+        longest = max(map(len, volumes.values()), default=0)
+        unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
+        self.bar, self.next, self.images, self.words = Bar(total, unit, visible and not self.json), 0.0, 0, []
+        self.over = Event()
         self.rank, self.began = rank, time.monotonic()
         self.tell("start", images=total)
+        if visible and not self.json:
+            Thread(target=self._show, args=(self.over,), daemon=True).start()
+
+    def begin(self, images: int, rows: int) -> None:
+        """A batch of images, and of `rows` draws of them together."""
+        self.batch, self.rows, self.before = images, rows, 0
+        self.words, self.begun = [], time.monotonic()
 
     def tell(self, event: str, **facts: Any) -> None:
         """One line about an event, if they are asked for."""
@@ -78,10 +112,17 @@ class Progress:
         self.tell("image", image=record["image_id"], status=record["status"], **cost, **known)
 
     def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
-        """residual is computed only when it is shown: a few times a second, less often where it is slow (a decoder)."""
+        """Step t of `steps` is done for these ids. residual is computed only when it is shown: a few times a second, less often
+        where it is slow (a decoder).
+        """
         begun = time.monotonic()
         for beat in self.beats:
             beat(step=t + 1, steps=steps, image=ids[0])
+        self.begun = begun
+        if self.rows:
+            part = (self.before + len(ids) * (t + 1) / steps) / self.rows
+            self.bar.n = round(self.images + self.batch * min(1.0, part), 2)
+            self.before += len(ids) * (t + 1 == steps)
         if (self.bar.disable and not self.json) or begun < self.next:
             return
         if self.json:
@@ -90,15 +131,28 @@ class Progress:
             self.next = time.monotonic() + RARELY
             return
         others = len(set(ids)) - 1
-        words = [printable(ids[0]) + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
-        words += [f"residual {residual():.3f}"] if residual else []
-        self.bar.set_postfix_str("  ".join(words), refresh=True)
+        first = self.place.get(ids[0], printable(ids[0]))
+        self.words = [first + f" and {others} more" * bool(others), f"step {t + 1}/{steps}"]
+        self.words += [f"residual {residual():.3f}"] if residual else []
+        self.bar.set_postfix_str("  ".join(self.words), refresh=True)
         now = time.monotonic()
         self.next = now + max(self.bar.mininterval, min(20 * (now - begun), 30))
 
     def finished(self, images: int) -> None:
-        self.bar.update(images)
+        self.images += images
+        self.batch = self.rows = 0
+        self.bar.update(self.images - self.bar.n)
+        self.bar.n = self.images  # a whole number again
 
     def close(self) -> None:
+        self.over.set()
         self.bar.close()
         self.tell("end")
+
+    def _show(self, over: Event) -> None:
+        """Every few seconds without a showing, another one: how long the step at work has lasted."""
+        while not over.wait(max(self.bar.mininterval, WAITING)):
+            now = time.monotonic()
+            if self.begun and now - max(self.begun, self.next - self.bar.mininterval) >= WAITING:
+                here = f"in the next step for {now - self.begun:.0f} s"
+                self.bar.set_postfix_str("  ".join([*self.words, here]), refresh=True)

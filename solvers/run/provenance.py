@@ -10,6 +10,7 @@ from typing import Any
 from ldm import catalogue
 from ldm.denoiser import Prior
 from solvers.run.cells import Cell
+from solvers.run.flags import OF_VOLUMES
 from solvers.run.results import Results
 
 LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "numpy")
@@ -30,6 +31,8 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         "keep_patient": options.keep_patient,
         "images": str(options.manifest or options.data_root or "seeds"),
     }
+    decisive["run"] |= {word: getattr(options, word) for word in OF_VOLUMES if getattr(options, word)}
+    decisive["run"] |= {"planes": options.planes} if options.planes != "turns" else {}
     if options.window:
         decisive["run"]["window"] = list(options.window)
     if options.scale:

@@ -17,6 +17,9 @@ COLUMNS = {  # the numbers of a record that are averaged -> (heading, digits)
     "psnr_draw": ("PSNR of one draw dB", 2),
     "ssim": ("SSIM", 3),
     "ssim_draw": ("SSIM of one draw", 3),
+    "ssim_rows": ("SSIM along rows", 3),
+    "ssim_columns": ("SSIM along columns", 3),
+    "continuity": ("continuity", 3),
     "nmse": ("NMSE", 4),
     "residual": ("residual", 3),
     "residual_mean": ("residual of the mean", 3),
@@ -43,6 +46,7 @@ class Outcome:
     grid: Grid | None = None  # where in the image the samples of y lie
     folder: str = "recon"  # "samples" for draws from the prior itself
     trace: str = ""  # of a bug in the program that this image met, as Python prints it
+    deviation: Tensor | None = None  # the spread of draws that are not at hand any more
 
     @property
     def image_id(self) -> str:
@@ -51,7 +55,7 @@ class Outcome:
     @property
     def std(self) -> Tensor | None:
         """Spread of the draws, in the model range."""
-        return None if self.draws is None else self.draws.std(0)
+        return self.deviation if self.draws is None else self.draws.std(0)
 
 
 def failed(scan: Scan, reason: str, trace: str = "") -> Outcome:
@@ -73,15 +77,26 @@ def nearest(draws: Tensor, truth: Tensor, turns: bool) -> int:
 def scores(image: Tensor, truth: Tensor, draws: Tensor | None, baseline: Tensor | None, turns: bool) -> dict[str, float]:
     """psnr, ssim, nmse of the result; with several draws, those of the first one and the coverage of their interval.
 
+    Of volumes [C,D,H,W] psnr and nmse are of all voxels, ssim is the mean of the slices, and with it that of the other planes.
     turns: the measurement cannot tell an image from its half turn and shifts; each image is scored at its best one.
     """
     seen = metrics.aligned if turns else (lambda image, truth: image)
     x, t = seen(image[None], truth[None]), truth[None]
-    values = {"psnr": metrics.psnr(x, t).item(), "ssim": metrics.ssim(x, t).item(), "nmse": metrics.nmse(x, t).item()}
+    volume = image.ndim == 4
+    values = {"psnr": metrics.psnr(x, t).item()} | (of_planes(x, t) if volume else {"ssim": metrics.ssim(x, t).item()})
+    values["nmse"] = metrics.nmse(x, t).item()
     if draws is not None:
         first = seen(draws[:1], t)
-        values |= {"psnr_draw": metrics.psnr(first, t).item(), "ssim_draw": metrics.ssim(first, t).item()}
+        values["psnr_draw"] = metrics.psnr(first, t).item()
+        values |= {} if volume else {"ssim_draw": metrics.ssim(first, t).item()}
         values["coverage"] = metrics.coverage(draws, truth)
     if baseline is not None:
         values["baseline_psnr"] = metrics.psnr(baseline[None], t).item()
     return values
+
+
+def of_planes(image: Tensor, truth: Tensor) -> dict[str, float]:
+    """What only a volume [1,C,D,H,W] has."""
+    similar = dict(zip(("ssim", "ssim_rows", "ssim_columns"), metrics.ssim_of_planes(image, truth)))
+    apart = {"continuity": metrics.continuity(image, truth).item()} if image.shape[2] > 1 else {}
+    return similar | apart

@@ -37,13 +37,15 @@ def write(folder: Path) -> Path:
     )
     keys = _present([summary])
     rows, pictures, bad = [], [], []
+    shown: set[str] = set()  # slices of a volume share a panel
     for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
         if record["status"] != "ok":
             bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
             continue
         rows.append(_row(_cells(record, keys)))
-        if len(rows) <= PANELS:
+        if (file := _file(record)) not in shown and len(shown) < PANELS:
             pictures.append(_picture(folder, record))
+        shown.add(file)
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
         f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
@@ -53,7 +55,7 @@ def write(folder: Path) -> Path:
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
         "<h2>Panels</h2>",
         *pictures,
-        f"<p class=note>{len(rows) - PANELS} more in panels/.</p>" if len(rows) > PANELS else "",
+        f"<p class=note>{len(shown) - PANELS} more in panels/.</p>" if len(shown) > PANELS else "",
         "<h2>Images</h2>",
         _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
         "<h2>Configuration</h2>",
@@ -122,13 +124,19 @@ def _cells(record: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
 
 
 def _picture(folder: Path, record: Mapping[str, Any]) -> str:
-    file = record["files"].get("panels", record["files"].get("recon", record["files"].get("samples")))
+    file = _file(record)
     if not file.endswith(".png"):
         return ""
     code = base64.b64encode((folder / file).read_bytes()).decode()
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
     return f"<figure>{caption}<img alt='{name}' src='data:image/png;base64,{code}'></figure>"
+
+
+def _file(record: Mapping[str, Any]) -> str:
+    """What shows an image."""
+    files = record["files"]
+    return files.get("panels", files.get("recon", files.get("samples")))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

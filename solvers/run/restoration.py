@@ -1,31 +1,40 @@
 """A restoration from its first check to its report: what sample.py does once its words are understood."""
 
 import argparse
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from data import manifest, sources
+from data import manifest, series, sources
 from data.files import Refusal, printable
 from data.manifest import Row
+from data.series import Passed, Whole
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import door, report, volumes
+from solvers.run import door, report, volumes, whole
+from solvers.run.batches import Pending, batches
 from solvers.run.cells import Cell, build, run_of
 from solvers.run.cost import peak_memory
+from solvers.run.interrupted import Savings
 from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.process import Bounds, Part
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
-from solvers.run.scans import Pending, Scan, batches, reader
+from solvers.run.scans import Scan, reader
 from solvers.run.shares import Hold
 from solvers.run.trainer import make_trainer, quiet, surroundings
+from solvers.run.whole import Unit
 from solvers.run.writer import Writer
+
+FAST = ("pnp", "tv", "resample_fast", "padis", "daps", "codps_plus")  # of which --dry-run names the fastest
 
 
 @rank_zero_only
@@ -40,12 +49,14 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     configs: of each cell of the grid, by its name. demo: whether no data were named. Returns the exit code.
     """
     quiet()
+    begun = time.monotonic()
     surroundings(options.devices, options.num_nodes, options.accelerator)
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
-    everything = {row.image_id: row for row in all_rows(options, cells, folders.values())}
+    found, apart = whole.units(all_rows(options, cells, folders.values()), cells, prior, options.slicewise)
+    everything = {unit.image_id: unit for unit in found}
     rows = list(everything.values())[options.start :][: options.limit]
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
@@ -68,9 +79,13 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     with locked_folders(results.values(), options, everything) as holds:
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
-        for note in filter(None, dict.fromkeys(cell.note(prior) for cell in cells)):
+        for note in filter(None, dict.fromkeys([apart, *(cell.note(prior) for cell in cells)])):
             say(f"note: {note}")
-        sizes = {cell.name: max(1, run.rows // cell.draws) for cell in cells}
+        if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
+            say(f"note: {processes} processes share volumes, and not the slices of one")
+        module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
+        together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
+        sizes = {cell.name: max(1, together // cell.draws) for cell in cells}
         parts = parts_of(results, sizes, options, trainer)
         module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
         ahead = reading_ahead(options.workers, trainer)
@@ -81,7 +96,7 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
             pending.append(batches(rows, load, sizes[name], left_over, ahead))
         with left(parts.values()):
             trainer.predict(module, pending, return_predictions=False)
-        if rank_zero_only.rank > 0:
+        if cast(Any, rank_zero_only).rank > 0:
             return 0
         complete = all(part.complete for part in parts.values())
         if bound := next(iter(parts.values())).bounds.reached:
@@ -90,7 +105,11 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
             return 0
         for result in results.values() if options.join or trainer.world_size > 1 else ():
             result.order(everything)
-        return conclude(results, lambda image_id: load(everything[image_id]) if image_id in everything else None)
+        for savings in module.savings.values():
+            savings.tidy()
+        code = conclude(results, everything, load, options.slices)
+        print(f"took {time.monotonic() - begun:.1f} s")
+        return code
 
 
 def parts_of(
@@ -134,15 +153,16 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
     """What there is to restore; of the prior itself, one row for each seed. folders: of results."""
     if cells[0].operator is None:
         return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
-    passed: list[Path] = []
+    passed: list[Passed] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
     rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
-    if passed := [path for path in passed if not path.is_relative_to(options.save_dir)]:
-        say(f"note: {len(passed)} files that are no images by their name are passed over, the first {passed[0]}")
-    return rows
+    for line in series.listed(one for one in passed if not one.path.is_relative_to(options.save_dir)):
+        say(f"note: {line}")
+    chosen = options.slice_range or options.every
+    return series.chosen(rows, options.slice_range, options.every or 1) if chosen else rows
 
 
-def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
+def leaks(options: argparse.Namespace, rows: Sequence[Unit]) -> str:
     """What to know of images whose subjects are in other splits too, as their manifest says; "" of others."""
     marks = {row.leak for row in rows} - {""}
     table = Path(options.data_root or "", f"{options.split}.csv")  # of a folder of pictures
@@ -152,11 +172,11 @@ def leaks(options: argparse.Namespace, rows: Sequence[Row]) -> str:
 
 
 @contextmanager
-def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Row]) -> Iterator[list[Hold]]:
+def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Unit]) -> Iterator[list[Hold]]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         holds = []
-        for result in results if rank_zero_only.rank == 0 else ():
+        for result in results if cast(Any, rank_zero_only).rank == 0 else ():
             hold = stack.enter_context(result.opened(options.overwrite, rows, options.verify, options.join))
             holds += [hold] if hold else []
             for line in result.remarks:
@@ -164,10 +184,11 @@ def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows
         yield holds
 
 
-def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None]) -> int:
-    """Volumes, summaries and the report, once every process is done; 1 if any image failed. load: a scan, by its id."""
+def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Callable[[Unit], Scan], keep: bool) -> int:
+    """Volumes, summaries and the report, once every process is done; 1 if any image failed. keep: a volume's slices too."""
+    members = series.members(row for row in rows.values() if isinstance(row, Row))
     for result in results.values():
-        for line in volumes.reassemble(result, load):
+        for line in volumes.reassemble(result, members, lambda image_id: load(rows[image_id]), keep):
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
@@ -180,10 +201,34 @@ def conclude(results: Mapping[str, Results], load: Callable[[str], Scan | None])
 
 
 def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
-    """--dry-run: everything was checked; a few steps on the first image say how long it will take."""
+    """--dry-run: everything was checked; a few steps on the first image say how long it will take, and what would be faster."""
     module.to(trainer.strategy.root_device)
+    many = trainer.num_devices * trainer.num_nodes
     for cell in module.cells:
         seconds = module.estimate(cell, scan)
-        minutes, peak = seconds * count / (trainer.num_devices * trainer.num_nodes) / 60, peak_memory() / 2**30
-        print(f"{cell.name}: about {seconds:.1f} s an image, {minutes:.1f} min for {count}; peak memory {peak:.2f} GiB")
+        peak = peak_memory() / 2**30
+        print(f"{cell.name}: {took(seconds, count, many)}; peak memory {peak:.2f} GiB")
+        found = faster(module, cell, scan, seconds) if cell.operator else []
+        for name, less in found:
+            print(f"  faster: --solver {name:14} {took(less, count, many)}")
     return 0
+
+
+def took(seconds: float, count: int, devices: int) -> str:
+    return f"about {seconds:.1f} s an image, {seconds * count / devices / 60:.1f} min for {count}"
+
+
+def faster(module: Reconstruction, cell: Cell, scan: Scan, seconds: float) -> list[tuple[str, float]]:
+    """The three fastest solvers that do the job of a cell with this prior in less time, and their seconds an image."""
+    found = []
+    for name in FAST:
+        chosen = configuration.build(configuration.load([catalogue.settings("solvers", name)])["solver"])
+        if isinstance(chosen, type(cell.solver)):
+            continue
+        other = replace(cell, name=name, solver=chosen)
+        try:
+            Reconstruction(module.prior, [other], module.run, module.fit).check(scan)
+        except Refusal:  # cannot do it
+            continue
+        found.append((name, module.estimate(other, scan, trials=1)))
+    return sorted((pair for pair in found if pair[1] < seconds), key=lambda pair: pair[1])[:3]

@@ -134,21 +134,30 @@ class Results:
         if outcome.image is not None:
             record["files"], names = write(outcome, self.folder, self.origin)
             record |= {"written": traces(self.folder, names), "config": self.digest}
-            record |= {"volume": outcome.scan.volume} if outcome.scan.volume else {}
+            slice_of = outcome.scan.volume if not outcome.scan.slices else ""
+            record |= {"volume": slice_of} if slice_of else {}
         append(self.folder / RECORDS, _line(record))
+
+    def replace(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
+        """Put these records, by image, in the place of those that the images had; all of them or none."""
+        commit(self.folder / RECORDS, b"".join(_line(changed.get(r["image_id"], r)) for r in self.records()))
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
         columns: dict[str, list[float]] = {key: [] for key in COLUMNS}
         summary: dict[str, Any] = {"images": 0, "failed": []}
+        volumes: dict[str, dict[str, Any]] = {}
         for record in self.records():
             if record["status"] != "ok":
                 summary["failed"].append(record["image_id"])
                 continue
             summary["images"] += 1
+            if of := record.get("of_volume"):
+                volumes[of["volume"]] = of
             for key in COLUMNS:
                 columns[key] += [float(record[key])] if record.get(key) is not None else []
         summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
+        summary |= {"volumes": list(volumes.values())} if volumes else {}
         summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
         summary["peak_memory_mb"] = round(peak_memory() / 2**20)
         commit_json(self.folder / "summary.json", summary)

@@ -1,32 +1,27 @@
-"""What is to be restored: scans in batches that are cut from the manifest before anything is skipped.
-
-The cut depends on the manifest and the batch size alone, so a restarted run computes the very same batches.
-"""
+"""What is to be restored: a row of the manifest, read, with what its file says about itself."""
 
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data import dataset, sources
 from data.contracts import Contracts, Window
-from data.dataset import deaf
 from data.files import Refusal, first_line
-from data.formats import Image, Meta, checksum, unpadded
+from data.formats import Image, Meta, own_suffix, spacing, unpadded
 from data.ranges import DEPTH_8, Intensity
 from data.seeding import Noise
+from data.series import Whole, checksum
 from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import image_shape
 from solvers.run.committed import stamp
-from solvers.run.shares import key_of
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,13 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
-    stamp: Sequence[int] = (0, 0)  # its size and time of change
+    stamp: Sequence[int] = (0, 0)  # its size and time of change; of a volume, each file's
     row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
     outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
+    volume: str = ""  # the name of the volume that this is a slice of, or is; "" for a picture
+    suffix: str = ""  # of its file's name
+    slices: tuple["Scan", ...] = ()  # of a volume that is one scan: its slices in order, whose pixels are [C,D,H,W] here
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -54,26 +52,25 @@ class Scan:
         return {**seen, "row": dict(self.row), "contract": contract, **origin}
 
     @property
+    def spacing(self) -> tuple[float, float, float] | None:
+        """mm along the three axes of a volume; None where nobody knows."""
+        return spacing([one.source.meta for one in self.slices if one.source]) if self.slices else None
+
+    @property
     def clamped(self) -> float:
         """The share of the file's values that its window cuts off."""
         if self.source is None or self.intensity is None:
             return 0.0
+        if self.slices:
+            return sum(replace(one, intensity=self.intensity).clamped for one in self.slices) / len(self.slices)
         stored = unpadded(self.source)
         beyond = (stored < self.intensity.low) | (stored > self.intensity.high)
         return float(beyond.float().mean()) if len(stored) else 0.0
-
-    @property
-    def volume(self) -> str:
-        """What the slices of one volume, multi-frame file or DICOM series share; "" for a picture."""
-        if self.source is None or not (self.source.meta.count > 1 or self.source.meta.format == "dicom"):
-            return ""
-        return (self.source.meta.series or "")[:16]
 
 
 DECISIVE = ("slice", "window")  # of a row, beside its file
 
 Load = Callable[[Any], Scan]
-Queue = Callable[[Sequence[str]], Iterator[int]]
 
 
 class Source(NamedTuple):
@@ -88,16 +85,45 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
 
     load: row -> pixels, source, intensity.
     """
+    if isinstance(row, Whole):
+        return whole(load, row)
     try:
         pixels, source, intensity = load(row)
         decisive = {key: getattr(row, key) for key in DECISIVE}
-        return Scan(row.image_id, pixels, source, intensity, "", "", checksum(row.path), stamp(row.path), decisive)
+        ending = own_suffix(row.path, source.meta) if row.volume else ""
+        own = {"checksum": checksum(row), "stamp": stamp(row), "row": decisive, "volume": row.volume, "suffix": ending}
+        return Scan(row.image_id, pixels, source, intensity, **own)
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
     except MemoryError:
         raise
     except Exception as error:  # a bug, of which this row may be the only one to suffer
         return Scan(row.image_id, error=bug(error), trace=traceback.format_exc())
+
+
+def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
+    """All slices of a volume as one scan; what is wrong with one of them is wrong with it."""
+    slices = []
+    for one in row.rows:
+        slices.append(scan := read(load, one))
+        if scan.error:
+            return Scan(row.image_id, error=f"{one.image_id}: {scan.error}", trace=scan.trace)
+        if scan.pixels.shape != slices[0].pixels.shape:  # type: ignore[union-attr]
+            return Scan(row.image_id, error=f"{one.image_id}: is {sides(shape_of(scan))}, the first {sides(shape_of(slices[0]))}")
+        if scan.intensity != slices[0].intensity:
+            return Scan(row.image_id, error=f"{one.image_id}: has another window than the first slice")
+    meta = slices[0].source.meta  # type: ignore[union-attr]
+    if len(meta.shape) > 3 and meta.shape[3] > 1 and meta.format in ("nifti", "nrrd"):
+        return Scan(row.image_id, error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise")
+    first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
+    held = tuple(replace(scan, pixels=None) for scan in slices)
+    seen = {"checksum": checksum(row), "stamp": stamp(row)}
+    made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held, **seen)
+    try:
+        spacing([scan.source.meta for scan in held if scan.source])
+    except Refusal as error:
+        return Scan(row.image_id, error=f"{error}; --slicewise restores them one by one")
+    return replace(made, row={key: getattr(row, key) for key in DECISIVE})
 
 
 def bug(error: Exception) -> str:
@@ -202,52 +228,8 @@ def reader(
     return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
 
 
-class Batches(Dataset):
-    """Batch number -> its scans. rows: anything `load` takes; load: row -> Scan, run in the loader's workers."""
-
-    def __init__(self, rows: Sequence[Any], load: Callable[[Any], Scan], batch_size: int):
-        self.rows, self.load, self.batch_size = rows, load, batch_size
-
-    def __len__(self) -> int:
-        return -(-len(self.rows) // self.batch_size)
-
-    def __getitem__(self, batch: int) -> list[Scan]:
-        return [self.load(row) for row in self.rows[batch * self.batch_size : (batch + 1) * self.batch_size]]
-
-
-class Pending(Sampler):
-    """Numbers of the batches with an image that is not committed yet.
-
-    committed: asked once, when the processes have met and none has begun. queue: which of them this process does, and when
-    (`shares.Shares.take`, given what the batches are called); without one it does them all.
-    """
-
-    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None):
-        self.ids, self.batch_size, self.committed, self.queue = ids, batch_size, committed, queue
-
-    @cached_property
-    def open(self) -> list[int]:
-        done, starts = self.committed(), range(0, len(self.ids), self.batch_size)
-        return [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
-
-    def __iter__(self) -> Iterator[int]:
-        if self.queue is None:
-            return iter(self.open)
-        keys = [key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open]
-        return (self.open[number] for number in self.queue(keys))
-
-    def __len__(self) -> int:
-        return len(self.open)
-
-
-def batches(rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0) -> DataLoader:
-    """What is left to do of the rows of a manifest, in batches of `size` images. workers: processes that read ahead."""
-    images = Batches(rows, load, size)
-    return DataLoader(images, None, sampler=pending, num_workers=workers, worker_init_fn=deaf, generator=torch.Generator())
-
-
 def cut(images: Tensor, truth: Tensor) -> Tensor:
-    """Images [...,H,W] without what they were continued by for their operator, below and to the right of the truth."""
+    """Images or volumes [...,H,W] without what they were continued by for their operator, below and to the right of the truth."""
     return images[..., : truth.shape[-2], : truth.shape[-1]]
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from argparse import Namespace
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -13,14 +14,20 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from data.files import Refusal, first_line
 from solvers.run import topology
 
-NOISY = ("pytorch_lightning.utilities.rank_zero", "pytorch_lightning.accelerators.cuda", "lightning.fabric")
+NOISY = (
+    "pytorch_lightning",
+    "pytorch_lightning.utilities.rank_zero",
+    "pytorch_lightning.accelerators.cuda",
+    "lightning.fabric",
+    "lightning_fabric",
+)
 
 
 def quiet() -> None:
     """Silence what Lightning and torch say about themselves."""
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
 
 
@@ -34,7 +41,7 @@ def surroundings(devices: object, nodes: int, accelerator: str) -> topology.Topo
     found.check(devices, nodes, torch.cuda.device_count() if meant else None)
     topology.adopt(found, os.environ)
     if found.launcher:
-        rank_zero_only.rank = found.rank
+        cast(Any, rank_zero_only).rank = found.rank
         if found.rank == 0:
             print(found, flush=True)
     return found

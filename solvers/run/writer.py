@@ -9,7 +9,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import BasePredictionWriter
 
 from data.files import Refusal, Unwritable
+from data.series import Whole, members
 from solvers.run.door import complain
+from solvers.run.interrupted import Savings
 from solvers.run.module import Reconstruction
 from solvers.run.process import Part
 from solvers.run.record import Outcome, broken, failed
@@ -26,12 +28,18 @@ class Writer(BasePredictionWriter):
         super().__init__("batch")
         self.results, self.parts = results, parts
         self.done: list[set[str]] = []
+        self.savings: list[Savings | None] = []
         self.behind = Behind(self.commit) if behind else None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
         self.done = [results.committed() for results in self.results]
-        total = sum(len(loader) * loader.dataset.batch_size for loader in trainer.predict_dataloaders)  # type: ignore[union-attr]
-        pl_module.progress.start(total, trainer.is_global_zero, trainer.global_rank)
+        loaders: Any = trainer.predict_dataloaders
+        total = sum(len(loader) * loader.dataset.batch_size for loader in loaders)
+        rows = loaders[0].dataset.rows
+        volumes = members(row for row in rows if getattr(row, "volume", ""))
+        volumes |= {row.image_id: [row.image_id] for row in rows if isinstance(row, Whole)}
+        self.savings = [pl_module.savings.get(cell.name) for cell in pl_module.cells]
+        pl_module.progress.start(total, trainer.is_global_zero, volumes, trainer.global_rank)
         trainer.strategy.barrier("every process has seen what is committed; none has added to it")
 
     def write_on_batch_end(
@@ -71,6 +79,8 @@ class Writer(BasePredictionWriter):
                 raise
             except Exception as error:
                 self.results[cell].commit(broken(outcome.scan, error))
+            if savings := self.savings[cell]:
+                savings.clear(outcome.image_id)
         self.parts[cell].committed([outcome.record for outcome in prediction])
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]

@@ -24,6 +24,7 @@ class VolumeBlur(LinearOperator):
 
     std: Sequence[float] = (1.0, 1.0, 1.0)
     border: Border = "symmetric"
+    volumetric = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
@@ -36,6 +37,9 @@ class VolumeBlur(LinearOperator):
         for axis, n in zip(self.axes, in_three(shape, "a blur of volumes")[1:]):
             axis.length(n)
         return tuple(shape)
+
+    def shape_in(self, measured: Shape) -> Shape:
+        return measured
 
     @property
     def axes(self) -> list[Axis]:

@@ -40,6 +40,7 @@ class VolumeMRI(LinearOperator):
 
     mask: Tensor
     unit_range = True
+    volumetric = True
     neighbours = "rows"
     gain = 0.5  # u is x/2 and a constant
 
@@ -57,6 +58,9 @@ class VolumeMRI(LinearOperator):
         if (d, w) != (self.mask.shape[2], self.mask.shape[4]):
             raise Refusal(f"mask of {self.mask.shape[2]}x{self.mask.shape[4]} does not fit D = {d} and W = {w}")
         return (2, d, h, w)
+
+    def shape_in(self, measured: Shape) -> Shape:
+        return (1, *measured[1:])
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         one_each(self.mask, noise, "masks")
@@ -117,6 +121,7 @@ class CartesianVolumeMRI(Operator):
     centre: float = 0.08
     random = True
     unit_range = True
+    volumetric = True
 
     def __post_init__(self) -> None:
         if not (self.acceleration >= 1 and 0 <= self.centre <= 1):

@@ -24,6 +24,7 @@ class MissingSlices(LinearOperator):
     missing: Sequence[int] = ()
     every: int = 0
     elementwise = True
+    volumetric = True
 
     def __post_init__(self) -> None:
         if bool(self.missing) == bool(self.every):
@@ -52,6 +53,9 @@ class MissingSlices(LinearOperator):
             raise Refusal(f"all {d} slices are missing")
         return (c, d, h, w)
 
+    def shape_in(self, measured: Shape) -> Shape:
+        return measured
+
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         self.shape_out(shape)
         return self.bind(shape)
@@ -73,6 +77,9 @@ class MissingSlices(LinearOperator):
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, per_image(s2, r) + per_image(v, r) * self.mask(r))
+
+    def mixing(self, shape: Shape) -> Tensor:
+        return self.mask(torch.zeros(shape, dtype=torch.float64)).flatten().diag()
 
     def norm(self) -> float:
         return 1.0

@@ -25,6 +25,7 @@ class Slicewise(Operator):
 
     operator: Operator
     same: bool = False
+    volumetric = True
 
     def __getattribute__(self, name: str) -> Any:
         return getattr(self.operator, name) if name in SAME else super().__getattribute__(name)
@@ -33,6 +34,11 @@ class Slicewise(Operator):
         c, d, h, w = in_three(shape, "a stack of slices")
         first, *rest = self.operator.shape_out((c, h, w))
         return (first, d, *rest)
+
+    def measurable(self, shape: Shape) -> Shape:
+        c, d, h, w = in_three(shape, "a stack of slices")
+        _, height, width = self.operator.measurable((c, h, w))
+        return (c, d, height, width)
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         c, d, h, w = in_three(shape, "a stack of slices")
@@ -101,7 +107,12 @@ class Stack(Operator):
         return None if found is None else self.stacked(found)
 
     def files(self) -> dict[str, Tensor]:
-        return self.operator.files()
+        """Each slice's own, [volumes,D,...]; what all slices share as it is."""
+        found = self.operator.files()
+        if self.same:
+            return found
+        rows = self.volumes * self.depth
+        return {name: t.unflatten(0, (self.volumes, -1)) if len(t) == rows else t for name, t in found.items()}
 
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         sigma = self.rows(sigma) if isinstance(sigma, Tensor) and sigma.ndim == y.ndim else sigma

@@ -30,6 +30,7 @@ class ThroughPlane(LinearOperator):
     factor: float = 4.0
     thickness: float | None = None
     profile: Literal["box", "gaussian"] | tuple[float, ...] = "box"
+    volumetric = True
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 1):
@@ -53,6 +54,14 @@ class ThroughPlane(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, d, h, w = in_three(shape, "through-plane super-resolution")
         return (c, self.count(d), h, w)
+
+    def shape_in(self, measured: Shape) -> Shape:
+        c, m, h, w = in_three(measured, "through-plane super-resolution")
+        return (c, round(m * self.factor), h, w)
+
+    @property
+    def places(self) -> tuple[float, float]:
+        return 0.5 / self.factor - 0.5, 1 / self.factor
 
     def matrix(self, x: Tensor, thin: int) -> Factor:
         """[m,D] with its decomposition, like x."""
@@ -78,6 +87,9 @@ class ThroughPlane(LinearOperator):
         if len(P.s) == P.U.shape[0]:
             return solved
         return solved + divide(r - along(P.U, inside, -3), per_image(s2, r).expand_as(r))
+
+    def mixing(self, shape: Shape) -> Tensor:
+        return self.matrix(torch.zeros((), dtype=torch.float64), shape[1]).A
 
     def norm(self) -> float:
         if self.shape is None:

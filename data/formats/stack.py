@@ -1,0 +1,140 @@
+"""Slices that are stacked anew: others in number or place than those that were read, in the same space.
+
+A place counts in slices of the source: 0 is its first slice, 1 its second, 0.5 lies half way between the two.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pydicom
+
+from data.files import Refusal
+from data.formats.dicom_geometry import affine_of, decimal
+from data.formats.dicom_groups import of_frame, places
+from data.formats.dicom_units import select_frame
+from data.formats.image import Affine, Meta, decoding, digest
+from data.formats.volume import as_affine
+
+SPREAD = 65535  # stored numbers that a spread is written with in DICOM, which knows no floats that others read
+
+
+def stacked(metas: Sequence[Meta], first: float = 0.0, step: float = 1.0, count: int | None = None) -> list[Meta]:
+    """What is true of `count` slices at the places first + k step, by what the source's slices (in order) say.
+
+    Raises Refusal for files that cannot hold another number of slices.
+    """
+    count = len(metas) if count is None else count
+    base = metas[0]
+    whole = [meta.index for meta in metas] == list(range(base.count)) or base.count == 1
+    if (first, step, count) == (0, 1, len(metas)) and whole:
+        return list(metas)
+    if base.format == "dicom":
+        return [_dicom(metas, first + k * step, step, k) for k in range(count)]
+    indices = [meta.index for meta in metas]
+    apart = indices[1] - indices[0] if len(indices) > 1 else 1
+    if indices != list(range(indices[0], indices[0] + apart * len(indices), apart)):
+        raise Refusal("slices that do not lie equally far from each other make no volume")
+    if len(base.shape) > 3 and base.shape[3] > 1:
+        raise Refusal("a volume with repetitions keeps all its slices")
+    if base.key and base.format not in ("npz", "hdf5", "mat"):
+        raise Refusal("an archive of pictures keeps all its members")
+    affine, shape = base.affine, list(base.shape)
+    if affine is not None:
+        move = np.eye(4)
+        move[base.axis, base.axis], move[base.axis, 3] = step * apart, indices[0] + first * apart
+        affine = as_affine(np.array(affine) @ move)
+    if base.format in ("nifti", "nrrd"):
+        shape[base.axis] = count
+    elif "n" in base.layout:
+        shape[base.layout.index("n")] = count
+    same = replace(base, affine=affine, shape=tuple(shape), count=count)
+    return [replace(same, index=k) for k in range(count)]
+
+
+def spacing(metas: Sequence[Meta]) -> tuple[float, float, float] | None:
+    """mm from slice to slice, from row to row and from column to column; None where the files do not say.
+
+    Raises Refusal, in one line, for slices that lie unequally far apart or twice in one place.
+    """
+    base = metas[0]
+    if base.affine is None or base.spacing is None:
+        return None
+    if base.format != "dicom":
+        apart = metas[1].index - metas[0].index if len(metas) > 1 else 1
+        between = float(np.linalg.norm(np.array(base.affine)[:3, base.axis])) * apart
+        return between, *base.spacing
+    if len(metas) < 2:
+        return 1.0, *base.spacing
+    if any(meta.affine is None for meta in metas):
+        return None
+    corners = np.array([np.array(meta.affine)[:3, 3] for meta in metas])
+    steps = np.linalg.norm(np.diff(corners, axis=0), axis=1)
+    usual = float(np.median(steps))
+    for k, gap in enumerate(steps):
+        if gap < 0.01 * usual or usual == 0:
+            raise Refusal(f"slices {k} and {k + 1} lie in one place")
+        if abs(gap - usual) > 0.05 * usual:
+            raise Refusal(f"slices {k} and {k + 1} are {gap:.4g} mm apart, the others {usual:.4g} mm")
+    return usual, *base.spacing
+
+
+def spread(meta: Meta, peak: float) -> Meta:
+    """Of a standard deviation, which is no intensity: floats, or in DICOM whole numbers with a slope. peak: its largest value."""
+    plain = replace(meta, dtype="float32", bits=0, slope=1.0, intercept=0.0, window=None, padded=None)
+    if meta.format != "dicom":
+        return plain
+    slope = peak / SPREAD if peak > 0 else 1.0
+    photometric = "MONOCHROME2" if meta.photometric == "MONOCHROME1" else meta.photometric
+    return replace(plain, dtype="uint16", bits=16, slope=float(decimal(slope)), photometric=photometric)
+
+
+def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Meta:
+    """One slice of a series, with the header of the nearest that was read."""
+    last = len(metas) - 1
+    below = min(max(int(np.floor(place)), 0), max(last - 1, 0))
+    nearest = metas[min(max(round(place), 0), last)]
+    with decoding("DICOM header", "DICOM", private=True):
+        ds = pydicom.dcmread(io.BytesIO(nearest.header), force=True)
+        if nearest.count > 1:
+            select_frame(ds, nearest.index)
+        affine, gap = _between(metas[below].affine, metas[min(below + 1, last)].affine, place - below)
+        if affine is not None and nearest.affine is not None:
+            _move(ds, np.array(affine)[:3, 3] - np.array(nearest.affine)[:3, 3], abs(gap * step))
+            affine = affine_of(ds, 0)
+        out = io.BytesIO()
+        pydicom.dcmwrite(out, ds, enforce_file_format=False)
+    source = digest("stacked", nearest.source, str(number))
+    normal = np.array(affine)[:3, 2] if affine is not None else None
+    position = float(number) if normal is None else float(normal @ np.array(affine)[:3, 3])
+    return replace(
+        nearest, index=0, count=1, affine=affine, position=position, source=source, header=out.getvalue(), padded=None,
+        series=metas[0].series,
+    )  # fmt: skip
+
+
+def _between(a: Affine | None, b: Affine | None, share: float) -> tuple[Affine | None, float]:
+    """The corner on the line through two slices' corners, and how far they are apart, mm; tilted stacks keep their shear."""
+    if a is None or b is None:
+        return None, 0.0
+    made = np.array(a)
+    way = np.array(b)[:3, 3] - made[:3, 3]
+    made[:3, 3] += share * way
+    return as_affine(made), float(np.linalg.norm(way))
+
+
+def _move(ds: pydicom.Dataset, way: np.ndarray, between: float) -> None:
+    """The header of a slice that lies elsewhere (way: mm, RAS) and whose neighbours are `between` mm apart."""
+    shift = way * (-1.0, -1.0, 1.0)
+    normal = np.cross(*np.reshape(np.array(of_frame(ds, 0, "ImageOrientationPatient"), float), (2, 3)))
+    for _, item in places(ds):
+        if item.get("ImagePositionPatient"):
+            item.ImagePositionPatient = [decimal(v) for v in np.array(item.ImagePositionPatient, float) + shift]
+        if item.get("SpacingBetweenSlices"):
+            item.SpacingBetweenSlices = decimal(between)
+        if item.get("SliceThickness") and float(item.SliceThickness) > between > 0:
+            item.SliceThickness = decimal(between)
+    if "SliceLocation" in ds:
+        ds.SliceLocation = decimal(float(normal @ np.array(of_frame(ds, 0, "ImagePositionPatient"), float)))
+    ds.SpacingBetweenSlices = decimal(between)

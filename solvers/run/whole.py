@@ -1,0 +1,78 @@
+"""Which volumes are restored as one, and why others are restored slice by slice."""
+
+from collections.abc import Sequence
+
+from data import formats, series
+from data.files import Refusal
+from data.manifest import Row
+from data.series import Whole
+from ldm.denoiser import Prior
+from solvers.operators.base import Operator
+from solvers.operators.volume import Slicewise
+from solvers.run.cells import Cell
+
+VOLUMES = ("nifti", "nrrd", "dicom", "tiff", "")  # formats whose files of several images are volumes; others hold pictures
+ARRAYS = 16  # of a volume's size in float32, that a restoration holds at once: state, update, spectra
+
+Unit = Row | Whole
+
+
+def units(rows: Sequence[Row], cells: Sequence[Cell], prior: Prior, slicewise: bool) -> tuple[list[Unit], str]:
+    """The rows, the slices of volumes as one where every cell restores those; and what to say of it ("" if nothing).
+
+    Raises Refusal for a task that measures volumes, of which there is none or which it may not see.
+    """
+    solid = [cell for cell in cells if cell.operator is not None and cell.operator.volumetric]
+    reasons = [f"{cell.name}: {why}" for cell in cells if (why := unable(cell, prior))]
+    if solid and (slicewise or reasons):
+        raise Refusal(reasons[0] if reasons else f"{solid[0].name} measures volumes: leave --slicewise out")
+    volumes = [row for row in rows if row.volume and (solid or formats.kind(row.path) in VOLUMES)]
+    if solid and (alone := next((one for one in series.wholes(rows) if isinstance(one, Row)), None)):
+        raise Refusal(f"{solid[0].name} measures volumes, and {alone.image_id} is a single image")
+    if slicewise or not volumes:
+        return list(rows), ""
+    if reasons:
+        return list(rows), f"volumes are restored slice by slice: {reasons[0]}"
+    seen = set(volumes)
+    taken = [row if row in seen else row._replace(volume="") for row in rows]
+    return series.wholes(taken), ""
+
+
+def unable(cell: Cell, prior: Prior) -> str:
+    """Why a cell does not restore volumes as one, or ""."""
+    if cell.operator is None:
+        return "draws from the prior are images"
+    if not getattr(cell.solver, "volumes", False):
+        return f"{type(cell.solver).__name__} restores images"
+    if cell.operator.turns:
+        return f"{type(cell.operator).__name__} leaves each slice's turn open"
+    if prior.kind != "pixel" or prior.patched:
+        return "a prior of volumes is made of a pixel prior (--model demo-pixel)"
+    if not prior.any_size:
+        return "the prior knows slices of one size"
+    return ""
+
+
+def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
+    """The operator for a scan that is a volume, or is not."""
+    if operator.volumetric and not solid:
+        raise Refusal(f"{type(operator).__name__} measures volumes, and {image_id} is a single image")
+    return Slicewise(operator) if solid and not operator.volumetric else operator
+
+
+def check_memory(voxels: int) -> None:
+    """Raise Refusal for a volume that this computer cannot hold."""
+    needed, free = ARRAYS * 4 * voxels, _available()
+    if free is not None and needed > free:
+        sizes = f"about {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
+        raise Refusal(f"the volume is larger than the memory ({sizes}); --slicewise, or --slice-range for a part of it")
+
+
+def _available() -> int | None:
+    """Bytes that the system can still give; None where it does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            found = next((line for line in file if line.startswith("MemAvailable:")), "")
+    except OSError:
+        return None
+    return int(found.split()[1]) * 1024 if found else None
