@@ -117,13 +117,13 @@ def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
         return Scan(row.image_id, error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise")
     first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
     held = tuple(replace(scan, pixels=None) for scan in slices)
-    seen = {"checksum": checksum(row), "stamp": stamp(row)}
-    made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held, **seen)
+    made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held)
     try:
         spacing([scan.source.meta for scan in held if scan.source])
     except Refusal as error:
         return Scan(row.image_id, error=f"{error}; --slicewise restores them one by one")
-    return replace(made, row={key: getattr(row, key) for key in DECISIVE})
+    decisive = {key: getattr(row, key) for key in DECISIVE}
+    return replace(made, checksum=checksum(row), stamp=stamp(row), row=decisive)
 
 
 def bug(error: Exception) -> str:
