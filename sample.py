@@ -4,6 +4,8 @@
     python sample.py --data-root DIR --split test --task super_resolution --solver resample --model models/demo-latent
     python sample.py --task ct_parallel_20 mri_x4 --solver daps codps --model models/demo-patch --num-samples 4      # a grid
     python sample.py --measurements --task super_resolution --data-root DIR             # DIR holds what was measured
+    python sample.py --measurements scan.h5 --task mri                                  # k-space as the scanner wrote it
+    python sample.py --measurements scan.npy --task ct                                  # a sinogram, its geometry in scan.yaml
     python sample.py --solver prior --seeds 0-15                                        # draws from the prior itself
 
 Dashes and underscores are the same. key=value overrides the merged configuration, e.g. solver.params.eta=0.5.

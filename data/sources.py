@@ -1,10 +1,11 @@
 """Which images a user means by a folder, a split and a manifest."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -22,12 +23,23 @@ NO_IMAGE = "no image by its name"
 SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
 
 
+class Kind(NamedTuple):
+    """Which files hold images, by their names, and how many one holds (Refusal: it cannot be read)."""
+
+    known: Callable[[Path], bool]
+    count: Callable[[str], int]
+
+
+IMAGES = Kind(is_image, formats.count)
+
+
 def find(
     root: str | Path | None = None,
     split: str | None = None,
     listing: str | Path | None = None,
     results: Sequence[Path] = (),
     passed: list[Passed] | None = None,
+    kind: Kind = IMAGES,
 ) -> list[Row]:
     """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
@@ -35,6 +47,7 @@ def find(
     `<split>_images.txt`, else the split column of `<root>/manifest.csv`. Raises Refusal if there is none, or if two
     images would have one id. results: folders that will be written and may be cleared: below a folder of images they are
     passed over, and an image that lies in one is a Refusal. passed: filled with files that are no images.
+    kind: of files that are looked for.
     """
     taken = [path.resolve() for path in results]
     if listing is not None:
@@ -42,9 +55,10 @@ def find(
     elif root is None:
         raise Refusal("no images are named: give --data-root or --manifest")
     else:
-        rows = _in_root(Path(root), split, taken, [] if passed is None else passed)
+        rows = _in_root(Path(root), split, taken, [] if passed is None else passed, kind)
     images, passed = list(rows), [] if passed is None else passed
-    found = list(_slices(images if any(row.line for row in images) else series.gathered(images, passed)))
+    gather = kind is IMAGES and not any(row.line for row in images)
+    found = list(_slices(series.gathered(images, passed) if gather else images, kind))
     if not found:
         raise Refusal(f"{listing or root}: holds no images that can be read")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
@@ -73,15 +87,15 @@ def measurement(
     return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
 
 
-def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Passed]) -> Iterable[Row]:
+def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Passed], kind: Kind) -> Iterable[Row]:
     if root.is_file() and split is None:
         return manifest.read(root) if root.suffix.lower() in LISTINGS else [Row(str(root), manifest.identify(root.name))]
     if not root.is_dir():
         raise Refusal(f"{root}: no such folder")
     if split is None:
-        return _folder(root, taken, passed)
+        return _folder(root, taken, passed, kind)
     if (root / split).is_dir():
-        return _folder(root / split, taken, passed)
+        return _folder(root / split, taken, passed, kind)
     for name in (f"{split}.csv", f"{split}_images.txt"):
         if (root / name).is_file():
             return manifest.read(root / name)
@@ -99,11 +113,11 @@ def _of_split(listing: str | Path, split: str) -> list[Row]:
     return chosen
 
 
-def _folder(folder: Path, taken: Sequence[Path], passed: list[Passed]) -> Iterator[Row]:
+def _folder(folder: Path, taken: Sequence[Path], passed: list[Passed], kind: Kind) -> Iterator[Row]:
     """Every image below, sorted by path. taken: folders of results, no images of the user's unless all this is one."""
     result = cache(lambda parent: _within(parent, taken) and not _within(folder, taken))
     for path in walk(folder):
-        if not is_image(path):
+        if not kind.known(path):
             passed.append(Passed(path, NO_IMAGE))
         elif not result(path.parent):
             yield Row(str(path), manifest.identify(path.relative_to(folder).as_posix()))
@@ -113,12 +127,12 @@ def _within(folder: Path, taken: Sequence[Path]) -> bool:
     return any(folder.resolve().is_relative_to(one) for one in taken)
 
 
-def _slices(rows: Sequence[Row]) -> Iterator[Row]:
+def _slices(rows: Sequence[Row], kind: Kind) -> Iterator[Row]:
     """A file of several images becomes one row each, unless the row names its slice.
 
     Either way they are slices of a volume, where a listing names all of them and reads them alike; else images of their own.
     """
-    counts = {row.path: _count(row.path) for row in rows if not row.path.lower().endswith(SINGLE)}
+    counts = {row.path: _count(row.path, kind) for row in rows if not row.path.lower().endswith(SINGLE)}
     listed: dict[str, list[Row]] = {}
     for row in rows:
         if row.slice is not None:
@@ -152,9 +166,9 @@ def _apart(rows: list[Row]) -> list[Row]:
     return [row._replace(volume=f"{row.volume}-volume") if row.volume in ids else row for row in rows]
 
 
-def _count(path: str) -> int:
+def _count(path: str, kind: Kind) -> int:
     """Images in a file. One that is broken is one row, which fails alone when it is read, and says why."""
     try:
-        return formats.count(path)
+        return kind.count(path)
     except Refusal:
         return 1

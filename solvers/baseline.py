@@ -1,4 +1,4 @@
-"""The cheap classical answer of the operator itself: bicubic, adjoint, FBP, zero-filled. No prior is asked."""
+"""Classical answers, of which no prior is asked: the operator's own cheap one, and least squares by conjugate gradients."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from solvers.operators.base import Operator
+from solvers.operators.base import LinearOperator, Operator, conjugate_gradients
 from solvers.problem import Problem
-from solvers.solver import Chain, Move, Solver
+from solvers.solver import BLACK, Chain, Move, Solver, need_linear, positive
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,41 @@ class Baseline(Solver):
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = chain.problem.operator.baseline(chain.problem.y, chain.prior.image_shape)
         assert x is not None
+        yield 0.0, x, x
+
+    def result(self, chain: Chain, move: Move) -> Tensor:
+        return move[1]
+
+
+@dataclass(frozen=True)
+class LeastSquares(Solver):
+    """argmin |A x - y|^2 + lam |x - black|^2 by conjugate gradients from a black image, stopped after `steps`.
+
+    Of several coils it is SENSE (Pruessmann et al. 2001), of CT CGLS. Stopping early keeps noise out that more steps let in.
+    """
+
+    steps: int = 10  # of conjugate gradients
+    lam: float = 0.0  # Tikhonov's, times the squared norm of A
+
+    def __post_init__(self) -> None:
+        positive(self, "steps")
+        if not 0 <= self.lam < float("inf"):
+            raise Refusal(f"LeastSquares needs lam >= 0, got {self.lam}")
+
+    def check(self, problem: Problem, prior: Prior) -> None:
+        need_linear("LeastSquares", problem.operator)
+
+    def levels(self, problem: Problem, prior: Prior) -> list[float]:
+        """No noise is involved."""
+        return [0.0] * 2
+
+    def sample(self, chain: Chain) -> Iterator[Move]:
+        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
+        y = chain.problem.y
+        black = A.adjoint(y) * 0 + BLACK
+        weight = self.lam * A.norm() ** 2 if self.lam else 0.0
+        b = A.adjoint(y - A.forward(black))
+        x = black + conjugate_gradients(lambda p: A.adjoint(A.forward(p)) + weight * p, b, cap=self.steps).x
         yield 0.0, x, x
 
     def result(self, chain: Chain, move: Move) -> Tensor:

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from data.files import Refusal
 from data.ranges import from_unit, to_unit
+from solvers.measured import kspace_agreement
 from solvers.operators.base import Operator, Shape, norm, per_image
+from solvers.operators.mri import MRI
 from solvers.photons import unit_scale
 from solvers.problem import Clean, Gaussian, Problem
 
@@ -57,6 +59,8 @@ def check(problem: Problem, simulated: bool = False) -> None:
         if sigma_y > DEAFENING * usual:
             drowned = f"what {name} makes of images ({usual:.2g})"
             raise Refusal(f"{image_id}: sigma_y {sigma_y:g} drowns {drowned}; {_of_bytes(sigma_y)}")
+    if isinstance(operator, MRI) and not simulated:
+        kspace_agreement.check(problem)
 
 
 def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:

@@ -16,6 +16,7 @@ from solvers.operators import (
     Denoising,
     GaussianBlur,
     GaussianSuperResolution,
+    GeometryCT,
     HighDynamicRange,
     Inpainting,
     KernelBlur,
@@ -32,6 +33,7 @@ from solvers.operators import (
     UniformBlur,
 )
 from solvers.operators.base import Operator
+from solvers.operators.ct_geometry import Geometry
 from solvers.operators.volume import CartesianVolumeMRI, MissingSlices, Slicewise, ThroughPlane, VolumeBlur, VolumeMRI
 
 IDS = ("first", "second", "third")
@@ -63,6 +65,16 @@ def several(k: int) -> torch.Tensor:
 
 def holes() -> torch.Tensor:
     return (torch.arange(35).reshape(5, 7) % 3 > 0).double()
+
+
+def measured_ct(curved: bool, offset: float = 0.25, **settings) -> GeometryCT:
+    """Unequal angles, a detector off the middle, its bins counted the other way, the image beside the axis."""
+    geometry = Geometry((0.1, -0.9, 2.0, 4.5), 9, 2.0, 1.1, 30.0, 50.0, curved, offset, curved, (0.5, -1.0))
+    return GeometryCT(geometry, mu_max=0.3, **settings)
+
+
+def one_in_five_bad() -> torch.Tensor:
+    return (torch.arange(36) % 5 > 0).float().view(1, 1, 4, 9)
 
 
 LINEAR = [
@@ -103,6 +115,10 @@ LINEAR = [
     Case("ct parallel", lambda: CT(3, bins=17), (2, 5, 4)),
     Case("ct fan", lambda: CT(4, "fan", bins=13), (1, 4, 5)),
     Case("ct limited angle", lambda: CT(5, arc=120.0, bins=9, mu_max=0.3), (1, 3, 5)),
+    Case("ct measured, fan", lambda: measured_ct(False), (1, 5, 4)),
+    Case("ct measured, curved", lambda: measured_ct(True, -1.5), (2, 4, 7)),
+    Case("ct measured, parallel", lambda: GeometryCT(Geometry((0.2, 1.0, 2.9), 8, 1.0, 0.9, offset=0.5)), (1, 6, 3)),
+    Case("ct measured, bad bins", lambda: measured_ct(False, good=one_in_five_bad()), (1, 4, 5)),
     *[
         Case(f"mri {pattern}", lambda pattern=pattern: CartesianMRI(pattern, 2.0, 0.2), (1, 6, 5))
         for pattern in ("equispaced", "random", "poisson_disc")

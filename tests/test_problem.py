@@ -198,9 +198,24 @@ def test_unknown_noise_of_a_scan_is_estimated(operator, sigma_y, tolerance):
     assert float(found) == pytest.approx(sigma_y, rel=tolerance)
 
 
-def test_noise_of_scattered_k_space_cannot_be_told_from_structure():
-    x, ids = scene((1, 1, 64, 48)), ("a",)
-    operator = RadialMRI(coils=3).draw((1, 64, 48), Noise(ids, "mask"))
+@pytest.mark.parametrize("coils, complex_image", [(4, False), (8, False), (8, True), (1, True)])
+def test_unknown_noise_of_coils_and_complex_images_is_right_to_a_tenth(coils, complex_image):
+    """Several coils: n = 6,500 numbers or more beyond what an image explains. One coil: 24 rows of air of 32 columns, 1 %."""
+    x = torch.nn.functional.avg_pool2d((shipped("brain2-ax-003.png") + 1) / 2, 2)
+    x = torch.nn.functional.pad(x, (0, 0, 12, 12)) if coils == 1 else x
+    image = torch.cat([x * torch.cos(2 * x), x * torch.sin(2 * x)], 1) if complex_image else 2 * x - 1
+    operator = CartesianMRI(coils=coils, complex_image=complex_image)
+    for sigma_y in (0.003, 0.01, 0.05):
+        problem = measure(operator.draw(tuple(image.shape[1:]), Noise(("a",), "mask")), image, sigma_y, Noise(("a",), "noise"))
+        found = estimated_sigma_y(Problem(problem.y, problem.operator, Gaussian(None), ("a",)))
+        assert float(found) == pytest.approx(sigma_y, rel=0.1)
+
+
+@pytest.mark.parametrize("operator", [RadialMRI(complex_image=True), CartesianMRI(complex_image=True)])
+def test_noise_of_k_space_that_any_image_explains_cannot_be_told(operator):
+    """One coil and complex images: as many unknowns as numbers, and no rows, or none of air: each is brighter than the last."""
+    x, ids = torch.linspace(0.2, 1, 64, dtype=torch.float64)[:, None].expand(1, 2, 64, 128), ("a",)
+    operator = operator.draw((2, 64, 128), Noise(ids, "mask"))
     y = measure(operator, x, 0.01, Noise(ids, "noise")).y
     with pytest.raises(ValueError, match="a: sigma_y cannot be estimated from this measurement"):
         estimated_sigma_y(Problem(y, operator, Gaussian(None), ids))

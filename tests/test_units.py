@@ -12,7 +12,8 @@ from data.seeding import Noise
 from solvers import units
 from solvers.operators import CT, CartesianMRI, Denoising, PhaseRetrieval, RandomInpainting, SuperResolution
 from solvers.operators.base import Operator
-from solvers.problem import Gaussian, measure
+from solvers.operators.kspace import to_complex, to_real
+from solvers.problem import Gaussian, from_measurement, measure
 from tests.operator_list import LINEAR, NONLINEAR
 
 SHAPE = (1, 32, 32)
@@ -152,3 +153,49 @@ def test_a_task_in_bytes_is_refused_before_anything_is_solved(world, tmp_path, c
 def test_a_scale_is_a_number_or_auto_and_for_measurements(world, tmp_path, capsys, words):
     assert sample.main(tiny.words(world, tmp_path / "out", *words)) == 2
     assert "--scale" in refusal(capsys)
+
+
+READINGS = {
+    "real and imaginary parts exchanged": lambda k: 1j * k.conj(),
+    "the complex conjugate": lambda k: k.conj(),
+    "rows and columns exchanged": lambda k: k.mT,
+    "rows in the other order": lambda k: k.flip(-2),
+}
+
+
+@pytest.mark.parametrize("coils", [1, 4])
+@pytest.mark.parametrize("reading", READINGS)
+def test_k_space_of_another_reading_is_told_with_the_one_that_fits(coils, reading):
+    """A Poisson-disc mask for both axes; a conjugate of one coil is a turned image, which nothing contradicts."""
+    if coils == 1 and reading != "real and imaginary parts exchanged":
+        pytest.skip("one coil knows neither left nor right")
+    noise = Noise(("scan",), "noise")
+    drawn = CartesianMRI(coils=coils, acceleration=1).draw(SHAPE, noise)
+    x = body() + 0.3 * (torch.arange(32) / 32 - 0.5)[None, None, :, None] * (body() > -1)
+    right = measure(drawn, x, 0.01, noise)
+    units.check(right)
+    k = READINGS[reading](to_complex(right.stored()))
+    bad = from_measurement(drawn, to_real(k), Gaussian(0.01), noise, SHAPE)
+    with pytest.raises(ValueError, match="^scan: no image explains .* of its k-space; with .* it would") as error:
+        units.check(bad)
+    assert "\n" not in str(error.value)
+    if coils > 1:
+        assert reading in str(error.value)
+
+
+def test_k_space_with_its_middle_in_the_corner_is_told():
+    noise = Noise(("scan",), "noise")
+    drawn = CartesianMRI(acceleration=1).draw(SHAPE, noise)
+    k = torch.fft.ifftshift(to_complex(measure(drawn, body(), 0.01, noise).stored()), dim=(-2, -1))
+    with pytest.raises(ValueError, match=r"loudest at \[0, 0\]; frequency 0 at \[16, 16\] is allowed"):
+        units.check(from_measurement(drawn, to_real(k), Gaussian(0.01), noise, SHAPE))
+
+
+def test_k_space_with_noise_of_another_size_is_told():
+    noise = Noise(("scan",), "noise")
+    for coils, sigma_y, said in ((1, 0.001, "but its k-space has noise of"), (8, 0.08, "it is too large")):
+        drawn = CartesianMRI(coils=coils, acceleration=min(coils, 2)).draw(SHAPE, noise)
+        y = measure(drawn, body(), 0.01, noise)
+        units.check(y)
+        with pytest.raises(ValueError, match=said):
+            units.check(type(y)(y.y, drawn, Gaussian(sigma_y), ("scan",)))

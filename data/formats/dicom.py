@@ -168,10 +168,12 @@ def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
 def _new_header(meta: Meta) -> pydicom.Dataset:
     """For images that come from elsewhere: a secondary capture with the units and the place that `meta` gives."""
     ds = pydicom.Dataset()
-    ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, "OT"
+    ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, meta.modality or "OT"
     ds.SeriesInstanceUID, ds.StudyInstanceUID = uid("series", meta.series or ""), uid("study", meta.series or "")
     ds.InstanceNumber, ds.PatientID = meta.index + 1, meta.subject or ""
     ds.RescaleSlope, ds.RescaleIntercept = decimal(meta.slope), decimal(meta.intercept)
+    if meta.modality == "CT":
+        ds.RescaleType = "HU"
     if meta.window:
         ds.WindowCenter, ds.WindowWidth = decimal(sum(meta.window) / 2), decimal(meta.window[1] - meta.window[0])
     if meta.spacing:

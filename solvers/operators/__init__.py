@@ -4,6 +4,7 @@ from solvers.operators.blur import GaussianBlur, KernelBlur, MotionBlur, Uniform
 from solvers.operators.composed import Composition
 from solvers.operators.compressed_sensing import CompressedSensing
 from solvers.operators.ct import CT
+from solvers.operators.ct_measured import GeometryCT
 from solvers.operators.inpainting import BoxInpainting, Inpainting, Outpainting, RandomInpainting, StripeInpainting
 from solvers.operators.mri import MRI
 from solvers.operators.mri_recipes import CartesianMRI, RadialMRI
@@ -22,6 +23,7 @@ __all__ = [
     "Denoising",
     "GaussianBlur",
     "GaussianSuperResolution",
+    "GeometryCT",
     "HighDynamicRange",
     "Inpainting",
     "KernelBlur",

@@ -13,6 +13,9 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 
+QUIET = 0.1  # of the rows of the field of view, of which the quietest show what noise is
+ALIKE = 3.0  # standard deviations that the quietest tenth of rows may spread, if they are noise
+FAR = 4.0  # standard deviations above that still belong to the noise
 GOLDEN = math.pi * (3 - 5**0.5)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
 
 
@@ -23,6 +26,42 @@ def fourier(z: Tensor) -> Tensor:
 
 def inverse_fourier(z: Tensor) -> Tensor:
     return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+
+
+def fourier_along(z: Tensor, axis: int) -> Tensor:
+    """Centred orthonormal transform of one axis."""
+    return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+
+
+def inverse_fourier_along(z: Tensor, axis: int) -> Tensor:
+    return torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+
+
+def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """What of k-space [B,C,H,W] is noise alone, [B,2C,H,W], else 0: the quietest rows of the profiles of its whole columns;
+    and whether it is, [B]: what rows of an image hold is neither equally loud in each nor in each column.
+
+    A column that is measured from end to end, transformed along itself, tells the rows of the image apart. The quietest
+    tenth of them says how loud noise is, and every row that is no louder is taken. columns [1 or B,W] of 0 and 1.
+    """
+    profiles = inverse_fourier_along(k, -2) * columns[:, None, None]
+    power = profiles.abs().square().sum((1, 3))  # [B,H]
+    few = max(4, round(QUIET * power.shape[1]))
+    lowest = power.sort(1).values[:, :few]
+    numbers = k.shape[1] * columns.sum(1, keepdim=True).clamp_min(1)
+    floor, spread = lowest.mean(1, keepdim=True), numbers.rsqrt()
+    quiet = power < floor * (1 + FAR * spread)
+    alike = (lowest < floor * (1 + ALIKE * spread)).all(1)
+    noise = profiles * quiet[:, None, :, None]
+    return to_real(noise), alike & (peaked(noise) < 2 + FAR * (20 / (numbers[:, 0] * quiet.sum(1))).sqrt())
+
+
+def peaked(z: Tensor) -> Tensor:
+    """Mean of |z|^4 over the square of that of |z|^2, [B], where z [B,C,H,W] is not 0, a mean over the coils: 2 of complex
+    noise, more where columns are not equally loud, as those of images are not."""
+    power = z.abs().square()
+    count = (power > 0).sum((2, 3)).clamp_min(1)
+    return (power.square().sum((2, 3)) * count / power.sum((2, 3)).square().clamp_min(torch.finfo(power.dtype).tiny)).mean(1)
 
 
 def mirrored(z: Tensor) -> Tensor:

@@ -11,11 +11,14 @@ from data import formats
 from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, one_each, per_image, settings
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, dot, one_each, per_image, settings
 from solvers.operators.inpainting import checked
-from solvers.operators.kspace import fourier, inverse_fourier, mirrored, to_complex, to_real
+from solvers.operators.kspace import air, fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
+
+SMALL = 1e-3  # of the largest eigenvalue: noise below it is left to the image when noise is judged
+LEAST_SHARE = 0.02  # of noise that no image explains, by which it can be judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,11 +93,28 @@ class MRI(LinearOperator):
         return (self.m.to(y).sum((1, 2, 3)) * y.shape[1]).expand(len(y))
 
     def noise_alone(self, y: Tensor) -> Tensor | None:
-        """F u(-k) is the conjugate of F u(k) where u is real: what their measured values differ by, over root 2."""
-        if self.complex_image or self.sensitivities is not None:
+        """Of real images from one coil: F u(-k) is the conjugate of F u(k), and what their measured values differ by, over
+        root 2, is noise. Of several coils: what least squares leave. Of one coil and complex images: rows of air."""
+        if self.sensitivities is not None:
+            return self.unexplained(y)
+        if self.complex_image and not self.columns:
             return None
+        if self.complex_image:
+            noise, sure = air(to_complex(y), self.m[:, 0, 0].to(y))
+            return noise * per_image(sure.to(y), y)
         k, both = to_complex(y), self.m * mirrored(self.m)
         return both.to(y) * to_real(k - mirrored(k).conj()) / 2**0.5
+
+    def unexplained(self, y: Tensor) -> Tensor | None:
+        """(I - H) y over the root of the share that it keeps of white noise, with H y what the best image measures as.
+
+        None where it keeps too little: as many unknowns as measured numbers.
+        """
+        s2 = SMALL * self.gain**2
+        probe = self.restrict(Noise([f"probe {i}" for i in range(len(y))], "noise").like(y))
+        left, kept = (s2 * self.solve(r, s2, 1.0) for r in (y, probe))
+        share = dot(kept, kept) / dot(probe, probe)
+        return left / per_image(share.sqrt(), left) if bool((share > LEAST_SHARE).all()) else None
 
     @property
     def columns(self) -> bool:
@@ -103,8 +123,9 @@ class MRI(LinearOperator):
 
     @property
     def neighbours(self) -> Literal["columns", "none"]:  # type: ignore[override]
-        """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest."""
-        return "columns" if self.columns else "none"
+        """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest. Of complex
+        images and several coils they are 1.6 to 4 times as rough as noise."""
+        return "columns" if self.columns and not self.complex_image and self.sensitivities is None else "none"
 
     def select(self, indices: Sequence[int]) -> Operator:
         """Of masks of both kinds each goes on as all did: how an image is solved may not depend on the others."""

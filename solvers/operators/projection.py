@@ -5,13 +5,34 @@ At angle theta the detector axis is n = (cos theta, sin theta) and the beam runs
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
+
+
+class Rays(Protocol):
+    """A scan: which rays there are, relative to the middle of the image; equal ones are equal and hash alike."""
+
+    @property
+    def views(self) -> int: ...
+
+    @property
+    def bins(self) -> int: ...
+
+    @property
+    def angles(self) -> Sequence[float] | np.ndarray: ...
+
+    def pixel(self, height: int, width: int) -> float: ...
+
+    def rays(self, angle: float) -> tuple[np.ndarray, np.ndarray]: ...
+
+    def __hash__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -48,25 +69,42 @@ class Scan:
         return np.broadcast_to(-self.radius * e, (self.bins, 2)), 2 * self.radius * e + self.cells[:, None] * n
 
 
+def entries(scan: Rays, height: int, width: int) -> int:
+    """How many the matrix has at most."""
+    return 2 * scan.views * scan.bins * max(height, width)
+
+
+def blocks(scan: Rays, height: int, width: int, most: int) -> Iterator[Sequence[float] | np.ndarray]:
+    """The angles of so many views at a time that their rows have about `most` entries."""
+    step = max(1, scan.views * most // entries(scan, height, width))
+    for start in range(0, scan.views, step):
+        yield scan.angles[start : start + step]
+
+
 @lru_cache(maxsize=4)
-def joseph(scan: Scan, height: int, width: int) -> csr_matrix:
+def joseph(scan: Rays, height: int, width: int) -> csr_matrix:
     """The matrix [views*bins, height*width] of line integrals (Joseph 1982): a ray is sampled once per row, or per column
     if it runs closer to the x axis, with linear interpolation between the two nearest pixels. float32 values, int32 indices.
     """
+    return rows_of(scan, scan.angles, height, width)
+
+
+def rows_of(scan: Rays, angles: Sequence[float] | np.ndarray, height: int, width: int) -> csr_matrix:
+    """The rows of that matrix that belong to some views."""
     columns, values, counts = [], [], []
-    for angle in scan.angles:
+    for angle in angles:
         column, value = _view(scan, angle, height, width)
         hit = value > 0
         columns.append(column[hit])
         values.append(value[hit])
         counts.append(hit.sum((1, 2)))
-    starts = np.zeros(scan.views * scan.bins + 1, np.int32)
+    starts = np.zeros(len(angles) * scan.bins + 1, np.int32)
     np.cumsum(np.concatenate(counts), out=starts[1:])
-    shape = (scan.views * scan.bins, height * width)
+    shape = (len(angles) * scan.bins, height * width)
     return csr_matrix((np.concatenate(values), np.concatenate(columns), starts), shape=shape)
 
 
-def _view(scan: Scan, angle: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+def _view(scan: Rays, angle: float, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
     """Pixel indices and weights [bins, samples, 2] of one view; weight 0 where a sample falls outside the image."""
     pixel = scan.pixel(height, width)
     point, direction = (array / pixel for array in scan.rays(angle))  # in pixels
@@ -128,6 +166,17 @@ def _ramp(bins: int, spacing: float, window: str, cutoff: float) -> Tensor:
     n = torch.minimum(n, 2 * bins - n)
     taps = torch.where(n % 2 == 1, -1 / (math.pi * n.clamp_min(1)) ** 2, 0)
     taps[0] = 0.25
-    frequency = torch.linspace(0, 1, bins + 1, dtype=torch.float64) / cutoff
-    shape = (1 + (math.pi * frequency).cos()) / 2 if window == "hann" else torch.ones_like(frequency)
-    return torch.fft.rfft(taps).real / spacing * shape * (frequency <= 1)
+    return torch.fft.rfft(taps).real / spacing * apodised(bins + 1, window, cutoff)
+
+
+def apodised(count: int, window: str, cutoff: float) -> Tensor:
+    """A window on frequencies 0 to Nyquist's [count], which ends at `cutoff` times Nyquist's."""
+    f = torch.linspace(0, 1, count, dtype=torch.float64) / cutoff
+    shapes = {
+        "ramp": torch.ones_like(f),
+        "shepp-logan": torch.sinc(f / 2),
+        "cosine": (math.pi * f / 2).cos(),
+        "hamming": 0.54 + 0.46 * (math.pi * f).cos(),
+        "hann": (1 + (math.pi * f).cos()) / 2,
+    }
+    return shapes[window] * (f <= 1)

@@ -27,7 +27,7 @@ from ldm.sampling import Sampler
 from solvers import problem as problems
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
-from solvers.run import flags, whole
+from solvers.run import flags, scanned, whole
 from solvers.run.answer import Measured, Result
 from solvers.run.cells import Cell, build, drawn, part, run_of
 from solvers.run.module import Reconstruction
@@ -40,7 +40,8 @@ from solvers.solver import check
 
 NAMES = (str, os.PathLike)
 FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest.restore` names
-    "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle", "plugin",
+    "accelerator", "base", "batch_size", "keep_patient", "limit", "measurements", "model_config", "num_runs", "oracle",
+    "output_format", "center", "plugin",
     "precision", "split", "start", "window", "slicewise", "slice_range", "every", "planes", "coupling",
 )  # fmt: skip
 OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
@@ -70,14 +71,14 @@ def restore(
     asked = resolve(prior, solver, words, overrides)
     asked.options.data_root = Path(what)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
-    rows = sources.find(Path(what), asked.options.split)
+    rows = sources.find(Path(what), asked.options.split, kind=scanned.kind([asked.cell]))
     options = asked.options
     if options.slice_range or options.every:
         rows = series.chosen(rows, options.slice_range, options.every or 1)
-    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise)
+    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise or scanned.reads([asked.cell]))
     if note:
         warnings.warn(note, stacklevel=3)
-    outcomes = of_rows(asked, found, alone=several)
+    outcomes = of_rows(asked, found, scanned.source([asked.cell], options), several)
     volumes = groupby(sorted(outcomes, key=_volume), _volume)  # a stable sort: slices and files stay in order
     results = [asked.of_file(list(slices)) for _, slices in volumes]
     return results if several or len(results) > 1 else results[0]

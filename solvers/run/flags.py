@@ -32,6 +32,10 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     changes = ours.overrides(argv)
     ours.refuse(argv)
     options, rest = ours.parse_known_args([word for word in argv if word not in changes])
+    if isinstance(options.measurements, str):
+        if options.data_root:
+            raise Refusal(f"--measurements {options.measurements} and --data-root say the same thing twice; give one of them")
+        options.data_root, options.measurements = Path(options.measurements), True
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
             one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
@@ -47,8 +51,9 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     elif word:
         options.model = word
     options.command = shlex.join(["python", ours.prog, *argv])
-    short = {"steps": options.steps, "eta": options.ddim_eta}
-    meant = [f"solver.params.{key}={value}" for key, value in short.items() if value is not None]
+    short = {"solver.params.steps": options.steps, "solver.params.eta": options.ddim_eta}
+    short["operator.params.center"] = options.center
+    meant = [f"{key}={value}" for key, value in short.items() if value is not None]
     return options, [*meant, *changes], rest
 
 
@@ -102,7 +107,15 @@ def parser(about: str) -> Parser:
     add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
     add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
     add("--manifest", type=Path, metavar="FILE")
-    add("--measurements", action="store_true", help="the files are what was measured; there is no truth")
+    measured = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
+    add("--measurements", nargs="?", const=True, default=False, metavar="FILE", help=measured)
+    add(
+        "--output-format",
+        choices=("nifti", "dicom"),
+        help="of results of a scanner's file (--task mri: nifti if not said; ct: dicom)",
+    )
+    axis = "--task ct: where the axis is seen, from the middle of the detector"
+    add("--center", type=centre, metavar="auto|BINS", help=axis)
     add(
         "--window",
         type=windowed,
@@ -184,6 +197,14 @@ def factor(word: str) -> float | str:
     if word != "auto" and not (value > 0 and math.isfinite(value)):
         raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number > 0")
     return "auto" if word == "auto" else value
+
+
+def centre(word: str) -> float | str:
+    """auto, or a number of bins"""
+    try:
+        return word if word == "auto" else float(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number of bins") from None
 
 
 def index(word: str) -> int:

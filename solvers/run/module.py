@@ -26,7 +26,8 @@ from solvers.run.interrupted import Savings
 from solvers.run.outside import put_back, set_aside
 from solvers.run.progress import Progress
 from solvers.run.record import Outcome, broken, failed, nearest, scores
-from solvers.run.scans import Scan, cut, named, remarks, rescaled, shape_of, sides
+from solvers.run.scanned import picture
+from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, together
 from solvers.run.whole import check_memory, lifted
 from solvers.solver import check, lowered
 
@@ -65,7 +66,7 @@ class Reconstruction(pl.LightningModule):
         cell = self.cells[dataloader_idx]
         outcomes = [failed(scan, scan.error, scan.trace) for scan in batch if scan.error]
         readable = [scan for scan in batch if not scan.error]
-        for _, group in groupby(sorted(readable, key=shape_of), key=shape_of):
+        for _, group in groupby(sorted(readable, key=together), key=together):
             outcomes += (self.restore if cell.operator else self.generate)(cell, list(group))
         order = {scan.image_id: i for i, scan in enumerate(batch)}
         return sorted(outcomes, key=lambda outcome: order[outcome.image_id])
@@ -73,7 +74,6 @@ class Reconstruction(pl.LightningModule):
     def restore(self, cell: Cell, scans: list[Scan], given: Problem | None = None) -> list[Outcome]:
         """Scans of one shape, one outcome each. If they cannot be restored together, one by one: what is wrong with one of them
         is not the others' fault. A bug in the program fails its image too, and its traceback goes with the outcome.
-
         given: their problem, where it is posed already and they hold no truth.
         """
         try:
@@ -112,7 +112,7 @@ class Reconstruction(pl.LightningModule):
                 continue
             cheap = None if baseline is None else baseline[b].cpu()
             said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
-            outcomes.append(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said)))
+            outcomes.append(picture(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))))
         return outcomes
 
     def conclude(
@@ -166,7 +166,9 @@ class Reconstruction(pl.LightningModule):
         return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
-        """The problem of scans of one shape, simulated or the user's own y; a prior for its images, and what was done to that."""
+        """The problem of scans of one shape, simulated, the user's own y or a scanner's own; a prior, and what was done."""
+        if scans[0].pose:  # alone
+            return self.seen(scans[0].pose())
         x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
         ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
         assert cell.operator is not None and cell.likelihood is not None

@@ -35,6 +35,8 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
     decisive["run"] |= {"planes": options.planes} if options.planes != "turns" else {}
     if options.window:
         decisive["run"]["window"] = list(options.window)
+    if options.output_format:
+        decisive["run"]["output_format"] = options.output_format
     if options.scale:
         decisive["run"]["scale"] = options.scale
     versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}

@@ -18,7 +18,7 @@ from data.manifest import Row
 from data.series import Passed, Whole
 from ldm import catalogue, resize
 from ldm import config as configuration
-from solvers.run import door, report, volumes, whole
+from solvers.run import door, report, scanned, volumes, whole
 from solvers.run.batches import Pending, batches
 from solvers.run.cells import Cell, build, run_of
 from solvers.run.cost import peak_memory
@@ -55,13 +55,16 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
-    found, apart = whole.units(all_rows(options, cells, folders.values()), cells, prior, options.slicewise)
+    found, apart = whole.units(
+        all_rows(options, cells, folders.values()), cells, prior, options.slicewise or scanned.reads(cells)
+    )
     everything = {unit.image_id: unit for unit in found}
     rows = list(everything.values())[options.start :][: options.limit]
     if not rows:
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
-    load, notes, first = reader(prior, [cell.operator for cell in cells], rows, options.measurements, window=options.window)
+    operators = [cell.operator for cell in cells]
+    load, notes, first = reader(prior, operators, rows, options.measurements, scanned.source(cells, options), options.window)
     if leak := leaks(options, rows):
         say(f"note: {leak}")
         notes = [*notes, leak]
@@ -155,7 +158,7 @@ def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterab
         return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
     passed: list[Passed] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
-    rows = sources.find(options.data_root, options.split, options.manifest, written, passed)
+    rows = sources.find(options.data_root, options.split, options.manifest, written, passed, scanned.kind(cells))
     for line in series.listed(one for one in passed if not one.path.is_relative_to(options.save_dir)):
         say(f"note: {line}")
     chosen = options.slice_range or options.every

@@ -20,7 +20,7 @@ from data.series import Whole, checksum
 from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
-from solvers.problem import image_shape
+from solvers.problem import Problem, image_shape
 from solvers.run.committed import stamp
 
 
@@ -42,6 +42,8 @@ class Scan:
     volume: str = ""  # the name of the volume that this is a slice of, or is; "" for a picture
     suffix: str = ""  # of its file's name
     slices: tuple["Scan", ...] = ()  # of a volume that is one scan: its slices in order, whose pixels are [C,D,H,W] here
+    pose: Callable[[], Problem] | None = None  # of a scanner's file: the problem, when its turn comes
+    kept: tuple[int, int] | None = None  # rows and columns of its picture, in the middle of what is restored
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -83,16 +85,16 @@ class Source(NamedTuple):
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
     """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
 
-    load: row -> pixels, source, intensity.
+    load: row -> pixels, source, intensity, and further fields of the Scan, if any.
     """
     if isinstance(row, Whole):
         return whole(load, row)
     try:
-        pixels, source, intensity = load(row)
+        pixels, source, intensity, *more = load(row)
         decisive = {key: getattr(row, key) for key in DECISIVE}
         ending = own_suffix(row.path, source.meta) if row.volume else ""
         own = {"checksum": checksum(row), "stamp": stamp(row), "row": decisive, "volume": row.volume, "suffix": ending}
-        return Scan(row.image_id, pixels, source, intensity, **own)
+        return Scan(row.image_id, pixels, source, intensity, **own, **dict(*more))
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
     except MemoryError:
@@ -239,3 +241,8 @@ def sides(shape: Shape) -> str:
 
 def shape_of(scan: Scan) -> Shape:
     return tuple(scan.pixels.shape) if scan.pixels is not None else ()
+
+
+def together(scan: Scan) -> tuple[Shape, str]:
+    """What scans that are restored in one batch share: their shape; a scanner's each have coils and noise of their own."""
+    return shape_of(scan), scan.image_id if scan.pose else ""

@@ -1,0 +1,1 @@
+"""From what a scanner wrote to a problem that a solver takes: noise, coils, phase, scale."""

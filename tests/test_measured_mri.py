@@ -1,0 +1,244 @@
+"""From the scanner's file to the picture: every format holds the same scan, and the picture is the magnitude in its units."""
+
+import json
+
+import h5py
+import numpy as np
+import pytest
+import tiny
+import torch
+from scans import body, simulated
+from tiny import refusal
+
+import sample
+from data import formats
+from data.formats import kspace as files
+from data.seeding import Noise
+from ldm.config import Node, build
+from solvers.baseline import LeastSquares
+from solvers.measured import noise
+from solvers.measured.mri import ScannerMRI, without_oversampling
+from solvers.measured.scanner import centred
+from solvers.problem import Gaussian
+
+LARGE = ("scan.h5", "scan.mrd", "scan.cfl", "scan.npy")
+
+
+def prepared(path, index=0, sigma_y=None, **params):
+    made = ScannerMRI(**params).prepare(path, index, "a", Gaussian(sigma_y), "nifti")
+    return made, made.pose()
+
+
+def picture(made, x):
+    """The stored picture [H,W], as acquired, of a restored image [1,1,H,W]."""
+    return made.intensity.to_stored(centred(x, made.kept))[0, 0]
+
+
+def least_squares(problem, steps=10):
+    return list(LeastSquares(steps)(problem, build(Node(tiny.pixel())), Noise(problem.ids, "solver")))[-1].x0
+
+
+def psnr(image, truth):
+    return float(10 * torch.log10(truth.max() ** 2 / (image - truth).square().mean()))
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scans")
+    return folder, [simulated(folder, name) for name in LARGE][0]
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_a_scan_with_phase_comes_out_as_its_magnitude(scans, name):
+    """sigma_y within 5 % of what was simulated; the truth explains y to the noise but for errors of maps and phase."""
+    folder, truth = scans
+    made, problem = prepared(folder / name, 1)
+    sigma = problem.sigma_y * made.intensity.high
+    assert sigma == pytest.approx(0.01e-4, rel=0.05)
+    x = least_squares(problem)
+    assert float(problem.residual(x)) < 1.25
+    assert psnr(picture(made, x), truth[1]) > 29
+    assert made.intensity.high == pytest.approx(float(truth.max()), rel=0.35)
+    exact = (truth[1] / made.intensity.high * 2 - 1)[None, None]
+    assert 0.97 < float(problem.residual(exact)) < 1.1
+    without = prepared(folder / name, 1, phase=False)[1]
+    assert float(without.residual(least_squares(without))) > 3, "the phase is not worth knowing"
+
+
+def test_all_formats_hold_the_same_k_space(scans):
+    folder, _ = scans
+    first = files.read(folder / "scan.npy", 1)
+    for name in LARGE:
+        raw = files.read(folder / name, 1)
+        assert files.count(folder / name) == 2 and raw.kept == (64, 56) and raw.kspace.shape == (8, 128, 56)
+        torch.testing.assert_close(raw.kspace, first.kspace, rtol=1e-6, atol=0)
+        assert torch.equal(raw.mask, first.mask) and raw.spacing == pytest.approx((2, 3))
+        if name not in ("scan.h5",):
+            np.testing.assert_allclose(raw.affine, first.affine, atol=1e-4)
+            assert raw.noise is not None
+
+
+def test_oversampled_readouts_are_cut_exactly(scans):
+    """A band-limited object within the picture loses nothing: the shortened k-space is that of the picture alone."""
+    raw = files.read(scans[0] / "scan.h5", 0)
+    short = without_oversampling(raw)
+    assert short.kspace.shape == (8, 64, 56)
+    from solvers.operators.kspace import inverse_fourier
+
+    whole, cut = inverse_fourier(raw.kspace), inverse_fourier(short.kspace)
+    torch.testing.assert_close(centred(whole, (64, 56)), cut, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("shape", [(64, 56), (63, 57), (61, 56)])
+def test_odd_sizes_keep_their_middle(tmp_path, shape):
+    truth = simulated(tmp_path, "odd.npy", slices=1, shape=shape)
+    made, problem = prepared(tmp_path / "odd.npy")
+    assert psnr(picture(made, least_squares(problem)), truth[0]) > 28
+
+
+def test_partial_fourier_and_many_coils(tmp_path):
+    truth = simulated(tmp_path, "half.mrd", "--partial-fourier", "0.75", "--coils", "12", slices=1)
+    made, problem = prepared(tmp_path / "half.mrd", coils=6)
+    assert problem.y.shape[1] == 12 and "12 coils compressed to 6" in made.source.meta.notes[-1]
+    assert not bool(files.read(tmp_path / "half.mrd").mask[:, :12].any())
+    assert psnr(picture(made, least_squares(problem)), truth[0]) > 25
+
+
+def test_one_coil(tmp_path):
+    truth = simulated(tmp_path, "one.h5", "--coils", "1", slices=1)
+    made, problem = prepared(tmp_path / "one.h5")
+    assert problem.sigma_y * made.intensity.high == pytest.approx(1e-6, rel=0.08)
+    exact = (truth[0] / made.intensity.high * 2 - 1)[None, None]
+    assert 0.97 < float(problem.residual(exact)) < 1.1
+
+
+def test_the_noise_of_coils_is_whitened():
+    """Psi of 4,096 samples is known to 1.6 %; after W it is sigma^2 times one."""
+    z = Noise(["z"], "noise").normal((1, 2, 4, 4096), torch.float64)[0]
+    L = torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0.1, 0.3, 0.7, 0], [0, 0, 1j, 3]], dtype=torch.complex128)
+    n = L @ torch.complex(z[0], z[1])
+    W, sigma = noise.whitener(noise.of_scan(n))
+    psi = noise.of_scan(noise.mixed(W, n))
+    torch.testing.assert_close(psi, 2 * sigma**2 * torch.eye(4, dtype=torch.complex128), rtol=0, atol=1e-9)
+    assert sigma == pytest.approx(float((L @ L.mH).diagonal().real.mean()) ** 0.5, rel=0.05)
+
+
+def run(folder, *words):
+    model = folder / "model"
+    if not model.exists():
+        tiny.folder(model, tiny.pixel())
+    return sample.main([*map(str, words), "--model", str(model), "--save-dir", str(folder / "out")])
+
+
+@pytest.mark.parametrize("output", ["nifti", "dicom"])
+def test_from_the_file_to_the_volume(scans, tmp_path, output):
+    folder, truth = scans
+    words = ("--measurements", folder / "scan.mrd", "--task", "mri", "--solver", "least_squares", "--steps", "10")
+    assert run(tmp_path, *words, "--output-format", output) == 0
+    (volume,) = (tmp_path / "out/recon").iterdir()
+    paths = [(volume, 0), (volume, 1)] if output == "nifti" else [(volume / f"{i:04d}.dcm", None) for i in (1, 2)]
+    for (path, index), expected, number in zip(paths, truth, range(2)):
+        image = formats.read(path, index)
+        assert psnr(image.pixels[0], expected) > 28
+        assert image.meta.spacing == pytest.approx((2, 3)), "mm from row to row, from column to column"
+        matrix = np.array(image.meta.affine)
+        z = matrix[2, 3] + (matrix[2, 2] * number if output == "nifti" else 0)
+        assert z == pytest.approx(6.5 * (number - 0.5), abs=1e-3), "slices 6.5 mm apart, the volume around 0"
+    if output == "dicom":
+        assert image.meta.modality == "MR"
+    records = [json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
+    assert any("from the noise scan" in note for note in records[0]["notes"])
+
+
+def broken(folder, change):
+    """A copy of the fastMRI file, changed in place."""
+    simulated(folder, "bad.h5", slices=1)
+    with h5py.File(folder / "bad.h5", "r+") as file:
+        change(file)
+    return folder / "bad.h5"
+
+
+def nan(file):
+    file["kspace"][0, 0, 3, 28] = np.nan
+
+
+def wrong_mask(file):
+    file["mask"][...] = np.roll(file["mask"][...], 1)
+
+
+def other_header(file):
+    text = file["ismrmrd_header"][()].replace(b"<x>128</x>", b"<x>96</x>")
+    del file["ismrmrd_header"]
+    file["ismrmrd_header"] = text
+
+
+def no_middle(file):
+    file["kspace"][:, :, :, 24:34] = 0
+    mask = file["mask"][...]
+    mask[24:34] = 0
+    file["mask"][...] = mask
+
+
+def dead_coil(file):
+    file["kspace"][:, 2] = 0
+
+
+def nothing(file):
+    file["kspace"][...] = 0
+
+
+def entities(file):
+    del file["ismrmrd_header"]
+    file["ismrmrd_header"] = b'<!DOCTYPE x [<!ENTITY a "b">]><x/>'
+
+
+def linked(file):
+    del file["kspace"]
+    file["kspace"] = h5py.ExternalLink("other.h5", "/kspace")
+
+
+BAD = {
+    nan: "1 of 57344 samples are NaN",
+    wrong_mask: "its mask disagrees with its k-space",
+    other_header: "k-space of 128×56, but its header says 96×56",
+    no_middle: "no calibration region: the fully sampled middle of k-space is",
+    dead_coil: "coils 2 of 8 measured nothing but 0",
+    nothing: "every sample is 0|columns are all 0",
+    entities: "its header defines entities",
+    linked: "its kspace is a link or a group|has neither",
+}
+
+
+@pytest.mark.parametrize("change", BAD, ids=lambda change: change.__name__)
+def test_bad_files_are_one_line(tmp_path, change):
+    path = broken(tmp_path, change)
+    with pytest.raises(ValueError, match=BAD[change]) as error:
+        prepared(path)
+    assert "\n" not in str(error.value)
+
+
+def test_what_means_nothing_is_refused(scans, tmp_path, capsys):
+    scan = scans[0] / "scan.h5"
+
+    def said(*words):
+        assert run(tmp_path, *words) == 2
+        return refusal(capsys)
+
+    assert "--scale means nothing" in said("--measurements", scan, "--task", "mri", "--scale", "2")
+    assert "--measurements FILE" in said("--data-root", scan, "--task", "mri")
+    assert "share no grid" in said("--measurements", scan, "--task", "mri", "mri_x4")
+    assert "but its noise is" in said("--measurements", scan, "--task", "mri", "likelihood.params.sigma_y=0.001")
+    picture = tmp_path / "body.png"
+    formats.write(formats.Image(body()[None], formats.Meta("png")), picture)
+    assert "not a known k-space file" in said("--measurements", picture, "--task", "mri")
+
+
+def test_other_units_of_a_file_change_nothing_but_the_result(tmp_path):
+    """The same scan in units a million times as large."""
+    pictures = []
+    for name, unit in (("small.npy", "1e-4"), ("large.npy", "1e2")):
+        simulated(tmp_path, name, "--unit", unit, slices=1)
+        made, problem = prepared(tmp_path / name)
+        pictures.append(picture(made, least_squares(problem)) / float(unit))
+    torch.testing.assert_close(pictures[0], pictures[1], rtol=0, atol=1e-3)
+    assert float(body().max()) == pytest.approx(float(pictures[0].max()), rel=0.3)
