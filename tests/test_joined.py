@@ -52,6 +52,11 @@ def test_one_that_joins_nobody_does_it_all(world, alone, tmp_path):
     assert [facts["ended"] for facts in workers(tmp_path / "out")] == ["finished"]
 
 
+def test_reading_ahead_and_writing_behind_change_nothing(world, alone, tmp_path):
+    assert sample.main(tiny.words(world, tmp_path / "out", *MORE, "--workers", "2", task="mask")) == 0
+    same(alone, tmp_path / "out")
+
+
 def test_bounds_end_a_run_that_the_same_command_goes_on_with(world, alone, tmp_path, capsys):
     words = tiny.words(world, tmp_path / "out", *MORE, task="mask")
     assert sample.main([*words, "--max-images", "2"]) == 0

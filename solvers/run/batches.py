@@ -57,5 +57,6 @@ class Pending(Sampler):
 
 def batches(rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0) -> DataLoader:
     """What is left to do of the rows of a manifest, in batches of `size` images. workers: processes that read ahead."""
-    images = Batches(rows, load, size)
-    return DataLoader(images, None, sampler=pending, num_workers=workers, worker_init_fn=deaf, generator=torch.Generator())
+    images, own = Batches(rows, load, size), torch.Generator()
+    ahead = {"num_workers": workers, "worker_init_fn": deaf, "prefetch_factor": 1 if workers else None}
+    return DataLoader(images, None, sampler=pending, generator=own, **ahead)  # type: ignore[arg-type]

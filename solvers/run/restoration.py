@@ -87,11 +87,12 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
             say(f"note: {processes} processes share volumes, and not the slices of one")
         module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
-        together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
+        volume = any(isinstance(row, Whole) for row in rows)
+        together = 1 if volume else run.rows
         sizes = {cell.name: max(1, together // cell.draws) for cell in cells}
         parts = parts_of(results, sizes, options, trainer)
         module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
-        ahead = reading_ahead(options.workers, trainer)
+        ahead = reading_ahead(options.workers, trainer, volume or scanned.reads(cells))
         trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
         pending = []
         for name, part in parts.items():
@@ -126,9 +127,14 @@ def parts_of(
     return made
 
 
-def reading_ahead(workers: int | None, trainer: pl.Trainer) -> int:
-    """How many processes read images ahead: as many as are asked for, else none beside a processor that computes itself."""
-    return workers if workers is not None else 0 if trainer.strategy.root_device.type == "cpu" else 2
+def reading_ahead(workers: int | None, trainer: pl.Trainer, large: bool) -> int:
+    """How many processes read images ahead: as many as are asked for, else none beside a processor that computes itself.
+
+    large: of volumes, and of files that are made a problem of when their turn comes, one at a time is all that is held.
+    """
+    if large and workers:
+        say("note: volumes and files of a scanner are not read ahead; --workers has no effect")
+    return 0 if large else workers if workers is not None else 0 if trainer.strategy.root_device.type == "cpu" else 2
 
 
 @contextmanager
