@@ -1,10 +1,12 @@
 """How far a run is: a bar with rate and remaining time on a terminal, a line every few seconds in a log."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from threading import Event, Thread
 from types import MappingProxyType
+from typing import Any
 
 from tqdm import tqdm
 
@@ -53,11 +55,15 @@ class Progress:
 
     A thread shows it every few seconds, whatever the solver is busy with: one step may last minutes (tiles, a decoder,
     conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
+
+    json: in place of the bar one JSON object a line, of every process. beats: called at every step with what is at work.
     """
 
     def __init__(self) -> None:
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
+        self.json, self.rank, self.began = False, 0, 0.0
+        self.beats: list[Callable[..., None]] = []
         self.place: dict[str, str] = {}
         self.images = 0  # that are finished
         self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
@@ -65,8 +71,13 @@ class Progress:
         self.begun = 0.0  # the step at work
         self.over = Event()
 
-    def start(self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices."""
+    def start(
+        self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({}), rank: int = 0
+    ) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices.
+
+        rank: of this process.
+        """
         of = len(volumes)
         self.place = {
             name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
@@ -75,9 +86,11 @@ class Progress:
         }
         longest = max(map(len, volumes.values()), default=0)
         unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
-        self.bar, self.next, self.images, self.words = Bar(total, unit, visible), 0.0, 0, []
+        self.bar, self.next, self.images, self.words = Bar(total, unit, visible and not self.json), 0.0, 0, []
         self.over = Event()
-        if visible:
+        self.rank, self.began = rank, time.monotonic()
+        self.tell("start", images=total)
+        if visible and not self.json:
             Thread(target=self._show, args=(self.over,), daemon=True).start()
 
     def begin(self, images: int, rows: int) -> None:
@@ -85,17 +98,37 @@ class Progress:
         self.batch, self.rows, self.before = images, rows, 0
         self.words, self.begun = [], time.monotonic()
 
+    def tell(self, event: str, **facts: Any) -> None:
+        """One line about an event, if they are asked for."""
+        if self.json:
+            seconds = round(time.monotonic() - self.began, 3)
+            line = {"event": event, "time": round(time.time(), 3), "rank": self.rank, "seconds": seconds, **facts}
+            print(json.dumps({k: None if v != v else v for k, v in line.items()}), file=sys.stderr, flush=True)
+
+    def image(self, record: Mapping[str, Any]) -> None:
+        """An image is done. Its own seconds are those that it took."""
+        known = {key: record[key] for key in ("residual", "psnr", "nfe") if isinstance(record.get(key), (int, float))}
+        cost = {"took": round(record["seconds"], 3)} if "seconds" in record else {}
+        self.tell("image", image=record["image_id"], status=record["status"], **cost, **known)
+
     def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
         """Step t of `steps` is done for these ids. residual is computed only when it is shown: a few times a second, less often
         where it is slow (a decoder).
         """
         begun = time.monotonic()
+        for beat in self.beats:
+            beat(step=t + 1, steps=steps, image=ids[0])
         self.begun = begun
         if self.rows:
             part = (self.before + len(ids) * (t + 1) / steps) / self.rows
             self.bar.n = round(self.images + self.batch * min(1.0, part), 2)
             self.before += len(ids) * (t + 1 == steps)
-        if self.bar.disable or begun < self.next:
+        if (self.bar.disable and not self.json) or begun < self.next:
+            return
+        if self.json:
+            known = {"residual": round(residual(), 4)} if residual else {}
+            self.tell("step", image=ids[0], images=len(set(ids)), step=t + 1, steps=steps, **known)
+            self.next = time.monotonic() + RARELY
             return
         others = len(set(ids)) - 1
         first = self.place.get(ids[0], printable(ids[0]))
@@ -114,6 +147,7 @@ class Progress:
     def close(self) -> None:
         self.over.set()
         self.bar.close()
+        self.tell("end")
 
     def _show(self, over: Event) -> None:
         """Every few seconds without a showing, another one: how long the step at work has lasted."""
