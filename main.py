@@ -4,9 +4,11 @@
     --base F...          YAML files, merged left to right          --print-config   show the merged result and stop
     --train [True]       train; without it the configuration is checked and printed
     --name N --project P --logdir logs --seed N                    results go to logs/<project>/<name>/
-    --resume DIR|CKPT|auto    go on exactly where a run stopped    --init CKPT|FOLDER   start from these weights
+    --resume DIR|CKPT|auto    go on exactly where a run stopped (auto is the default of a scheduler's job)
+    --init CKPT|FOLDER   start from these weights
     --first-stage RUN|FOLDER|FILE|random     a latent prior's autoencoder: weights and architecture; random: none
     --compile            torch.compile the networks                --channels-last      their memory layout
+    --log json           one line an event on stderr: step, seconds, loss, images a second
     --plugin MODULE...   let targets come from modules of your own
     --list tasks|solvers|models|operators     what there is to restore with
     --allow-env          let --base files ask for ${oc.env:NAME} and the like    --traceback   show where a mistake was found
@@ -19,6 +21,7 @@ Dashes and underscores are the same. Exit codes: 0 done, 2 a mistake in what was
 
 import argparse
 import inspect
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -30,8 +33,9 @@ from ldm import catalogue, plugins, trained
 from ldm import config as configuration
 from ldm.training.configuration import check_keys, refuse_random_first_stage, set_seeds, trainer_arguments
 from ldm.training.trainer_signature import trainer
-from solvers.run import door, listing
+from solvers.run import door, listing, topology
 from solvers.run.command import Parser
+from solvers.run.heart import Heart
 
 OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
 TRAINER = trainer()
@@ -67,6 +71,7 @@ def parser() -> Parser:
     made.add_argument("--plugin", nargs="+", default=[])
     made.add_argument("--allow-env", action="store_true")
     made.add_argument("--print-config", action="store_true")
+    made.add_argument("--log", choices=("text", "json"), default="text")
     made.add_argument("--list", action=listing.List, choices=listing.KINDS)
     quiet = argparse.SUPPRESS
     for flag in FLAGS:
@@ -103,6 +108,10 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     given = {flag: getattr(options, flag) for flag in FLAGS if hasattr(options, flag)}
     config["trainer"] = trainer_arguments(config, given, TRAINER, OWN)
 
+    around = topology.detect(os.environ)
+    if options.train and around.scheduled:  # a job's folder is called after it, and it is gone on with by itself
+        options.name = options.name or around.job or None
+        options.resume = options.resume or (None if options.init else "auto")
     folder = options.logdir / options.project / (options.name or Path(options.base[0]).stem)
     resume = trained.checkpoint_of(options.resume, folder)
     stage = None if options.first_stage in (None, RANDOM) else catalogue.weights(options.first_stage)
@@ -116,16 +125,20 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
 
     quiet()
     from ldm.training import run  # torch and Lightning, which take seconds: what can be wrong without them was looked at
+    from solvers.run.trainer import surroundings
 
     if stage is not None:
         run.adopt(config, stage)
     set_seeds(config, options.seed)
     if options.train and not options.print_config:
-        run.train(config, options, folder, resume, begins)
+        asked = config["trainer"]
+        surroundings(asked.get("devices", "auto"), asked.get("num_nodes", 1), asked.get("accelerator", "auto"))
+        run.train(config, options, folder, resume, begins, Heart(folder, around.rank).beat)
     else:
         run.assemble(config)
         print(configuration.dump(config), end="")
 
 
 if __name__ == "__main__":
+    topology.heed()  # until training begins, which listens itself
     sys.exit(main(sys.argv[1:]))

@@ -13,13 +13,14 @@ Exit codes: 0 all done, 1 some images failed (listed), 2 a mistake in what was a
 """
 
 import argparse
-import signal
+import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ldm import catalogue, plugins
 from ldm import config as configuration
-from solvers.run import door, flags
+from solvers.run import door, flags, topology
 from solvers.run.parts import checked
 
 
@@ -44,6 +45,8 @@ def work(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     if options.print_config:
         print("---\n".join(configuration.dump(config) for config in configs.values()), end="")
         return 0
+    if options.save_dir is None and (job := topology.detect(os.environ).job):
+        options.save_dir = Path("results") / job
     demo = flags.complete(options, {name: "operator" in config for name, config in configs.items()})
     flags.look(options)
 
@@ -60,6 +63,5 @@ def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dic
 
 if __name__ == "__main__":
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # file names need not be UTF-8
-    # Lightning's own handler only takes note of SIGTERM, and calls this one too; a restart goes on with what is committed.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    topology.heed()  # Lightning's own handler only takes note of SIGTERM, and calls this one too
     sys.exit(main(sys.argv[1:]))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset, default_collate
 from torch.utils.data.distributed import DistributedSampler
 
 from data import manifest
-from data.dataset import ManifestDataset, Sample
+from data.dataset import ManifestDataset, Sample, deaf
 from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
@@ -185,5 +185,6 @@ class ManifestData(pl.LightningDataModule):
             "collate_fn": together,
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
+            "worker_init_fn": deaf,
             "generator": torch.Generator().manual_seed(self.seed),  # else the loader draws from the global one
         }

@@ -4,6 +4,7 @@ Which stored values become -1 and +1 is decided in `data.contracts`, once for a 
 Pictures are never cut, scaled or padded on the way unless `size` or `crop` say so.
 """
 
+import signal
 import warnings
 from functools import cache
 from pathlib import Path
@@ -72,6 +73,12 @@ def with_channels(pixels: Tensor, channels: int, path: str) -> Tensor:
 def _say_luminance() -> None:
     """Once per process, whatever others do to the filters of warnings."""
     warnings.warn("colour images are reduced to their luminance, because the prior has one channel", stacklevel=4)
+
+
+def deaf(worker: int) -> None:
+    """A loader's worker leaves a scheduler's word to stop to the process that trains, which ends it when it has saved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
 class ManifestDataset(Dataset[Sample]):

@@ -58,11 +58,16 @@ class Whole(NamedTuple):
 
 def checksum(row: Row | Whole) -> str:
     """SHA-256 of a row's file, or of those of all its files."""
-    files = list(dict.fromkeys(one.path for one in row.rows)) if isinstance(row, Whole) else [row.path]
+    files = files_of(row)
     if len(files) == 1:
         return formats.checksum(files[0])
     found = [formats.checksum(file) for file in files]
     return digest(*found) if all(found) else ""
+
+
+def files_of(row: Row | Whole) -> list[str]:
+    """The file of a row, or all files of a volume."""
+    return list(dict.fromkeys(one.path for one in row.rows)) if isinstance(row, Whole) else [row.path]
 
 
 def wholes(rows: Iterable[Row]) -> list[Row | Whole]:

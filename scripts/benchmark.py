@@ -24,7 +24,7 @@ from data.files import Refusal
 from ldm import catalogue, config
 from solvers.run.command import Parser
 
-LIMITED = ("operators", "train", "solvers", "forms", "sample", "doors")  # each has its rows in scripts/benchmark_<subject>.py
+LIMITED = ("operators", "train", "solvers", "forms", "sample", "doors", "scale")  # each has rows in benchmark_<subject>.py
 SHIPPED = ("demo-pixel", "demo-patch")  # priors whose noise is on the image
 
 

@@ -10,7 +10,8 @@ import torch
 
 import sample
 from data import files
-from ldm.training.callbacks import AtomicSave, bytes_of
+from ldm.training.saving import AtomicSave, bytes_of
+from solvers.run.module import Reconstruction
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 needs_full = pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -83,7 +84,7 @@ def test_the_first_failure_ends_a_run(tmp_path: Path, monkeypatch, capsys, name:
 
     monkeypatch.setattr(files.os, "fsync", fsync)
     computed = []
-    monkeypatch.setattr(sample.Reconstruction, "restore", counted(sample.Reconstruction.restore, computed))
+    monkeypatch.setattr(Reconstruction, "restore", counted(Reconstruction.restore, computed))
     assert sample.main(words) == 2
     assert f"/{name}: the disk is full" in tiny.refusal(capsys)
     assert len(computed) == 3 and set(tiny.records(tmp_path / "out")) >= {"scan0", "scan1"}

@@ -32,6 +32,8 @@ LIGHTNING_SKINS = {
     "ldm/training/autoencoder.py",
     "ldm/training/diffusion.py",
     "ldm/training/callbacks.py",
+    "ldm/training/saving.py",
+    "ldm/training/watching.py",
     "ldm/training/run.py",
     "data/datamodule.py",
     "solvers/run/module.py",

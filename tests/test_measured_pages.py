@@ -29,12 +29,13 @@ def linked(folder: Path, monkeypatch) -> None:
 
 def test_the_page_is_understood(tmp_path):
     assert [words[0] for words in COMMANDS] == list(DOORS)
-    assert flags.parse(COMMANDS[1][1:], "")[2] == ""
+    assert flags.parse(COMMANDS[1][1:], "")[2] == []
     (tmp_path / "scan.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
     assert described(tmp_path / "scan.yaml").slice_step == 6.5
     assert set(yaml.safe_load((tmp_path / "scan.yaml").read_text())) <= set(described(tmp_path / "none.yaml").__dict__)
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     """Two slices, two coils and a small network of random weights: what comes of it is only counted."""
     linked(tmp_path, monkeypatch)

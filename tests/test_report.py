@@ -6,7 +6,6 @@ import re
 import shlex
 import subprocess
 import sys
-import tomllib
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -258,28 +257,6 @@ def test_job_scripts_submit_the_published_flags(job: str, tmp_path: Path):
     assert words[words.index("--gpu") + 1 : words.index("--volume")] == ["1", "--cpu", "8", "--memory", "64G"]
     lacking = subprocess.run([script, "job"], env={"PATH": settings["PATH"]}, capture_output=True, text=True)
     assert lacking.returncode != 0 and "IMAGE" in lacking.stderr
-
-
-def test_the_image_is_made_of_what_is_here():
-    """No container engine: every COPY has its source, and the RUN line as the shell sees it asks for what pyproject.toml does."""
-    text = (ROOT / "deploy/Dockerfile").read_text()
-    sources = [word for line in re.findall("^COPY (.*)$", text, re.M) for word in line.split()[:-1]]
-    assert {"ldm", "solvers", "configs", "models", "scripts"} <= set(sources)
-    assert all(list(ROOT.glob(source)) for source in sources), sources
-    listing = re.search(r"^RUN python (.*?) > /tmp/wanted", text, re.M | re.S)[1].replace("\\\n", "")
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    for extras in ("", "formats text"):
-        told = subprocess.run(
-            f"'{sys.executable}' {listing}",
-            shell=True,
-            env={"EXTRAS": extras},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        more = [wanted for extra in extras.split() for wanted in project["optional-dependencies"][extra]]
-        assert told.stdout.splitlines() == [*project["dependencies"], *more]
 
 
 def test_the_report_is_looked_at_by_parts_of_its_panels(folder: Path):

@@ -103,7 +103,7 @@ class Page:
 
     def set(self, field: str, value: object) -> None:
         def typed() -> bool:
-            box = self.find(f"#{field} input")
+            box = next(one for one in self.seen(f"#{field} input") if one.is_displayed())
             box.send_keys(Keys.CONTROL, "a")
             box.send_keys(str(value), Keys.TAB)
             return box.get_attribute("value") == str(value)

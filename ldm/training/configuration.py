@@ -13,10 +13,15 @@ from ldm.trained import PARTS
 MAPPING = "a mapping", lambda value: isinstance(value, dict)
 NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
 NUMBERS = "numbers above 0", lambda value: bool(value) and all(map(NUMBER[1], value if isinstance(value, list) else [value]))
+MAPPINGS = "a list of mappings", lambda value: isinstance(value, list) and all(map(MAPPING[1], value))
 KNOWN = {  # keys of a configuration, and what is allowed there
     **dict.fromkeys(("model", "data", *PARTS, "trainer", "contracts"), MAPPING),
     "ema_half_life": NUMBERS,
     "save_every": NUMBER,
+    "loggers": (
+        "a list of loggers, target and params each",
+        lambda value: isinstance(value, list) and all(map(MAPPING[1], value)),
+    ),
     "first_stage_weights": ("a path", lambda value: isinstance(value, str)),
 }
 COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # which Lightning divides by

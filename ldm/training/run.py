@@ -1,6 +1,7 @@
 """A training run: the module and its data are built, weights put in, the run folder claimed, and Lightning's Trainer started."""
 
 import argparse
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -8,7 +9,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import LearningRateMonitor
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
@@ -18,8 +19,10 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.trained import PARTS
-from ldm.training.callbacks import AtomicSave, Averaging, Best, Last, Pictures, Recorded, Sharded, Shown, StopOnNaN
+from ldm.training.callbacks import Averaging, Pictures, Recorded, Sharded, Shown, StopOnNaN
 from ldm.training.run_folder import claimed, digests, same_run
+from ldm.training.saving import AtomicSave, Best, Last
+from ldm.training.watching import Watched
 
 SAVE_EVERY = 500  # steps
 
@@ -78,8 +81,18 @@ def start(module: pl.LightningModule, config: configuration.Node, init: Path | N
         weights.agree(found, stage.first_stage, source)
 
 
-def train(config: configuration.Node, options: argparse.Namespace, folder: Path, resume: Path | None, init: Path | None) -> None:
-    """folder: of the run. resume: the checkpoint it goes on from. init: weights that it begins with where there is none."""
+def train(
+    config: configuration.Node,
+    options: argparse.Namespace,
+    folder: Path,
+    resume: Path | None,
+    init: Path | None,
+    beat: Callable[..., None],
+) -> None:
+    """folder: of the run. resume: the checkpoint it goes on from. init: weights that it begins with where there is none.
+
+    beat: called with what the run is at (`Watched`).
+    """
     pl.seed_everything(options.seed, workers=True, verbose=False)
     module, data = assemble(config)
     manifests = digests(getattr(data, "manifests", {}))
@@ -98,7 +111,8 @@ def train(config: configuration.Node, options: argparse.Namespace, folder: Path,
         doubts = getattr(data, "doubts", "")  # of data modules of ours
         if first and doubts:
             print(f"note: best weights and error spectra are of {doubts}; data.params.validation=MANIFEST names better ones")
-        trainer = make_trainer(config, folder, manifests, doubts, getattr(data, "validates", True))
+        watched = Watched(beat, options.log)
+        trainer = make_trainer(config, folder, manifests, watched, doubts, getattr(data, "validates", True))
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         except MisconfigurationException as error:  # settings of the Trainer that only the data or the devices contradict
@@ -109,8 +123,12 @@ def train(config: configuration.Node, options: argparse.Namespace, folder: Path,
             raise
 
 
-def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, str], doubts: str, validates: bool) -> pl.Trainer:
+def make_trainer(
+    config: configuration.Node, folder: Path, manifests: dict[str, str], watched: Watched, doubts: str, validates: bool
+) -> pl.Trainer:
     """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has.
+
+    Beside TensorBoard's there are the loggers of `loggers:`, each a target and its params as everything else.
 
     doubts: of `Recorded`. validates: whether the loss on other images says which weights are best; else the last are.
     """
@@ -122,18 +140,21 @@ def make_trainer(config: configuration.Node, folder: Path, manifests: dict[str, 
         Recorded(configuration.plain(config), manifests, doubts),
         StopOnNaN(),
         Pictures(),
+        watched,
         LearningRateMonitor("step"),
         *filter(None, [best]),
         Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY), best),
     ]
-    logger = TensorBoardLogger(folder, name="", version="tensorboard")
+    loggers = [TensorBoardLogger(folder, name="", version="tensorboard"), *map(configuration.build, config.get("loggers", []))]
+    if strange := [logger for logger in loggers if not isinstance(logger, Logger)]:
+        raise Refusal(f"{config.locate('loggers')}: {strange[0]!r:.80} is no logger; pytorch_lightning.loggers.… are allowed")
     asked = dict(config["trainer"])
     if asked.get("enable_progress_bar", True) is not False:
         callbacks.append(Shown())
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:
-        return pl.Trainer(**asked, default_root_dir=folder, logger=logger, plugins=[AtomicSave()], callbacks=callbacks)
+        return pl.Trainer(**asked, default_root_dir=folder, logger=loggers, plugins=[AtomicSave()], callbacks=callbacks)
     except (TypeError, MisconfigurationException) as error:
         words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
         raise Refusal(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error

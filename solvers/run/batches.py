@@ -8,16 +8,19 @@ from functools import cached_property
 from typing import Any
 
 import torch
-import torch.distributed
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from solvers.run.scans import Scan
+from data.dataset import deaf
+from solvers.run.scans import Load, Scan
+from solvers.run.shares import key_of
+
+Queue = Callable[[Sequence[str]], Iterator[int]]
 
 
 class Batches(Dataset):
     """Batch number -> its scans. rows: anything `load` takes; load: row -> Scan, run in the loader's workers."""
 
-    def __init__(self, rows: Sequence[Any], load: Callable[[Any], Scan], batch_size: int):
+    def __init__(self, rows: Sequence[Any], load: Load, batch_size: int):
         self.rows, self.load, self.batch_size = rows, load, batch_size
 
     def __len__(self) -> int:
@@ -28,30 +31,32 @@ class Batches(Dataset):
 
 
 class Pending(Sampler):
-    """Numbers of the batches with an image that is not committed yet; each process of a group takes its share.
+    """Numbers of the batches with an image that is not committed yet.
 
-    committed: asked once, when the processes have met and none has begun.
+    committed: asked once, when the processes have met and none has begun. queue: which of them this process does, and when
+    (`shares.Shares.take`, given what the batches are called); without one it does them all.
     """
 
-    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]]):
-        self.ids, self.batch_size, self.committed = ids, batch_size, committed
+    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None):
+        self.ids, self.batch_size, self.committed, self.queue = ids, batch_size, committed, queue
 
     @cached_property
-    def mine(self) -> list[int]:
-        grouped = torch.distributed.is_available() and torch.distributed.is_initialized()
-        rank, world = (torch.distributed.get_rank(), torch.distributed.get_world_size()) if grouped else (0, 1)
+    def open(self) -> list[int]:
         done, starts = self.committed(), range(0, len(self.ids), self.batch_size)
-        pending = [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
-        return pending[rank::world]
+        return [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.mine)
+        if self.queue is None:
+            return iter(self.open)
+        keys = [key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open]
+        return (self.open[number] for number in self.queue(keys))
 
     def __len__(self) -> int:
-        return len(self.mine)
+        return len(self.open)
 
 
-def batches(rows: Sequence[Any], load: Callable[[Any], Scan], size: int, committed: Callable[[], Collection[str]]) -> DataLoader:
-    """What is left to do of the rows of a manifest, in batches of `size` images."""
-    pending = Pending([row.image_id for row in rows], size, committed)
-    return DataLoader(Batches(rows, load, size), None, sampler=pending, generator=torch.Generator())
+def batches(rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0) -> DataLoader:
+    """What is left to do of the rows of a manifest, in batches of `size` images. workers: processes that read ahead."""
+    images, own = Batches(rows, load, size), torch.Generator()
+    ahead = {"num_workers": workers, "worker_init_fn": deaf, "prefetch_factor": 1 if workers else None}
+    return DataLoader(images, None, sampler=pending, generator=own, **ahead)  # type: ignore[arg-type]

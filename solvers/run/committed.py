@@ -1,24 +1,30 @@
 """What stands of an earlier run's results: records that can be read, of the same rows of the manifest, with all their files."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import os
+import stat
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from data import series
-from data.files import file_digest
+from data.files import file_digest, replacing
 
 RECORDS, REJECTED = "records.jsonl", "records.rejected.jsonl"
 
 Record = dict[str, Any]
+BEGIN = b'{"image_id": "'  # of a line
+Place = tuple[int, int]  # first byte and length
 
 
 class Standing(NamedTuple):
-    """kept: records of images that need not be restored again. again: why others are, by image. rejected: bad lines, and what
-    to say of each."""
+    """kept: where in the file the records of images stand that need not be restored again, (first byte, length), in order.
+    again: why others are, by image. rejected: bad lines, and what to say of each.
+    """
 
-    kept: list[Record]
+    kept: list[Place]
     again: dict[str, str]
     rejected: list[tuple[bytes, str]]
 
@@ -27,26 +33,48 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
     """Look at every record of a folder and at its files. rows: image id -> its row of the manifest now; verify: digests too.
 
     Of several records of an image the last one counts, which is the one its files were written for. Failed images are tried
-    again without a word.
+    again without a word. Of a record only its place is held, so that a million of them need little memory.
     """
-    found: dict[str, Record] = {}
-    rejected = []
+    found: dict[str, Place | None] = {}
+    volumes: dict[str, str] = {}  # of slices that were put together
+    rejected, again, start = [], dict[str, str](), 0
+    digest = cache(file_digest)  # a volume's slices have one file
     for number, line in _lines(folder / RECORDS):
+        place, start = (start, len(line)), start + len(line)
         record, fault = _read(line)
         if fault:
             rejected.append((line, f"{folder / RECORDS}, line {number}: {fault}; set aside in {REJECTED}"))
-        else:
-            found.pop(record["image_id"], None)
-            found[record["image_id"]] = record
-    good = [record for record in found.values() if record["status"] == "ok"]
-    digest = cache(file_digest)  # a volume's slices have one file
-    reasons = {r["image_id"]: _difference(r, rows) or _loss(r, folder, digest if verify else None) for r in good}
-    spoilt = {r["volume"] for r in good if whole(r) and reasons[r["image_id"]]}
-    for record in good:  # the slices of a volume that was put together are not at hand any more
-        if whole(record) and record["volume"] in spoilt:
-            reasons[record["image_id"]] = reasons[record["image_id"]] or "its volume is to be put together again"
-    kept = [record for record in good if not reasons[record["image_id"]]]
-    return Standing(kept, {name: reason for name, reason in reasons.items() if reason}, rejected)
+            continue
+        name = record["image_id"]
+        for known in (again, found, volumes):
+            known.pop(name, None)  # type: ignore[attr-defined]
+        found[name] = None
+        if record["status"] == "ok":
+            if reason := _difference(record, rows, verify) or _loss(record, folder, digest if verify else None):
+                again[name] = reason
+            else:
+                found[name] = place
+            if whole(record):
+                volumes[name] = sys.intern(record["volume"])
+    spoilt = {volume for name, volume in volumes.items() if name in again}
+    for name, volume in volumes.items():  # the slices of a volume that was put together are not at hand any more
+        if volume in spoilt:
+            again.setdefault(name, "its volume is to be put together again")
+            found[name] = None
+    reasons = {name: again[name] for name in found if name in again}
+    return Standing([place for place in found.values() if place], reasons, rejected)
+
+
+def keep(path: Path, places: Sequence[Place]) -> None:
+    """Leave these records of a file, in this order, and no others; nothing is written if that is what it holds."""
+    size = path.stat().st_size if path.exists() else 0
+    if path.exists() and sum(length for _, length in places) == size and list(places) == sorted(places):
+        return
+    with replacing(path) as new:
+        if path.exists():
+            with path.open("rb") as old:
+                for place in places:
+                    new.write(_at(old, *place))
 
 
 def records_in(path: Path) -> Iterator[Record]:
@@ -62,9 +90,53 @@ def records_in(path: Path) -> Iterator[Record]:
             yield json.loads(line)
 
 
+def in_order(path: Path, ids: Iterable[str]) -> None:
+    """Rewrite a file of records, the last one of each image, in the order of the ids; those of other images follow.
+
+    Lines are copied as they are; what is held of each is its place in the file.
+    """
+    places: dict[str, Place] = {}
+    start = 0
+    for _, line in _lines(path):
+        if name := _id_of(line):
+            places.pop(name, None)
+            places[name] = start, len(line)
+        start += len(line)
+    if places:
+        ordered = [place for name in ids if (place := places.pop(name, None)) is not None]
+        keep(path, [*ordered, *places.values()])
+
+
+def _id_of(line: bytes) -> str:
+    """The image of a record, "" of a bad line. Lines as they are written here need no parsing to tell it."""
+    end = line.find(b'"', len(BEGIN))
+    if line.startswith(BEGIN) and end > 0 and line.endswith(b"}\n") and line.count(BEGIN) == 1 and b"\\" not in line[:end]:
+        return line[len(BEGIN) : end].decode()
+    record, fault = _read(line)
+    return "" if fault else record["image_id"]
+
+
+def _at(file: IO[bytes], offset: int, length: int) -> bytes:
+    file.seek(offset)
+    return file.read(length)
+
+
 def traces(folder: Path, names: list[str]) -> dict[str, list[Any]]:
     """Size and SHA-256 of files just written, by their names below the folder."""
     return {name: [(folder / name).stat().st_size, file_digest(folder / name)] for name in names}
+
+
+def stamp(row: Any) -> list[int]:
+    """Size and time of the last change, in nanoseconds, of a row's file or of each of a volume's; [0, 0] if there is none."""
+    seen: list[int] = []
+    for path in series.files_of(row):
+        try:
+            found = os.stat(path)
+        except OSError:
+            seen += [0, 0]
+        else:
+            seen += [found.st_size, found.st_mtime_ns]
+    return seen
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -98,16 +170,21 @@ def _inside(name: str) -> bool:
     return not name.startswith("/") and ".." not in name.split("/")
 
 
-def _difference(record: Record, rows: Mapping[str, Any]) -> str:
-    """What is another now than when the image was restored, or ""."""
+def _difference(record: Record, rows: Mapping[str, Any], verify: bool) -> str:
+    """What is another now than when the image was restored, or "". A file of the same size and time of change is the same,
+    and is not read unless `verify` asks for it.
+    """
     row = rows.get(record["image_id"])
     if row is None:
         return ""
     for key, before in record.get("row", {}).items():
-        now = json.loads(json.dumps(getattr(row, key)))  # as a record has it
-        if now != before:
+        now = getattr(row, key)
+        if now != before and (now := json.loads(json.dumps(now))) != before:  # as a record has it
             return f"its {key} is {now}, not {before} as when it was restored"
     checksum = record.get("input_sha256")
+    seen = record.get("input_stamp") or ()
+    if not verify and checksum and any(seen) and seen == stamp(row):
+        return ""
     if checksum and series.checksum(row) not in ("", checksum):
         return "is another file than was restored before"
     return ""
@@ -122,11 +199,14 @@ def _loss(record: Record, folder: Path, digest_of: Callable[[Path], str] | None)
     """The first of its files that is not there any more as it was written, or ""; with digest_of, or has changed."""
     written = record.get("written") or dict.fromkeys(record["files"].values(), [None, None])
     for name, (size, digest) in written.items():
-        path = folder / name
-        if not path.is_file():
+        try:
+            found = os.stat(f"{folder}/{name}")
+        except OSError:
             return f"its {name} is gone"
-        if size not in (None, path.stat().st_size):
-            return f"its {name} has {path.stat().st_size} bytes instead of {size}"
-        if digest_of and digest and digest_of(path) != digest:
+        if not stat.S_ISREG(found.st_mode):
+            return f"its {name} is gone"
+        if size not in (None, found.st_size):
+            return f"its {name} has {found.st_size} bytes instead of {size}"
+        if digest_of and digest and digest_of(folder / name) != digest:
             return f"its {name} has changed since it was written"
     return ""

@@ -12,6 +12,7 @@ from data.window import Window, window
 from ldm import catalogue
 from solvers.run import listing
 from solvers.run.command import HOME, Parser, whole
+from solvers.run.shares import PATIENCE
 
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
@@ -148,6 +149,13 @@ def parser(about: str) -> Parser:
     add("--devices", type=whole, default=1, metavar="N")
     add("--num-nodes", type=whole, default=1, metavar="N")
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
+    add("--join", action="store_true", help="work on --save-dir together with other processes, wherever they run")
+    add("--lease", type=seconds, default=PATIENCE, metavar="S", help="seconds after which a silent process's images are free")
+    add("--max-images", type=whole, metavar="N", help="stop after about so many images of this process; a restart goes on")
+    add("--max-hours", type=hours, metavar="H", help="begin no batch after so many hours; a restart goes on")
+    ahead = "processes that read ahead, with a thread that writes behind (2 on a GPU, else 0)"
+    add("--workers", type=index, metavar="N", help=ahead)
+    add("--log", choices=("text", "json"), default="text", help="json: one line an event on stderr")
     add("--compile", action="store_true", help="torch.compile the network")
     add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
     add("--allow-env", action="store_true", help="let --base files ask for ${oc.env:NAME} and the like")
@@ -160,6 +168,25 @@ def windowed(word: str) -> Window:
         return window(word)
     except Refusal as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def seconds(word: str) -> float:
+    """A lease: from a second to a day."""
+    return between(word, 1, 86400)
+
+
+def hours(word: str) -> float:
+    return between(word, 1e-4, 1e5)
+
+
+def between(word: str, least: float, most: float) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"{word!r} is not a number from {least:g} to {most:g}")
+    return value
 
 
 def factor(word: str) -> float | str:

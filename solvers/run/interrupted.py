@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ class Savings:
         """Forget a volume, which is committed or has failed."""
         for path in self.folder.glob(f"{digest(image_id)[:16]}-*.pt"):
             path.unlink(missing_ok=True)
-        if self.folder.is_dir() and not any(self.folder.iterdir()):
+
+    def tidy(self) -> None:
+        """Remove the folder if nothing is left in it; not while a process may save there."""
+        with suppress(OSError):
             self.folder.rmdir()
 
     def _write(self, path: Path, content: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """How far a run is: a bar with rate and remaining time on a terminal, a line every few seconds in a log."""
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -85,12 +86,15 @@ class Progress:
     conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
 
     watch: is told a Moment before each network call, which raises Stopped if it returns False; there is no bar then.
+    json: in place of the bar one JSON object a line, of every process. beats: called at every step with what is at work.
     """
 
     def __init__(self, watch: Watch | None = None) -> None:
-        self.watch, self.total, self.started = watch, 0, time.monotonic()
+        self.watch, self.total = watch, 0
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
+        self.json, self.rank, self.began = False, 0, 0.0
+        self.beats: list[Callable[..., None]] = []
         self.place: dict[str, str] = {}
         self.images = 0  # that are finished
         self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
@@ -100,8 +104,13 @@ class Progress:
         self.over = Event()
         self.follow([""], 1)
 
-    def start(self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({})) -> None:
-        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices."""
+    def start(
+        self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({}), rank: int = 0
+    ) -> None:
+        """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices.
+
+        rank: of this process.
+        """
         of = len(volumes)
         self.place = {
             name: f"volume {v}/{of}" + f" slice {k}/{len(ids)}" * (len(ids) > 1)
@@ -110,10 +119,12 @@ class Progress:
         }
         longest = max(map(len, volumes.values()), default=0)
         unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
-        visible = visible and self.watch is None
+        visible = visible and not self.json and self.watch is None
         self.bar, self.next, self.images, self.words = Bar(total, unit, visible), 0.0, 0, []
-        self.total, self.started, self.part = total, time.monotonic(), 0.0
+        self.total, self.part = total, 0.0
         self.over = Event()
+        self.rank, self.began = rank, time.monotonic()
+        self.tell("start", images=total)
         if visible:
             Thread(target=self._show, args=(self.over,), daemon=True).start()
 
@@ -132,10 +143,23 @@ class Progress:
             return
         name, step, steps, image, residual = self.now
         look, measure = image or (lambda: None), residual or (lambda: None)
-        share, seconds = (self.images + self.part) / max(self.total, 1), time.monotonic() - self.started
+        share, seconds = (self.images + self.part) / max(self.total, 1), time.monotonic() - self.began
         moment = Moment(name, self.images, self.total, step, steps, share, seconds, look, measure)
         if self.watch(moment) is False:
             raise Stopped
+
+    def tell(self, event: str, **facts: Any) -> None:
+        """One line about an event, if they are asked for."""
+        if self.json:
+            seconds = round(time.monotonic() - self.began, 3)
+            line = {"event": event, "time": round(time.time(), 3), "rank": self.rank, "seconds": seconds, **facts}
+            print(json.dumps({k: None if v != v else v for k, v in line.items()}), file=sys.stderr, flush=True)
+
+    def image(self, record: Mapping[str, Any]) -> None:
+        """An image is done. Its own seconds are those that it took."""
+        known = {key: record[key] for key in ("residual", "psnr", "nfe") if isinstance(record.get(key), (int, float))}
+        cost = {"took": round(record["seconds"], 3)} if "seconds" in record else {}
+        self.tell("image", image=record["image_id"], status=record["status"], **cost, **known)
 
     def step(
         self,
@@ -149,13 +173,20 @@ class Progress:
         where it is slow (a decoder).
         """
         begun = time.monotonic()
+        for beat in self.beats:
+            beat(step=t + 1, steps=steps, image=ids[0])
         self.begun, self.now = begun, (ids[0], t + 1, steps, image, residual)
         if self.rows:
             part = (self.before + len(ids) * (t + 1) / steps) / self.rows
             self.part = self.batch * min(1.0, part)
             self.bar.n = round(self.images + self.part, 2)
             self.before += len(ids) * (t + 1 == steps)
-        if self.bar.disable or begun < self.next:
+        if (self.bar.disable and not self.json) or begun < self.next:
+            return
+        if self.json:
+            known = {"residual": round(residual(), 4)} if residual else {}
+            self.tell("step", image=ids[0], images=len(set(ids)), step=t + 1, steps=steps, **known)
+            self.next = time.monotonic() + RARELY
             return
         others = len(set(ids)) - 1
         first = self.place.get(ids[0], printable(ids[0]))
@@ -175,6 +206,7 @@ class Progress:
     def close(self) -> None:
         self.over.set()
         self.bar.close()
+        self.tell("end")
 
     def _show(self, over: Event) -> None:
         """Every few seconds without a showing, another one: how long the step at work has lasted."""

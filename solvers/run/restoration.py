@@ -19,16 +19,18 @@ from data.series import Passed, Whole
 from ldm import catalogue, resize
 from ldm import config as configuration
 from solvers.run import door, report, scanned, volumes, whole
-from solvers.run.batches import batches
+from solvers.run.batches import Pending, batches
 from solvers.run.cells import Cell, build, run_of
 from solvers.run.cost import peak_memory
 from solvers.run.interrupted import Savings
 from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
+from solvers.run.process import Bounds, Part
 from solvers.run.provenance import results_of
 from solvers.run.results import Results
 from solvers.run.scans import Scan, reader
-from solvers.run.trainer import make_trainer, quiet
+from solvers.run.shares import Hold
+from solvers.run.trainer import make_trainer, quiet, surroundings
 from solvers.run.whole import Unit
 from solvers.run.writer import Writer
 
@@ -48,6 +50,7 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     """
     quiet()
     begun = time.monotonic()
+    surroundings(options.devices, options.num_nodes, options.accelerator)
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
@@ -76,7 +79,7 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
 
     merged = {name: configuration.plain(config) for name, config in configs.items()}
     results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with locked_folders(results.values(), options.overwrite, options.verify, everything):
+    with locked_folders(results.values(), options, everything) as holds:
         if demo:
             say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
         for note in filter(None, dict.fromkeys([apart, *(cell.note(prior) for cell in cells)])):
@@ -84,15 +87,75 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
             say(f"note: {processes} processes share volumes, and not the slices of one")
         module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
-        trainer.callbacks.append(Writer(list(results.values())))  # type: ignore[attr-defined]
-        together = 1 if any(isinstance(row, Whole) for row in rows) else run.rows
-        pending = [batches(rows, load, max(1, together // cell.draws), results[cell.name].committed) for cell in cells]
-        trainer.predict(module, pending, return_predictions=False)
+        volume = any(isinstance(row, Whole) for row in rows)
+        together = 1 if volume else run.rows
+        sizes = {cell.name: max(1, together // cell.draws) for cell in cells}
+        parts = parts_of(results, sizes, options, trainer)
+        module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
+        ahead = reading_ahead(options.workers, trainer, volume or scanned.reads(cells))
+        trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
+        pending = []
+        for name, part in parts.items():
+            left_over = Pending([row.image_id for row in rows], sizes[name], results[name].committed, part.numbers)
+            pending.append(batches(rows, load, sizes[name], left_over, ahead))
+        with left(parts.values()):
+            trainer.predict(module, pending, return_predictions=False)
         if cast(Any, rank_zero_only).rank > 0:
             return 0
+        complete = all(part.complete for part in parts.values())
+        if bound := next(iter(parts.values())).bounds.reached:
+            say(f"note: {bound} is reached; the same command goes on from here" * (not complete))
+        if options.join and not last(holds, results.values(), complete):
+            return 0
+        for result in results.values() if options.join or trainer.world_size > 1 else ():
+            result.order(everything)
+        for savings in module.savings.values():
+            savings.tidy()
         code = conclude(results, everything, load, options.slices)
         print(f"took {time.monotonic() - begun:.1f} s")
         return code
+
+
+def parts_of(
+    results: Mapping[str, Results], sizes: Mapping[str, int], options: argparse.Namespace, trainer: pl.Trainer
+) -> dict[str, Part]:
+    """What this process does of each cell; the bounds are of all cells together."""
+    bounds, shared = Bounds(options.max_images, options.max_hours), options.join or trainer.world_size > 1
+    made = {}
+    for name, result in results.items():
+        made[name] = Part(result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name])
+    return made
+
+
+def reading_ahead(workers: int | None, trainer: pl.Trainer, large: bool) -> int:
+    """How many processes read images ahead: as many as are asked for, else none beside a processor that computes itself.
+
+    large: of volumes, and of files that are made a problem of when their turn comes, one at a time is all that is held.
+    """
+    if large and workers:
+        say("note: volumes and files of a scanner are not read ahead; --workers has no effect")
+    return 0 if large else workers if workers is not None else 0 if trainer.strategy.root_device.type == "cpu" else 2
+
+
+@contextmanager
+def left(parts: Iterable[Part]) -> Iterator[None]:
+    """However the work ends, what was taken and is not done goes back into the queue."""
+    reason = "stopped"
+    try:
+        yield
+        reason = "finished"
+    finally:
+        for part in parts:
+            part.leave(reason)
+
+
+def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> bool:
+    """Whether this process concludes a folder that several have worked on: the last one to leave does, once for all."""
+    every = [hold.alone(60.0 if complete else 0.0) for hold in holds]
+    if all(every) and not all(result.concluded for result in results):
+        return True
+    say("the results are concluded by the process that leaves last")
+    return False
 
 
 def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
@@ -118,14 +181,16 @@ def leaks(options: argparse.Namespace, rows: Sequence[Unit]) -> str:
 
 
 @contextmanager
-def locked_folders(results: Iterable[Results], overwrite: bool, verify: bool, rows: Mapping[str, Unit]) -> Iterator[None]:
+def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Unit]) -> Iterator[list[Hold]]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
+        holds = []
         for result in results if cast(Any, rank_zero_only).rank == 0 else ():
-            stack.enter_context(result.opened(overwrite, rows, verify))
+            hold = stack.enter_context(result.opened(options.overwrite, rows, options.verify, options.join))
+            holds += [hold] if hold else []
             for line in result.remarks:
                 say(f"note: {line}")
-        yield
+        yield holds
 
 
 def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Callable[[Unit], Scan], keep: bool) -> int:

@@ -7,8 +7,9 @@ moment, and a restart with the same configuration goes on where the last line en
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,15 +17,17 @@ from typing import Any
 import yaml
 
 from data import files as disk
-from data.files import Refusal, append, commit, commit_json, locked, read_yaml
+from data.files import Refusal, append, commit, commit_json, locked, read_yaml, unwritable
 from solvers import metrics
-from solvers.run.committed import RECORDS, REJECTED, records_in, standing, traces
+from solvers.run.committed import RECORDS, REJECTED, in_order, keep, records_in, standing, traces
 from solvers.run.cost import peak_memory
+from solvers.run.heart import METRICS, forget
 from solvers.run.outputs import FOLDERS, file_name, write
 from solvers.run.record import COLUMNS, Outcome
+from solvers.run.shares import Hold, clear, joined
 
 LOGS = "logs"  # tracebacks, by image
-FILES = (RECORDS, REJECTED, "summary.json", "report.html", "config.yaml")
+FILES = (RECORDS, REJECTED, "summary.json", "report.html", "config.yaml", METRICS)
 
 
 def digest(config: Mapping[str, Any]) -> str:
@@ -50,16 +53,35 @@ class Results:
 
     @contextmanager
     def opened(
-        self, overwrite: bool = False, rows: Mapping[str, Any] = MappingProxyType({}), verify: bool = False
-    ) -> Iterator[None]:
+        self,
+        overwrite: bool = False,
+        rows: Mapping[str, Any] = MappingProxyType({}),
+        verify: bool = False,
+        join: bool = False,
+    ) -> Iterator[Hold | None]:
         """Keep every other run out of the folder, which is new or holds results of the same configuration (else Refusal).
 
         rows: image id -> its row of the manifest now. What was restored from another file, slice or window, or has lost a file
-        (verify: or holds one that has changed), is restored again.
+        (verify: or holds one that has changed), is restored again. join: other processes may work in the
+        folder too.
         """
+        prepare = partial(self._take_up, overwrite, rows, verify)
+        if join:
+            with joined(self.folder, prepare, self._same) as hold:
+                yield hold
+            return
         with locked(self.folder, "wait for it, or choose another --save-dir"):
-            self._take_up(overwrite, rows, verify)
-            yield
+            prepare()
+            yield None
+
+    def _same(self) -> None:
+        """Raise Refusal unless the folder holds results of this configuration."""
+        old = _digest_in(self.folder / "config.yaml")
+        if old != self.digest:
+            raise Refusal(
+                f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
+                " choose another --save-dir, or replace them with --overwrite"
+            )
 
     def _take_up(self, overwrite: bool, rows: Mapping[str, Any], verify: bool) -> None:
         """Refuse what is another configuration's, and keep the records of images that need not be restored again."""
@@ -67,12 +89,7 @@ class Results:
         if overwrite:
             self._clear(ours=_digest_in(config) is not None or records.exists())
         if config.exists():
-            old = _digest_in(config)
-            if old != self.digest:
-                raise Refusal(
-                    f"{self.folder}: holds results of another configuration ({old}, this one is {self.digest});"
-                    " choose another --save-dir, or replace them with --overwrite"
-                )
+            self._same()
         elif records.exists():
             raise Refusal(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
         content = {"digest": self.digest, **self.config, **self.facts}
@@ -82,11 +99,26 @@ class Results:
         self.remarks += [f"{name}: {reason}; it is restored again" for name, reason in again.items()]
         for line, _ in rejected:
             append(self.folder / REJECTED, line)
-        commit(records, b"".join(map(_line, kept)))
+        try:
+            keep(records, kept)
+        except OSError as error:
+            raise unwritable(records, error) from error
+        clear(self.folder)
+        forget(self.folder)
 
     def records(self) -> Iterator[dict[str, Any]]:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
         yield from records_in(self.folder / RECORDS)
+
+    @property
+    def concluded(self) -> bool:
+        """Whether somebody has summarised what is recorded by now."""
+        last, records = (self.folder / name for name in ("summary.json", RECORDS))
+        return last.exists() and records.exists() and last.stat().st_mtime_ns >= records.stat().st_mtime_ns
+
+    def order(self, ids: Iterable[str]) -> None:
+        """Put the records in the order of the ids, as one process alone would have written them; others follow."""
+        in_order(self.folder / RECORDS, ids)
 
     def committed(self) -> set[str]:
         return {record["image_id"] for record in self.records()}

@@ -21,6 +21,7 @@ from ldm.denoiser import Prior
 from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import Problem, image_shape
+from solvers.run.committed import stamp
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Scan:
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
+    stamp: Sequence[int] = (0, 0)  # its size and time of change; of a volume, each file's
     row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
     outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
@@ -48,7 +50,8 @@ class Scan:
         """What decides the image's pixels, beside the configuration: for its record."""
         contract = self.intensity and [self.intensity.low, self.intensity.high]
         origin = {"contract_from": self.intensity.origin} if self.intensity and self.intensity.origin else {}
-        return {"input_sha256": self.checksum, "row": dict(self.row), "contract": contract, **origin}
+        seen = {"input_sha256": self.checksum, "input_stamp": list(self.stamp)}
+        return {**seen, "row": dict(self.row), "contract": contract, **origin}
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:
@@ -90,7 +93,7 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         pixels, source, intensity, *more = load(row)
         decisive = {key: getattr(row, key) for key in DECISIVE}
         ending = own_suffix(row.path, source.meta) if row.volume else ""
-        own = {"checksum": checksum(row), "row": decisive, "volume": row.volume, "suffix": ending}
+        own = {"checksum": checksum(row), "stamp": stamp(row), "row": decisive, "volume": row.volume, "suffix": ending}
         return Scan(row.image_id, pixels, source, intensity, **own, **dict(*more))
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
@@ -116,12 +119,13 @@ def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
         return Scan(row.image_id, error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise")
     first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
     held = tuple(replace(scan, pixels=None) for scan in slices)
-    made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held, checksum=checksum(row))
+    made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held)
     try:
         spacing([scan.source.meta for scan in held if scan.source])
     except Refusal as error:
         return Scan(row.image_id, error=f"{error}; --slicewise restores them one by one")
-    return replace(made, row={key: getattr(row, key) for key in DECISIVE})
+    decisive = {key: getattr(row, key) for key in DECISIVE}
+    return replace(made, checksum=checksum(row), stamp=stamp(row), row=decisive)
 
 
 def bug(error: Exception) -> str:

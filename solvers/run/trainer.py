@@ -1,13 +1,18 @@
 """Lightning's part of a restoration: processes and devices. It is told no precision, which is the networks' alone (cost.py)."""
 
 import logging
+import os
 import warnings
 from argparse import Namespace
+from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data.files import Refusal, first_line
+from solvers.run import topology
 
 NOISY = (
     "pytorch_lightning",
@@ -24,6 +29,22 @@ def quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
+
+
+def surroundings(devices: object, nodes: int, accelerator: str) -> topology.Topology:
+    """Who started this process, as which of how many; Lightning is told what it does not find out by itself.
+
+    Raises Refusal, in one line, where the processes do not fit --devices and --num-nodes, or the machine has fewer GPUs.
+    """
+    found = topology.detect(os.environ)
+    meant = accelerator in ("gpu", "cuda") or (accelerator == "auto" and torch.cuda.is_available())
+    found.check(devices, nodes, torch.cuda.device_count() if meant else None)
+    topology.adopt(found, os.environ)
+    if found.launcher:
+        cast(Any, rank_zero_only).rank = found.rank
+        if found.rank == 0:
+            print(found, flush=True)
+    return found
 
 
 def make_trainer(options: Namespace) -> pl.Trainer:

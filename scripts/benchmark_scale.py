@@ -1,0 +1,113 @@
+"""What many images cost beside the network: `python scripts/benchmark.py scale`. Times are of the processor.
+
+Records, manifests and queues are as long as a hospital's archive; files behind them are few, and on this machine's disk.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from benchmark_rows import Row
+
+from data import manifest
+from data.manifest import Row as ManifestRow
+from solvers.run.committed import RECORDS, in_order, keep, stamp, standing
+from solvers.run.heart import Heart
+from solvers.run.shares import Shares, key_of
+
+MANY = 1_000_000
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def name(number: int) -> str:
+    return f"slice{number:07d}"
+
+
+def written(folder: Path, count: int) -> Path:
+    """Records of so many images, in the order in which many processes would have committed them, and one image's file."""
+    source = folder / "scan.png"
+    source.write_bytes(b"a scan")
+    (folder / "recon").mkdir()
+    (folder / "recon/a.png").write_bytes(b"abc")
+    facts = {
+        "residual": 1.0123456789, "psnr": 31.23456789, "ssim": 0.912345678, "nmse": 0.0123456, "baseline_psnr": 28.123456,
+        "nfe": 100, "vjps": 0, "seconds": 1.2345, "seed": 0, "notes": [], "status": "ok", "input_sha256": "a" * 64,
+        "input_stamp": stamp(source), "row": {"slice": None, "window": None}, "contract": [0.0, 65535.0],
+        "files": {"recon": "recon/a.png"}, "written": {"recon/a.png": [3, "b" * 64]}, "config": "0123456789abcdef",
+    }  # fmt: skip
+    rest = json.dumps(facts)[1:]
+    with (folder / RECORDS).open("w") as file:
+        for number in range(count):
+            file.write(f'{{"image_id": "{name(number * 7919 % count)}", {rest}\n')
+    return source
+
+
+def records() -> Iterator[Row]:
+    """Records of a million images: put in order when a run ends, and looked at when it is started again."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        source = written(folder, MANY)
+        begun = time.process_time()
+        in_order(folder / RECORDS, map(name, range(MANY)))
+        yield Row("merging 1,000,000 records in the manifest's order", time.process_time() - begun, 30, "s")
+        rows = {name(number): ManifestRow(str(source), name(number)) for number in range(MANY)}
+        begun = time.process_time()
+        kept = standing(folder, rows).kept
+        keep(folder / RECORDS, kept)
+        took = time.process_time() - begun
+        assert len(kept) == MANY
+        yield Row("resuming on 1,000,000 records", took, 30, "s")
+
+
+def first_image() -> Iterator[Row]:
+    """A manifest of a million rows, read and cut into batches: what comes before the first image."""
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "rows.csv"
+        with path.open("w") as file:
+            file.write("path,image_id,subject,split\n")
+            for number in range(MANY):
+                file.write(f"scans/{number // 100:05d}/{name(number)}.png,{name(number)},p{number // 100},test\n")
+        begun = time.process_time()
+        rows = {row.image_id: row for row in manifest.read(path)}
+        assert len(rows) == MANY
+        yield Row("reading a manifest of 1,000,000 rows", time.process_time() - begun, 10, "s")
+
+
+def queue() -> Iterator[Row]:
+    """One process takes and finishes batches; the lock is what bounds how many processes one queue serves."""
+    with tempfile.TemporaryDirectory() as made:
+        shares, count = Shares(Heart(Path(made))), 20_000
+        keys = [key_of([name(number)]) for number in range(count)]
+        begun = time.process_time()
+        for number in islice(shares.take(keys), count):
+            shares.finished(keys[number])
+        yield Row("taking and finishing a batch", 1000 * (time.process_time() - begun) / count, 1, "ms")
+
+
+PEAK = """
+import resource, sys
+sys.path.insert(0, {root!r})
+from data import manifest
+rows = {{row.image_id: row for row in manifest.read(sys.argv[1])}}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
+
+
+def memory() -> Iterator[Row]:
+    """What the rows themselves take, from 100 to 100,000 of them."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as made:
+        for count in (100, 100_000):
+            path = Path(made) / f"{count}.csv"
+            path.write_text("path,image_id\n" + "".join(f"scans/{name(n)}.png,{name(n)}\n" for n in range(count)))
+            words = [sys.executable, "-c", PEAK.format(root=str(ROOT)), str(path)]
+            peaks.append(float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+    yield Row("memory of 100,000 rows against 100", peaks[1] - peaks[0], 20, "MiB")
+
+
+ROWS = (queue, memory, first_image, records)
