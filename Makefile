@@ -1,11 +1,19 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 
-.PHONY: demo test test-all check clean
+.PHONY: demo web docs test test-all check clean
 
 # The main job on three shipped, held-out scans: x4 super-resolution, plug and play, shipped pixel prior.
 demo: .venv/.app
 	$(PY) sample.py
+
+# The page: http://127.0.0.1:7860
+web: .venv/.web
+	$(PY) scripts/web.py
+
+# The pages of docs/ with a search and the Python reference, in site/
+docs: .venv/.docs
+	$(PY) -m mkdocs build --strict
 
 # Two processes of one thread: the tests are many and small.
 test: .venv/.dev
@@ -31,6 +39,10 @@ check: .venv/.dev
 	$(PY) -m pip install --quiet --upgrade pip
 	$(PY) -m pip install --quiet -e '.[dev]'
 	touch $@ .venv/.app
+
+.venv/.web .venv/.docs: .venv/.%: pyproject.toml .venv/.app
+	$(PY) -m pip install --quiet -e '.[$*]'
+	touch $@
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -13,7 +13,7 @@ Nothing is imported before it is needed: torch and Lightning take seconds. Mista
 
 import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 LATER = {  # names of this module that are imported when they are first asked for
@@ -24,6 +24,7 @@ LATER = {  # names of this module that are imported when they are first asked fo
     "Gaussian": ("solvers.problem", "Gaussian"),
     "Poisson": ("solvers.problem", "Poisson"),
     "Clean": ("solvers.problem", "Clean"),
+    "Stopped": ("solvers.run.progress", "Stopped"),
 }
 
 
@@ -94,6 +95,7 @@ def restore(
     range: Any = None,
     ids: Any = None,
     overrides: Sequence[str] = (),
+    watch: Any = None,
     **flags: Any,
 ) -> Any:
     """Draw images from the posterior: a Result, or of a folder or manifest a list of them, one for each file or series.
@@ -103,14 +105,69 @@ def restore(
     solver: a name of `solvers()`, a YAML file, or a Solver. task: a name of `tasks()` or a YAML file. draws: of each image.
     overrides: as on the command line, "operator.params.factor=2". flags: further flags of sample.py, by their names with _:
     num_runs, measurements, batch_size, precision, accelerator, split, limit, …
+    watch: is called before each network call with a Moment (solvers/run/progress.py): how far the run is, how long it will
+    take, and the estimate so far. If it returns False the run ends there and raises `P.Stopped`, which is no Exception.
 
     The result is that of sample.py with the same words, seed and image ids. Raises Refusal, before any network runs, for what
     cannot be solved; and for images that failed, with the reason of the first.
     """
-    from solvers.run import call
+    from solvers.run import asked, call
 
-    words = {"task": task, "steps": steps, "num_samples": draws, "seed": seed, **call.known(flags)}
-    return call.restore(what, prior, solver, words, overrides, range, ids)
+    words = {"task": task, "steps": steps, "num_samples": draws, "seed": seed, **asked.known(flags)}
+    return call.restore(what, prior, solver, words, overrides, range, ids, watch)
+
+
+def follow(what: Any, prior: Any = None, *, stop: Any = None, every: float = 0.5, **words: Any) -> Iterator[Any]:
+    """What `restore` does with the same words, looked at meanwhile: yields a Glimpse every so many seconds, at last the Result.
+
+    A Glimpse (solvers/run/follow.py) has `moment`, `residuals` and, in a notebook, a picture. stop: a `threading.Event` that,
+    set, ends the run before its next network call, when `P.Stopped` is raised; closing the iterator ends it too.
+    """
+    import threading
+
+    from solvers.run.follow import follow
+
+    return follow(lambda watch: restore(what, prior, watch=watch, **words), stop or threading.Event(), every)
+
+
+def estimate(
+    what: Any,
+    prior: Any = None,
+    *,
+    solver: Any = None,
+    task: Any = None,
+    steps: int | None = None,
+    draws: int | None = None,
+    range: Any = None,
+    ids: Any = None,
+    overrides: Sequence[str] = (),
+    **flags: Any,
+) -> float:
+    """Seconds that `restore` would take with the same words, from its first two steps on the first image.
+
+    Raises Refusal for what cannot be solved, as `restore` does.
+    """
+    from solvers.run import asked, call
+
+    words = {"task": task, "steps": steps, "num_samples": draws, **asked.known(flags)}
+    return call.estimate(what, prior, solver, words, overrides, range, ids)
+
+
+def command(what: Any, prior: Any = None, *, draws: int | None = None, overrides: Sequence[str] = (), **words: Any) -> str:
+    """The command line that does what `restore` does with the same words, where all of them are names and numbers."""
+    from solvers.run import asked
+
+    return asked.spelled(what, prior, {**words, "num_samples": draws}, overrides)
+
+
+def settings(kind: str, name: str) -> Any:
+    """What can be set of a task or solver, as a list of `ldm.signatures.Setting`: key, kind, value, choices, about.
+
+    kind: "tasks" or "solvers". The keys are those of `overrides`: "operator.params.factor" and so on.
+    """
+    from ldm import catalogue
+
+    return catalogue.parameters(kind, name)
 
 
 def _listing(kind: str) -> Listing:

@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.nn import functional
 
 HEIGHT = 256  # pixels of a picture in its tile; small ones are enlarged by pixel repetition
-BAR, MARGIN, TITLE = 10, 8, 22
+BAR, MARGIN, TITLE, AXIS = 10, 8, 22, 18
+MISSING = (0, 104, 116)  # the colour of what was not measured
+FRAME = (245, 154, 35)  # of an enlarged region
+ZOOM = 3  # times that it is enlarged
+Box = tuple[int, int, int]  # top, left and side of a region, in pixels of the image
 
 
 def beside(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
@@ -25,12 +29,28 @@ def beside(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     return sheet
 
 
-def tile(title: str, values: Tensor, low: float, high: float, height: int = HEIGHT, mode: str = "") -> PIL.Image.Image:
-    """One picture [C,H,W] with its title, and a bar that says which value is black and which is white.
+def tile(
+    title: str,
+    values: Tensor,
+    low: float,
+    high: float,
+    height: int = HEIGHT,
+    mode: str = "",
+    axes: tuple[str, str] | None = None,
+    inset: Box | None = None,
+) -> PIL.Image.Image:
+    """One picture [C,H,W] with its title, and a bar that says which value is black and which is white; NaN was not measured.
 
-    mode: of interpolation; by default pixels are repeated where there are fewer than the height, else averaged.
+    mode: of interpolation; by default pixels are repeated where there are fewer than the height, else averaged. axes: what
+    runs down and across, written beside the picture. inset: a region that is shown enlarged in a corner. The place of the
+    picture is in the `info` of what is returned: "box" (left, top, right, bottom).
     """
-    picture = _picture((channels(values) - low) / (high - low), height, mode)
+    unit, margin = (channels(values) - low) / (high - low), AXIS if axes else 0
+    picture = _picture(unit, height - margin, mode)
+    if inset:
+        _enlarge(picture, unit, inset)
+    if axes:
+        picture = _beside_axes(picture, axes)
     font = PIL.ImageFont.load_default(13)
     numbers = [f"{high:.3g}", f"{low:.3g}"]
     room = BAR + 4 + max(math.ceil(font.getlength(n)) for n in numbers)
@@ -46,6 +66,31 @@ def tile(title: str, values: Tensor, low: float, high: float, height: int = HEIG
     draw.rectangle((left, TITLE, left + BAR - 1, TITLE + height - 1), outline="gray")
     draw.text((left + BAR + 4, TITLE), numbers[0], fill="black", font=font)
     draw.text((left + BAR + 4, TITLE + height - 16), numbers[1], fill="black", font=font)
+    out.info["box"] = (MARGIN + margin, TITLE, MARGIN + picture.width, TITLE + height - margin)
+    return out
+
+
+def _enlarge(picture: PIL.Image.Image, unit: Tensor, box: Box) -> None:
+    """A region of an image, enlarged, in the corner of its picture that is farthest from it."""
+    (top, left, side), scale = box, picture.height / unit.shape[-2]
+    detail = _picture(unit[..., top : top + side, left : left + side], round(ZOOM * side * scale), "nearest")
+    below, right = 2 * top + side < unit.shape[-2], 2 * left + side < unit.shape[-1]
+    place = (right * (picture.width - detail.width), below * (picture.height - detail.height))
+    picture.paste(detail, place)
+    draw = PIL.ImageDraw.Draw(picture)
+    for x, y, w in ((left * scale, top * scale, side * scale), (*place, detail.width)):
+        draw.rectangle((x, y, x + w - 1, y + w - 1), outline=FRAME)
+
+
+def _beside_axes(picture: PIL.Image.Image, axes: tuple[str, str]) -> PIL.Image.Image:
+    """A picture with what runs down to its left and what runs across below."""
+    out = PIL.Image.new("RGB", (picture.width + AXIS, picture.height + AXIS), "white")
+    out.paste(picture, (AXIS, 0))
+    font = PIL.ImageFont.load_default(12)
+    PIL.ImageDraw.Draw(out).text((AXIS, picture.height + 2), axes[1], fill="black", font=font)
+    words = PIL.Image.new("RGB", (picture.height, AXIS), "white")
+    PIL.ImageDraw.Draw(words).text((0, 0), axes[0], fill="black", font=font)
+    out.paste(words.rotate(90, expand=True), (0, 0))
     return out
 
 
@@ -59,7 +104,10 @@ def channels(x: Tensor) -> Tensor:
 
 def _picture(unit: Tensor, height: int, mode: str) -> PIL.Image.Image:
     """[C,H,W] in [0,1] -> height pixels high; enlarged by whole pixels first so that none is invented."""
-    unit = unit.clamp(0, 1).nan_to_num(0)
+    if bool((missing := unit.isnan()).any()):
+        colour = torch.tensor(MISSING, dtype=unit.dtype)[:, None, None] / 255
+        unit = torch.where(missing.any(0), colour, unit)
+    unit = unit.clamp(0, 1)
     width = max(round(height * min(max(unit.shape[-1] / unit.shape[-2], 0.25), 2)), 1)
     mode = mode or ("nearest" if unit.shape[-2] <= height else "area")
     pixels = functional.interpolate(unit[None], (height, width), mode=mode)[0]

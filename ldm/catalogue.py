@@ -11,7 +11,7 @@ from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from data.files import Refusal, nearest, read_yaml
-from ldm import config, trained
+from ldm import config, former, signatures, trained
 
 if TYPE_CHECKING:
     from ldm.denoiser import Prior
@@ -99,6 +99,16 @@ def settings_of_kind(kind: str, name: str) -> Path:
     if KEYS[kind] not in config.load([path]):
         raise Refusal(f"{path}: is none of the {kind}, it has no `{KEYS[kind]}:`")
     return path
+
+
+def parameters(kind: str, name: str) -> list[signatures.Setting]:
+    """What can be set of a task (operator, likelihood) or a solver, as its file and its class say. kind: "tasks", "solvers"."""
+    content = config.load([settings_of_kind(kind, name)])
+    found = []
+    for part, node in content.items():
+        target, given = former.today(node["target"], node.get("params") or {})
+        found += signatures.settings(config.resolve(target), given, f"{part}.params")
+    return found
 
 
 def weights(name: str | Path) -> Path:

@@ -1,13 +1,58 @@
 """Whether the values of a configuration are those that a constructor takes: names, and types as its signature states them."""
 
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from data.files import Refusal, nearest
+
+
+class Setting(NamedTuple):
+    """What can be set of an object."""
+
+    key: str  # dotted, as overrides have it: operator.params.factor
+    kind: Literal["whole", "number", "choice", "truth", "file"]  # file: anything that no form can hold, such as a mask
+    value: Any  # what the file says, else the default; None: not set
+    choices: tuple = ()  # of a choice
+    about: str = ""  # the comment beside the field
+    said: bool = False  # by the file
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition(".")[2]
+
+
+KINDS = {bool: "truth", int: "whole", float: "number"}
+
+
+def settings(cls: type, given: Mapping[str, Any], where: str) -> list[Setting]:
+    """The parameters of a constructor. given: what a file says of them. where: put before their names.
+
+    Those that take neither a number, a word of a list, nor yes or no are left out where nothing need be said of them.
+    """
+    hints, comments, found = typing.get_type_hints(cls.__init__), _comments(cls), []  # type: ignore[misc]
+    for name, parameter in inspect.signature(cls).parameters.items():
+        value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
+        needed = value is None and parameter.default is parameter.empty
+        inner = [one for one in (typing.get_args(hints[name]) or [hints[name]]) if one is not type(None)]
+        choice = typing.get_origin(hints[name]) is Literal
+        kind: Any = "choice" if choice else KINDS.get(inner[0], "file") if len(inner) == 1 else "file"
+        if kind != "file" or (needed and name not in given):
+            found.append(
+                Setting(f"{where}.{name}", kind, value, tuple(inner) if choice else (), comments.get(name, ""), name in given)
+            )
+    return found
+
+
+def _comments(cls: type) -> dict[str, str]:
+    """The comments that stand beside the fields of a class and of those it inherits from."""
+    lines = [line for base in reversed(cls.__mro__[:-1]) for line in inspect.getsource(base).splitlines()]
+    fields = (re.match(r"    (\w+): .*?  # (.*)", line) for line in lines)
+    return {found[1]: found[2] for found in fields if found}
 
 
 def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]) -> None:

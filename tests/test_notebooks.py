@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
-FEW = {"steps": 2, "draws": 2}
+FEW = {"steps": 2, "draws": 2, "max_steps": 4}
 LARGEST = 400_000  # bytes of a notebook with its outputs
 
 
@@ -21,7 +21,7 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
-        cell.source = re.sub(r"\b(steps|draws)=\d+", lambda found: f"{found[1]}={FEW[found[1]]}", cell.source)
+        cell.source = re.sub(r"\b(max_steps|steps|draws)=\d+", lambda found: f"{found[1]}={FEW[found[1]]}", cell.source)
     manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(tmp_path / "kernel"))
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources=place).execute()

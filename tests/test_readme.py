@@ -54,6 +54,8 @@ def test_every_command_is_one_that_is_tried_here():
         "make demo",
         "make test",
         "make check",
+        "make web",
+        "make docs",
         "pip install -e .",
         "conda env create",
         "python scripts/prepare_",
@@ -67,7 +69,8 @@ def test_every_command_is_one_that_is_tried_here():
 @pytest.mark.parametrize("target", sorted({t for w in COMMANDS + TOLD if w.startswith("make ") for t in w.split()[1:]}))
 def test_make_knows_its_targets(target: str):
     told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert {"demo": "sample.py", "test": "-m pytest", "check": "ruff check"}[target] in told
+    known = {"demo": "sample.py", "web": "scripts/web.py", "docs": "mkdocs build", "test": "-m pytest", "check": "ruff check"}
+    assert known[target] in told
 
 
 def test_one_scan_becomes_one_scan(tmp_path: Path, monkeypatch, capsys):

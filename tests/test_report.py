@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import PIL.Image
 import pytest
 import tiny
 import torch
@@ -18,9 +20,11 @@ import torch
 import sample
 from data import dataset, formats
 from data.manifest import Row
+from data.pictures import AXIS, MISSING
 from data.ranges import DEPTH_16, to_report
 from ldm import catalogue
-from solvers.run import report
+from solvers.operators.base import Axes
+from solvers.run import panels, report
 from solvers.run.panels import panel
 from solvers.run.record import Outcome, failed
 from solvers.run.results import Results
@@ -89,7 +93,7 @@ class Sources(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for key, value in attrs if key in ("src", "href")]
+        self.found += [value for key, value in attrs if key in ("src", "href") and not value.startswith("#")]
 
 
 def test_the_report_needs_nothing_else(folder: Path):
@@ -253,3 +257,71 @@ def test_job_scripts_submit_the_published_flags(job: str, tmp_path: Path):
     assert words[words.index("--gpu") + 1 : words.index("--volume")] == ["1", "--cpu", "8", "--memory", "64G"]
     lacking = subprocess.run([script, "job"], env={"PATH": settings["PATH"]}, capture_output=True, text=True)
     assert lacking.returncode != 0 and "IMAGE" in lacking.stderr
+
+
+def test_the_report_is_looked_at_by_parts_of_its_panels(folder: Path):
+    text = report.write(folder).read_text()
+    assert text.count("class=compare") == 2 and text.count("background-position") == 2 * 4  # slider of two, error, std
+    assert "<a href='#image-0'>a</a>" in text and "id=image-0" in text and "prefers-color-scheme: dark" in text
+    assert text.count("<svg") == 1 and ">residual<" in text  # no truth was covered: no histogram of it
+    assert not re.search(r"(src|href)=['\"]?(https?:)?//", text)
+
+
+def test_a_panel_says_where_its_pictures_lie(tmp_path: Path):
+    seen = outcome()
+    (tmp_path / "panel.png").write_bytes(panels.png(panel(seen)))
+    sheet = PIL.Image.open(tmp_path / "panel.png")
+    boxes = panels.places(sheet)
+    assert list(boxes) == ["truth", "measurement", "restored", "error", "std"]
+    shown = np.asarray(sheet.crop(boxes["truth"]).convert("L"))
+    truth = to_report(seen.truth)[0].numpy()
+    assert shown.shape == (256, 213) and abs(shown[128, 106] / 255 - truth[12, 10]) < 0.06
+
+
+def test_masks_sinograms_and_spectra_are_shown_as_such():
+    masked = replace(outcome(y=outcome().truth), operator={"mask": torch.ones(1, 24, 20)})
+    masked.operator["mask"][:, :12] = 0
+    pixels = np.asarray(panel(masked).crop(panel(masked).info["tiles"]["measurement"]))
+    assert (pixels[:120] == MISSING).all() and not (pixels[136:] == MISSING).all(-1).any()
+
+    sinogram = replace(outcome(y=torch.rand(1, 8, 32)), image_like=False, axes=Axes("8 views", "32 cells"))
+    left, top, right, bottom = panel(sinogram).info["tiles"]["measurement"]
+    plain = panel(replace(sinogram, axes=None)).info["tiles"]["measurement"]
+    assert (left - plain[0], plain[3] - bottom, right - left) == (AXIS, AXIS, 2 * (256 - AXIS))
+
+    spectrum = torch.full((2, 24, 20), 1e-3)
+    spectrum[0, 12, 10] = 1.0
+    kspace = replace(outcome(y=spectrum), image_like=False, axes=Axes("ky", "kx", True), operator=masked.operator)
+    tile = np.asarray(panel(kspace).crop(panel(kspace).info["tiles"]["measurement"]))
+    assert (tile[5, 50] == MISSING).all() and tile.max() == 255 and 40 < tile[-5, 50, 0] < 90  # 10^-3 of 10^-4 to 1
+
+
+def test_the_worst_region_is_enlarged_where_asked():
+    plain = outcome(draws=False)
+    bad = plain.truth.clone()
+    bad[:, 4:7, 3:6] += 0.7
+    asked = replace(plain, image=bad, zoom=True)
+    assert (
+        panels.worst_region(asked)[:2] in [(4, 3), (5, 4), (5, 3), (4, 4), (4, 5), (5, 5)] and panels.worst_region(asked)[2] == 2
+    )
+    box = panel(asked).info["tiles"]["error"]
+    same, other = (np.asarray(panel(o).crop(box)).astype(int) for o in (asked, replace(asked, zoom=False)))
+    changed = np.argwhere((same != other).any(-1))
+    assert changed.max(0)[0] > 250 and changed.max(0)[1] > 205  # the corner that is farthest
+
+
+def test_the_report_of_a_training_run(tmp_path: Path, capsys):
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(tmp_path / "run/tensorboard"))
+    for step in range(5):
+        writer.add_scalar("train/loss", 1 / (step + 1), step)
+        for sigma in ("0.1", "1"):
+            writer.add_scalar(f"val/psnr at sigma {sigma}", 20 + step, step)
+    writer.add_image("samples", torch.rand(1, 8, 8), 4)
+    writer.close()
+    assert script("report")(tmp_path / "run") == 0
+    text = (tmp_path / "run/report.html").read_text()
+    assert "held-out PSNR by level" in text and text.count("<svg") == 3 and "samples, step 4" in text
+    (tmp_path / "empty/tensorboard").mkdir(parents=True)
+    assert script("report")(tmp_path / "empty") == 2 and "holds no numbers yet" in one_line(capsys)

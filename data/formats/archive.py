@@ -48,6 +48,31 @@ def read(path: Path, index: int | None = None) -> Image:
     return replace(image, meta=replace(image.meta, index=index, count=len(names), key=key, label=label))
 
 
+def unpack_scans(path: Path, folder: Path) -> int:
+    """The DICOM files of an archive, written into a folder as 0001.dcm, 0002.dcm … in the order of their names; how many.
+
+    Other members are passed over. No name of the archive becomes one of the disk, and together the files are no larger than
+    one volume may be.
+    """
+    with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
+        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        bounds.count(path, len(names))
+        left, found = bounds.VOLUME * bounds.image_bytes(), 0
+        for name in names:
+            with archive.open(name) as stream:
+                if not is_dicom(stream.read(132)):
+                    continue
+            data = _member(archive, name, path, left)
+            left, found = left - len(data), found + 1
+            (folder / f"{found:04d}.dcm").write_bytes(data)
+    return found
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file that starts so is of DICOM's part 10."""
+    return start[128:132] == b"DICM"
+
+
 def encode(images: Sequence[Image]) -> bytes:
     """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys if they are of the EDM tools' kind,
     else 00000/img00000000.png and so on.

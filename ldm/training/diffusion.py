@@ -166,8 +166,11 @@ class PixelDiffusion(pl.LightningModule):
         for sigma in self.levels_of_validation():
             level = torch.full((len(n),), sigma, device=self.device)
             error = self.error(states, level, n)
-            loss = (self.weight(level) * error.square().mean([1, 2, 3])).mean()
+            square = error.square().mean([1, 2, 3])
+            loss = (self.weight(level) * square).mean()
             total = total + loss / LEVELS
+            if self.prior.kind == "pixel":
+                self.log(f"val/psnr at sigma {sigma:.3g}", (10 * (4 / square).log10()).mean(), batch_size=len(n), sync_dist=True)
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
             whole = (states.x0, states.x0 + error) if self.crops is None else self.denoised(batch, sigma, draws)
             for name, power in self.powers(batch["image"], *whole).items():

@@ -7,7 +7,7 @@ at construction, shaped [1,...] or [B,...] when each image has its own mask or k
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ from solvers.operators.grid import Grid
 Shape = tuple[int, ...]
 
 
+class Axes(NamedTuple):
+    """What runs along y where it is no picture of the image, for those who look at it."""
+
+    down: str
+    across: str
+    spectral: bool = False  # Fourier coefficients or their amplitudes: looked at as logarithms
+
+
 class Operator:
     """A measurement: `forward` maps images in [-1, 1] to y. Subclasses are frozen dataclasses."""
 
@@ -39,6 +47,7 @@ class Operator:
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
+    reading: Axes | None = None  # of y, where it is no picture
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 

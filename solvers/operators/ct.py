@@ -8,7 +8,7 @@ from torch import Tensor, ones
 
 from data.files import Refusal
 from data.ranges import from_unit
-from solvers.operators.base import Shape
+from solvers.operators.base import Axes, Shape
 from solvers.operators.line_integrals import LineIntegrals
 from solvers.operators.projection import Scan, filtered_backprojection
 
@@ -50,6 +50,10 @@ class CT(LineIntegrals):
     def scan(self) -> Scan:
         radius = self.radius if self.beam == "fan" else None
         return Scan(self.views, math.radians(self.arc), self.bins, self.detector, self.box, radius)
+
+    @property
+    def reading(self) -> Axes:  # type: ignore[override]
+        return Axes(f"{self.views} views over {self.arc:g} degrees", f"{self.bins} detector cells")
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Filtered backprojection, clipped to the range of images."""

@@ -10,7 +10,7 @@ from scipy.linalg import eigh
 from torch import Tensor
 
 from data.files import Refusal
-from solvers.operators.base import LinearOperator, Scalar, Shape, divide
+from solvers.operators.base import Axes, LinearOperator, Scalar, Shape, divide
 from solvers.operators.projection import Rays, blocks, entries, joseph, rows_of
 
 EXACT_RAYS = 3000  # up to here A A^T fits in memory as eigenvectors (72 MB), found in seconds
@@ -32,6 +32,10 @@ class LineIntegrals(LinearOperator):
     @property
     def scan(self) -> Rays:
         raise NotImplementedError
+
+    @property
+    def reading(self) -> Axes:  # type: ignore[override]
+        return Axes(f"{self.scan.views} views", f"{self.scan.bins} detector cells")
 
     @property
     def size(self) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from data import formats
 from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, dot, one_each, per_image, settings
+from solvers.operators.base import Axes, LinearOperator, Operator, Scalar, Shape, dot, one_each, per_image, settings
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import air, fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
@@ -42,6 +42,8 @@ class MRI(LinearOperator):
     @property
     def unit_range(self) -> bool:  # type: ignore[override]
         return not self.complex_image
+
+    reading = Axes("vertical frequency", "horizontal frequency", spectral=True)
 
     @property
     def gain(self) -> float:

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from data.files import Refusal
 from data.ranges import to_unit
-from solvers.operators.base import Operator, Shape
+from solvers.operators.base import Axes, Operator, Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,7 @@ class PhaseRetrieval(Operator):
     oversampling: float = 2.0
     amplitude = True
     turns = True
+    reading = Axes("vertical frequency", "horizontal frequency", spectral=True)
 
     def __post_init__(self) -> None:
         if not self.oversampling >= 0:

@@ -1,5 +1,7 @@
 """What a call from Python gives back: restored images in the form of the caller's own, and their files."""
 
+import tempfile
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,13 +15,15 @@ from torch import Tensor
 
 from data import formats
 from data.arrays import Form
-from data.files import Refusal, commit
+from data.files import Refusal, commit, replacing
 from data.ranges import DEPTH_8, DEPTH_16, Intensity
+from solvers import metrics
 from solvers.problem import Problem
-from solvers.run import report, volumes
+from solvers.run import report, view, volumes
 from solvers.run.outputs import like_source, volume_images
-from solvers.run.panels import panel, planes
-from solvers.run.record import Outcome
+from solvers.run.panels import before, panel
+from solvers.run.planes import planes
+from solvers.run.record import Outcome, meaning
 from solvers.run.results import Results
 
 SHOWN = 8  # panels of one picture
@@ -63,6 +67,38 @@ class Result:
             return None
         return self.form.give(torch.stack(spread), whole=False)
 
+    def interval(self, level: float = 0.9) -> Any:
+        """(low, high): a further draw lies between with probability `level`, if draws are Gaussian; None of a single one.
+
+        mean -+ t(K-1) std sqrt(1 + 1/K), in units and axes of the image.
+        """
+        if any(o.draws is None for o in self.outcomes):
+            return None
+        sides = [metrics.interval(o.draws, level) for o in self.outcomes if o.draws is not None]
+        ends = [
+            torch.stack([self._stored(o, mean + sign * half) for o, (mean, _, half) in zip(self.outcomes, sides)])
+            for sign in (-1, 1)
+        ]
+        return tuple(self.form.give(end, whole=False) for end in ends)
+
+    @property
+    def truth(self) -> Any:
+        """The images that were measured, where the measurement was simulated, clamped to their window; else None."""
+        return self._optional([o.truth for o in self.outcomes])
+
+    @property
+    def before(self) -> Any:
+        """What the data show by themselves, in units and axes of the image, NaN where nothing was measured.
+
+        Measured pixels at their places; of sinograms, k-space and the like the classical answer, None if there is none.
+        """
+        return self._optional([before(o) for o in self.outcomes])
+
+    @property
+    def words(self) -> Any:
+        """What the numbers of the record mean, in a sentence or two."""
+        return self._each([meaning(o.record) for o in self.outcomes])
+
     @property
     def residual(self) -> float | list[float]:
         """|A x - y| / (sigma_y sqrt(m)) of one draw: 1 if it explains the data to the noise level. Of a batch, one each."""
@@ -95,18 +131,20 @@ class Result:
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a file, or a folder of results.
 
-        A name with the ending of the source's format: that format, depth, units and geometry; a volume becomes one file. Other
-        endings: .npy, or .png, .tif, .jpg of a single image, 16 bits from the low to the high end of its range, 8 for 8-bit
-        images and JPEG. A name without an ending is a folder, with all that sample.py writes; an earlier one is replaced only
-        with `overwrite`. Raises Refusal for what a format cannot hold.
+        A name with the ending of the source's format: that format, depth, units and geometry; a volume becomes one file, a slice
+        of it a file of one, a DICOM series also .zip. Other endings: .npy, or .png, .tif, .jpg of a single image, 16 bits from
+        the low to the high end of its range, 8 for 8-bit images and JPEG. A name without an ending is a folder, with all that
+        sample.py writes; an earlier one is replaced only with `overwrite`. Raises Refusal for what a format cannot hold.
         """
         path, kind, scan = Path(path), formats.kind(path), self.outcomes[0].scan
         assert scan.source is not None
         meta, file = scan.source.meta, bool(scan.checksum)
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif file and kind == meta.format and (len(self.outcomes) == meta.count or scan.slices):
+        elif file and kind == meta.format and (len(self.outcomes) in (1, meta.count) or scan.slices):
             self._save_like_source(path)
+        elif file and kind == "zip" and meta.format == "dicom" and (len(self.outcomes) > 1 or scan.slices):
+            self._save_series(path)
         elif kind == "npy":
             out = BytesIO()
             np.save(out, torch.as_tensor(self.image).cpu().numpy())
@@ -127,6 +165,13 @@ class Result:
             formats.reassemble(images, path, image_ids=ids, **origin)
         else:
             formats.write(images[0], path, image_id=ids[0], **origin)
+
+    def _save_series(self, path: Path) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_like_source(Path(folder) / "series")
+            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                for one in sorted((Path(folder) / "series").iterdir()):
+                    archive.write(one, one.name)
 
     def _save_picture(self, path: Path, kind: str) -> None:
         outcome, (image,) = self.outcomes[0], map(_image, self.outcomes)
@@ -155,8 +200,30 @@ class Result:
     def _stored(self, outcome: Outcome, model: Tensor) -> Tensor:
         return _intensity(outcome).to_stored(model.float())
 
+    def _optional(self, images: Sequence[Tensor | None]) -> Any:
+        if any(image is None for image in images):
+            return None
+        values = [self._stored(o, image) for o, image in zip(self.outcomes, images) if image is not None]
+        return self.form.give(torch.stack(values), whole=False)
+
     def _each(self, values: list) -> Any:
         return values if self.form.batched else values[0]
+
+    def html(self, window: tuple[float, float] | None = None) -> str:
+        """Measured and restored under one slider, spread, draws and words; of a volume or batch, of the image in its middle.
+
+        window: what is black and what is white, in the image's own units.
+        """
+        return view.whole(self.middle, window)
+
+    def profile(self, row: int) -> str:
+        """The values along a row with the 90 % band of the draws, as HTML."""
+        return view.profile(self.middle, row)
+
+    @property
+    def middle(self) -> Outcome:
+        """Of the image in the middle; of a volume, of its middle slice."""
+        return self.outcomes[len(self.outcomes) // 2].middle
 
     def _repr_png_(self) -> bytes:
         out = BytesIO()

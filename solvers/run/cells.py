@@ -51,6 +51,7 @@ class Run:
     planes: Literal["turns", "all"] = "turns"  # of volumes: which are denoised at a noise level
     coupling: float = 0.0  # mm along a volume's slices over which the noise of its draws falls to 1/e of being the same
     scale: float | Literal["auto"] = 1.0  # what y is multiplied by, and its result divided by
+    zoom: bool = False  # panels enlarge the region of the largest error
     precision: str = "32-true"  # Lightning's words; mixed is of the diffusion network alone (see Meter), so Lightning is not told
 
 
@@ -88,5 +89,5 @@ def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
     volumes = {"together": options.batch_size or SLICES, "planes": options.planes, "coupling": options.coupling}
-    told = {"measurements": options.measurements, "scale": options.scale or 1.0, "precision": options.precision}
-    return Run(options.seed, together, **told, **volumes)
+    told = {"measurements": options.measurements, "scale": options.scale or 1.0, "zoom": options.zoom}
+    return Run(options.seed, together, precision=options.precision, **told, **volumes)

@@ -40,10 +40,12 @@ class Meter:
     dtype: autocast type of the diffusion network ("mixed" precision), or None. The sampler's state, operators and solves
     around it stay in the state's own precision, and so does the autoencoder: it is a part of the operator where a solver
     linearises A(decode), and what it puts out is the image, of which bfloat16 would keep eight bits.
+
+    ask: called before each call of `denoise`, which it may prevent by what it raises.
     """
 
-    def __init__(self, prior: Prior, dtype: torch.dtype | None = None):
-        self.prior, self.dtype = prior, dtype
+    def __init__(self, prior: Prior, dtype: torch.dtype | None = None, ask: Callable[[], None] | None = None):
+        self.prior, self.dtype, self.ask = prior, dtype, ask
         self.nfe = self.vjps = 0
         self._inside = False
 
@@ -65,6 +67,8 @@ class Meter:
         def observed(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             if self._inside:  # to_image calls decode: one call, not two
                 return method(x, *args, **kwargs)
+            if self.ask and name == "denoise":
+                self.ask()
             self._inside = True
             try:
                 with torch.autocast(x.device.type, dtype, enabled=dtype is not None):

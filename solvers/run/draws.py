@@ -80,13 +80,15 @@ class Drawing:
     ) -> tuple[Any, dict[int, str]]:
         """Run to the last step. Images that become non-finite are given up; none looks at another, so the rest goes on."""
         reasons: dict[int, str] = {}
+        self.progress.follow(ids, total)
         for step in steps:
             finite = torch.isfinite(step.x).flatten(1).all(1)
             for row in (~finite).nonzero().flatten().tolist():
                 reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
             if len(reasons) == len(ids):
                 break
-            self.progress.step(ids, step.t, total, partial(mean_residual, problem, step) if problem else None)
+            seen = (partial(mean_residual, problem, step), partial(getattr, step, "x0")) if problem else (None, None)
+            self.progress.step(ids, step.t, total, *seen)
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
         return step, reasons

@@ -142,6 +142,7 @@ def parser(about: str) -> Parser:
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
+    add("--zoom", action="store_true", help="panels show the region of the largest error enlarged")
     add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
     add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")

@@ -24,7 +24,7 @@ from solvers.run.door import out_of_memory
 from solvers.run.draws import Drawing
 from solvers.run.interrupted import Savings
 from solvers.run.outside import put_back, set_aside
-from solvers.run.progress import Progress
+from solvers.run.progress import Progress, Watch
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scanned import picture
 from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, together
@@ -37,11 +37,13 @@ Fit = Callable[..., tuple[Prior, str]]  # a prior for images of this shape, and 
 class Reconstruction(pl.LightningModule):
     """prior: what images look like. fit: adapts it to a scan's shape, or refuses in one line. notes: for every record."""
 
-    def __init__(self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = ()):
+    def __init__(
+        self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = (), watch: Watch | None = None
+    ):
         super().__init__()
         self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
         self.cells, self.run = cells, run
-        self.progress = Progress()
+        self.progress = Progress(watch)
         self.savings: dict[str, Savings] = {}  # of long runs, by the name of the cell
         self.drawing = Drawing(run, self.progress, self.savings)
         if self.working_type is torch.float64:
@@ -100,10 +102,10 @@ class Reconstruction(pl.LightningModule):
         if self.run.measurements or given is not None:
             units.check(problem)
         check(cell.solver, problem, prior)
-        with Meter(prior, self.autocast) as meter:
+        with Meter(prior, self.autocast, self.progress.ask) as meter:
             draws, bad = self.drawing.draw(cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans])
         facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
-        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior)))]
+        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior), cell.note(prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
         for b, scan in enumerate(scans):
@@ -153,8 +155,11 @@ class Reconstruction(pl.LightningModule):
             draws=draws if many else None,
             truth=truth,
             y=problem.stored()[0].cpu() / scan.scale,
+            baseline=baseline,
             operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
             image_like=unit_scale(operator) == 2,
+            axes=operator.reading,
+            zoom=self.run.zoom,
             grid=operator.grid,
         )
 

@@ -17,7 +17,8 @@ from data import formats
 from data.files import commit, digest
 from solvers.operators.grid import Grid
 from solvers.run.interrupted import STATE
-from solvers.run.panels import panel, planes
+from solvers.run.panels import panel, png
+from solvers.run.planes import planes
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
@@ -125,9 +126,8 @@ def _write_measured(outcome: Outcome, files: Files) -> None:
     for key, tensor in outcome.operator.items():
         write_array(tensor, files.place("operator", f"-{key}.npy"))
     if outcome.truth is not None or y is not None:
-        png = io.BytesIO()
-        (planes if outcome.scan.slices else panel)(outcome).save(png, "PNG")
-        commit(files.place("panels", ".png"), png.getvalue())
+        sheet = (planes if outcome.scan.slices else panel)(outcome)
+        commit(files.place("panels", ".png"), png(sheet))
 
 
 def _source(scan: Scan) -> formats.Image:

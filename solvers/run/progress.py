@@ -4,10 +4,12 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from threading import Event, Thread
 from types import MappingProxyType
 from typing import Any
 
+from torch import Tensor
 from tqdm import tqdm
 
 from data.files import printable
@@ -49,6 +51,33 @@ class Bar(tqdm):
         self._decr_instances(self)
 
 
+class Stopped(BaseException):
+    """Raised where a watcher asked a run to stop; no error, so nothing that fails an image catches it."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """How far a run is, told to its watcher before each network call."""
+
+    image_id: str  # the first image at work
+    done: int  # images restored
+    images: int  # to restore
+    step: int  # steps made of the images at work
+    steps: int
+    share: float  # what is done of the whole, from 0 to 1
+    seconds: float  # since the start
+    look: Callable[[], Tensor | None]  # the images at work as they are estimated now, [B,C,H,W] in [-1, 1]
+    measure: Callable[[], float | None]  # |A x - y| / (sigma_y sqrt(m)) of the estimates
+
+    @property
+    def remaining(self) -> float | None:
+        """Seconds that are left if they go on as fast; None before the first step."""
+        return self.seconds * (1 - self.share) / self.share if self.share else None
+
+
+Watch = Callable[[Moment], Any]  # returns False to stop the run
+
+
 class Progress:
     """Images done, and of the batch at work its step, residual and how long it has been inside; of slices also which volume.
     Silent until `start`.
@@ -56,10 +85,12 @@ class Progress:
     A thread shows it every few seconds, whatever the solver is busy with: one step may last minutes (tiles, a decoder,
     conjugate gradients). What counts as done is a fraction of the images, so that the remaining time is told from the first step.
 
+    watch: is told a Moment before each network call, which raises Stopped if it returns False; there is no bar then.
     json: in place of the bar one JSON object a line, of every process. beats: called at every step with what is at work.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watch: Watch | None = None) -> None:
+        self.watch, self.total = watch, 0
         self.bar = Bar(0, "images", visible=False)
         self.next = 0.0
         self.json, self.rank, self.began = False, 0, 0.0
@@ -69,7 +100,9 @@ class Progress:
         self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
         self.words: list[str] = []
         self.begun = 0.0  # the step at work
+        self.part = 0.0  # of the batch at work
         self.over = Event()
+        self.follow([""], 1)
 
     def start(
         self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({}), rank: int = 0
@@ -86,17 +119,34 @@ class Progress:
         }
         longest = max(map(len, volumes.values()), default=0)
         unit = ("images", "volumes")[longest == 1] if longest < 2 else "slices"
-        self.bar, self.next, self.images, self.words = Bar(total, unit, visible and not self.json), 0.0, 0, []
+        visible = visible and not self.json and self.watch is None
+        self.bar, self.next, self.images, self.words = Bar(total, unit, visible), 0.0, 0, []
+        self.total, self.part = total, 0.0
         self.over = Event()
         self.rank, self.began = rank, time.monotonic()
         self.tell("start", images=total)
-        if visible and not self.json:
+        if visible:
             Thread(target=self._show, args=(self.over,), daemon=True).start()
 
     def begin(self, images: int, rows: int) -> None:
         """A batch of images, and of `rows` draws of them together."""
         self.batch, self.rows, self.before = images, rows, 0
-        self.words, self.begun = [], time.monotonic()
+        self.words, self.begun, self.part = [], time.monotonic(), 0.0
+
+    def follow(self, ids: Sequence[str], steps: int) -> None:
+        """Images at work from now on, whose first step is to come."""
+        self.now: tuple[str, int, int, Any, Any] = ids[0], 0, steps, None, None
+
+    def ask(self) -> None:
+        """Before each network call: whether to go on."""
+        if self.watch is None:
+            return
+        name, step, steps, image, residual = self.now
+        look, measure = image or (lambda: None), residual or (lambda: None)
+        share, seconds = (self.images + self.part) / max(self.total, 1), time.monotonic() - self.began
+        moment = Moment(name, self.images, self.total, step, steps, share, seconds, look, measure)
+        if self.watch(moment) is False:
+            raise Stopped
 
     def tell(self, event: str, **facts: Any) -> None:
         """One line about an event, if they are asked for."""
@@ -111,17 +161,25 @@ class Progress:
         cost = {"took": round(record["seconds"], 3)} if "seconds" in record else {}
         self.tell("image", image=record["image_id"], status=record["status"], **cost, **known)
 
-    def step(self, ids: Sequence[str], t: int, steps: int, residual: Callable[[], float] | None) -> None:
+    def step(
+        self,
+        ids: Sequence[str],
+        t: int,
+        steps: int,
+        residual: Callable[[], float] | None,
+        image: Callable[[], Tensor] | None = None,
+    ) -> None:
         """Step t of `steps` is done for these ids. residual is computed only when it is shown: a few times a second, less often
         where it is slow (a decoder).
         """
         begun = time.monotonic()
         for beat in self.beats:
             beat(step=t + 1, steps=steps, image=ids[0])
-        self.begun = begun
+        self.begun, self.now = begun, (ids[0], t + 1, steps, image, residual)
         if self.rows:
             part = (self.before + len(ids) * (t + 1) / steps) / self.rows
-            self.bar.n = round(self.images + self.batch * min(1.0, part), 2)
+            self.part = self.batch * min(1.0, part)
+            self.bar.n = round(self.images + self.part, 2)
             self.before += len(ids) * (t + 1 == steps)
         if (self.bar.disable and not self.json) or begun < self.next:
             return
@@ -141,6 +199,7 @@ class Progress:
     def finished(self, images: int) -> None:
         self.images += images
         self.batch = self.rows = 0
+        self.part = 0.0
         self.bar.update(self.images - self.bar.n)
         self.bar.n = self.images  # a whole number again
 

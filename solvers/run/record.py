@@ -2,12 +2,13 @@
 
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import Tensor
 
 from solvers import metrics
+from solvers.operators.base import Axes
 from solvers.operators.grid import Grid
 from solvers.run.scans import Scan, bug
 
@@ -41,8 +42,11 @@ class Outcome:
     draws: Tensor | None = None  # [K,C,H,W] if several were asked for
     truth: Tensor | None = None
     y: Tensor | None = None  # what was measured, in the units of a user's own file
+    baseline: Tensor | None = None  # the operator's classical answer, if it has one
     operator: Mapping[str, Tensor] = field(default_factory=dict)  # masks and kernels
     image_like: bool = True  # y is on the images' scale; sinograms, k-space and amplitudes are not
+    axes: Axes | None = None  # what runs along y, where it is no picture
+    zoom: bool = False  # panels enlarge where the error is largest
     grid: Grid | None = None  # where in the image the samples of y lie
     folder: str = "recon"  # "samples" for draws from the prior itself
     trace: str = ""  # of a bug in the program that this image met, as Python prints it
@@ -56,6 +60,44 @@ class Outcome:
     def std(self) -> Tensor | None:
         """Spread of the draws, in the model range."""
         return self.deviation if self.draws is None else self.draws.std(0)
+
+    @property
+    def middle(self) -> "Outcome":
+        """Of a volume, what became of its middle slice; an image is its own."""
+        image, y = self.image, self.y
+        if image is None or image.ndim < 4:
+            return self
+        k = image.shape[1] // 2
+
+        def cut(x: Tensor | None) -> Tensor | None:
+            return None if x is None else x.select(-3, k)
+
+        seen = cut(y) if y is not None and y.shape == image.shape else None
+        masks = {name: x.select(-3, k) for name, x in self.operator.items() if x.shape[-3:] == image.shape[-3:]}
+        flat = replace(self, image=cut(image), draws=cut(self.draws), truth=cut(self.truth), baseline=cut(self.baseline))
+        return replace(flat, deviation=cut(self.deviation), y=seen, operator=masks, grid=None, axes=None)
+
+
+def meaning(record: Mapping[str, Any]) -> str:
+    """What the numbers of a record say, for people who do not read tables."""
+    value, said = record["residual"], []
+    if value < 0.8:
+        said.append(f"Fits the data more closely than their noise, some of which is in the image (residual {value:.2f}).")
+    elif value <= 1.2:
+        said.append(f"Explains the data to the noise level (residual {value:.2f}).")
+    else:
+        said.append(f"Leaves part of the data unexplained: {value:.2f} times the noise level.")
+    if record.get("psnr") is not None:
+        than = record.get("baseline_psnr")
+        more = (
+            ""
+            if than is None
+            else f", {abs(record['psnr'] - than):.1f} dB {'above' if record['psnr'] >= than else 'below'} the classical answer"
+        )
+        said.append(f"PSNR {record['psnr']:.1f} dB{more}.")
+    if record.get("coverage") is not None:
+        said.append(f"The 90 % interval of the draws holds {record['coverage']:.0%} of the true pixels.")
+    return " ".join(said)
 
 
 def failed(scan: Scan, reason: str, trace: str = "") -> Outcome:

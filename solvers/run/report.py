@@ -3,27 +3,57 @@
 import base64
 import html
 import json
+from array import array
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import yaml
 
 from data.files import commit, commit_json, json_lines, read_yaml
+from solvers.run import figures, panels
+from solvers.run.figures import bars, sliding
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
 PANELS = 48  # on a page; the folder holds them all
+BEFORE = ("classical", "measurement", "truth")  # what is compared with the restored image: the first of its size
+MARKS = {"residual": 1.0, "coverage": 0.9}  # where they should lie
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c2024; background: #fff }
+:root { --text: #1c2024; --page: #fff; --soft: #f4f5f7; --line: #c9ced4; --dim: #59626b; --bad: #a40000; --link: #0b5cad }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #e6e8ea; --page: #16191c; --soft: #22272b; --line: #454c53; --dim: #a3abb3; --bad: #ff8f8f; --link: #7db7ff }
+}
+:root { color-scheme: light dark } a { color: var(--link) }
+body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page) }
 body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
 td { white-space: nowrap }
-th { border-bottom: 1px solid #888; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: #f4f5f7 } .scroll { overflow-x: auto }
-figure { margin: 0 0 1.2rem } img { max-width: 100%; display: block; margin: .3rem 0; border: 1px solid #ddd }
-pre { background: #f4f5f7; padding: .8rem; overflow: auto } .note { color: #59626b } .bad { color: #a40000 }
+th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th:first-child { text-align: left }
+tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
+.image { margin: 0 0 2rem; scroll-margin-top: 1rem }
+.image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
+.image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
+.looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
+.looks small { display: block; color: var(--dim) } .crop { background-repeat: no-repeat } .compare .crop { position: relative }
+.compare .crop.over { position: absolute }
+pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
+details > summary { cursor: pointer; color: var(--dim) }
+@media print { body { margin: 0; max-width: none } .image, tr { break-inside: avoid } pre { white-space: pre-wrap } }
+@media print { .compare i, .compare input { display: none } }
+"""
+SCRIPT = """
+for (const figure of document.querySelectorAll(".image")) {
+  const panel = figure.querySelector("img"), looks = figure.querySelector(".looks")
+  for (const one of looks ? looks.querySelectorAll(".crop") : []) one.style.backgroundImage = `url(${panel.src})`
+  if (looks && looks.querySelector(".compare")) {
+    const all = document.createElement("details"), word = document.createElement("summary")
+    word.textContent = "panel"; all.append(word); panel.replaceWith(all); all.append(panel)
+  }
+}
+addEventListener("beforeprint", () => document.querySelectorAll(".image details").forEach((one) => { one.open = true }))
 """
 MEANING = """Metrics are in the range [0, 1]; intervals are 95 % of the mean. A residual of 1 means that the data are met to
 the noise level; much more is unexplained data, much less is fitted noise. Research use, not for diagnosis."""
@@ -36,32 +66,36 @@ def write(folder: Path) -> Path:
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
     keys = _present([summary])
-    rows, pictures, bad = [], [], []
-    shown: set[str] = set()  # slices of a volume share a panel
+    rows, pictures, bad = list[str](), list[str](), list[str]()
+    places: dict[str, int] = {}  # of files on the page; slices of a volume share one
+    spread = {key: array("d") for key in MARKS}
     for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
         if record["status"] != "ok":
             bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
             continue
-        rows.append(_row(_cells(record, keys)))
-        if (file := _file(record)) not in shown and len(shown) < PANELS:
-            pictures.append(_picture(folder, record))
-        shown.add(file)
+        place = places.setdefault(_file(record), len(places))
+        rows.append(_row(_cells(record, keys, place if place < PANELS else None)))
+        if len(pictures) == place < PANELS:
+            pictures.append(_picture(folder, record, place))
+        for key, values in spread.items():
+            values.extend([record[key]] if record.get(key) is not None else [])
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
         f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
         f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>" if config.get("note") else "",
         "<h2>Summary</h2>",
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
+        _histograms(spread),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
         "<h2>Panels</h2>",
         *pictures,
-        f"<p class=note>{len(shown) - PANELS} more in panels/.</p>" if len(shown) > PANELS else "",
+        f"<p class=note>{len(places) - PANELS} more in panels/.</p>" if len(places) > PANELS else "",
         "<h2>Images</h2>",
         _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
-    return _page(folder / "report.html", folder.name, parts)
+    return page(folder / "report.html", folder.name, parts)
 
 
 def conclude(results: Mapping[str, Results]) -> str:
@@ -83,7 +117,7 @@ def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
     keys = _present(table.values())
     rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
     parts = ["<h2>Summary</h2>", _table(["", "n", *(COLUMNS[key][0] for key in keys)], rows)]
-    return _page(folder / "report.html", folder.name, parts)
+    return page(folder / "report.html", folder.name, parts)
 
 
 def text(table: Mapping[str, Mapping[str, Any]]) -> str:
@@ -116,21 +150,49 @@ def _mean(summary: Mapping[str, Any], key: str) -> str:
     return f"{value['mean']:.{digits}f}{spread}"
 
 
-def _cells(record: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
-    """One image's line of the table."""
+def _cells(record: Mapping[str, Any], keys: Sequence[str], place: int | None) -> list[str]:
+    """One image's line of the table. place: number of its picture, if it is on the page."""
     numbers = [_number(record.get(key), COLUMNS[key][1]) for key in keys]
     calls = [str(record.get(key, "")) for key in ("nfe", "vjps")]
-    return [html.escape(record["image_id"]), *numbers, *calls]
+    name = html.escape(record["image_id"])
+    return [name if place is None else f"<a href='#image-{place}'>{name}</a>", *numbers, *calls]
 
 
-def _picture(folder: Path, record: Mapping[str, Any]) -> str:
+def _histograms(spread: Mapping[str, Sequence[float]]) -> str:
+    """How residuals and coverages spread over the images."""
+    plots = [bars(values, COLUMNS[key][0], MARKS[key]) for key, values in spread.items() if len(values) > 1]
+    return f"<div class=plots>{''.join(plots)}</div>"
+
+
+def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
     file = _file(record)
     if not file.endswith(".png"):
         return ""
-    code = base64.b64encode((folder / file).read_bytes()).decode()
+    code, boxes = base64.b64encode((folder / file).read_bytes()).decode(), panels.places(PIL.Image.open(folder / file))
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
-    return f"<figure>{caption}<img alt='{name}' src='data:image/png;base64,{code}'></figure>"
+    panel = f"<img alt='{name}' src='data:image/png;base64,{code}'>"
+    return f"<figure class=image id=image-{place}>{caption}<div class=looks>{_looks(boxes)}</div>{panel}</figure>"
+
+
+def _looks(boxes: Mapping[str, tuple[int, int, int, int]]) -> str:
+    """What was measured and what was restored under one slider, error and spread beside it: parts of the panel below."""
+    restored = boxes.get("restored", (0, 0, 0, 0))
+    size = (restored[2] - restored[0], restored[3] - restored[1])
+    alike = [
+        name for name in BEFORE if name in boxes and (boxes[name][2] - boxes[name][0], boxes[name][3] - boxes[name][1]) == size
+    ]
+    if not alike:
+        return ""
+    parts = [sliding(_crop(boxes[alike[0]], "over"), _crop(restored), (alike[0], "restored"))]
+    parts += [f"<div><small>{name}</small>{_crop(boxes[name])}</div>" for name in ("error", "std") if name in boxes]
+    return "".join(parts)
+
+
+def _crop(box: tuple[int, int, int, int], kind: str = "") -> str:
+    left, top, right, bottom = box
+    size = f"width:{right - left}px;height:{bottom - top}px;background-position:-{left}px -{top}px"
+    return f"<div class='crop {kind}' style='{size}'></div>"
 
 
 def _file(record: Mapping[str, Any]) -> str:
@@ -160,8 +222,11 @@ def _number(value: Any, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def _page(path: Path, title: str, parts: Sequence[str]) -> Path:
-    head = f"<!doctype html><html lang=en><meta charset=utf-8><title>{html.escape(title)}</title><style>{STYLE}</style>"
-    page = "\n".join([head, f"<h1>{html.escape(title)}</h1>", *parts, "</html>"])
-    commit(path, page.encode(errors="xmlcharrefreplace"))
+def page(path: Path, title: str, parts: Sequence[str]) -> Path:
+    """An HTML file that needs nothing else."""
+    view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
+    head = f"<!doctype html><html lang=en><meta charset=utf-8>{view}<title>{html.escape(title)}</title>"
+    style = f"<style>{STYLE}{figures.STYLE}</style>"
+    body = [f"<h1>{html.escape(title)}</h1>", *parts, f"<script>{SCRIPT}</script>", "</html>"]
+    commit(path, "\n".join([head, style, *body]).encode(errors="xmlcharrefreplace"))
     return path

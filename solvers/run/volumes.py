@@ -87,7 +87,7 @@ def stacked(folder: Path, name: str, slices: Sequence[Record], scans: Sequence[S
         torch.stack([_volume(folder, slices, scans, "samples", k) for k in range(len(draws))]) if draws else None,
         truth,
         _arrays(folder, slices, "measurement"),
-        {key: made for key in _keys(slices[0]) if (made := _arrays(folder, slices, "operator", f"-{key}")) is not None},
+        operator={key: made for key in _keys(slices[0]) if (made := _arrays(folder, slices, "operator", f"-{key}")) is not None},
         deviation=_spread(folder, slices, scans),
     )
 

@@ -1,0 +1,38 @@
+// What the page does in the browser by itself: sending a file, drawing a mask.
+window.page = {
+  post: (kind, body, query = "") => fetch(`/${kind}/${document.querySelector("[data-token]").dataset.token}${query}`,
+    { method: "POST", body }).then((reply) => reply.json()),
+
+  async send(input) {
+    const said = document.getElementById("said"), file = input.files[0]
+    const suffix = (file.name.toLowerCase().match(/(\.nii\.gz|\.[a-z0-9]+)$/) || [".dcm"])[0]
+    said.textContent = "sending …"
+    const answer = await page.post("scan", file, `?suffix=${suffix}`).catch(() => ({ refused: "the file could not be sent" }))
+    said.textContent = answer.refused || ""
+    if (!answer.refused) document.getElementById("arrived").click()
+    input.value = ""
+  },
+
+  // What is drawn on the canvas above the scan is the hole; a mask is white where pixels were measured.
+  drawing(element) {
+    const stroke = (event) => {
+      const canvas = event.target
+      if (canvas.id !== "hole" || !event.buttons) return
+      event.preventDefault()
+      const brush = canvas.getContext("2d"), scale = canvas.width / canvas.clientWidth
+      brush.fillStyle = "rgb(0 104 116)"
+      brush.beginPath()
+      brush.arc(event.offsetX * scale, event.offsetY * scale, canvas.width / 24, 0, 7)
+      brush.fill()
+    }
+    for (const name of ["pointerdown", "pointermove"]) element.addEventListener(name, stroke)
+    element.addEventListener("pointerup", (event) => { if (event.target.id === "hole") page.sendMask(event.target) })
+  },
+
+  async sendMask(canvas) {
+    const drawn = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
+    const measured = drawn.data.filter((_, i) => i % 4 === 3).map((alpha) => (alpha > 127 ? 0 : 255))
+    await page.post("mask", measured, `?width=${canvas.width}`)
+    document.getElementById("drawn").click()
+  },
+}
