@@ -43,7 +43,7 @@ def test_a_stack_of_fans_becomes_a_series_in_hounsfield_units(tmp_path, monkeypa
     assert sample.main([*COMMANDS[1][1:], "--center", "auto", "--steps", "8", "--accelerator", "cpu"]) == 0
     records = [json.loads(line) for line in (tmp_path / "results/scan/records.jsonl").read_text().splitlines()]
     assert len(records) == 2 and all(record["status"] == "ok" and 0.8 < record["residual"] < 1.3 for record in records)
-    series = sorted((tmp_path / "results/scan/recon").glob("volume-*/*.dcm"))
+    series = sorted((tmp_path / "results/scan/recon").glob("scan/*.dcm"))
     assert len(series) == 2
     truths = [pydicom.dcmread(tmp_path / "slices" / name) for name in names]
     for path, truth in zip(series, sorted(truths, key=lambda ds: float(ds.ImagePositionPatient[2]))):

@@ -28,6 +28,7 @@ def asked_at(step: int, number: signal.Signals, batches: list):
     return hooked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_inside_a_validation_it_does_not_wait_for_its_end(number, data, tmp_path, monkeypatch):  # noqa: F811
     """And the resumed run validates first: weights, averages, error spectra and the best are those of an unbroken run."""
