@@ -1,6 +1,6 @@
 """The page in a real browser (Debian's chromium): what a visitor does, and what the browser asks other hosts for: nothing.
 
-Where chromium or gradio is missing they skip with one line; with PALIMPSEST_BROWSER=1, as in .ci/run, that is a failure.
+Where chromium or gradio is missing they skip with one line; with PALIMPSEST_BROWSER=1 that is a failure.
 """
 
 import io
