@@ -63,7 +63,7 @@ BAD = {  # words -> what the line must say
 
 
 if not torch.cuda.is_available():
-    BAD[("--accelerator", "gpu")] = "No supported gpu backend found"
+    BAD[("--accelerator", "gpu")] = "this machine has 0 GPUs"
 
 
 @pytest.mark.parametrize("more", BAD, ids=" ".join)
@@ -80,7 +80,7 @@ def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, capsys, m
     def exhausted(*_):
         raise error
 
-    monkeypatch.setattr("solvers.run.module.Reconstruction.draw", exhausted)
+    monkeypatch.setattr("solvers.run.draws.Drawing.draw", exhausted)
     assert run(world, tmp_path, "--limit", "1") == 2
     assert "lower --batch-size" in tiny.refusal(capsys)
 
