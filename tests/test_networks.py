@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import main
 from ldm import config
 from ldm.denoiser import EDM, Prior
 from ldm.latent import VQ, LatentPatchPrior
@@ -13,6 +12,7 @@ from ldm.networks.edm import SongUNet
 from ldm.networks.published import ClassConditioned
 from ldm.networks.unet import KLModel, UNet, VQModel
 from ldm.patch import PatchPrior
+from ldm.training import run
 
 PUBLISHED = {  # facts of the published checkpoints
     "configs/latent-diffusion/ffhq-ldm-vq-4.yaml": ("prior", "denoiser", 274_056_163),
@@ -39,7 +39,7 @@ def test_every_training_configuration_is_built(file):
     """Model and data agree with their classes; so do all of them under the overlay of the published recipe."""
     with torch.device("meta"):
         for files in ([file], [file, "configs/projects/medical_super_resolution.yaml"]):
-            module, data = main.assemble(config.load(files))
+            module, data = run.assemble(config.load(files))
     assert module.configure_optimizers and data.manifests["train"]
     assert any(p.requires_grad for p in module.parameters())
 

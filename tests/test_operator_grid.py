@@ -7,7 +7,6 @@ from torch.nn import functional
 from data.seeding import Noise
 from solvers import operators
 from solvers.operators import (
-    CT,
     MRI,
     CartesianMRI,
     Composition,
@@ -27,6 +26,7 @@ from solvers.operators import (
     UniformBlur,
 )
 from solvers.operators.grid import Grid
+from solvers.operators.line_integrals import LineIntegrals
 from tests.operator_list import LINEAR, NONLINEAR
 
 H, W = 96, 72  # 3, 4, 6 and 8 divide both
@@ -50,7 +50,7 @@ SAMPLING = {
     "clipped": lambda: HighDynamicRange(1.0),
     "nonlinear": lambda: NonlinearBlur(9, 1.5),
 }
-NO_PICTURE = (CT, MRI, CartesianMRI, RadialMRI, CompressedSensing, PhaseRetrieval)
+NO_PICTURE = (LineIntegrals, MRI, CartesianMRI, RadialMRI, CompressedSensing, PhaseRetrieval)
 ELSEWHERE = {"NetworkBlur", "Physics"}  # need a file of the user's, and deepinv (below)
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from runs import KINDS, OTHERS, arguments, data, last, same, written  # noqa: F401 (data is a fixture)
 
@@ -314,7 +315,7 @@ def test_sigterm_inside_an_accumulation_waits_for_its_end(data, tmp_path, monkey
 
 def test_nothing_is_saved_and_no_run_ends_inside_an_accumulation(data, tmp_path, monkeypatch):
     """Neither by a validation that falls into one (after 6 batches, where 4 make a step), nor when time is up."""
-    saved, dump = [], main.pl.Trainer.save_checkpoint
+    saved, dump = [], pl.Trainer.save_checkpoint
 
     def save(trainer, path, *more, **settings):
         saved.append((trainer.fit_loop.epoch_loop.batch_progress.current.ready, os.path.basename(path)))
@@ -323,7 +324,7 @@ def test_nothing_is_saved_and_no_run_ends_inside_an_accumulation(data, tmp_path,
     def look(timer, trainer):
         trainer.should_stop = trainer.should_stop or trainer.fit_loop.total_batch_idx >= 9
 
-    monkeypatch.setattr("main.pl.Trainer.save_checkpoint", save)
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", save)
     monkeypatch.setattr("pytorch_lightning.callbacks.Timer._check_time_remaining", look)
     more = ["--limit_val_batches", "1", "--val_check_interval", "6", "save_every=1", "--max_time", "00:01:00:00"]
     assert main.main(arguments(data, tmp_path, "pixel", *ACCUMULATED, *more)) == 0
