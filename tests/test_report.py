@@ -24,7 +24,7 @@ from data.pictures import AXIS, MISSING
 from data.ranges import DEPTH_16, to_report
 from ldm import catalogue
 from solvers.operators.base import Axes
-from solvers.run import panels, report
+from solvers.run import figures, panels, report
 from solvers.run.panels import panel
 from solvers.run.record import Outcome, failed
 from solvers.run.results import Results
@@ -325,3 +325,9 @@ def test_the_report_of_a_training_run(tmp_path: Path, capsys):
     assert "held-out PSNR by level" in text and text.count("<svg") == 3 and "samples, step 4" in text
     (tmp_path / "empty/tensorboard").mkdir(parents=True)
     assert script("report")(tmp_path / "empty") == 2 and "holds no numbers yet" in one_line(capsys)
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 1.0 + 2e-16], [1.0 - 1e-12, 1.0 + 1e-12], [1e9, 1e9 + 1e-6]])
+def test_values_that_differ_by_rounding_have_a_histogram(values):
+    assert "<rect" in figures.bars(values, "residual", mark=1.0)
+    assert "<rect" in figures.bars(values, "residual")

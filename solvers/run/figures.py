@@ -161,8 +161,10 @@ def bars(values: Iterable[float], x: str, mark: float | None = None, bins: int =
     held = [v for v in values if math.isfinite(v)]
     if not held:
         return ""
-    low, high = min([*held, *([] if mark is None else [mark])]), max([*held, *([] if mark is None else [mark])])
-    counts, edges = np.histogram(held, bins, (low, high if high > low else low + 1e-3))
+    ends = held if mark is None else [*held, mark]
+    low, high = min(ends), max(ends)
+    least = 1e-3 * max(1.0, abs(low))  # residuals that all meet the noise level differ by rounding
+    counts, edges = np.histogram(held, bins, (low, max(high, low + least)))
     across, up = Axis(edges.tolist(), False, 46, size[0] - 12), Axis([0, int(counts.max())], False, size[1] - 34, 10)
     parts = [_frame(across, up, x, "images", size)]
     for count, left, right in zip(counts.tolist(), edges.tolist(), edges.tolist()[1:]):
