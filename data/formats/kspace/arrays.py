@@ -43,7 +43,7 @@ class Description:
     row_direction: tuple[float, ...] = (0, 1, 0)
     column_direction: tuple[float, ...] = (1, 0, 0)
 
-    def noise_samples(self, path: Path, coils: int) -> Tensor | None:
+    def noise_samples(self, coils: int) -> Tensor | None:
         if not self.noise:
             return None
         noise = _array(self.folder / self.noise, "noise")
@@ -84,17 +84,22 @@ def read(path: Path, index: int) -> Raw:
         data, axes = data[None], ["coil", *axes]
     order = [axes.index(axis) for axis in ("coil", "row", "column")]
     kspace = np.ascontiguousarray(np.asarray(data).transpose(order), np.complex64)
+    return slice_of(said, path, kspace, _mask(said, sampled(kspace), path), index, slices)
+
+
+def slice_of(said: Description, path: Path, kspace: np.ndarray, mask: np.ndarray, index: int, count: int) -> Raw:
+    """Slice `index` of `count`, k-space [coils,H,W] and mask [H,W], with what is said about its file."""
     kept, spacing, affine, notes = pictured(said, *kspace.shape[1:])
     return Raw(
         torch.from_numpy(kspace),
-        torch.from_numpy(_mask(said, sampled(kspace), path)),
+        torch.from_numpy(mask),
         kept,
         spacing,
         affine,
-        said.noise_samples(path, len(kspace)),
+        said.noise_samples(len(kspace)),
         index=index,
-        count=slices,
-        shape=(*kept, slices),
+        count=count,
+        shape=(*kept, count),
         series=digest("kspace", str(path.absolute())),
         notes=notes,
     )

@@ -8,12 +8,10 @@ from math import prod
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from data.files import Refusal
 from data.formats import bounds
-from data.formats.image import digest
-from data.formats.kspace.arrays import Description, described, pictured
+from data.formats.kspace.arrays import described, slice_of
 from data.formats.kspace.raw import Raw, sampled
 
 DIMENSIONS, PARTITION, COIL, SLICE = 16, 2, 3, 13
@@ -26,22 +24,8 @@ def count(path: Path) -> int:
 def read(path: Path, index: int) -> Raw:
     data = _mapped(path)
     kspace = np.array(data.take(index, SLICE).reshape(*data.shape[:2], data.shape[COIL]).transpose(2, 0, 1))
-    slices, rows, columns = data.shape[SLICE], *data.shape[:2]
-    said: Description = described(path.with_suffix(".yaml"))
-    kept, spacing, affine, notes = pictured(said, rows, columns)
-    return Raw(
-        torch.from_numpy(kspace),
-        torch.from_numpy(sampled(kspace)),
-        kept,
-        spacing,
-        affine,
-        said.noise_samples(path, len(kspace)),
-        index=index,
-        count=slices,
-        shape=(*kept, slices),
-        series=digest("kspace", str(path.absolute())),
-        notes=notes,
-    )
+    said = described(path.with_suffix(".yaml"))
+    return slice_of(said, path, kspace, sampled(kspace), index, data.shape[SLICE])
 
 
 def load(path: Path) -> np.ndarray:
