@@ -73,7 +73,10 @@ class Tied(Noise):
 
     def __init__(self, noise: Noise, tie: Callable[[Tensor], Tensor]):
         vars(self).update(vars(noise))
-        self.tie = tie
+        self.noise, self.tie = noise, tie
 
     def like(self, x: Tensor) -> Tensor:
         return self.tie(super().like(x))
+
+    def _draw(self, source, shape: Sequence[int]) -> Tensor:
+        return self.noise._draw(source, shape)

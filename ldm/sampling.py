@@ -65,9 +65,9 @@ def sigma_at(a: float) -> float:
     return math.sqrt((1 - a) / a)
 
 
-def full(value: float, like: Tensor) -> Tensor:
-    """One number as [B]."""
-    return torch.full((len(like),), value, dtype=like.dtype, device=like.device)
+def full(value: float | Tensor, like: Tensor) -> Tensor:
+    """One number, or one of each image, as [B]."""
+    return torch.as_tensor(value).to(like).expand(len(like))
 
 
 def start(prior: Prior, noise: Noise, like: Tensor) -> Tensor:

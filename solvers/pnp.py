@@ -27,6 +27,8 @@ class PnP(Solver):
     aliasing, and not what a denoiser errs by on noise of that level. Below `sigma_last` it is, and V_k is Cov[x0 | x] as
     training measured it at each frequency; likewise under masks, where V alone says what a pixel means for its neighbours.
     The last update takes the share of V that explains y to the noise level (Morozov).
+
+    Where y is the image itself with white noise, y is what D was trained on, and D(y, sigma_y) the answer, in one call.
     """
 
     volumes = True
@@ -51,10 +53,18 @@ class PnP(Solver):
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """Spread geometrically, and 0, where the last step ends; in a latent's own units."""
+        noise = problem.noise_of_state(prior)
+        if noise is not None:
+            return [float(noise.max()), 0.0]
         unit = deviation(prior) / IMAGE_DEVIATION
         return [*ve_levels(prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"), 0.0]
 
     def sample(self, chain: Chain) -> Iterator[Move]:
+        noise = chain.given.noise_of_state(chain.prior)
+        if noise is not None:
+            z = self.smooth(chain.denoise(self.start(chain), noise), chain.levels[0])
+            yield chain.levels[0], z, z
+            return
         x = chain.begin(lambda: self.start(chain))
         for sigma, sigma_next in pairwise(chain.levels):
             z = self.smooth(chain.denoise(x, sigma), sigma)
@@ -81,6 +91,8 @@ class PnP(Solver):
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
+        if chain.given.noise_of_state(chain.prior) is not None:
+            belief = belief.isotropic(1.0)  # sigma is not each image's own there
         most = belief.with_variance(IMAGE_DEVIATION**2)  # so that no overconfident prior keeps x away from y
         x = meet_noise_level(most, chain.view(belief))
         return x if belief.decoded else chain.prior.to_image(x)

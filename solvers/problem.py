@@ -10,6 +10,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators.base import LinearOperator, Operator, Shape, norm, per_image
 from solvers.operators.weighted import weighted
 from solvers.operators.wrapper import Composed, Seen
@@ -54,13 +55,6 @@ class Varying:
 
 Likelihood = Gaussian | Poisson | Clean | Varying
 
-RUN = 64  # neighbouring differences that are judged together when sigma_y is estimated
-STENCILS: dict[str, list[list[list[int]]]] = {  # of the differences that noise is judged by, the first that has enough
-    "plane": [[[1, -1], [-1, 1]], [[1, -2, 1]], [[1], [-2], [1]]],
-    "rows": [[[1, -4, 6, -4, 1]]],
-    "columns": [[[1], [-2], [1]]],
-    "none": [],
-}
 REFERENCE = 0.05  # sigma_y that a measurement of estimated noise is scaled to; any constant serves
 
 
@@ -81,6 +75,14 @@ class Problem:
         if isinstance(self.likelihood, Clean):
             return 0.0
         raise Refusal("this likelihood has no single sigma_y: take the problem's whitened() form")
+
+    def noise_of_state(self, prior: Prior) -> Tensor | None:
+        """sigma_y of each image [B], in the prior's range, where y is a state of it: the image with white noise. Else None."""
+        if not getattr(self.operator, "identity", False) or prior.kind == "latent" or not isinstance(self.likelihood, Gaussian):
+            return None
+        known = self.likelihood.sigma_y
+        noise = estimated_sigma_y(self) if known is None else self.y.new_full((len(self.ids),), known)
+        return noise.clamp(prior.sigma_min, prior.sigma_max)
 
     def whitened(self) -> "Problem":
         """The same problem with noise of one known standard deviation, entries of y and A weighted alike.
@@ -214,46 +216,3 @@ def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
     raise Refusal(
         f"a measurement of shape {measured} does not fit {type(operator).__name__} on images of {prior} or its own size"
     )
-
-
-def estimated_sigma_y(problem: Problem) -> Tensor:
-    """sigma_y of each image [B] from y alone: the root mean square of what no image can explain, where an operator has that
-    (k-space); else from differences of neighbours, whose structure makes it too large.
-
-    The finest diagonal differences (Donoho & Johnstone 1994), or second differences along lines where too few 2 x 2 blocks are
-    measured; of MRI along columns, of CT fourth ones along the bins. They are cut into runs of 64 neighbours; the lower
-    quartile of the runs' median absolute values keeps clear of edges and of the middle of k-space. Of Gaussian noise it is
-    0.6082 sigma: a median of 64 has the mean 0.6745 and the deviation 0.0983. Of the shipped scans at the tasks' noise CT
-    comes out 2 to 11 % too large, k-space right to 10 % (of complex images by one coil, if a tenth of their rows are air).
-    """
-    y, operator = problem.y, problem.operator
-    seen, alone = operator.restrict(torch.ones_like(y)), operator.noise_alone(y)
-    if y.ndim < 4:
-        raise Refusal("sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y")
-    result = []
-    for row, image_id in enumerate(problem.ids):
-        noise = alone[row][alone[row] != 0] if alone is not None else y.new_zeros(0)
-        if len(noise) >= 8 * RUN:
-            result.append(float(noise.square().mean().sqrt()))
-            continue
-        several = differences(y[row], seen[row], operator.select([row]).neighbours)
-        found = next((d for d in several if len(d) >= 8 * RUN), torch.zeros(RUN))
-        medians = found[: len(found) // RUN * RUN].reshape(-1, RUN).abs().median(1).values
-        medians = medians[medians > 0]  # runs of padding measure nothing
-        if not len(medians):
-            raise Refusal(f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y")
-        result.append(float(medians.quantile(0.25)) / 0.6082)
-    return torch.tensor(result, dtype=y.dtype, device=y.device)
-
-
-def differences(image: Tensor, mask: Tensor, neighbours: str) -> list[Tensor]:
-    """Differences of [C,H,W] whose noise has the standard deviation of the entries', where all of them are measured."""
-    results = []
-    for stencil in STENCILS[neighbours]:
-        weight = torch.tensor(stencil, dtype=image.dtype, device=image.device)[None, None]
-        if any(k > n for k, n in zip(weight.shape[-2:], image.shape[-2:])):
-            continue
-        value = torch.nn.functional.conv2d(image[:, None], weight / weight.norm())
-        whole = torch.nn.functional.conv2d(mask[:, None], weight.abs()) == weight.abs().sum()
-        results.append(value[whole])
-    return results

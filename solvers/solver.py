@@ -15,7 +15,7 @@ from ldm.denoiser import Prior
 from solvers.beliefs import Belief, autoencoder_error, state_variance
 from solvers.condition import condition
 from solvers.discrepancy import meet_noise_level
-from solvers.operators.base import LinearOperator, Operator, per_image
+from solvers.operators.base import LinearOperator, Operator, Scalar, per_image
 from solvers.problem import Problem
 
 BLACK = -1.0  # what patch priors have around their images
@@ -47,7 +47,8 @@ class Chain:
     """One run on a batch: its levels, the measurement of images and as the prior's state sees it, a random stream per image."""
 
     def __init__(self, problem: Problem, prior: Prior, noise: Noise, levels: list[float]):
-        self.problem, self.prior, self.noise, self.levels = problem.whitened(), prior, noise, levels
+        self.given, self.prior, self.noise, self.levels = problem, prior, noise, levels
+        self.problem = problem.whitened()
         self.taken_up: Tensor | None = None  # the state of an earlier run, which goes on from there
         prior.begin(levels)
         self.offset = noise.of("offset")  # of patch priors
@@ -70,8 +71,8 @@ class Chain:
         """The noise that is added to states: slices of a volume may share it (`Prior.coupled`)."""
         return Tied(self.noise, self.prior.coupled)
 
-    def denoise(self, x: Tensor, sigma: float) -> Tensor:
-        """D(x, sigma) = E[x0 | x]; VE coordinates."""
+    def denoise(self, x: Tensor, sigma: Scalar) -> Tensor:
+        """D(x, sigma) = E[x0 | x]; VE coordinates. sigma: a number, or one of each image [B]."""
         return self.prior.denoise(x, sampling.full(sigma, x), self.offset)
 
     def tweedie(self, x_t: Tensor, a: float, clip: bool = False) -> Tensor:
@@ -106,9 +107,7 @@ class Chain:
         return self.state(belief, condition(belief.scaled_to_residual(seen, self.noise), seen))
 
     def last_belief(self, x0: Tensor, sigma: float) -> Belief:
-        """Of the state at the last level, with as much variance as the prior leaves open at its largest sigma: an overconfident
-        prior cannot keep x away from y then.
-        """
+        """Of the state at the last level, with the variance of its largest sigma, lest an overconfident one keep x from y."""
         belief = Belief.of(self.prior, x0, sigma, self.problem, pixels=False)
         return belief.with_variance(state_variance(self.prior, self.prior.sigma_max))
 

@@ -38,7 +38,7 @@ def cases(trap) -> Iterator[Case]:
         "function_target",
         "",
         "is not a class",
-        lambda p: folder(p, state, {"target": "ldm.config.admit", "params": {"module": "antigravity"}}),
+        lambda p: folder(p, state, {"target": "ldm.plugins.admit", "params": {"module": "antigravity"}}),
     )
     yield Case(
         "module_target",

@@ -10,6 +10,7 @@ from data import formats
 from data.ranges import percentiles
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators import (
     CT,
     MRI,
@@ -29,7 +30,7 @@ from solvers.operators import (
 from solvers.operators.base import LinearOperator
 from solvers.operators.weighted import weighted
 from solvers.operators.wrapper import Composed
-from solvers.problem import Clean, Gaussian, Poisson, Problem, estimated_sigma_y, from_measurement, measure
+from solvers.problem import Clean, Gaussian, Poisson, Problem, from_measurement, measure
 
 IDS = ("a", "b", "c")
 

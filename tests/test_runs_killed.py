@@ -93,7 +93,7 @@ def child(words: list[str], hook) -> int:
 
 
 def scalars(folder: Path) -> dict[str, dict[int, float]]:
-    """Of TensorBoard, by name and step; what was logged twice must agree."""
+    """Of TensorBoard, by name and step, without speeds; what was logged twice must agree."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     found: dict[str, dict[int, float]] = {}
@@ -101,6 +101,8 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
         events = EventAccumulator(str(path))
         events.Reload()
         for name in events.Tags()["scalars"]:
+            if name.endswith("per second"):
+                continue
             for event in events.Scalars(name):
                 assert found.setdefault(name, {}).setdefault(event.step, event.value) == event.value
     return found

@@ -7,8 +7,9 @@ from torch import Tensor
 from data.files import Refusal
 from data.ranges import to_unit
 from solvers.measured import fit
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators.ct_geometry import Geometry
-from solvers.problem import Problem, estimated_sigma_y
+from solvers.problem import Problem
 
 MUCH = 0.15  # of the data, that no image explains: scans of a chest leave 0.03 to 0.05 of it
 LITTLE = 0.02  # of the data: what less is left over says nothing

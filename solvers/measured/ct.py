@@ -21,10 +21,11 @@ from data.seeding import Noise
 from solvers.measured import agreement, counts, fit
 from solvers.measured.scanner import Prepared, Scanner, blank
 from solvers.measured.water import good_rays, water
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators.ct_fbp import WINDOWS
 from solvers.operators.ct_geometry import Geometry
 from solvers.operators.ct_measured import GeometryCT
-from solvers.problem import Gaussian, Likelihood, Problem, Varying, estimated_sigma_y, from_measurement
+from solvers.problem import Gaussian, Likelihood, Problem, Varying, from_measurement
 
 CUT_OFF = 0.02  # of the largest integral: what the ends of a view still attenuate if the object is wider than the detector
 

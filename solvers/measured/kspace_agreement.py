@@ -5,10 +5,11 @@ from collections.abc import Callable
 from torch import Tensor
 
 from data.files import Refusal
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators.algebra import conjugate_gradients, norm
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.mri import MRI
-from solvers.problem import Gaussian, Problem, estimated_sigma_y
+from solvers.problem import Gaussian, Problem
 
 STEPS = 12  # of conjugate gradients
 MUCH = 0.3  # of y, that no image explains; scans with errors of their maps and phase leave 0.02 to 0.1

@@ -18,9 +18,10 @@ from data.seeding import Noise
 from solvers.measured import noise, phase
 from solvers.measured.espirit import compression, espirit, windowed
 from solvers.measured.scanner import Prepared, Scanner, blank, centred
+from solvers.noise_level import estimated_sigma_y
 from solvers.operators.kspace import fourier_along, inverse_fourier_along, to_real
 from solvers.operators.mri import MRI
-from solvers.problem import Gaussian, Likelihood, Problem, estimated_sigma_y, from_measurement
+from solvers.problem import Gaussian, Likelihood, Problem, from_measurement
 
 LOOKED = 5  # slices, evenly spread, that a volume's noise and scale are taken from
 BRIGHT, SHOWN = 0.995, 0.75  # the quantile of what the calibration region shows, blurred as it is, that has this share of white

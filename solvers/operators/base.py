@@ -133,6 +133,7 @@ class Operator:
 class LinearOperator(Operator):
     """y = A x. Adds `adjoint` (exact), `solve`, `norm`."""
 
+    identity: bool = False  # y = x
     elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
 
     @property

@@ -16,6 +16,7 @@ from solvers.operators.separable import multiple
 class Denoising(LinearOperator):
     """y = x."""
 
+    identity = True
     elementwise = True
     grid = Grid()
 

@@ -14,7 +14,7 @@ from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
 from solvers.run.interrupted import Savings
 from solvers.run.progress import Progress
-from solvers.solver import Step
+from solvers.solver import Solver, Step
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Drawing:
             chosen = range(start, min(start + self.run.rows, count * k))
             piece = everything.select(chosen)
             noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
-            last, reasons = self.follow(cell.solver(piece, prior, noise), cell.solver.steps, piece.ids, piece)
+            last, reasons = self.follow(cell.solver(piece, prior, noise), steps_of(cell.solver, piece, prior), piece.ids, piece)
             pieces.append(last.x0.detach())
             for row, reason in reasons.items():
                 bad.setdefault((start + row) // k, reason)
@@ -66,11 +66,12 @@ class Drawing:
         before, done = savings.load(image_id, k, scan) if savings else (None, None)
         if done is not None:
             return done.to(problem.y), {}
+        total = steps_of(solver, problem, prior)
         if not (savings and solver.resumable):
-            last, reasons = self.follow(solver(problem, prior, noise), solver.steps, problem.ids, problem)
+            last, reasons = self.follow(solver(problem, prior, noise), total, problem.ids, problem)
         else:
             steps = savings.following(solver(problem, prior, noise, before), noise, image_id, k, scan)
-            last, reasons = self.follow(steps, solver.steps, problem.ids, problem)
+            last, reasons = self.follow(steps, total, problem.ids, problem)
         if savings and cell.draws > 1 and not reasons:
             savings.finish(image_id, k, scan, last.x0)
         return last.x0.detach(), reasons
@@ -92,6 +93,11 @@ class Drawing:
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
         return step, reasons
+
+
+def steps_of(solver: Solver, problem: Problem, prior: Prior) -> int:
+    """The steps of a run; `steps` are those that were asked for."""
+    return len(solver.levels(problem, prior)) - 1
 
 
 def mean_residual(problem: Problem, step: Step) -> float:

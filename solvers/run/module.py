@@ -14,14 +14,15 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
+from solvers.noise_level import estimated_sigma_y, overstated
 from solvers.operators.base import Operator, Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
-from solvers.problem import Gaussian, Problem, continued, estimated_sigma_y, from_measurement, image_shape, measure
+from solvers.problem import Gaussian, Problem, continued, from_measurement, image_shape, measure
 from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
-from solvers.run.draws import Drawing
+from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
 from solvers.run.outside import put_back, set_aside
 from solvers.run.progress import Progress, Watch
@@ -31,6 +32,7 @@ from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, togeth
 from solvers.run.whole import check_memory, lifted
 from solvers.solver import check, lowered
 
+ENOUGH = 10.0  # seconds that an estimate of a run's time may take
 Fit = Callable[..., tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
@@ -113,8 +115,11 @@ class Reconstruction(pl.LightningModule):
                 outcomes.append(failed(scan, bad[b]))
                 continue
             cheap = None if baseline is None else baseline[b].cpu()
-            said = facts | {"notes": [*notes, *remarks(scan, self.run.measurements)]}
-            outcomes.append(picture(put_back(self.conclude(cell, scan, problem.select([b]), draws[b], cheap, said))))
+            one = problem.select([b])
+            own = [*notes, *remarks(scan, self.run.measurements)]
+            doubt = overstated(one) if self.run.measurements else ""
+            said = facts | ({"notes": [*own, doubt], "overstated": doubt} if doubt else {"notes": own})
+            outcomes.append(picture(put_back(self.conclude(cell, scan, one, draws[b], cheap, said))))
         return outcomes
 
     def conclude(
@@ -222,20 +227,22 @@ class Reconstruction(pl.LightningModule):
         return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
 
     def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
-        """Seconds an image, from the first steps on this scan (the very first, which warms up, apart)."""
+        """Seconds an image, from the first steps on this scan (the very first, which warms up, apart where there is time)."""
         if cell.operator is None:
             noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
-            steps, count = cell.solver(self.prior, noise, like), 1
+            steps, rows, total = cell.solver(self.prior, noise, like), 1, cell.solver.steps
         else:
             problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
-            count = min(cell.draws, self.run.rows)
-            steps = cell.solver(problem.repeat(count), prior, Noise([scan.image_id] * count, "solver", 0, range(count)))
+            rows, total = min(cell.draws, self.run.rows), steps_of(cell.solver, problem, prior)
+            steps = cell.solver(problem.repeat(rows), prior, Noise([scan.image_id] * rows, "solver", 0, range(rows)))
         times = [time.perf_counter()]
         with torch.no_grad():
             for _, _ in zip(range(trials + 1), steps):
                 times.append(self.since(0))
+                if times[-1] - times[0] > ENOUGH:
+                    break
         warm = times[1:] if len(times) > 2 else times
-        return (warm[-1] - warm[0]) / (len(warm) - 1) * cell.solver.steps * cell.draws / count
+        return (warm[-1] - warm[0]) / (len(warm) - 1) * total * cell.draws / rows
 
     def since(self, start: float) -> float:
         """Seconds, once the accelerator has done what it was given."""

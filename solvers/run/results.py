@@ -192,6 +192,12 @@ class Results:
             f"{of} have values outside their window, which are cut off: {mean:.2%} on average, {most:.2%} at most (--window full)"
         )
 
+    def overstated(self) -> str:
+        """A line of the images that hold far less noise than the task says; "" where none does."""
+        found = [record for record in self.records() if "overstated" in record]
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        return f"{found[0]['image_id']}{more}: {found[0]['overstated']}" if found else ""
+
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""
         if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):

@@ -124,6 +124,10 @@ class LinearStack(Stack, LinearOperator):
     """A stack of linear measurements: its inverse is each slice's own."""
 
     @property
+    def identity(self) -> bool:  # type: ignore[override]
+        return self.operator.identity  # type: ignore[attr-defined]
+
+    @property
     def elementwise(self) -> bool:  # type: ignore[override]
         return self.operator.elementwise  # type: ignore[attr-defined]
 
