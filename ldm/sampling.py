@@ -67,7 +67,7 @@ def sigma_at(a: float) -> float:
 
 def full(value: float | Tensor, like: Tensor) -> Tensor:
     """One number, or one of each image, as [B]."""
-    return torch.as_tensor(value).to(like).expand(len(like))
+    return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(len(like))
 
 
 def start(prior: Prior, noise: Noise, like: Tensor) -> Tensor:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.networks.recompute import recomputing
 from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
 from ldm.schedule import linear_alpha_bar
 from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
+from solvers.recompute import recomputing
 from solvers.solver import Chain, Move, Solver, fraction, positive
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.noise_level import estimated_sigma_y
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.operators.base import LinearOperator, Operator, Shape, norm, per_image
 from solvers.operators.weighted import weighted
 from solvers.operators.wrapper import Composed, Seen

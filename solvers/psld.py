@@ -10,13 +10,13 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.networks.recompute import recomputing
 from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
 from solvers.beliefs import IMAGE_DEVIATION, Isotropic
 from solvers.condition import CAP, correction
 from solvers.gauss_newton import Precision
 from solvers.operators.base import LinearOperator, norm
 from solvers.problem import Problem
+from solvers.recompute import recomputing
 from solvers.solver import Chain, Move, Solver, fraction, need_linear, positive
 
 PASTE = 1e-6  # s2 of a pseudo-inverse: singular values below a thousandth are left out

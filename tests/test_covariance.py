@@ -91,6 +91,7 @@ def test_errors_lie_where_contrast_is():
     assert found[local == 0].max() < found[textured].min() / 2
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_the_shipped_prior_errs_where_contrast_is():
     """At least as unevenly as V has it: what V takes to be possible where contrast is low must not be too little."""

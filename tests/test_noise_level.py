@@ -9,7 +9,7 @@ from analytic import isotropic, latent
 import sample
 from data.seeding import Noise
 from ldm.sampling import full
-from solvers.noise_level import estimated_sigma_y, overstated
+from solvers.measured.noise_level import estimated_sigma_y, overstated
 from solvers.operators import Denoising, SuperResolution
 from solvers.pnp import PnP
 from solvers.problem import Gaussian, Problem, measure

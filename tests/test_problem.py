@@ -10,7 +10,7 @@ from data import formats
 from data.ranges import percentiles
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.noise_level import estimated_sigma_y
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.operators import (
     CT,
     MRI,

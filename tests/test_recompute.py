@@ -8,11 +8,11 @@ from torch import nn
 from data.seeding import Noise
 from ldm.config import build
 from ldm.networks.edm import SongUNet
-from ldm.networks.recompute import blocks, recomputing
 from solvers.dps import DPS
 from solvers.operators import SuperResolution
 from solvers.problem import Gaussian, measure
 from solvers.psld import PSLD
+from solvers.recompute import blocks, recomputing
 
 SHAPE, IDS = (1, 16, 16), ("a", "b")
 

@@ -59,6 +59,8 @@ def test_several_tasks_and_solvers_make_a_grid_with_one_table(world: Path, tmp_p
     assert all(len(records(tmp_path / name)) == 2 for name in table)
     printed = capsys.readouterr().out
     assert all(name in printed for name in table)
+    page = (tmp_path / "report.html").read_text()
+    assert page.count("alt='restored'") == 8 and page.count("alt='truth'") == 2  # a row an image, a column a task and solver
 
 
 ESTIMATES = [("codps", "pixel", 3, True), ("codps", "pixel", 1, False), ("daps", "pixel", 3, False), ("daps", "latent", 3, True)]

@@ -108,7 +108,10 @@ def test_a_missing_slice_is_filled_from_its_neighbours_exactly():
         assert (float(found[:, :, 2].abs().max()) > 0.01) == (length > 0)
 
 
-@pytest.mark.parametrize("operator", [ThroughPlane(2.0), MissingSlices([0, 3]), Slicewise(GaussianBlur(3, 1.0))], ids=repr)
+SLOW = [pytest.param(operator, marks=pytest.mark.slow) for operator in (ThroughPlane(2.0), Slicewise(GaussianBlur(3, 1.0)))]
+
+
+@pytest.mark.parametrize("operator", [MissingSlices([0, 3]), *SLOW], ids=repr)
 def test_daps_samples_the_exact_posterior_of_a_correlated_volume(operator):
     """x0 ~ N(0, S) on 4x4x4 entries, correlated along all axes, its exact D in place of a network and V = Cov[x0 | x] whole:
     means of 400 draws within 5 standard errors of the dense posterior's, variances within 5 of theirs (64 entries each; the

@@ -7,7 +7,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.ranges import to_unit
 from solvers.measured import fit
-from solvers.noise_level import estimated_sigma_y
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.operators.ct_geometry import Geometry
 from solvers.problem import Problem
 

@@ -19,9 +19,9 @@ from data.formats.volume import as_affine
 from data.ranges import Intensity
 from data.seeding import Noise
 from solvers.measured import agreement, counts, fit
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.measured.scanner import Prepared, Scanner, blank
 from solvers.measured.water import good_rays, water
-from solvers.noise_level import estimated_sigma_y
 from solvers.operators.ct_fbp import WINDOWS
 from solvers.operators.ct_geometry import Geometry
 from solvers.operators.ct_measured import GeometryCT

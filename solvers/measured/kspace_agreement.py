@@ -5,7 +5,7 @@ from collections.abc import Callable
 from torch import Tensor
 
 from data.files import Refusal
-from solvers.noise_level import estimated_sigma_y
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.operators.algebra import conjugate_gradients, norm
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.mri import MRI

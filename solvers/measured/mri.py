@@ -17,8 +17,8 @@ from data.ranges import Intensity
 from data.seeding import Noise
 from solvers.measured import noise, phase
 from solvers.measured.espirit import compression, espirit, windowed
+from solvers.measured.noise_level import estimated_sigma_y
 from solvers.measured.scanner import Prepared, Scanner, blank, centred
-from solvers.noise_level import estimated_sigma_y
 from solvers.operators.kspace import fourier_along, inverse_fourier_along, to_real
 from solvers.operators.mri import MRI
 from solvers.problem import Gaussian, Likelihood, Problem, from_measurement

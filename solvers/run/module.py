@@ -14,7 +14,7 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.noise_level import estimated_sigma_y, overstated
+from solvers.measured.noise_level import estimated_sigma_y, overstated
 from solvers.operators.base import Operator, Shape
 from solvers.operators.grid import Grid
 from solvers.photons import unit_scale

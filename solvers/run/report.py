@@ -12,7 +12,7 @@ import PIL.Image
 import yaml
 
 from data.files import commit, commit_json, json_lines, read_yaml
-from solvers.run import figures, panels
+from solvers.run import figures, gallery, panels
 from solvers.run.figures import bars, sliding
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
@@ -37,7 +37,9 @@ tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
 .image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
 .image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
 .looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
-.looks small { display: block; color: var(--dim) } .crop { background-repeat: no-repeat } .compare .crop { position: relative }
+.gallery img { display: block; max-width: none } .gallery td, .gallery th { text-align: left; vertical-align: top }
+.looks small, .gallery small { display: block; color: var(--dim) }
+.crop { background-repeat: no-repeat } .compare .crop { position: relative }
 .compare .crop.over { position: absolute }
 pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
 details > summary { cursor: pointer; color: var(--dim) }
@@ -112,11 +114,12 @@ def conclude(results: Mapping[str, Results]) -> str:
 
 
 def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
-    """One summary of several tasks and solvers: summary.json, and report.html with links to each."""
+    """One summary of several tasks and solvers: summary.json, and report.html with links to each and their first images."""
     commit_json(folder / "summary.json", table)
     keys = _present(table.values())
     rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
-    parts = ["<h2>Summary</h2>", _table(["", "n", *(COLUMNS[key][0] for key in keys)], rows)]
+    head = ["", "n", *(COLUMNS[key][0] for key in keys)]
+    parts = ["<h2>Summary</h2>", _table(head, rows), "<h2>Images</h2>", gallery.table(folder, list(table))]
     return page(folder / "report.html", folder.name, parts)
 
 

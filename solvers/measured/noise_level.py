@@ -1,15 +1,12 @@
 """How much noise a measurement holds, from the measurement alone."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data.files import Refusal
 from solvers.photons import unit_scale
-
-if TYPE_CHECKING:
-    from solvers.problem import Problem
 
 OFF = 2.0  # how many times sigma_y may be what is found
 RUN = 64  # neighbouring differences that are judged together when sigma_y is estimated
@@ -21,9 +18,9 @@ STENCILS: dict[str, list[list[list[int]]]] = {  # of the differences that noise 
 }
 
 
-def estimated_sigma_y(problem: "Problem") -> Tensor:
-    """sigma_y of each image [B] from y alone: the root mean square of what no image can explain, where an operator has that
-    (k-space); else from differences of neighbours, whose structure makes it too large.
+def estimated_sigma_y(problem: Any) -> Tensor:
+    """sigma_y of each image [B] of a `Problem`, from y alone: the root mean square of what no image can explain, where an
+    operator has that (k-space); else from differences of neighbours, whose structure makes it too large.
 
     The finest diagonal differences (Donoho & Johnstone 1994), or second differences along lines where too few 2 x 2 blocks are
     measured; of MRI along columns, of CT fourth ones along the bins. They are cut into runs of 64 neighbours; the lower
@@ -64,7 +61,7 @@ def differences(image: Tensor, mask: Tensor, neighbours: str) -> list[Tensor]:
     return results
 
 
-def overstated(problem: "Problem") -> str:
+def overstated(problem: Any) -> str:
     """What to say of a sigma_y that is far above what y, a picture of its image, can hold; "" where it is not."""
     if getattr(problem.likelihood, "sigma_y", None) is None or unit_scale(problem.operator) != 2:
         return ""
