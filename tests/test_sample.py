@@ -5,6 +5,7 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 import tiny
@@ -82,6 +83,7 @@ def test_posterior_draws_give_mean_spread_and_interval(world: Path, tmp_path: Pa
     assert len(draws) == 3 and {"residual_mean", "coverage", "psnr_draw"} <= record.keys()
     mean = formats.read(tmp_path / record["files"]["recon"]).pixels
     std = torch.from_numpy(np.load(tmp_path / record["files"]["std"]))
+    assert PIL.Image.open(tmp_path / "std/scan0.png").height >= std.shape[-2]  # the same to look at
     inside = (draws > 0).all(0) & (draws < 65535).all(0)  # files clip what overshoots
     assert inside.float().mean() > 0.3
     # Stored values are rounded to half a unit; the mean of three of them too.

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from data import formats
 from data.files import commit, digest
+from data.pictures import HEIGHT, ceiling, tile
 from solvers.operators.grid import Grid
 from solvers.run.interrupted import STATE
 from solvers.run.panels import panel, png
@@ -72,6 +73,8 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[di
     if outcome.std is not None:
         spread = formats.as_stored(outcome.std * scan.intensity.per_unit, scan.source.meta)
         write_array(spread, files.place("std", ".npy"))
+        height = max(HEIGHT, spread.shape[-2])
+        commit(files.place("std", ".png"), png(tile("std of draws", spread, 0, ceiling(spread), height)))
     _write_measured(outcome, files)
     return files.names, files.written
 
