@@ -4,7 +4,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +21,7 @@ from ldm import config as configuration
 from solvers.run import door, report, scanned, volumes, whole
 from solvers.run.batches import Pending, batches
 from solvers.run.cells import Cell, build, run_of
-from solvers.run.cost import peak_memory
+from solvers.run.forecast import estimate
 from solvers.run.interrupted import Savings
 from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
@@ -34,13 +34,29 @@ from solvers.run.trainer import make_trainer, quiet, surroundings
 from solvers.run.whole import Unit
 from solvers.run.writer import Writer
 
-FAST = ("pnp", "tv", "resample_fast", "padis", "daps", "codps_plus")  # of which --dry-run names the fastest
-
 
 @rank_zero_only
 def say(line: str) -> None:
     """Print a line, once for all processes."""
     print(printable(line), flush=True)
+
+
+@dataclass
+class Work:
+    """A restoration that has been checked: its cells, what they are to restore, and how files become scans."""
+
+    cells: Sequence[Cell]
+    folders: Mapping[str, Path]  # of results, by cell
+    everything: Mapping[str, Unit]  # that there is, by image id
+    rows: Sequence[Unit]  # that are restored now
+    load: Callable[[Unit], Scan]
+    first: Scan
+    module: Reconstruction
+    remarks: Sequence[str]  # for the terminal
+
+    @property
+    def volumes(self) -> int:
+        return sum(isinstance(row, Whole) for row in self.rows)
 
 
 def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Node], demo: bool) -> int:
@@ -51,13 +67,46 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     quiet()
     begun = time.monotonic()
     surroundings(options.devices, options.num_nodes, options.accelerator)
+    work = checked(options, configs)
+    trainer = make_trainer(options)
+    if options.compile:
+        prior = work.module.prior
+        prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
+    if options.dry_run:
+        many = trainer.num_devices * trainer.num_nodes
+        return estimate(work.module, trainer.strategy.root_device, many, work.first, len(work.rows))
+    results = {}
+    for cell in work.cells:
+        plain = configuration.plain(configs[cell.name])
+        results[cell.name] = results_of(cell, plain, work.module.prior, options, work.folders[cell.name])
+    with locked_folders(results.values(), options, work.everything) as holds:
+        if demo:
+            say(f"demo: {len(work.rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
+        for remark in work.remarks:
+            say(f"note: {remark}")
+        complete = predict(work, results, trainer, options)
+        if cast(Any, rank_zero_only).rank > 0:
+            return 0
+        if options.join and not last(holds, results.values(), complete):
+            return 0
+        if options.join or trainer.world_size > 1:
+            for result in results.values():
+                result.order(work.everything)
+        for savings in work.module.savings.values():
+            savings.tidy()
+        code = conclude(results, work.everything, work.load, options.slices)
+        print(f"took {time.monotonic() - begun:.1f} s")
+        return code
+
+
+def checked(options: argparse.Namespace, configs: Mapping[str, configuration.Node]) -> Work:
+    """What is asked for, once the first image has shown that it can be done."""
     prior = catalogue.prior(next(iter(configs.values())), options.model, options.model_config)
     cells = [build(name, config, options) for name, config in configs.items()]
     root = options.save_dir / (options.split or "")
     folders = {name: root / name if len(cells) > 1 else root for name in configs}
-    found, apart = whole.units(
-        all_rows(options, cells, folders.values()), cells, prior, options.slicewise or scanned.reads(cells)
-    )
+    slicewise = options.slicewise or scanned.reads(cells)
+    found, apart = whole.units(all_rows(options, cells, folders.values()), cells, prior, slicewise)
     everything = {unit.image_id: unit for unit in found}
     rows = list(everything.values())[options.start :][: options.limit]
     if not rows:
@@ -65,55 +114,38 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
 
     operators = [cell.operator for cell in cells]
     load, notes, first = reader(prior, operators, rows, options.measurements, scanned.source(cells, options), options.window)
-    if leak := leaks(options, rows):
-        say(f"note: {leak}")
-        notes = [*notes, leak]
-    run = run_of(options, cells)
-    module = Reconstruction(prior, cells, run, resize.fit, notes)
+    leak = leaks(options, rows)
+    notes = [*notes, *filter(None, [leak])]
+    module = Reconstruction(prior, cells, run_of(options, cells), resize.fit, notes)
     module.check(first)
-    trainer = make_trainer(options)
-    if options.compile:
-        prior.denoiser = torch.compile(prior.denoiser)  # type: ignore[assignment]
-    if options.dry_run:
-        return estimate(trainer, module, first, len(rows))
+    remarks = dict.fromkeys(filter(None, [leak, apart, *(cell.note(prior) for cell in cells)]))
+    return Work(cells, folders, everything, rows, load, first, module, list(remarks))
 
-    merged = {name: configuration.plain(config) for name, config in configs.items()}
-    results = {cell.name: results_of(cell, merged[cell.name], prior, options, folders[cell.name]) for cell in cells}
-    with locked_folders(results.values(), options, everything) as holds:
-        if demo:
-            say(f"demo: {len(rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
-        for note in filter(None, dict.fromkeys([apart, *(cell.note(prior) for cell in cells)])):
-            say(f"note: {note}")
-        if (processes := options.devices * options.num_nodes) > sum(isinstance(row, Whole) for row in rows) > 0:
-            say(f"note: {processes} processes share volumes, and not the slices of one")
-        module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
-        volume = any(isinstance(row, Whole) for row in rows)
-        together = 1 if volume else run.rows
-        sizes = {cell.name: max(1, together // cell.draws) for cell in cells}
-        parts = parts_of(results, sizes, options, trainer)
-        module.progress.json, module.progress.beats = options.log == "json", [part.heart.beat for part in parts.values()]
-        ahead = reading_ahead(options.workers, trainer, volume or scanned.reads(cells))
-        trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
-        pending = []
-        for name, part in parts.items():
-            left_over = Pending([row.image_id for row in rows], sizes[name], results[name].committed, part.numbers)
-            pending.append(batches(rows, load, sizes[name], left_over, ahead))
-        with left(parts.values()):
-            trainer.predict(module, pending, return_predictions=False)
-        if cast(Any, rank_zero_only).rank > 0:
-            return 0
-        complete = all(part.complete for part in parts.values())
-        if bound := next(iter(parts.values())).bounds.reached:
-            say(f"note: {bound} is reached; the same command goes on from here" * (not complete))
-        if options.join and not last(holds, results.values(), complete):
-            return 0
-        for result in results.values() if options.join or trainer.world_size > 1 else ():
-            result.order(everything)
-        for savings in module.savings.values():
-            savings.tidy()
-        code = conclude(results, everything, load, options.slices)
-        print(f"took {time.monotonic() - begun:.1f} s")
-        return code
+
+def predict(work: Work, results: Mapping[str, Results], trainer: pl.Trainer, options: argparse.Namespace) -> bool:
+    """Restore what is not committed yet; whether nothing is left then."""
+    module = work.module
+    processes = options.devices * options.num_nodes
+    if processes > work.volumes > 0:
+        say(f"note: {processes} processes share volumes, and not the slices of one")
+    module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
+    together = 1 if work.volumes else module.run.rows
+    sizes = {cell.name: max(1, together // cell.draws) for cell in work.cells}
+    parts = parts_of(results, sizes, options, trainer)
+    module.progress.json = options.log == "json"
+    module.progress.beats = [part.heart.beat for part in parts.values()]
+    ahead = reading_ahead(options.workers, trainer, work.volumes > 0 or scanned.reads(work.cells))
+    trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
+    pending = []
+    for name, part in parts.items():
+        left_over = Pending([row.image_id for row in work.rows], sizes[name], results[name].committed, part.numbers)
+        pending.append(batches(work.rows, work.load, sizes[name], left_over, ahead))
+    with left(parts.values()):
+        trainer.predict(module, pending, return_predictions=False)
+    complete = all(part.complete for part in parts.values())
+    if bound := next(iter(parts.values())).bounds.reached:
+        say(f"note: {bound} is reached; the same command goes on from here" * (not complete))
+    return complete
 
 
 def parts_of(
@@ -207,37 +239,3 @@ def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Cal
     for line in failures:
         door.complain("sample.py", f"failed: {line}")
     return 1 if failures else 0
-
-
-def estimate(trainer: pl.Trainer, module: Reconstruction, scan: Scan, count: int) -> int:
-    """--dry-run: everything was checked; a few steps on the first image say how long it will take, and what would be faster."""
-    module.to(trainer.strategy.root_device)
-    many = trainer.num_devices * trainer.num_nodes
-    for cell in module.cells:
-        seconds = module.estimate(cell, scan)
-        peak = peak_memory() / 2**30
-        print(f"{cell.name}: {took(seconds, count, many)}; peak memory {peak:.2f} GiB")
-        found = faster(module, cell, scan, seconds) if cell.operator else []
-        for name, less in found:
-            print(f"  faster: --solver {name:14} {took(less, count, many)}")
-    return 0
-
-
-def took(seconds: float, count: int, devices: int) -> str:
-    return f"about {seconds:.1f} s an image, {seconds * count / devices / 60:.1f} min for {count}"
-
-
-def faster(module: Reconstruction, cell: Cell, scan: Scan, seconds: float) -> list[tuple[str, float]]:
-    """The three fastest solvers that do the job of a cell with this prior in less time, and their seconds an image."""
-    found = []
-    for name in FAST:
-        chosen = configuration.build(configuration.load([catalogue.settings("solvers", name)])["solver"])
-        if isinstance(chosen, type(cell.solver)):
-            continue
-        other = replace(cell, name=name, solver=chosen)
-        try:
-            Reconstruction(module.prior, [other], module.run, module.fit).check(scan)
-        except Refusal:  # cannot do it
-            continue
-        found.append((name, module.estimate(other, scan, trials=1)))
-    return sorted((pair for pair in found if pair[1] < seconds), key=lambda pair: pair[1])[:3]
