@@ -1,5 +1,7 @@
 // What the page does in the browser by itself: sending a file, drawing a mask.
 window.page = {
+  sent: Promise.resolve(),
+
   post: (kind, body, query = "") => fetch(`/${kind}/${document.querySelector("[data-token]").dataset.token}${query}`,
     { method: "POST", body }).then((reply) => reply.json()),
 
@@ -25,14 +27,24 @@ window.page = {
       brush.arc(event.offsetX * scale, event.offsetY * scale, canvas.width / 24, 0, 7)
       brush.fill()
     }
+    const clear = (canvas) => { canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height); page.sendMask(canvas) }
+    element.addEventListener("dblclick", (event) => { if (event.target.id === "hole") clear(event.target) })
     for (const name of ["pointerdown", "pointermove"]) element.addEventListener(name, stroke)
     element.addEventListener("pointerup", (event) => { if (event.target.id === "hole") page.sendMask(event.target) })
+    let last
+    new MutationObserver(() => { // the picture was drawn anew, in another window or of another slice: the hole stays
+      const canvas = element.querySelector("#hole")
+      if (!canvas || canvas === last) return
+      if (last && last.dataset.scan === canvas.dataset.scan) canvas.getContext("2d").drawImage(last, 0, 0)
+      last = canvas
+    }).observe(element, { childList: true, subtree: true })
   },
 
   async sendMask(canvas) {
     const drawn = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height)
     const measured = drawn.data.filter((_, i) => i % 4 === 3).map((alpha) => (alpha > 127 ? 0 : 255))
-    await page.post("mask", measured, `?width=${canvas.width}`)
+    page.sent = page.sent.then(() => page.post("mask", measured, `?width=${canvas.width}`)) // one after another
+    await page.sent
     document.getElementById("drawn").click()
   },
 }

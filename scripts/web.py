@@ -55,7 +55,7 @@ class Session:
         if len(Session.open) >= PAGES:
             raise Refusal(f"{PAGES} pages are open already")
         self.token, self.folder = secrets.token_urlsafe(24), Path(tempfile.mkdtemp(prefix="palimpsest-web-"))
-        self.stop, self.scan = threading.Event(), Opened(Path(), [])
+        self.stop, self.scan, self.scans = threading.Event(), Opened(Path(), []), 0
         self.result: Any = None
         Session.open[self.token] = self
 
@@ -64,12 +64,13 @@ class Session:
         Session.open.pop(self.token, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def use(self, path: Path) -> None:
-        """Restore this file from now on, and forget the one before."""
-        self.scan, self.result = Opened.of(path), None
+    def look(self, scan: Opened) -> None:
+        """Restore this from now on, and forget what came before: its run, result, mask and file."""
         self.stop.set()
+        self.scan, self.scans, self.result = scan, self.scans + 1, None
+        (self.folder / "mask.png").unlink(missing_ok=True)
         for old in self.folder.glob("sent-*"):
-            if old != path.parent:
+            if not scan.path.is_relative_to(old):
                 shutil.rmtree(old)
 
     def mask(self, path: Path, width: int) -> None:
@@ -91,6 +92,8 @@ class Session:
 
     def said(self, error: BaseException) -> str:
         """The line about a mistake, without any path of this computer. A bug is in the log."""
+        if self.token not in Session.open:
+            return "This page was closed."
         reason = door.explained(error)
         if not reason:
             logging.error("a bug in the program", exc_info=error)
@@ -154,7 +157,7 @@ def application(models: Sequence[str], most: int, hosts: Sequence[str] = (), log
                     file.write(piece if size <= most else b"")
             if size > most:
                 raise Refusal(f"the file is larger than {most >> 20} MB; --max-upload-mb of scripts/web.py allows more")
-            await run_in_threadpool(*((session.use, path) if kind == "scan" else (session.mask, path, width)))
+            await run_in_threadpool(lambda: session.look(Opened.of(path)) if kind == "scan" else session.mask(path, width))
             return {}
         except Exception as error:
             shutil.rmtree(folder)

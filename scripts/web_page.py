@@ -38,6 +38,11 @@ def pace(path: Path, prior: str, overrides: Sequence[str], **asked: Any) -> floa
     return P.estimate(path, loaded(prior), overrides=overrides, steps=10, **asked) / 10
 
 
+def ends(level: float | None, width: float | None) -> tuple[float, float] | None:
+    """What is shown as black and as white; None where the fields do not say it."""
+    return None if level is None or not width or width < 0 else (level - width / 2, level + width / 2)
+
+
 def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
     """The page. sessions: makes what a visitor has. models: priors beside the shipped ones."""
     priors = {Path(folder).name: folder for folder in models} | {name: name for name in P.models()}
@@ -50,7 +55,8 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
         changed += [f"{one.key}={s.folder / 'mask.png'}" for one in known if one.kind == "file" and one.name == "mask"]
         slices = {} if every or len(s.scan.rows) == 1 else {"slice_range": f"{int(k)}:{int(k) + 1}"}
         window = {"window": "{:g}:{:g}".format(*w)} if (w := s.scan.rows[0].window) else {}
-        given = {"prior": priors[model], "task": task, "solver": solver, **dict(zip(("steps", "draws", "seed"), map(int, n)))}
+        given = {"prior": priors[model], "task": task, "solver": solver}
+        given |= {name: int(one) for name, one in zip(("steps", "draws", "seed"), n) if one is not None}
         return given | window | slices | ({"measurements": True} if measured else {}) | {"overrides": changed}
 
     def spelled(s: Any, *controls: Any) -> str:
@@ -64,7 +70,8 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
     def estimate(s: Any, *controls: Any) -> str:
         try:
             asked = words(s, *controls)
-            steps, _, overrides = asked.pop("steps"), asked.pop("seed"), tuple(asked.pop("overrides"))
+            steps, overrides = asked.pop("steps", STEPS[asked["solver"]]), tuple(asked.pop("overrides"))
+            asked.pop("seed", 0)
             return f"about **{pace(s.scan.path, overrides=overrides, **asked) * steps:.0f} s** on this computer"
         except Exception as error:
             return f"<span class=refused>{html.escape(s.said(error))}</span>"
@@ -80,35 +87,33 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
     def chosen(s: Any, name: str = "") -> tuple:
         """A scan has come: its slices, and the window it is looked at through."""
         if name:
-            s.scan, s.result = Opened(Path(DEMOS[name].path), [DEMOS[name]]), None
+            s.look(Opened(Path(DEMOS[name].path), [DEMOS[name]]))
         several, middle = len(s.scan.rows) > 1, len(s.scan.rows) // 2
         _, low, high = s.scan.look(middle)
         slices = gr.update(maximum=max(len(s.scan.rows) - 1, 1), value=middle, visible=several)
         return slices, gr.update(visible=several), (low + high) / 2, high - low, "", gr.update(visible=False), ""
 
     def show(s: Any, k: float, level: float, width: float, task: str) -> str:
-        pixels = s.scan.look(int(k))[0].numpy()
-        shown, (h, w) = uri(picture(pixels, level - width / 2, level + width / 2)), pixels.shape[-2:]
+        pixels, *own = s.scan.look(int(k))
+        shown, (h, w) = uri(picture(pixels.numpy(), *(ends(level, width) or own))), pixels.shape[-2:]
         masked = any(one.name == "mask" for one in P.settings("tasks", task) if one.kind == "file")
-        canvas = f"<canvas id=hole width={w} height={h}></canvas>" if masked else ""
-        hint = "draw over what was not measured" if masked else f"{w} × {h} pixels"
+        canvas = f"<canvas id=hole data-scan={s.scans} width={w} height={h}></canvas>" if masked else ""
+        hint = "draw over what was not measured; a double click clears it" if masked else f"{w} × {h} pixels"
         return f"<small>{hint}</small><div class=mask><img class=pic src='{shown}' alt='the scan'>{canvas}</div>"
 
     def restore(s: Any, level: float, width: float, *controls: Any) -> Iterator[tuple]:
         hidden, seen = gr.update(visible=False), None
-        s.stop.clear()
         try:
             for seen in P.follow(s.scan.path, stop=s.stop, **words(s, *controls)):
                 yield ("" if isinstance(seen, list | P.Result) else seen.html()), hidden, ""
+            s.result = seen[0] if isinstance(seen, list) else seen
+            rows, links = s.result.middle.image.shape[-2], TAKE.replace("TOKEN", s.token)
+            shown = f"{s.result.html(ends(level, width))}<p class=take>Download: {links}</p>"
+            yield shown, gr.update(visible=True, maximum=rows - 1, value=rows // 2), ""
         except P.Stopped:
-            yield "<p role=status id=stopped>Stopped.</p>" + seen.html(), hidden, ""
+            yield f"<p role=status id=stopped>Stopped.</p>{seen.html() if seen else ''}", hidden, ""
         except Exception as error:
             yield f"<p class=refused role=alert>{html.escape(s.said(error))}</p>", hidden, ""
-        else:
-            s.result = seen[0] if isinstance(seen, list) else seen
-            rows, shown = s.result.middle.image.shape[-2], s.result.html((level - width / 2, level + width / 2))
-            links = f"<p class=take>Download: {TAKE.replace('TOKEN', s.token)}</p>"
-            yield shown + links, gr.update(visible=True, maximum=rows - 1, value=rows // 2), ""
 
     with gr.Blocks(title="Palimpsest", analytics_enabled=False) as page:
         session, how = gr.State(), gr.State({})
@@ -155,7 +160,7 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
                 with gr.Row():
                     go, halt = gr.Button("Restore", variant="primary", elem_id="go"), gr.Button("Stop", elem_id="stop")
                 paced = gr.Markdown(elem_id="pace")
-                with gr.Accordion("The same without this page", open=False):
+                with gr.Accordion("The same without this page", open=False, elem_id="without"):
                     code = gr.Textbox(lines=5, show_label=False, buttons=["copy"], elem_id="code")
         out = gr.HTML(elem_id="out")
         at = gr.Slider(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
@@ -172,10 +177,11 @@ def blocks(sessions: Any, models: Sequence[str]) -> gr.Blocks:
         gr.on([k.change, level.change, width.change, task.change], show, seen, scan, **last)
         task.change(lambda name: ({}, gr.update(info=TASKS[name])), task, [how, task], **quick)
         solver.change(lambda name: (STEPS[name], gr.update(info=SOLVERS[name])), solver, [steps, solver], **quick)
-        changes = [*(control.change for control in asked[3:-1]), drawn.click]
+        changes = [*(control.change for control in asked[2:-1]), drawn.click]
         gr.on(changes, estimate, asked, paced, trigger_mode="always_last", show_progress="hidden", **work)
-        gr.on([*changes, seed.change, k.change, every.change], spelled, asked, code, **last)
-        go.click(restore, [session, level, width, *asked[1:]], [out, at, line], **work)
+        gr.on([*changes, seed.change, k.change], spelled, asked, code, **last)
+        pressed = go.click(lambda s: s.stop.clear(), session, None, **quick)  # before the queue: who waits may stop too
+        pressed.then(restore, [session, level, width, *asked[1:]], [out, at, line], **work)
         halt.click(lambda s: s.stop.set(), session, None, **quick)
         at.change(lambda s, row: s.result.profile(int(row)) if s.result else "", [session, at], line, **last)
     return page.queue(max_size=32)
@@ -185,5 +191,6 @@ def field(one: Any, how: gr.State) -> None:
     """The control of a setting."""
     own: Any = {"choice": {"choices": list(one.choices)}, "whole": {"precision": 0}}.get(one.kind, {})
     kind: Any = {"choice": gr.Dropdown, "truth": gr.Checkbox}.get(one.kind, gr.Number)
-    made = kind(value=one.value, label=one.name, info=one.about or None, elem_id=f"set-{one.name}", min_width=120, **own)
+    look: Any = {"label": one.name, "info": one.about or None, "elem_id": f"set-{one.name}", "min_width": 120}
+    made = kind(value=one.value, interactive=True, **look, **own)  # gradio thinks that what is rendered late is an output
     made.change(lambda value, known: {**known, one.key: value}, [made, how], how, queue=False, api_visibility="private")

@@ -7,7 +7,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import PIL.Image
 import pytest
+import solver_gallery
 
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
@@ -60,3 +62,12 @@ def test_every_solver_of_the_quality_page_is_in_its_plot():
         tree = ElementTree.parse(ROOT / f"docs/plots/{task}-{noise.split()[-1]}.svg")
         names = [node.text for node in tree.iter("{http://www.w3.org/2000/svg}text")]
         assert sum(names.count(solver) for solver in {row["solver"] for row in rows}) == len(rows), title
+
+
+def test_the_page_on_choosing_a_solver_has_a_picture_of_each():
+    page, picture = (ROOT / "docs/solvers.md").read_text(), ROOT / "docs/solvers.png"
+    assert "](solvers.png)" in page and picture.stat().st_size < 300_000
+    shown = set(PIL.Image.open(picture).info)
+    rows = [line.split("|")[2] for line in page.splitlines() if line.startswith("| ")]
+    chosen = {name for cell in rows for name in re.findall(r"`([a-z_]+)`", cell)}
+    assert len(chosen) >= 8 and chosen <= shown == set(solver_gallery.CALLS)

@@ -15,6 +15,7 @@ from data.ranges import to_unit
 from solvers.run.record import Outcome
 
 REGION = 7  # a side of the enlarged region, as a part of the image's shorter one
+Place = tuple[int, int, int, int]  # left, top, right, bottom: of a picture in its panel
 Tile = tuple[str, Tensor, float, float]  # title, values, black, white
 FLOOR = 1e-4  # of the largest amplitude: where spectra are black
 
@@ -71,7 +72,7 @@ def png(sheet: PIL.Image.Image) -> bytes:
     return out.getvalue()
 
 
-def places(sheet: PIL.Image.Image) -> dict[str, tuple[int, int, int, int]]:
+def places(sheet: PIL.Image.Image) -> dict[str, Place]:
     """Where the pictures of a panel's file lie; {} of a picture that is none."""
     return json.loads(sheet.info.get("tiles", "{}"))
 

@@ -28,6 +28,7 @@ STYLE = """
 :root { color-scheme: light dark } a { color: var(--link) }
 body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page) }
 body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
+h1, figcaption { overflow-wrap: anywhere }
 h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
 td { white-space: nowrap }
@@ -35,12 +36,12 @@ th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th
 tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
 .image { margin: 0 0 2rem; scroll-margin-top: 1rem }
 .image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
-.image > img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
+.image img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
 .looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
 .gallery img { display: block; max-width: none } .gallery td, .gallery th { text-align: left; vertical-align: top }
-.looks small, .gallery small { display: block; color: var(--dim) }
-.crop { background-repeat: no-repeat } .compare .crop { position: relative }
-.compare .crop.over { position: absolute }
+.gallery small { display: block; color: var(--dim) }
+.looks { align-items: flex-end } .looks > * { max-width: 100% } .looks small { display: block; color: var(--dim) }
+.crop { background-repeat: no-repeat; max-width: 100% }
 pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
 details > summary { cursor: pointer; color: var(--dim) }
 @media print { body { margin: 0; max-width: none } .image, tr { break-inside: avoid } pre { white-space: pre-wrap } }
@@ -171,31 +172,39 @@ def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
     file = _file(record)
     if not file.endswith(".png"):
         return ""
-    code, boxes = base64.b64encode((folder / file).read_bytes()).decode(), panels.places(PIL.Image.open(folder / file))
+    sheet = PIL.Image.open(folder / file)
+    code, looks = base64.b64encode((folder / file).read_bytes()).decode(), _looks(panels.places(sheet), sheet.size)
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
     panel = f"<img alt='{name}' src='data:image/png;base64,{code}'>"
-    return f"<figure class=image id=image-{place}>{caption}<div class=looks>{_looks(boxes)}</div>{panel}</figure>"
+    return f"<figure class=image id=image-{place}>{caption}<div class=looks>{looks}</div>{panel}</figure>"
 
 
-def _looks(boxes: Mapping[str, tuple[int, int, int, int]]) -> str:
-    """What was measured and what was restored under one slider, error and spread beside it: parts of the panel below."""
-    restored = boxes.get("restored", (0, 0, 0, 0))
-    size = (restored[2] - restored[0], restored[3] - restored[1])
-    alike = [
-        name for name in BEFORE if name in boxes and (boxes[name][2] - boxes[name][0], boxes[name][3] - boxes[name][1]) == size
-    ]
+def _looks(boxes: Mapping[str, panels.Place], sheet: tuple[int, int]) -> str:
+    """What was measured and what was restored under one slider, error and spread beside it: parts of the panel below.
+
+    sheet: width and height of the panel.
+    """
+    alike = [name for name in BEFORE if name in boxes and _size(boxes[name]) == _size(boxes.get("restored", (0, 0, 0, 0)))]
     if not alike:
         return ""
-    parts = [sliding(_crop(boxes[alike[0]], "over"), _crop(restored), (alike[0], "restored"))]
-    parts += [f"<div><small>{name}</small>{_crop(boxes[name])}</div>" for name in ("error", "std") if name in boxes]
+    crops = {name: _crop(box, sheet, "over" if name == alike[0] else "") for name, box in boxes.items()}
+    parts = [sliding(crops[alike[0]], crops["restored"], (alike[0], "restored"))]
+    parts += [f"<div><small>{name}</small>{crops[name]}</div>" for name in ("error", "std") if name in boxes]
     return "".join(parts)
 
 
-def _crop(box: tuple[int, int, int, int], kind: str = "") -> str:
+def _crop(box: panels.Place, sheet: tuple[int, int], kind: str) -> str:
+    """A part of the panel at its own size, smaller where there is no room: all lengths but the width are relative."""
+    (width, height), (left, top) = _size(box), box[:2]
+    scale = f"background-size:{100 * sheet[0] / width:.4f}% {100 * sheet[1] / height:.4f}%"
+    place = f"background-position:{100 * left / (sheet[0] - width):.4f}% {100 * top / (sheet[1] - height):.4f}%"
+    return f"<div class='crop {kind}' style='width:{width}px;aspect-ratio:{width}/{height};{scale};{place}'></div>"
+
+
+def _size(box: panels.Place) -> tuple[int, int]:
     left, top, right, bottom = box
-    size = f"width:{right - left}px;height:{bottom - top}px;background-position:-{left}px -{top}px"
-    return f"<div class='crop {kind}' style='{size}'></div>"
+    return right - left, bottom - top
 
 
 def _file(record: Mapping[str, Any]) -> str:
