@@ -171,7 +171,13 @@ def scans(height: int, width: int, count: int = 2) -> list[Scan]:
 CELLS = [(s, k, t) for s in RESTORING for k in KINDS.get(s, DIFFUSIONS) for t in TASKS if t == "sr" or s == "daps"]
 
 
-@pytest.mark.parametrize("solver, kind, task", CELLS)
+QUICK = {("daps", kind, "sr") for kind in DIFFUSIONS} | {("daps", "pixel", task) for task in TASKS}
+QUICK |= {("pnp", "pixel", "sr"), ("resample_fast", "latent", "sr")}
+
+
+@pytest.mark.parametrize(
+    "solver, kind, task", [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.slow) for cell in CELLS]
+)
 def test_restoration(solver: str, kind: str, task: str):
     """predict_step in whole, of images of the prior's size, smaller ones, and larger ones in tiles. Conjugate gradients make a
     rounding of the network as large as what they leave open, which is 0.01 sigma_y.

@@ -120,7 +120,7 @@ def test_commands_told_in_passing_are_right(line: str, tmp_path: Path, monkeypat
             sample.main(words)
         assert "super_resolution" in capsys.readouterr().out
         return
-    assert sample.main([*words, "--dry-run", "--accelerator", "cpu", "--precision", "32-true"]) == 0
+    assert sample.main([*words, "--dry-run", "--accelerator", "cpu", "--precision", "32-true", "--num-samples", "1"]) == 0
     assert "s an image" in capsys.readouterr().out
 
 

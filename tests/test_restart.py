@@ -78,7 +78,7 @@ def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
 
 def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Path):
     """SIGTERM is how schedulers preempt; Lightning's own handler would only take note of it."""
-    words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=400", task="mask")
+    words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=150", task="mask")
     process = started(tiny.command(*words), tmp_path / "stopped")
     while process.poll() is None and not committed(tmp_path / "stopped"):
         time.sleep(0.01)

@@ -53,6 +53,15 @@ def test_hounsfield_units_outside_any_window_survive(world, scans, tmp_path, win
         assert any("carried through to the result" in note for note in records["c"]["notes"])
 
 
+def test_they_survive_in_a_volume_that_is_restored_as_one(world, scans, tmp_path):
+    more = ["--measurements", "--window=-100:100", "--model", "demo-pixel", "--solver", "pnp"]
+    (record,) = run(world, scans, tmp_path / "out", *more).values()
+    assert record["carried"] > 0.5 and record["notes"][0].startswith("restored as a volume")
+    for name in "abc":
+        truth = formats.read(scans / f"{name}.dcm").pixels[0].numpy()
+        assert np.abs(restored(tmp_path / "out", name) - truth).max() <= 0.5
+
+
 def test_by_default_nothing_is_cut_off(world, scans, tmp_path, capsys):
     records = run(world, scans, tmp_path / "out", task="denoising")
     assert [record["contract"] for record in records.values()] == [[AIR, BONE]] * 3

@@ -9,6 +9,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape
+from solvers.operators.grid import Grid
 from solvers.operators.volume.through_plane import in_three
 
 SAME = ("unit_range", "transmission", "amplitude", "random", "turns", "neighbours")  # what is true of a slice is of the stack
@@ -92,6 +93,11 @@ class Stack(Operator):
 
     def measured(self, y: Tensor) -> Tensor:
         return self.each(len(y)).measured(self.rows(y)).reshape(len(y), -1).sum(1)
+
+    @property
+    def grid(self) -> Grid | None:  # type: ignore[override]
+        """Within a slice."""
+        return self.operator.grid
 
     def noise_alone(self, y: Tensor) -> Tensor | None:
         found = self.each(len(y)).noise_alone(self.rows(y))
