@@ -43,7 +43,8 @@ def committed(folder: Path) -> int:
     return lines.read_bytes().count(b"\n") if lines.exists() else 0
 
 
-def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
+@pytest.mark.slow  # tests/chaos kills ten times by default
+def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
     """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
     more = ["--batch-size", "2", "solver.params.steps=50"]
     whole = started(tiny.command(*tiny.words(world, tmp_path / "whole", *more, task="mask")), tmp_path / "whole")
@@ -51,7 +52,7 @@ def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
     assert whole.wait() == 0
     work = time.monotonic() - began
     arguments = tiny.command(*tiny.words(world, tmp_path / "killed", *more, task="mask"))
-    after = []
+    moments, after = 10, []
     for u in Noise(["kill"], "noise").uniform((1, moments))[0].tolist():
         process = started(arguments, tmp_path / "killed")
         time.sleep(work * u * 2 / moments)
@@ -65,15 +66,6 @@ def killed_and_restarted(world: Path, tmp_path: Path, moments: int) -> None:
     for record in (*first.values(), *second.values()):
         del record["seconds"]
     assert second == first and len(first) == 8
-
-
-def test_killed_twice_and_restarted(world: Path, tmp_path: Path):
-    killed_and_restarted(world, tmp_path, 2)
-
-
-@pytest.mark.slow
-def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
-    killed_and_restarted(world, tmp_path, 10)
 
 
 def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Path):
