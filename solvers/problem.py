@@ -78,7 +78,7 @@ class Problem:
 
     def noise_of_state(self, prior: Prior) -> Tensor | None:
         """sigma_y of each image [B], in the prior's range, where y is a state of it: the image with white noise. Else None."""
-        if not getattr(self.operator, "identity", False) or prior.kind == "latent" or not isinstance(self.likelihood, Gaussian):
+        if not self.operator.identity or prior.kind == "latent" or not isinstance(self.likelihood, Gaussian):
             return None
         known = self.likelihood.sigma_y
         noise = estimated_sigma_y(self) if known is None else self.y.new_full((len(self.ids),), known)

@@ -143,3 +143,15 @@ def test_from_python(world, scans):
     assert result.image.max() > BODY
     with pytest.raises(P.Refusal, match="window= means nothing with an array"):
         P.restore(np.zeros((16, 16)), window="full", **words)
+
+
+def test_a_picture_far_darker_than_its_window_is_named(world, tmp_path, capsys):
+    """Twelve bits in sixteen: what a detector writes; a window of its own ends the remark."""
+    values = 300 + 900 * torch.linspace(0, 1, 256).reshape(1, 16, 16)
+    (tmp_path / "dark").mkdir()
+    formats.write(formats.Image(values.round(), formats.Meta("png", "uint16")), tmp_path / "dark/a.png")
+    records = run(world, tmp_path / "dark", tmp_path / "out", "--measurements")
+    said = "its values, 300 to 1200, end at 1.8% of its window, 0 to 65535; --window p0:p100 is theirs alone"
+    assert said in records["a"]["notes"] and f"a: {said}" in capsys.readouterr().out
+    records = run(world, tmp_path / "dark", tmp_path / "own", "--measurements", "--window", "p0:p100")
+    assert records["a"]["contract"] == [300, 1200] and not records["a"]["advice"]

@@ -48,6 +48,7 @@ class Operator:
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
     neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
     reading: Axes | None = None  # of y, where it is no picture
+    identity: bool = False  # True: y = x
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
@@ -133,7 +134,6 @@ class Operator:
 class LinearOperator(Operator):
     """y = A x. Adds `adjoint` (exact), `solve`, `norm`."""
 
-    identity: bool = False  # y = x
     elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
 
     @property

@@ -1,8 +1,6 @@
 """What several solvers made of the same images, side by side: a row an image, a column a task and solver."""
 
-import base64
 import html
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -12,13 +10,14 @@ import PIL.Image
 
 from data.files import json_lines
 from solvers.run import panels
+from solvers.run.figures import uri
 
 ROWS = 12  # on the page; the folders hold them all
 WIDTH = 256  # pixels of a picture at most
 
 
-def table(folder: Path, names: Sequence[str]) -> str:
-    """HTML of the first images that the first of these folders restored; "" where they have no panels. names: of its folders."""
+def table(folder: Path, names: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Head and rows, as HTML, of the first images that the first of these folders restored. names: of the folders."""
     first = {record["image_id"]: record for record in islice(_restored(folder / names[0]), ROWS)}
     columns = {name: _of(folder / name, first) for name in names}
     rows, truths = [], False
@@ -29,10 +28,7 @@ def table(folder: Path, names: Sequence[str]) -> str:
         cells = [_cut(panel, "restored") + _numbers(records[name]) if panel else "–" for name, panel in made.items()]
         rows.append([html.escape(image_id), truth, *cells])
         truths |= bool(truth)
-    if not any("<img" in cell for row in rows for cell in row):
-        return ""
-    head = ["", "truth" * truths, *map(html.escape, names)]
-    return _html(head, rows)
+    return ["", "truth" * truths, *map(html.escape, names)], rows
 
 
 def _restored(folder: Path) -> Iterator[Mapping[str, Any]]:
@@ -58,20 +54,12 @@ def _opened(folder: Path, record: Mapping[str, Any]) -> PIL.Image.Image | None:
 def _cut(panel: PIL.Image.Image, part: str) -> str:
     """A part of a panel as an <img>; of volumes, whose panels have several planes, all of it."""
     box = panels.places(panel).get(part)
-    picture = panel.crop(box) if box else panel
+    picture = panel.crop(box) if box else panel.copy()
     picture.thumbnail((WIDTH, WIDTH))
-    buffer = io.BytesIO()
-    picture.save(buffer, "png")
-    return f"<img alt='{part}' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return f"<img alt='{part}' src='{uri(picture)}'>"
 
 
 def _numbers(record: Mapping[str, Any]) -> str:
     psnr, residual = record.get("psnr"), record.get("residual")
     said = [f"{psnr:.2f} dB" if psnr is not None else "", f"residual {residual:.2f}" if residual is not None else ""]
     return f"<small>{', '.join(filter(None, said))}</small>"
-
-
-def _html(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    lines = ("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<div class='scroll gallery'><table><tr>{top}</tr>{''.join(lines)}</table></div>"

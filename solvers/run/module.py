@@ -24,7 +24,7 @@ from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
-from solvers.run.outside import put_back, set_aside
+from solvers.run.outside import narrow, put_back, set_aside
 from solvers.run.progress import Progress, Watch
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scanned import picture
@@ -116,9 +116,9 @@ class Reconstruction(pl.LightningModule):
                 continue
             cheap = None if baseline is None else baseline[b].cpu()
             one = problem.select([b])
-            own = [*notes, *remarks(scan, self.run.measurements)]
-            doubt = overstated(one) if self.run.measurements else ""
-            said = facts | ({"notes": [*own, doubt], "overstated": doubt} if doubt else {"notes": own})
+            advice = [narrow(scan), overstated(one) if self.run.measurements else ""]
+            own = [*remarks(scan, self.run.measurements), *filter(None, advice)]
+            said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
             outcomes.append(picture(put_back(self.conclude(cell, scan, one, draws[b], cheap, said))))
         return outcomes
 

@@ -1,4 +1,5 @@
 """What a measurement holds beyond its window: set aside while images are drawn, and put back onto what was restored.
+A window that holds far more than the image is named.
 
 A prior knows images in [-1, 1]. Metal in a CT whose window ends at 400 HU is none of them, and must not be lost either.
 """
@@ -8,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from data.formats import unpadded
 from data.sources import ARRAYS
 from solvers.operators.base import Operator
 from solvers.photons import unit_scale
@@ -15,8 +17,21 @@ from solvers.problem import Gaussian, Likelihood
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
+NARROW = 1 / 8  # of a window: what less takes up is dark, and its noise small beside what the prior knows
 NOISE = 4.0  # deviations of noise that belong to a value within the window: beyond them lies one in 16,000
 NORMAL = 0.6745  # median of |n| for n of deviation 1
+
+
+def narrow(scan: Scan) -> str:
+    """What to say of a picture of 16 bits whose values end below an eighth of its window, as 12 bits do; "" of others."""
+    if scan.volume or scan.source is None or scan.intensity is None or scan.source.meta.dtype != "uint16":
+        return ""
+    low, high = (float(end) for end in unpadded(scan.source).aminmax())
+    share = (high - scan.intensity.low) / (scan.intensity.high - scan.intensity.low)
+    if not (low < high and share < NARROW):
+        return ""
+    window = f"{scan.intensity.low:g} to {scan.intensity.high:g}"
+    return f"its values, {low:g} to {high:g}, end at {share:.1%} of its window, {window}; --window p0:p100 is theirs alone"
 
 
 def set_aside(scan: Scan, operator: Operator, likelihood: Likelihood) -> Scan:

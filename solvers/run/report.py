@@ -120,7 +120,12 @@ def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
     keys = _present(table.values())
     rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
     head = ["", "n", *(COLUMNS[key][0] for key in keys)]
-    parts = ["<h2>Summary</h2>", _table(head, rows), "<h2>Images</h2>", gallery.table(folder, list(table))]
+    parts = [
+        "<h2>Summary</h2>",
+        _table(head, rows),
+        "<h2>Images</h2>",
+        f"<div class=gallery>{_table(*gallery.table(folder, list(table)))}</div>",
+    ]
     return page(folder / "report.html", folder.name, parts)
 
 

@@ -233,7 +233,7 @@ def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Cal
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
-        for line in filter(None, (result.overstated(), result.clamped(), result.beaten())):
+        for line in filter(None, (result.advice(), result.clamped(), result.beaten())):
             print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:

@@ -192,11 +192,13 @@ class Results:
             f"{of} have values outside their window, which are cut off: {mean:.2%} on average, {most:.2%} at most (--window full)"
         )
 
-    def overstated(self) -> str:
-        """A line of the images that hold far less noise than the task says; "" where none does."""
-        found = [record for record in self.records() if "overstated" in record]
-        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        return f"{found[0]['image_id']}{more}: {found[0]['overstated']}" if found else ""
+    def advice(self) -> str:
+        """A line of what else should have been asked for, with the first image that says so; "" where none does."""
+        count, first = 0, ""
+        for record in self.records():
+            if record.get("advice"):
+                count, first = count + 1, first or f"{record['image_id']}: {record['advice']}"
+        return first + (f" (and {count - 1} more)" if count > 1 else "")
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""

@@ -9,10 +9,11 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape
-from solvers.operators.grid import Grid
 from solvers.operators.volume.through_plane import in_three
 
-SAME = ("unit_range", "transmission", "amplitude", "random", "turns", "neighbours")  # what is true of a slice is of the stack
+SAME = {  # what is true of a slice is of the stack
+    "unit_range", "transmission", "amplitude", "random", "turns", "neighbours", "identity", "grid",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +95,6 @@ class Stack(Operator):
     def measured(self, y: Tensor) -> Tensor:
         return self.each(len(y)).measured(self.rows(y)).reshape(len(y), -1).sum(1)
 
-    @property
-    def grid(self) -> Grid | None:  # type: ignore[override]
-        """Within a slice."""
-        return self.operator.grid
-
     def noise_alone(self, y: Tensor) -> Tensor | None:
         found = self.each(len(y)).noise_alone(self.rows(y))
         return None if found is None else self.stacked(found)
@@ -128,10 +124,6 @@ class Stack(Operator):
 
 class LinearStack(Stack, LinearOperator):
     """A stack of linear measurements: its inverse is each slice's own."""
-
-    @property
-    def identity(self) -> bool:  # type: ignore[override]
-        return self.operator.identity  # type: ignore[attr-defined]
 
     @property
     def elementwise(self) -> bool:  # type: ignore[override]
