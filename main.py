@@ -31,13 +31,24 @@ from typing import Any
 from data.files import Refusal, read_yaml
 from ldm import catalogue, plugins, trained
 from ldm import config as configuration
-from ldm.training.configuration import check_keys, refuse_random_first_stage, set_seeds, trainer_arguments
+from ldm.training.configuration import (
+    check_keys,
+    refuse_random_first_stage,
+    set_seeds,
+    trainer_arguments,
+)
 from ldm.training.trainer_signature import trainer
 from solvers.run import door, listing, topology
 from solvers.run.command import Parser
 from solvers.run.heart import Heart
 
-OWN = ("logger", "callbacks", "default_root_dir", "plugins", "overfit_batches")  # Trainer arguments that the program sets itself
+OWN = (
+    "logger",
+    "callbacks",
+    "default_root_dir",
+    "plugins",
+    "overfit_batches",
+)  # Trainer arguments that the program sets itself
 TRAINER = trainer()
 FLAGS = [name for name in inspect.signature(TRAINER).parameters if name not in OWN]
 RANDOM = "random"  # of --first-stage: an autoencoder without weights
@@ -75,7 +86,14 @@ def parser() -> Parser:
     made.add_argument("--list", action=listing.List, choices=listing.KINDS)
     quiet = argparse.SUPPRESS
     for flag in FLAGS:
-        made.add_argument(f"--{flag.replace('_', '-')}", nargs="?", const=True, default=quiet, type=value, help=quiet)
+        made.add_argument(
+            f"--{flag.replace('_', '-')}",
+            nargs="?",
+            const=True,
+            default=quiet,
+            type=value,
+            help=quiet,
+        )
     return made
 
 
@@ -109,12 +127,16 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     config["trainer"] = trainer_arguments(config, given, TRAINER, OWN)
 
     around = topology.detect(os.environ)
-    if options.train and around.scheduled:  # a job's folder is called after it, and it is gone on with by itself
+    if (
+        options.train and around.scheduled
+    ):  # a job's folder is called after it, and it is gone on with by itself
         options.name = options.name or around.job or None
         options.resume = options.resume or (None if options.init else "auto")
     folder = options.logdir / options.project / (options.name or Path(options.base[0]).stem)
     resume = trained.checkpoint_of(options.resume, folder)
-    stage = None if options.first_stage in (None, RANDOM) else catalogue.weights(options.first_stage)
+    stage = (
+        None if options.first_stage in (None, RANDOM) else catalogue.weights(options.first_stage)
+    )
     begins = None if options.init is None else catalogue.weights(options.init)
     if options.first_stage == RANDOM:
         config.pop("first_stage_weights", None)
@@ -124,7 +146,9 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     from solvers.run.trainer import quiet
 
     quiet()
-    from ldm.training import run  # torch and Lightning, which take seconds: what can be wrong without them was looked at
+    from ldm.training import (
+        run,
+    )  # torch and Lightning, which take seconds: what can be wrong without them was looked at
     from solvers.run.trainer import surroundings
 
     if stage is not None:
@@ -132,7 +156,11 @@ def work(options: argparse.Namespace, changes: Sequence[str]) -> None:
     set_seeds(config, options.seed)
     if options.train and not options.print_config:
         asked = config["trainer"]
-        surroundings(asked.get("devices", "auto"), asked.get("num_nodes", 1), asked.get("accelerator", "auto"))
+        surroundings(
+            asked.get("devices", "auto"),
+            asked.get("num_nodes", 1),
+            asked.get("accelerator", "auto"),
+        )
         run.train(config, options, folder, resume, begins, Heart(folder, around.rank).beat)
     else:
         run.assemble(config)

@@ -59,7 +59,9 @@ def models() -> Listing:
     return _listing("models")
 
 
-def load(model: str | os.PathLike = "demo-pixel", config: Any = None, label: int | None = None) -> Any:
+def load(
+    model: str | os.PathLike = "demo-pixel", config: Any = None, label: int | None = None
+) -> Any:
     """A prior: a name of `models()`, a model folder, the log folder of a training run, or another program's weight file.
 
     config: what a foreign file does not say about itself (a YAML file or a mapping). label: the class, of class-conditional
@@ -68,10 +70,16 @@ def load(model: str | os.PathLike = "demo-pixel", config: Any = None, label: int
     from ldm import catalogue
     from ldm.config import Node
 
-    return catalogue.prior(Node({} if label is None else {"prior": Node({"label": label}, "prior")}), str(model), config)
+    return catalogue.prior(
+        Node({} if label is None else {"prior": Node({"label": label}, "prior")}),
+        str(model),
+        config,
+    )
 
 
-def measure(operator: Any, image: Any, sigma_y: Any, seed: int = 0, *, range: Any = None, ids: Any = None) -> Any:
+def measure(
+    operator: Any, image: Any, sigma_y: Any, seed: int = 0, *, range: Any = None, ids: Any = None
+) -> Any:
     """Simulate a measurement y = A x + sigma_y n of images, as a Problem that knows nothing of the truth.
 
     operator: of `P.operators`; a random one draws its mask or kernel for each image. image: an array or tensor (axes and
@@ -117,7 +125,9 @@ def restore(
     return call.restore(what, prior, solver, words, overrides, range, ids, watch)
 
 
-def follow(what: Any, prior: Any = None, *, stop: Any = None, every: float = 0.5, **words: Any) -> Iterator[Any]:
+def follow(
+    what: Any, prior: Any = None, *, stop: Any = None, every: float = 0.5, **words: Any
+) -> Iterator[Any]:
     """What `restore` does with the same words, looked at meanwhile: yields a Glimpse every so many seconds, at last the Result.
 
     A Glimpse (solvers/run/follow.py) has `moment`, `residuals` and, in a notebook, a picture. stop: a `threading.Event` that,
@@ -127,7 +137,9 @@ def follow(what: Any, prior: Any = None, *, stop: Any = None, every: float = 0.5
 
     from solvers.run.follow import follow
 
-    return follow(lambda watch: restore(what, prior, watch=watch, **words), stop or threading.Event(), every)
+    return follow(
+        lambda watch: restore(what, prior, watch=watch, **words), stop or threading.Event(), every
+    )
 
 
 def estimate(
@@ -153,7 +165,14 @@ def estimate(
     return call.estimate(what, prior, solver, words, overrides, range, ids)
 
 
-def command(what: Any, prior: Any = None, *, draws: int | None = None, overrides: Sequence[str] = (), **words: Any) -> str:
+def command(
+    what: Any,
+    prior: Any = None,
+    *,
+    draws: int | None = None,
+    overrides: Sequence[str] = (),
+    **words: Any,
+) -> str:
     """The command line that does what `restore` does with the same words, where all of them are names and numbers."""
     from solvers.run import asked
 

@@ -32,7 +32,12 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    return door.run("sample.py", argv, lambda: work(*parse(argv)), ": lower --batch-size, or use --precision bf16-mixed")
+    return door.run(
+        "sample.py",
+        argv,
+        lambda: work(*parse(argv)),
+        ": lower --batch-size, or use --precision bf16-mixed",
+    )
 
 
 def work(options: argparse.Namespace, overrides: Sequence[str]) -> int:
@@ -55,7 +60,9 @@ def work(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return restoration.restore(options, configs, demo)
 
 
-def configurations(options: argparse.Namespace, overrides: Sequence[str]) -> dict[str, configuration.Node]:
+def configurations(
+    options: argparse.Namespace, overrides: Sequence[str]
+) -> dict[str, configuration.Node]:
     """One merged configuration per cell of the grid, by name."""
     grid = catalogue.grid(options.base, options.task or [], options.solver or [], overrides)
     return {name: checked(config) for name, config in grid.items()}

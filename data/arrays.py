@@ -16,7 +16,9 @@ from data.files import Refusal
 from data.manifest import Row
 from data.ranges import DEPTHS, NAMED, Intensity
 
-Range = str | tuple[float, float] | None  # "unit", "model", (low, high); None: what the array itself tells
+Range = (
+    str | tuple[float, float] | None
+)  # "unit", "model", (low, high); None: what the array itself tells
 CHANNELS = (1, 2, 3)  # gray, complex (real and imaginary part), colour
 ALLOWED = "[H,W], [C,H,W] with C = 1, 2 or 3, and [B,C,H,W] are allowed"
 ROUNDING = 1e-6  # what float32 arithmetic leaves beyond the ends of a stated range
@@ -60,7 +62,13 @@ class Arrays:
     Raises Refusal for what is no image, and for a range that is not clear.
     """
 
-    def __init__(self, array: Any, range: Range = None, ids: str | Sequence[str] | None = None, measured: bool = False):
+    def __init__(
+        self,
+        array: Any,
+        range: Range = None,
+        ids: str | Sequence[str] | None = None,
+        measured: bool = False,
+    ):
         held, numpy = (array, False) if isinstance(array, Tensor) else (_tensor(array), True)
         shape = list(held.shape)
         if held.ndim not in (2, 3, 4) or 0 in shape:
@@ -70,10 +78,14 @@ class Arrays:
                 f"the array holds {held.dtype}; real numbers are allowed, of complex ones real and imaginary parts as channels"
             )
         self.form = Form(held.ndim == 4, held.ndim > 2, held.dtype, numpy, held.device)
-        self.pixels = held.detach().cpu().float().reshape(-1, 1 if held.ndim == 2 else shape[-3], *shape[-2:])
+        self.pixels = (
+            held.detach().cpu().float().reshape(-1, 1 if held.ndim == 2 else shape[-3], *shape[-2:])
+        )
         if not measured and self.pixels.shape[1] not in CHANNELS:
             hint = "; move the channels to the front" if shape[-1] in CHANNELS else ""
-            raise Refusal(f"an array of shape {shape} has {self.pixels.shape[1]} channels; {ALLOWED}{hint}")
+            raise Refusal(
+                f"an array of shape {shape} has {self.pixels.shape[1]} channels; {ALLOWED}{hint}"
+            )
         if not bool(torch.isfinite(self.pixels).all()):
             raise Refusal("the array holds NaN or infinite values; only finite values are allowed")
         self.raw = measured and range is None and held.is_floating_point()
@@ -81,13 +93,17 @@ class Arrays:
         self.rows = [Row("", name) for name in _names(ids, len(self.pixels))]
         self._place = {row.image_id: i for i, row in enumerate(self.rows)}
 
-    def image(self, row: Row, channels: int | None = None) -> tuple[Tensor, formats.Image, Intensity]:
+    def image(
+        self, row: Row, channels: int | None = None
+    ) -> tuple[Tensor, formats.Image, Intensity]:
         """As `dataset.load`; without `channels` they are the array's own."""
         pixels = self.pixels[self._place[row.image_id]]
         fitting = dataset.with_channels(pixels, channels or len(pixels), row.image_id)
         return self.intensity.to_model(fitting), _source(pixels), self.intensity
 
-    def measurement(self, row: Row, physical: bool = False) -> tuple[Tensor, formats.Image, Intensity]:
+    def measurement(
+        self, row: Row, physical: bool = False
+    ) -> tuple[Tensor, formats.Image, Intensity]:
         """As `sources.measurement`."""
         pixels = self.pixels[self._place[row.image_id]]
         if self.raw:
@@ -100,16 +116,22 @@ def intensity(values: Tensor, dtype: torch.dtype, range: Range) -> Intensity:
     low, high = float(values.min()), float(values.max())
     if range is None:
         word = "unit" if low >= -ROUNDING else "model"
-        found = DEPTHS.get(str(dtype).removeprefix("torch.")) or (NAMED[word] if dtype.is_floating_point else None)
+        found = DEPTHS.get(str(dtype).removeprefix("torch.")) or (
+            NAMED[word] if dtype.is_floating_point else None
+        )
         if found is None or low < found.low - ROUNDING or high > found.high + ROUNDING:
-            raise Refusal(f"{dtype} values from {low:g} to {high:g} without a range; say range='unit', 'model' or (low, high)")
+            raise Refusal(
+                f"{dtype} values from {low:g} to {high:g} without a range; say range='unit', 'model' or (low, high)"
+            )
         return found
     if isinstance(range, str):
         if range not in NAMED:
             raise Refusal(f"range={range!r}: 'unit', 'model' or (low, high) is allowed")
         found = NAMED[range]
         if low < found.low - ROUNDING or high > found.high + ROUNDING:
-            raise Refusal(f"range={range!r} is {found.low:g} to {found.high:g}, but values reach from {low:g} to {high:g}")
+            raise Refusal(
+                f"range={range!r} is {found.low:g} to {found.high:g}, but values reach from {low:g} to {high:g}"
+            )
         return found
     try:
         least, most = map(float, range)
@@ -121,20 +143,30 @@ def intensity(values: Tensor, dtype: torch.dtype, range: Range) -> Intensity:
 def _tensor(array: Any) -> Tensor:
     held = np.asarray(array)
     if held.dtype.kind not in "uifcb":
-        raise Refusal(f"{type(array).__name__} is no image; a NumPy array, a tensor, a file or a folder is allowed")
-    kind = held.dtype if hasattr(torch, held.dtype.name) else np.dtype("float64")  # extended precision
+        raise Refusal(
+            f"{type(array).__name__} is no image; a NumPy array, a tensor, a file or a folder is allowed"
+        )
+    kind = (
+        held.dtype if hasattr(torch, held.dtype.name) else np.dtype("float64")
+    )  # extended precision
     return torch.from_numpy(np.ascontiguousarray(held, kind.newbyteorder("=")))
 
 
 def _source(pixels: Tensor) -> formats.Image:
     """The pixels as if they had been read from an NPY file."""
-    return formats.Image(pixels, formats.Meta("npy", "float32", layout="hw" if len(pixels) == 1 else "chw"))
+    return formats.Image(
+        pixels, formats.Meta("npy", "float32", layout="hw" if len(pixels) == 1 else "chw")
+    )
 
 
 def _names(ids: str | Sequence[str] | None, count: int) -> list[str]:
     if ids is None:
         return ["image"] if count == 1 else [f"image-{i:03d}" for i in range(count)]
     names = [ids] if isinstance(ids, str) else list(ids)
-    if len(names) != count or len(set(names)) < count or not all(isinstance(name, str) and name for name in names):
+    if (
+        len(names) != count
+        or len(set(names)) < count
+        or not all(isinstance(name, str) and name for name in names)
+    ):
         raise Refusal(f"{count} images need as many names that differ, not {names}")
     return names

@@ -83,7 +83,9 @@ def _asked(asked: Window, row: Row, image: formats.Image) -> Intensity:
         return _wide(ends, f"percentiles {asked.low:g} and {asked.high:g} of the volume")
     first = next((one.meta.window for one in volume.images() if one.meta.window), None)
     if first is None:
-        raise Refusal(f"{row.path}: has no display window; --window LOW:HIGH, pLOW:pHIGH or full is allowed")
+        raise Refusal(
+            f"{row.path}: has no display window; --window LOW:HIGH, pLOW:pHIGH or full is allowed"
+        )
     return Intensity(*first, origin="header")
 
 

@@ -40,7 +40,9 @@ class EpochSampler(DistributedSampler):
         if self.weights is None:
             return [(row, self.epoch) for row in super().__iter__()]
         generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(self.weights, self.total_size, replacement=True, generator=generator).tolist()
+        drawn = torch.multinomial(
+            self.weights, self.total_size, replacement=True, generator=generator
+        ).tolist()
         before = Counter[int]()
         views = []
         for row in drawn:
@@ -86,8 +88,13 @@ def together(samples: list[Sample]) -> dict[str, Any]:
     first = samples[0]
     for sample in samples:
         if sample["image"].shape != first["image"].shape:
-            shapes = " and ".join(f"{s['image_id']} is {'x'.join(map(str, s['image'].shape))}" for s in (first, sample))
-            raise Refusal(f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training")
+            shapes = " and ".join(
+                f"{s['image_id']} is {'x'.join(map(str, s['image'].shape))}"
+                for s in (first, sample)
+            )
+            raise Refusal(
+                f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training"
+            )
     return default_collate(samples)
 
 
@@ -117,11 +124,21 @@ class ManifestData(pl.LightningDataModule):
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
-            raise Refusal(f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0")
+            raise Refusal(
+                f"batch_size {batch_size} must be >= 1 and num_workers {num_workers} >= 0"
+            )
         if not 0 <= balance <= 1:
-            raise Refusal(f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)")
+            raise Refusal(
+                f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)"
+            )
         self.manifests = {"train": train, "validation": validation, "test": test}
-        self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
+        self.channels, self.size, self.augment, self.crop, self.seed = (
+            channels,
+            size,
+            augment,
+            crop,
+            seed,
+        )
         self.window = window
         self.batch_size, self.num_workers, self.balance = batch_size, num_workers, balance
         self.datasets: dict[str, ManifestDataset] = {}
@@ -133,7 +150,16 @@ class ManifestData(pl.LightningDataModule):
             if path is None:
                 raise Refusal(f"data: no manifest is given for {split!r}")
             if split == "train":
-                data = ManifestDataset(path, self.channels, self.size, self.augment, self.crop, self.seed, MEMORY, self.window)
+                data = ManifestDataset(
+                    path,
+                    self.channels,
+                    self.size,
+                    self.augment,
+                    self.crop,
+                    self.seed,
+                    MEMORY,
+                    self.window,
+                )
             else:
                 data = ManifestDataset(path, self.channels, self.size, window=self.window)
             self.datasets[split] = data
@@ -156,12 +182,16 @@ class ManifestData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, resumable, without a last incomplete batch."""
         data = self.dataset("train")
-        ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        ranks, rank = (
+            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+        )
         whole = len(data) >= self.batch_size * ranks
         sampler = EpochSampler(data, ranks, rank, shuffle=True, seed=self.seed, drop_last=whole)
         if self.balance:
             sampler.weights = fair([row.subject or row.image_id for row in data.rows], self.balance)
-        return TrainingLoader(data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading())
+        return TrainingLoader(
+            data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading()
+        )
 
     def val_dataloader(self) -> DataLoader:
         """In order; where there are none, some training images as they are, on which the prior's errors are measured."""
@@ -169,7 +199,9 @@ class ManifestData(pl.LightningDataModule):
             return self._in_order("validation")
         path = self.manifests["train"]
         data = ManifestDataset(str(path), self.channels, self.size, window=self.window)
-        chosen = torch.linspace(0, len(data) - 1, min(len(data), UNVALIDATED)).round().int().tolist()
+        chosen = (
+            torch.linspace(0, len(data) - 1, min(len(data), UNVALIDATED)).round().int().tolist()
+        )
         return DataLoader(Subset(data, chosen), self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader:
@@ -186,5 +218,7 @@ class ManifestData(pl.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
             "persistent_workers": self.num_workers > 0,
             "worker_init_fn": deaf,
-            "generator": torch.Generator().manual_seed(self.seed),  # else the loader draws from the global one
+            "generator": torch.Generator().manual_seed(
+                self.seed
+            ),  # else the loader draws from the global one
         }

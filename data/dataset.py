@@ -39,7 +39,9 @@ class Sample(TypedDict):
 PLAIN = Contracts()  # nothing asked for, no prior known
 
 
-def load(row: Row, channels: int, contracts: Contracts = PLAIN) -> tuple[Tensor, formats.Image, Intensity]:
+def load(
+    row: Row, channels: int, contracts: Contracts = PLAIN
+) -> tuple[Tensor, formats.Image, Intensity]:
     """A row's image in the model range, as it was read, and the contract between the two, to be inverted on the way out.
 
     Slices of volumes are upright, as they are looked at; writing undoes it.
@@ -47,7 +49,11 @@ def load(row: Row, channels: int, contracts: Contracts = PLAIN) -> tuple[Tensor,
     """
     image = formats.upright(formats.read(row.path, row.slice))
     intensity = contracts.of(row, image)
-    return blacken(intensity.to_model(with_channels(image.pixels, channels, row.path)), image), image, intensity
+    return (
+        blacken(intensity.to_model(with_channels(image.pixels, channels, row.path)), image),
+        image,
+        intensity,
+    )
 
 
 def blacken(pixels: Tensor, image: formats.Image) -> Tensor:
@@ -66,13 +72,18 @@ def with_channels(pixels: Tensor, channels: int, path: str) -> Tensor:
     if (held, channels) == (3, 1):
         _say_luminance()
         return torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
-    raise Refusal(f"{path}: has {held} channels where {channels} are wanted; only 1 to 3 and 3 to 1 are converted")
+    raise Refusal(
+        f"{path}: has {held} channels where {channels} are wanted; only 1 to 3 and 3 to 1 are converted"
+    )
 
 
 @cache
 def _say_luminance() -> None:
     """Once per process, whatever others do to the filters of warnings."""
-    warnings.warn("colour images are reduced to their luminance, because the prior has one channel", stacklevel=4)
+    warnings.warn(
+        "colour images are reduced to their luminance, because the prior has one channel",
+        stacklevel=4,
+    )
 
 
 def deaf(worker: int) -> None:
@@ -111,10 +122,18 @@ class ManifestDataset(Dataset[Sample]):
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
         self.contracts = Contracts(parsed(window)) if window else PLAIN
-        self.channels, self.size, self.augment, self.crop, self.seed = channels, size, augment, crop, seed
+        self.channels, self.size, self.augment, self.crop, self.seed = (
+            channels,
+            size,
+            augment,
+            crop,
+            seed,
+        )
         self.cached: list[Tensor] = []
         if memory and 2 * self._read(0).numel() * len(self) <= memory:
-            self.cached = [((self._read(i) + 1) * 32767.5).round().to(torch.uint16) for i in range(len(self))]
+            self.cached = [
+                ((self._read(i) + 1) * 32767.5).round().to(torch.uint16) for i in range(len(self))
+            ]
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -124,7 +143,11 @@ class ManifestDataset(Dataset[Sample]):
         row = self.rows[index]
         image = self.cached[index].float() / 32767.5 - 1 if self.cached else self._read(index)
         if self.augment or self.crop:
-            image = self._vary(image, Noise([row.image_id], "augment", self.seed, [view]).uniform([1, 8])[0].tolist(), row)
+            image = self._vary(
+                image,
+                Noise([row.image_id], "augment", self.seed, [view]).uniform([1, 8])[0].tolist(),
+                row,
+            )
         return {"image": image, "image_id": row.image_id, "label": row.label, "index": index}
 
     def _read(self, index: int) -> Tensor:
@@ -142,7 +165,12 @@ class ManifestDataset(Dataset[Sample]):
             image = image.flip(-1)
         if self.augment and u[1] < 0.5:
             return _warp(
-                image, (2 * u[2] - 1) * 7, 1 + (2 * u[3] - 1) * 0.1, (u[4] - 0.5) * 0.1, (u[5] - 0.5) * 0.1, (top, left, *crop)
+                image,
+                (2 * u[2] - 1) * 7,
+                1 + (2 * u[3] - 1) * 0.1,
+                (u[4] - 0.5) * 0.1,
+                (u[5] - 0.5) * 0.1,
+                (top, left, *crop),
             )
         return image[..., top : top + crop[0], left : left + crop[1]].contiguous()
 
@@ -155,7 +183,14 @@ def fit(image: Tensor, size: int) -> Tensor:
     return transforms.center_crop(scaled, [size, size]).clamp(-1, 1)
 
 
-def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float, box: tuple[int, int, int, int]) -> Tensor:
+def _warp(
+    image: Tensor,
+    degrees: float,
+    scale: float,
+    down: float,
+    right: float,
+    box: tuple[int, int, int, int],
+) -> Tensor:
     """The part `box` of the picture turned and scaled about its centre, shifted by parts of its size; bicubic, mirrored outside.
 
     torchvision's affine is bilinear on tensors, which would teach a prior that images are blurred.
@@ -166,6 +201,10 @@ def _warp(image: Tensor, degrees: float, scale: float, down: float, right: float
     x = torch.arange(left, left + columns) + 0.5 - width / 2 - right * width
     angle = torch.tensor(degrees).deg2rad()
     cos, sin = angle.cos() / scale, angle.sin() / scale
-    source = torch.stack([(cos * x + sin * y[:, None]) * 2 / width, (cos * y[:, None] - sin * x) * 2 / height], -1)
-    warped = F.grid_sample(image[None], source[None], mode="bicubic", padding_mode="reflection", align_corners=False)
+    source = torch.stack(
+        [(cos * x + sin * y[:, None]) * 2 / width, (cos * y[:, None] - sin * x) * 2 / height], -1
+    )
+    warped = F.grid_sample(
+        image[None], source[None], mode="bicubic", padding_mode="reflection", align_corners=False
+    )
     return warped[0].clamp(-1, 1)

@@ -35,12 +35,22 @@ class Unwritable(Refusal):
     """A file could not be written for want of space, rights or the disk itself: nor will the next one be."""
 
 
-def unwritable(path: Path, error: OSError, size: int = 0, allowed: str = "a writable folder") -> Unwritable:
+def unwritable(
+    path: Path, error: OSError, size: int = 0, allowed: str = "a writable folder"
+) -> Unwritable:
     """What to say of a file that could not be written. size: of its content in bytes, if that is known."""
     if error.errno not in FULL:
-        return Unwritable(f"{path}: cannot be written ({error.strerror or error}); {allowed} is allowed")
-    missing = f", {max(size - shutil.disk_usage(path.parent).free, 1):,} bytes are missing" if size else ""
-    return Unwritable(f"{path}: the disk is full{missing} ({error.strerror}); free some, the same command goes on from here")
+        return Unwritable(
+            f"{path}: cannot be written ({error.strerror or error}); {allowed} is allowed"
+        )
+    missing = (
+        f", {max(size - shutil.disk_usage(path.parent).free, 1):,} bytes are missing"
+        if size
+        else ""
+    )
+    return Unwritable(
+        f"{path}: the disk is full{missing} ({error.strerror}); free some, the same command goes on from here"
+    )
 
 
 def nearest(word: str, allowed: Iterable[str], most: int = 40) -> str:
@@ -110,7 +120,9 @@ def commit_folder(path: str | Path, files: Mapping[str, bytes]) -> None:
             for name, content in files.items():
                 (part / name).write_bytes(content)
     except OSError as error:
-        raise unwritable(Path(path), error, sum(map(len, files.values())), "a new or empty folder") from error
+        raise unwritable(
+            Path(path), error, sum(map(len, files.values())), "a new or empty folder"
+        ) from error
 
 
 def append(path: Path, line: bytes) -> None:
@@ -156,7 +168,10 @@ def locked(folder: Path, advice: str, what: str = "run") -> Iterator[None]:
 
 def digest(*parts: str | bytes) -> str:
     """SHA-256 of a content, or of several texts ("ab", "c" and "a", "bc" differ), as 64 hex digits."""
-    contents = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape") for part in parts]
+    contents = [
+        part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")
+        for part in parts
+    ]
     return hashlib.sha256(b"\x1f".join(contents)).hexdigest()
 
 
@@ -196,10 +211,17 @@ def read_yaml(text: str, where: object) -> Any:
 def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
     """Raise Refusal for YAML whose parsing could take long or much: too deep, too long, cyclic, or with aliases that multiply."""
     depth = 0
-    starts = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+    starts = (
+        yaml.FlowSequenceStartToken,
+        yaml.FlowMappingStartToken,
+        yaml.BlockSequenceStartToken,
+        yaml.BlockMappingStartToken,
+    )
     ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
     try:
-        for count, token in enumerate(yaml.scan(text)):  # lazy: nothing after the bound is looked at
+        for count, token in enumerate(
+            yaml.scan(text)
+        ):  # lazy: nothing after the bound is looked at
             depth += isinstance(token, starts) - isinstance(token, ends)
             if depth > YAML_DEPTH:
                 raise Refusal(f"{where}: nested deeper than {YAML_DEPTH} levels")

@@ -23,7 +23,11 @@ def walk(folder: str | Path, unreadable: list[tuple[str, str]] | None = None) ->
 
     paths = []
     for top, below, names in os.walk(folder, onerror=refused, followlinks=True):
-        below[:] = [name for name in sorted(below) if not name.startswith(".") and first_time(os.path.join(top, name))]
+        below[:] = [
+            name
+            for name in sorted(below)
+            if not name.startswith(".") and first_time(os.path.join(top, name))
+        ]
         paths += [Path(top, name) for name in names if not name.startswith(".")]
     return sorted(paths)
 

@@ -37,7 +37,9 @@ class Row(NamedTuple):
     subject: str = ""  # pseudonym of the person; "" if not told
     split: str = ""  # "train", "val", "test" or any other word; "" if not told
     slice: int | None = None  # index in a volume or multi-frame file, from 0; None for a picture
-    window: tuple[float, float] | None = None  # the stored values that become -1 and +1; None: as the file says
+    window: tuple[float, float] | None = (
+        None  # the stored values that become -1 and +1; None: as the file says
+    )
     label: int = -1  # class, from 0; -1 if none
     sha256: str = ""  # of the file; "" if not told
     line: int = 0  # line in the manifest, from 1
@@ -87,18 +89,27 @@ def check(path: str | Path, checksums: bool = False) -> int:
         ids.append(hash(row.image_id))
         subjects.append(hash(row.subject) if row.subject and row.split else 0)
         splits.append(hash(row.split))
-    _once(Path(path), images, "image", lambda row: f"{row.path}{'' if row.slice is None else f' slice {row.slice}'}")
+    _once(
+        Path(path),
+        images,
+        "image",
+        lambda row: f"{row.path}{'' if row.slice is None else f' slice {row.slice}'}",
+    )
     _once(Path(path), ids, "image_id", lambda row: row.image_id)
     order = np.lexsort((splits, subjects))
     subject, split = np.asarray(subjects)[order], np.asarray(splits)[order]
-    divided = set(subject[1:][(subject[1:] == subject[:-1]) & (split[1:] != split[:-1])].tolist()) - {0}
+    divided = set(
+        subject[1:][(subject[1:] == subject[:-1]) & (split[1:] != split[:-1])].tolist()
+    ) - {0}
     first: dict[str, Row] = {}
     for row in read(path) if divided else ():
         if hash(row.subject) in divided and row.split:
             before = first.setdefault(row.subject, row)
             if before.split != row.split:
                 where = f"in {before.split!r} (row {before.line}) and in {row.split!r}"
-                raise Refusal(f"{path}: row {row.line}: subject {row.subject!r} is in two splits, {where}")
+                raise Refusal(
+                    f"{path}: row {row.line}: subject {row.subject!r} is in two splits, {where}"
+                )
     return len(images)
 
 
@@ -107,7 +118,9 @@ def _look(path: Path, row: Row, checksums: bool) -> None:
         raise Refusal(f"{path}: row {row.line}: there is no file {row.path}")
     if checksums and row.sha256:
         if file_digest(row.path) != row.sha256.lower():
-            raise Refusal(f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's")
+            raise Refusal(
+                f"{path}: row {row.line}: {row.path} has changed; its SHA-256 is not the manifest's"
+            )
 
 
 def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> None:
@@ -117,13 +130,17 @@ def _once(path: Path, digests: array, what: str, name: Callable[[Row], str]) -> 
     first: dict[str, int] = {}
     for row, digest in zip(read(path), digests) if twice else ():
         if digest in twice and (before := first.setdefault(name(row), row.line)) != row.line:
-            raise Refusal(f"{path}: row {row.line}: {what} {name(row)!r} is in row {before} already")
+            raise Refusal(
+                f"{path}: row {row.line}: {what} {name(row)!r} is in row {before} already"
+            )
 
 
 def _row(cells: Sequence[Any], folder: str, line: int) -> Row:
     """The row of a line."""
     path, image_id, subject, split, index, window, label, sha256, leak = cells
-    path, image_id, subject, split, sha256, leak = map(_printable, (path, image_id, subject, split, sha256, leak))
+    path, image_id, subject, split, sha256, leak = map(
+        _printable, (path, image_id, subject, split, sha256, leak)
+    )
     if ".." in path and ".." in path.split("/"):
         raise Bad(f"{path[:80]!r} climbs out of its folder ('..')")
     if not path or len(path) > PATH_LIMIT:
@@ -160,12 +177,21 @@ def identify(path: str, index: int | None = None) -> str:
 
 
 def _safe(image_id: str) -> None:
-    if image_id[0] == "." or "/" in image_id or "\\" in image_id or len(image_id.encode()) > ID_LIMIT:
-        raise Bad(f"image_id {image_id[:80]!r} is no safe file name (no slash, no leading dot, at most {ID_LIMIT} bytes)")
+    if (
+        image_id[0] == "."
+        or "/" in image_id
+        or "\\" in image_id
+        or len(image_id.encode()) > ID_LIMIT
+    ):
+        raise Bad(
+            f"image_id {image_id[:80]!r} is no safe file name (no slash, no leading dot, at most {ID_LIMIT} bytes)"
+        )
 
 
 @lru_cache(16384, typed=True)  # a million rows share a few; True is not 1
-def _numbers(index: Any, window: Any, label: Any) -> tuple[int | None, tuple[float, float] | None, int]:
+def _numbers(
+    index: Any, window: Any, label: Any
+) -> tuple[int | None, tuple[float, float] | None, int]:
     """slice, window, label."""
     return (
         None if index is None or index == "" else _whole(index, "slice"),

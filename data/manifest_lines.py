@@ -62,7 +62,9 @@ def csv_rows(found: Lines) -> Rows:
     for name in names:
         _check_column(name, 1)
     if len(set(names)) < len(names) or "path" not in names:
-        raise Bad(f"the header must name 'path', and no column twice; it names {', '.join(names)}", 1)
+        raise Bad(
+            f"the header must name 'path', and no column twice; it names {', '.join(names)}", 1
+        )
     width = len(names)
     order = itemgetter(*(names.index(name) if name in names else width for name in KNOWN))
     for number, text in found:

@@ -21,7 +21,9 @@ Box = tuple[int, int, int]  # top, left and side of a region, in pixels of the i
 
 def beside(pictures: Sequence[PIL.Image.Image]) -> PIL.Image.Image:
     """Pictures of one height in a row."""
-    sheet = PIL.Image.new("RGB", (sum(picture.width for picture in pictures), pictures[0].height), "white")
+    sheet = PIL.Image.new(
+        "RGB", (sum(picture.width for picture in pictures), pictures[0].height), "white"
+    )
     left = 0
     for picture in pictures:
         sheet.paste(picture, (left, 0))
@@ -54,7 +56,9 @@ def tile(
     font = PIL.ImageFont.load_default(13)
     numbers = [f"{high:.3g}", f"{low:.3g}"]
     room = BAR + 4 + max(math.ceil(font.getlength(n)) for n in numbers)
-    out = PIL.Image.new("RGB", (picture.width + room + 3 * MARGIN, height + TITLE + MARGIN), "white")
+    out = PIL.Image.new(
+        "RGB", (picture.width + room + 3 * MARGIN, height + TITLE + MARGIN), "white"
+    )
     draw = PIL.ImageDraw.Draw(out)
     while font.getlength(title) > out.width - 2 * MARGIN and len(title) > 4:
         title = title[:-2].rstrip(" ….") + "…"
@@ -73,7 +77,9 @@ def tile(
 def _enlarge(picture: PIL.Image.Image, unit: Tensor, box: Box) -> None:
     """A region of an image, enlarged, in the corner of its picture that is farthest from it."""
     (top, left, side), scale = box, picture.height / unit.shape[-2]
-    detail = _picture(unit[..., top : top + side, left : left + side], round(ZOOM * side * scale), "nearest")
+    detail = _picture(
+        unit[..., top : top + side, left : left + side], round(ZOOM * side * scale), "nearest"
+    )
     below, right = 2 * top + side < unit.shape[-2], 2 * left + side < unit.shape[-1]
     place = (right * (picture.width - detail.width), below * (picture.height - detail.height))
     picture.paste(detail, place)
@@ -99,7 +105,11 @@ def channels(x: Tensor) -> Tensor:
     x = x.float()
     if len(x) in (1, 3):
         return x
-    return x.unflatten(0, (-1, 2)).square().sum((0, 1)).sqrt()[None] if len(x) % 2 == 0 else x.mean(0, keepdim=True)
+    return (
+        x.unflatten(0, (-1, 2)).square().sum((0, 1)).sqrt()[None]
+        if len(x) % 2 == 0
+        else x.mean(0, keepdim=True)
+    )
 
 
 def _picture(unit: Tensor, height: int, mode: str) -> PIL.Image.Image:

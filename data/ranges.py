@@ -28,7 +28,9 @@ class Intensity:
 
     def __post_init__(self) -> None:
         if not self.high > self.low:
-            raise Refusal(f"intensity window needs low < high, got low={self.low}, high={self.high}")
+            raise Refusal(
+                f"intensity window needs low < high, got low={self.low}, high={self.high}"
+            )
 
     def to_model(self, stored: Tensor, clamp: bool = True) -> Tensor:
         """stored units -> model range; values outside the window are clamped to it, as a display window does.

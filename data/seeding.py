@@ -29,7 +29,13 @@ class Noise:
     samples: sample index per id (default: all 0).
     """
 
-    def __init__(self, ids: Sequence[str], purpose: Purpose, run_seed: int = 0, samples: Sequence[int] | None = None):
+    def __init__(
+        self,
+        ids: Sequence[str],
+        purpose: Purpose,
+        run_seed: int = 0,
+        samples: Sequence[int] | None = None,
+    ):
         if purpose not in PURPOSES:
             raise Refusal(f"purpose {purpose!r} is not one of {', '.join(PURPOSES)}")
         self.ids = tuple(ids)
@@ -50,11 +56,21 @@ class Noise:
         """A fresh stream of the same images for another purpose."""
         return Noise(self.ids, purpose, self.run_seed, self.samples)
 
-    def normal(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    def normal(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
         """N(0, 1) of the given shape; shape[0] == len(ids). Drawn in float64, so float32 and float64 runs agree."""
         return self._draw(torch.randn, shape).to(device=device, dtype=dtype)
 
-    def uniform(self, shape: Sequence[int], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+    def uniform(
+        self,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Tensor:
         """U[0, 1) of the given shape; shape[0] == len(ids)."""
         return self._draw(torch.rand, shape).to(device=device, dtype=dtype)
 
@@ -64,8 +80,12 @@ class Noise:
 
     def _draw(self, source, shape: Sequence[int]) -> Tensor:
         if shape[0] != len(self.ids):
-            raise Refusal(f"asked for {shape[0]} rows of noise but there are {len(self.ids)} images")
-        return torch.stack([source(tuple(shape[1:]), generator=g, dtype=torch.float64) for g in self.generators])
+            raise Refusal(
+                f"asked for {shape[0]} rows of noise but there are {len(self.ids)} images"
+            )
+        return torch.stack(
+            [source(tuple(shape[1:]), generator=g, dtype=torch.float64) for g in self.generators]
+        )
 
 
 class Tied(Noise):

@@ -67,7 +67,9 @@ def checksum(row: Row | Whole) -> str:
 
 def files_of(row: Row | Whole) -> list[str]:
     """The file of a row, or all files of a volume."""
-    return list(dict.fromkeys(one.path for one in row.rows)) if isinstance(row, Whole) else [row.path]
+    return (
+        list(dict.fromkeys(one.path for one in row.rows)) if isinstance(row, Whole) else [row.path]
+    )
 
 
 def wholes(rows: Iterable[Row]) -> list[Row | Whole]:
@@ -79,7 +81,10 @@ def wholes(rows: Iterable[Row]) -> list[Row | Whole]:
             order.append(row)
         if row.volume:
             slices.setdefault(row.volume, []).append(row)
-    return [Whole(tuple(slices[row.volume])) if len(slices.get(row.volume, [])) > 1 else row for row in order]
+    return [
+        Whole(tuple(slices[row.volume])) if len(slices.get(row.volume, [])) > 1 else row
+        for row in order
+    ]
 
 
 def gathered(rows: Iterable[Row], passed: list[Passed]) -> list[Row]:
@@ -88,16 +93,24 @@ def gathered(rows: Iterable[Row], passed: list[Passed]) -> list[Row]:
     passed: filled with what is no slice and no image.
     """
     rows = list(rows)
-    headers = {row: found for row in rows if _may_be_dicom(row) and (found := _header(row)) is not None}
+    headers = {
+        row: found for row in rows if _may_be_dicom(row) and (found := _header(row)) is not None
+    }
     members: dict[tuple[str, str], list[Row]] = {}
     for row, found in headers.items():
         if found.volume and not found.localizer and not found.nothing:
             members.setdefault((dirname(row.path), found.volume), []).append(row)
     stacks = {key: found for key, found in members.items() if len(found) > 1}
     beside = {folder for folder, _ in stacks}
-    left_out = {row: why for row, found in headers.items() if (why := _left_out(found, dirname(row.path) in beside))}
+    left_out = {
+        row: why
+        for row, found in headers.items()
+        if (why := _left_out(found, dirname(row.path) in beside))
+    }
     passed += [Passed(Path(row.path), why) for row, why in left_out.items()]
-    named = {row._replace(volume=""): slices for slices in _named(stacks, headers) for row in slices}
+    named = {
+        row._replace(volume=""): slices for slices in _named(stacks, headers) for row in slices
+    }
     return list(_placed([row for row in rows if row not in left_out], named))
 
 
@@ -106,7 +119,10 @@ def listed(passed: Iterable[Passed]) -> list[str]:
     files: dict[str, list[Path]] = {}
     for path, why in passed:
         files.setdefault(why, []).append(path)
-    return [f"passed over, {why}: {found[0]}" + f" and {len(found) - 1} more" * (len(found) > 1) for why, found in files.items()]
+    return [
+        f"passed over, {why}: {found[0]}" + f" and {len(found) - 1} more" * (len(found) > 1)
+        for why, found in files.items()
+    ]
 
 
 def members(rows: Iterable[Row]) -> dict[str, list[str]]:
@@ -157,7 +173,9 @@ def _left_out(found: Header, beside: bool) -> str:
     return LOCALIZER if found.localizer and beside else ""
 
 
-def _named(stacks: dict[tuple[str, str], list[Row]], headers: dict[Row, Header]) -> Iterator[list[Row]]:
+def _named(
+    stacks: dict[tuple[str, str], list[Row]], headers: dict[Row, Header]
+) -> Iterator[list[Row]]:
     """The slices of each volume in order, with its name, which differs from those of the others."""
     used: dict[str, int] = {}
     for (_, volume), found in stacks.items():

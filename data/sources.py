@@ -20,7 +20,11 @@ from data.series import Passed
 ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
 LISTINGS = (".csv", ".jsonl", ".txt")  # manifests by their names
 NO_IMAGE = "no image by its name"
-SINGLE = (".png", ".jpg", ".jpeg")  # never more than one image a file (animations are refused when read)
+SINGLE = (
+    ".png",
+    ".jpg",
+    ".jpeg",
+)  # never more than one image a file (animations are refused when read)
 
 
 class Kind(NamedTuple):
@@ -63,11 +67,15 @@ def find(
         raise Refusal(f"{listing or root}: holds no images that can be read")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
         if _within(Path(folder), taken):
-            raise Refusal(f"{folder}: holds images to be read, and results go there; choose another --save-dir")
+            raise Refusal(
+                f"{folder}: holds images to be read, and results go there; choose another --save-dir"
+            )
     seen: set[str] = set()
     for row in found:
         if row.image_id in seen:
-            raise Refusal(f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ")
+            raise Refusal(
+                f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ"
+            )
         seen.add(row.image_id)
     return _apart(found)
 
@@ -84,12 +92,22 @@ def measurement(
     if row.window is None and contracts.asked is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
     intensity = contracts.of(row, source)
-    return dataset.blacken(intensity.to_model(source.pixels, clamp=False), source), source, intensity
+    return (
+        dataset.blacken(intensity.to_model(source.pixels, clamp=False), source),
+        source,
+        intensity,
+    )
 
 
-def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[Passed], kind: Kind) -> Iterable[Row]:
+def _in_root(
+    root: Path, split: str | None, taken: Sequence[Path], passed: list[Passed], kind: Kind
+) -> Iterable[Row]:
     if root.is_file() and split is None:
-        return manifest.read(root) if root.suffix.lower() in LISTINGS else [Row(str(root), manifest.identify(root.name))]
+        return (
+            manifest.read(root)
+            if root.suffix.lower() in LISTINGS
+            else [Row(str(root), manifest.identify(root.name))]
+        )
     if not root.is_dir():
         raise Refusal(f"{root}: no such folder")
     if split is None:
@@ -101,15 +119,23 @@ def _in_root(root: Path, split: str | None, taken: Sequence[Path], passed: list[
             return manifest.read(root / name)
     if (root / "manifest.csv").is_file():
         return _of_split(root / "manifest.csv", split)
-    names = {p.name.removesuffix("_images.txt").removesuffix(".csv") for p in root.iterdir() if not p.name.startswith(".")}
-    raise Refusal(f"{root}: has no split {split!r} (folder, .csv or _images.txt){nearest(split, names)}")
+    names = {
+        p.name.removesuffix("_images.txt").removesuffix(".csv")
+        for p in root.iterdir()
+        if not p.name.startswith(".")
+    }
+    raise Refusal(
+        f"{root}: has no split {split!r} (folder, .csv or _images.txt){nearest(split, names)}"
+    )
 
 
 def _of_split(listing: str | Path, split: str) -> list[Row]:
     rows = list(manifest.read(listing))
     chosen = [row for row in rows if row.split == split]
     if not chosen:
-        raise Refusal(f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}")
+        raise Refusal(
+            f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}"
+        )
     return chosen
 
 
@@ -132,26 +158,38 @@ def _slices(rows: Sequence[Row], kind: Kind) -> Iterator[Row]:
 
     Either way they are slices of a volume, where a listing names all of them and reads them alike; else images of their own.
     """
-    counts = {row.path: _count(row.path, kind) for row in rows if not row.path.lower().endswith(SINGLE)}
+    counts = {
+        row.path: _count(row.path, kind) for row in rows if not row.path.lower().endswith(SINGLE)
+    }
     listed: dict[str, list[Row]] = {}
     for row in rows:
         if row.slice is not None:
             listed.setdefault(row.path, []).append(row)
-    whole = [path for path, found in listed.items() if counts.get(path, 1) > 1 and _complete(found, counts[path])]
+    whole = [
+        path
+        for path, found in listed.items()
+        if counts.get(path, 1) > 1 and _complete(found, counts[path])
+    ]
     names: dict[str, str] = {}
     for path in whole:
         names[path] = _another(path, names.values())
     for row in rows:
         held = counts.get(row.path, 1)
         if held > 1 and row.slice is None:
-            yield from (row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}", volume=row.image_id) for i in range(held))
+            yield from (
+                row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}", volume=row.image_id)
+                for i in range(held)
+            )
         else:
             yield row._replace(volume=names[row.path]) if row.path in names else row
 
 
 def _complete(rows: Sequence[Row], count: int) -> bool:
     """Whether a listing names each of a file's slices once, under one window."""
-    return sorted(row.slice or 0 for row in rows) == [*range(count)] and len({row.window for row in rows}) == 1
+    return (
+        sorted(row.slice or 0 for row in rows) == [*range(count)]
+        and len({row.window for row in rows}) == 1
+    )
 
 
 def _another(path: str, taken: Iterable[str]) -> str:
@@ -163,7 +201,9 @@ def _another(path: str, taken: Iterable[str]) -> str:
 def _apart(rows: list[Row]) -> list[Row]:
     """The rows, where no volume has the name of an image."""
     ids = {row.image_id for row in rows}
-    return [row._replace(volume=f"{row.volume}-volume") if row.volume in ids else row for row in rows]
+    return [
+        row._replace(volume=f"{row.volume}-volume") if row.volume in ids else row for row in rows
+    ]
 
 
 def _count(path: str, kind: Kind) -> int:

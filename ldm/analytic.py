@@ -25,16 +25,24 @@ class Mixture(nn.Module):
         self.register_buffer("weights", weights.double())
         self.register_buffer("means", means.double())
         self.register_buffer("covariances", covariances.double())
-        values, vectors = torch.linalg.eigh(covariances.double())  # S_k + sigma^2 I is then diagonal at every sigma
+        values, vectors = torch.linalg.eigh(
+            covariances.double()
+        )  # S_k + sigma^2 I is then diagonal at every sigma
         self.register_buffer("values", values)
         self.register_buffer("vectors", vectors)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         """x [B,...], sigma [B] -> posterior mean, shaped like x."""
-        centred = torch.einsum("kde,bkd->bke", self.vectors, x.double().flatten(1)[:, None] - self.means)
+        centred = torch.einsum(
+            "kde,bkd->bke", self.vectors, x.double().flatten(1)[:, None] - self.means
+        )
         spread = self.values + sigma.double()[:, None, None] ** 2  # [B,K,d]
-        responsibility = (self.weights.log() - 0.5 * (centred**2 / spread + spread.log()).sum(2)).softmax(1)
-        each = self.means + torch.einsum("kde,bke->bkd", self.vectors, self.values / spread * centred)
+        responsibility = (
+            self.weights.log() - 0.5 * (centred**2 / spread + spread.log()).sum(2)
+        ).softmax(1)
+        each = self.means + torch.einsum(
+            "kde,bke->bkd", self.vectors, self.values / spread * centred
+        )
         return torch.einsum("bk,bkd->bd", responsibility, each).to(x).reshape(x.shape)
 
     def draw(self, uniform: Tensor, normal: Tensor) -> Tensor:

@@ -35,7 +35,9 @@ def settings(kind: str, name: str) -> Path:
     word = Path(name).stem.replace("-", "_").removesuffix("_psld")
     names = {path.stem: path for path in folder.glob("*.yaml") if path.stem != "aliases"}
     others = aliases(kind)
-    word = others.get(word) or others.get(word.removesuffix("_config"), word.removesuffix("_config"))
+    word = others.get(word) or others.get(
+        word.removesuffix("_config"), word.removesuffix("_config")
+    )
     if word not in names:
         raise Refusal(f"unknown {kind.rstrip('s')} {name!r}{nearest(name, [*names, *others])}")
     return names[word]
@@ -50,9 +52,16 @@ def aliases(kind: str) -> dict[str, str]:
 def listing(kind: str) -> dict[str, str]:
     """What there is of a kind, "tasks", "solvers" or "models", by name, and the first line that each says about itself."""
     if kind == "models":
-        pages = {path.parent.name: path.with_name("README.md") for path in home("models").glob("*/config.yaml")}
+        pages = {
+            path.parent.name: path.with_name("README.md")
+            for path in home("models").glob("*/config.yaml")
+        }
     else:
-        pages = {path.stem: path for path in home(f"configs/{kind}").glob("*.yaml") if path.stem != "aliases"}
+        pages = {
+            path.stem: path
+            for path in home(f"configs/{kind}").glob("*.yaml")
+            if path.stem != "aliases"
+        }
     return {name: _first_words(path) for name, path in sorted(pages.items())}
 
 
@@ -62,7 +71,9 @@ def _first_words(path: Path) -> str:
     if path.suffix == ".md":
         words = [line for line in lines if line and not line.startswith("#")][:1]
     else:
-        words = [line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+        words = [
+            line.removeprefix("# ") for line in takewhile(lambda line: line.startswith("#"), lines)
+        ]
     sentence = re.split(r"(?<!\bal)\.\s+(?!\d)", " ".join(words))[0].removesuffix(".")
     return shorten(sentence, LINE, placeholder=" …")
 
@@ -70,16 +81,24 @@ def _first_words(path: Path) -> str:
 def home(folder: str) -> Path:
     """A folder of the checkout. Raises Refusal where the program was installed without it."""
     if not (HOME / folder).is_dir():
-        raise Refusal(f"{HOME}: has no {folder}/; run from a checkout, installed with `pip install -e .`")
+        raise Refusal(
+            f"{HOME}: has no {folder}/; run from a checkout, installed with `pip install -e .`"
+        )
     return HOME / folder
 
 
-def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]) -> dict[str, config.Node]:
+def grid(
+    base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]
+) -> dict[str, config.Node]:
     """One merged configuration for each task with each solver, by name; super-resolution and PnP where none is named."""
     cells = {}
     for task in tasks or [""]:
         for solver in solvers or [""]:
-            chosen = [settings_of_kind(kind, name) for kind, name in (("tasks", task), ("solvers", solver)) if name]
+            chosen = [
+                settings_of_kind(kind, name)
+                for kind, name in (("tasks", task), ("solvers", solver))
+                if name
+            ]
             known = config.load([*base, *chosen])
             if "solver" not in known:
                 chosen.append(settings("solvers", SOLVER))
@@ -88,7 +107,9 @@ def grid(base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], chan
                 chosen.insert(0, settings("tasks", "super_resolution"))
             cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
             if cell in cells:
-                raise Refusal(f"two cells of the grid would be called {cell!r}; results need names that differ")
+                raise Refusal(
+                    f"two cells of the grid would be called {cell!r}; results need names that differ"
+                )
             cells[cell] = config.load([*base, *chosen], changes)
     return cells
 
@@ -123,7 +144,9 @@ def weights(name: str | Path) -> Path:
     return trained.checkpoint(path)
 
 
-def prior(settings: config.Node, model: str | None = None, model_config: str | None = None) -> "Prior":
+def prior(
+    settings: config.Node, model: str | None = None, model_config: str | None = None
+) -> "Prior":
     """The weights that `model` names, else those of the configuration's `prior:`, else the shipped latent prior.
 
     Raises Refusal for a description without weights, and where a class must be chosen or cannot be.
@@ -134,16 +157,24 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
 
     given = settings.get("prior", {})
     if not isinstance(given, PRIOR):
-        raise Refusal(f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N")
+        raise Refusal(
+            f"{settings.locate('prior')}: {given!r} is no model; a name, or prior.label=N"
+        )
     if isinstance(given, dict) and "target" in given and not model:
         described = config.build(given)
         if any(True for _ in described.parameters()) and not described.origin:
-            raise Refusal(f"{settings.locate('prior')}: describes a network without weights; name them with --model")
+            raise Refusal(
+                f"{settings.locate('prior')}: describes a network without weights; name them with --model"
+            )
         return described
     if isinstance(given, dict) and given.keys() - {"label"}:
-        raise Refusal(f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here")
+        raise Refusal(
+            f"{settings.locate('prior')}: is stored with the weights; only prior.label=N can be said here"
+        )
     path = weights(model or (given if isinstance(given, str) else MODEL))
-    with torch.random.fork_rng(devices=[]):  # networks are filled with global random numbers before their weights come
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # networks are filled with global random numbers before their weights come
         loaded = checkpoints.load(path, model_config)
     if isinstance(given, dict) and "label" in given:
         try:
@@ -151,5 +182,7 @@ def prior(settings: config.Node, model: str | None = None, model_config: str | N
         except Refusal as error:
             raise Refusal(f"{settings.locate('prior')}.{error}") from None
     if loaded.classes and loaded.label is None:
-        raise Refusal(f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}")
+        raise Refusal(
+            f"{path}: is class-conditional; choose a class with prior.label=N, N from 0 to {loaded.classes - 1}"
+        )
     return loaded

@@ -41,4 +41,6 @@ def state(x: Any, shape: Sequence[int], kind: str, placed: bool) -> None:
     fits = x.ndim == len(shape) + 1 and x.shape[1] == shape[0]
     if not fits or (placed and tuple(x.shape[1:]) != tuple(shape)):
         wanted = f"a {kind} prior has states [B,{','.join(map(str, shape))}]"
-        raise Refusal(f"a state of shape {list(x.shape)}: {wanted}, which prior.to_state makes of images")
+        raise Refusal(
+            f"a state of shape {list(x.shape)}: {wanted}, which prior.to_state makes of images"
+        )

@@ -23,7 +23,15 @@ from data.files import Refusal, bound_yaml, conceal, first_line, nearest
 from ldm import former, plugins, signatures
 
 OURS = {"data", "ldm", "solvers"}
-FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning", "diffusers", "deepinv", "taming"}
+FOREIGN_ROOTS = {
+    "torch",
+    "torchvision",
+    "torchmetrics",
+    "pytorch_lightning",
+    "diffusers",
+    "deepinv",
+    "taming",
+}
 FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "torch.nn.modules.module.Module",
     "torch.optim.optimizer.Optimizer",
@@ -32,7 +40,9 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
 }
-DATA = Path(__file__).resolve().parents[1] / "data"  # holds this program's modules and the users' data sets
+DATA = (
+    Path(__file__).resolve().parents[1] / "data"
+)  # holds this program's modules and the users' data sets
 RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
 PLAIN = re.compile(r"\$\{[^{}:$]*\}")  # ${solver.steps}
 _resolvers = False  # whether files may ask for the environment
@@ -41,10 +51,15 @@ _resolvers = False  # whether files may ask for the environment
 class Node(dict):
     """A mapping that knows its dotted path and the file each of its keys came from."""
 
-    def __init__(self, items: Mapping[str, Any] = (), where: str = "", origin: Mapping[str, str] = ()):  # type: ignore[assignment]
-        super().__init__(items)
+    def __init__(
+        self,
+        items: Mapping[str, Any] | None = None,
+        where: str = "",
+        origin: Mapping[str, str] | None = None,
+    ):
+        super().__init__(items or {})
         self.where = where
-        self.origin = dict(origin)
+        self.origin = dict(origin or {})
 
     def locate(self, key: str) -> str:
         """`file: dotted.key`, as printed in errors."""
@@ -80,7 +95,11 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        reason = "interpolations lead back to themselves" if isinstance(error, RecursionError) else first_line(error)
+        reason = (
+            "interpolations lead back to themselves"
+            if isinstance(error, RecursionError)
+            else first_line(error)
+        )
         raise Refusal(f"{', '.join(map(str, files))}: {reason}") from None
     for asked, found in zip(_strings(merged), _strings(resolved)) if _resolvers else ():
         if _asks(asked):
@@ -90,7 +109,9 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
 
 def dump(config: Mapping[str, Any]) -> str:
     """The configuration as YAML, keys in the order they were written."""
-    return yaml.safe_dump(plain(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=125)
+    return yaml.safe_dump(
+        plain(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=125
+    )
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -143,10 +164,14 @@ def resolve(target: Any, where: str = "target") -> type:
     module_name, _, name = former.renamed(target).rpartition(".")
     root = target.split(".")[0]
     if root not in OURS | FOREIGN_ROOTS | plugins.NAMES:
-        raise Refusal(f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})")
+        raise Refusal(
+            f"{where}: {target!r} is not a class of this program (a module of your own needs --plugin {root})"
+        )
     folder, _, rest = module_name.partition(".")
     if folder == "data" and _of_the_user(rest.split(".")[0]):
-        raise Refusal(f"{where}: {target!r} lies in a folder of data/ that is not the program's, where data sets are unpacked")
+        raise Refusal(
+            f"{where}: {target!r} lies in a folder of data/ that is not the program's, where data sets are unpacked"
+        )
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
@@ -160,7 +185,9 @@ def resolve(target: Any, where: str = "target") -> type:
     home = found.__module__.split(".")[0]
     bases = {f"{base.__module__}.{base.__qualname__}" for base in found.__mro__}
     if home not in OURS | plugins.NAMES and not bases & FOREIGN_BASES:
-        raise Refusal(f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)")
+        raise Refusal(
+            f"{where}: {target!r} is not of an allowed kind (network, optimiser, schedule, callback, logger, metric)"
+        )
     return found
 
 
@@ -178,12 +205,19 @@ def _read(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path}: no such configuration file") from None
     except Refusal:
         raise
-    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:  # ValueError: not UTF-8, or no such date
+    except (
+        OSError,
+        ValueError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+    ) as error:  # ValueError: not UTF-8, or no such date
         raise Refusal(f"{path}: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
     if not _resolvers and any(map(_asks, _strings(content))):
-        raise Refusal(f"{path}: resolvers such as ${{oc.env:…}} read what the file does not hold; --allow-env lets them")
+        raise Refusal(
+            f"{path}: resolvers such as ${{oc.env:…}} read what the file does not hold; --allow-env lets them"
+        )
     return typing.cast(dict, content)
 
 
@@ -210,7 +244,11 @@ def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, 
         origin[dotted] = source
         old = into.get(key)
         if isinstance(value, Mapping):
-            changed = isinstance(old, Mapping) and "target" in value and value["target"] != old.get("target", value["target"])
+            changed = (
+                isinstance(old, Mapping)
+                and "target" in value
+                and value["target"] != old.get("target", value["target"])
+            )
             if not isinstance(old, dict) or changed:
                 into[key] = {}
             _merge(into[key], value, dotted, source, origin)
@@ -230,7 +268,9 @@ def _node(value: Any, where: str, origin: Mapping[str, str]) -> Any:
 def plain(value: Any) -> Any:
     """Nested plain dicts and lists, as checkpoints and YAML take them."""
     if isinstance(value, Mapping):
-        return {key if isinstance(key, int) else str(key): plain(inner) for key, inner in value.items()}
+        return {
+            key if isinstance(key, int) else str(key): plain(inner) for key, inner in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value

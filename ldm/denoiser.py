@@ -37,7 +37,12 @@ class VP(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(self, network: nn.Module, alpha_bar: Tensor | schedule.Table, predicts: Literal["eps", "v", "x0"] = "eps"):
+    def __init__(
+        self,
+        network: nn.Module,
+        alpha_bar: Tensor | schedule.Table,
+        predicts: Literal["eps", "v", "x0"] = "eps",
+    ):
         super().__init__()
         alpha_bar = alpha_bar.alpha_bar() if isinstance(alpha_bar, schedule.Table) else alpha_bar
         if predicts not in ("eps", "v", "x0"):
@@ -79,7 +84,9 @@ class EDM(nn.Module):
     def time(self, sigma: Tensor) -> Tensor:
         return sigma.log() / 4
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None
+    ) -> Tensor:
         """position [B,2,H,W]: channels appended after preconditioning (patch networks)."""
         c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
         scaled = c_in * x if position is None else torch.cat([c_in * x, position.to(x)], 1)
@@ -107,7 +114,9 @@ class Prior(nn.Module):
 
     kind: Literal["pixel", "latent"] = "pixel"
     patched: bool = False
-    gray: bool = False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
+    gray: bool = (
+        False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
+    )
     image_variances: Sequence[Sequence[float]] = ()
     contracts: Mapping[str, tuple[float, float]] = MappingProxyType({})
     _origin: str | Callable[[], str] = ""
@@ -118,7 +127,7 @@ class Prior(nn.Module):
         shape: tuple[int, int, int],
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        label: int | None = None,
+        label: int | Tensor | None = None,
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
@@ -130,7 +139,9 @@ class Prior(nn.Module):
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
         checks.counts(shape=self.shape)
-        checks.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # whose logarithms are taken
+        checks.positive(
+            sigma_min=self.sigma_min, sigma_max=self.sigma_max
+        )  # whose logarithms are taken
         if not self.sigma_min < self.sigma_max:
             raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         spectra.check(variances)
@@ -143,13 +154,21 @@ class Prior(nn.Module):
     def classes(self) -> int:
         """Classes the network tells apart; 0: it is unconditional. Our networks hold it as `classes`, diffusers' in `config`."""
         modules = list(self.denoiser.modules())
-        known = [getattr(m, "classes", None) or getattr(getattr(m, "config", None), "num_class_embeds", None) for m in modules]
+        known = [
+            getattr(m, "classes", None)
+            or getattr(getattr(m, "config", None), "num_class_embeds", None)
+            for m in modules
+        ]
         return next(filter(None, known), 0)
 
     @property
     def any_size(self) -> bool:
         """Whether the network takes images of any H and W, and says of a crop what it says of the whole."""
-        return self.kind == "pixel" and not self.patched and getattr(getattr(self.denoiser, "network", None), "any_size", False)
+        return (
+            self.kind == "pixel"
+            and not self.patched
+            and getattr(getattr(self.denoiser, "network", None), "any_size", False)
+        )
 
     @property
     def label(self) -> int | Tensor | None:
@@ -157,8 +176,16 @@ class Prior(nn.Module):
 
     @label.setter
     def label(self, value: int | Tensor | None) -> None:
-        if value is not None and not isinstance(value, Tensor) and (type(value) is not int or value not in range(self.classes)):
-            allowed = f"0 to {self.classes - 1} are allowed" if self.classes else "the network is unconditional and takes none"
+        if (
+            value is not None
+            and not isinstance(value, Tensor)
+            and (type(value) is not int or value not in range(self.classes))
+        ):
+            allowed = (
+                f"0 to {self.classes - 1} are allowed"
+                if self.classes
+                else "the network is unconditional and takes none"
+            )
             raise Refusal(f"label {value!r}: {allowed}")
         self._label = value
 
@@ -174,7 +201,11 @@ class Prior(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor | None:
         """[B] what the network is told about the states x."""
-        return None if self.label is None else torch.as_tensor(self.label, device=x.device).expand(len(x))
+        return (
+            None
+            if self.label is None
+            else torch.as_tensor(self.label, device=x.device).expand(len(x))
+        )
 
     @property
     def origin(self) -> str:
@@ -201,7 +232,9 @@ class Prior(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float, noise: Noise | None = None) -> Tensor:
         """`denoise`, called as prior(x, sigma); sigma may be one number."""
-        return self.denoise(x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), noise)
+        return self.denoise(
+            x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), noise
+        )
 
     def begin(self, levels: Sequence[float]) -> None:
         """Told the noise levels of a run before its first call; most priors do not mind."""
@@ -220,7 +253,9 @@ class Prior(nn.Module):
     def image_density(self, sigma: float) -> Tensor | None:
         """[H,W] the same of the image that a latent prior decodes from D(x)."""
         rows = self.image_variances
-        return torch.from_numpy(spectra.density(rows, sigma, *self.image_shape[1:])) if rows else None
+        return (
+            torch.from_numpy(spectra.density(rows, sigma, *self.image_shape[1:])) if rows else None
+        )
 
     def variance(self, sigma: float) -> float | None:
         """Var[x0 | x] per state entry, the mean of `density`."""

@@ -93,8 +93,16 @@ class LatentPrior(Prior):
         image_variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__(denoiser, shape, sigma_min, sigma_max, label, variances)
-        self.first_stage, self.image_channels, self.image_variances = first_stage, image_channels, image_variances
-        self.scale, self.shift, self.error_variance = float(scale), float(shift), float(error_variance)
+        self.first_stage, self.image_channels, self.image_variances = (
+            first_stage,
+            image_channels,
+            image_variances,
+        )
+        self.scale, self.shift, self.error_variance = (
+            float(scale),
+            float(shift),
+            float(error_variance),
+        )
         checks.counts(image_channels=image_channels)
         checks.positive(scale=self.scale)
         checks.natural(error_variance=self.error_variance, **{"the size of shift": abs(self.shift)})
@@ -124,7 +132,11 @@ class LatentPrior(Prior):
 
 def one_by_one(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), on a CPU image after image: whole images of many channels are larger than its caches."""
-    return torch.cat([function(row) for row in x.split(1)]) if x.device.type == "cpu" and len(x) > 1 else function(x)
+    return (
+        torch.cat([function(row) for row in x.split(1)])
+        if x.device.type == "cpu" and len(x) > 1
+        else function(x)
+    )
 
 
 class LatentPatchPrior(LatentPrior):

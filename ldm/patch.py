@@ -18,7 +18,9 @@ from data.seeding import Noise
 from ldm import checks
 from ldm.denoiser import Prior
 
-CPU_PATCHES = 25  # in one network call: an image's, as published; a hundred at once cost half as much again
+CPU_PATCHES = (
+    25  # in one network call: an image's, as published; a hundred at once cost half as much again
+)
 
 
 def padding(size: int, patch: int) -> int:
@@ -26,7 +28,9 @@ def padding(size: int, patch: int) -> int:
     return (size // patch + 1) * patch - size
 
 
-def positions(padded: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Tensor:
+def positions(
+    padded: int, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> Tensor:
     """[2, R, R]: x then y coordinate, 2u/(R-1) - 1 over the padded image of width R."""
     line = torch.linspace(-1, 1, padded, dtype=dtype, device=device)
     return torch.stack([line.expand(padded, padded), line[:, None].expand(padded, padded)])
@@ -44,21 +48,35 @@ def cut(x: Tensor, rows: Tensor, columns: Tensor, patch: int) -> Tensor:
 def cut_padded(x: Tensor, rows: Tensor, columns: Tensor, patch: int, margin: int) -> Tensor:
     """`cut` of x [B,C,N,N] padded with black by `margin`, corners in the padded frame, without building the padded image."""
     span = torch.arange(patch, device=x.device) - margin
-    r, c = rows[..., None] + span, columns[..., None] + span  # [B,n,P], where 0 is the image's first pixel
-    inside = ((r >= 0) & (r < x.shape[-2]))[..., :, None] & ((c >= 0) & (c < x.shape[-1]))[..., None, :]
+    r, c = (
+        rows[..., None] + span,
+        columns[..., None] + span,
+    )  # [B,n,P], where 0 is the image's first pixel
+    inside = ((r >= 0) & (r < x.shape[-2]))[..., :, None] & ((c >= 0) & (c < x.shape[-1]))[
+        ..., None, :
+    ]
     image = torch.arange(len(x), device=x.device)[:, None, None, None]
     r, c = r.clamp(0, x.shape[-2] - 1), c.clamp(0, x.shape[-1] - 1)
     patches = x.permute(0, 2, 3, 1)[image, r[:, :, :, None], c[:, :, None, :]]
-    return torch.where(inside[..., None], patches, BLACK).flatten(0, 1).permute(0, 3, 1, 2).contiguous()
+    return (
+        torch.where(inside[..., None], patches, BLACK)
+        .flatten(0, 1)
+        .permute(0, 3, 1, 2)
+        .contiguous()
+    )
 
 
 def paste(patches: Tensor, rows: Tensor, columns: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """The inverse of `cut`, summed where patches overlap, and how many covered each pixel [B,1,R,R]."""
     b, channels, width, patch = len(like), like.shape[1], like.shape[-1], patches.shape[-1]
     span = torch.arange(patch, device=like.device)
-    flat = (rows[..., None, None] + span[:, None]) * width + columns[..., None, None] + span  # [B,n,P,P]
+    flat = (
+        (rows[..., None, None] + span[:, None]) * width + columns[..., None, None] + span
+    )  # [B,n,P,P]
     flat = flat.reshape(b, 1, -1)
-    values = patches.reshape(b, -1, channels, patch * patch).transpose(1, 2).reshape(b, channels, -1)
+    values = (
+        patches.reshape(b, -1, channels, patch * patch).transpose(1, 2).reshape(b, channels, -1)
+    )
     total = torch.zeros(b, channels, width * width, dtype=patches.dtype, device=like.device)
     total = total.scatter_add(2, flat.expand(-1, channels, -1), values)
     count = torch.zeros(b, 1, width * width, dtype=patches.dtype, device=like.device)
@@ -94,9 +112,13 @@ class PatchPrior(Prior):
         self.size, self.patch = size, patch
         self.margin = padding(size, patch) if pad is None else pad
         if self.margin < padding(size, patch):
-            raise Refusal(f"pad {self.margin} is too small for N={size}, P={patch}: needs at least {padding(size, patch)}")
+            raise Refusal(
+                f"pad {self.margin} is too small for N={size}, P={patch}: needs at least {padding(size, patch)}"
+            )
         padded = size + 2 * self.margin
-        super().__init__(denoiser, (channels, padded, padded), sigma_min, sigma_max, label, variances)
+        super().__init__(
+            denoiser, (channels, padded, padded), sigma_min, sigma_max, label, variances
+        )
         self.partitions, self.patch_batch = partitions, patch_batch
 
     def stretched(self, size: int) -> "PatchPrior":
@@ -134,7 +156,10 @@ class PatchPrior(Prior):
         checks.state(x, self.shape, "patch", placed=self.kind == "pixel")
         d = torch.zeros_like(x)
         for rows, columns in self.layouts(len(x), noise):
-            d = d + self.assemble(x, sigma, rows.to(x.device), columns.to(x.device)) / self.partitions
+            d = (
+                d
+                + self.assemble(x, sigma, rows.to(x.device), columns.to(x.device)) / self.partitions
+            )
         return self.pad(self.crop(d))
 
     def layouts(self, batch: int, noise: Noise | None) -> list[tuple[Tensor, Tensor]]:
@@ -142,10 +167,14 @@ class PatchPrior(Prior):
         if noise is None:
             index = torch.arange(1, self.partitions + 1, dtype=torch.float64)
             plastic = 1.324717957244746  # R2 sequence (Roberts 2018): generalised golden ratio in two dimensions
-            unit = torch.stack([(0.5 + index / plastic) % 1, (0.5 + index / plastic**2) % 1], 1).expand(batch, -1, -1)
+            unit = torch.stack(
+                [(0.5 + index / plastic) % 1, (0.5 + index / plastic**2) % 1], 1
+            ).expand(batch, -1, -1)
         else:
             unit = noise.uniform((batch, self.partitions, 2), torch.float64)
-        slack = self.shape[-1] - self.tiles * self.patch  # offsets 0..slack keep every tile inside the padded square
+        slack = (
+            self.shape[-1] - self.tiles * self.patch
+        )  # offsets 0..slack keep every tile inside the padded square
         low = max(0, self.margin + self.size - self.tiles * self.patch)
         high = min(self.margin, slack)
         offsets = low + (unit * (high - low + 1)).long()  # [B,K,2]
@@ -192,14 +221,24 @@ class FixedPatchPrior(PatchPrior):
     overlap: pixels that neighbours share. At N = 256, P = 56, M = 24 the corners are 4, 52, ..., 244.
     """
 
-    def __init__(self, *arguments: Any, overlap: int = 8, blend: Literal["average", "stitch"] = "average", **settings: Any):
+    def __init__(
+        self,
+        *arguments: Any,
+        overlap: int = 8,
+        blend: Literal["average", "stitch"] = "average",
+        **settings: Any,
+    ):
         super().__init__(*arguments, **settings)
         step, width = self.patch - overlap, self.shape[-1]
         count = -(-(self.size - overlap) // max(step, 1))
         first = (width - count * step - overlap) // 2
         if not 0 <= overlap < self.patch or first < 0:
-            raise Refusal(f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}")
-        with torch.device("cpu"):  # even where the network is being built without memory (meta device)
+            raise Refusal(
+                f"patches of {self.patch} that overlap by {overlap} do not fit the padded width {width}"
+            )
+        with torch.device(
+            "cpu"
+        ):  # even where the network is being built without memory (meta device)
             self.blend, self.starts = blend, first + step * torch.arange(count)
 
     def layouts(self, batch: int, noise: Noise | None) -> list[tuple[Tensor, Tensor]]:

@@ -27,7 +27,9 @@ class ContinuousVP(EDM):
     The network is fed (steps - 1) t. Its exact inverse is closed, so there is no table.
     """
 
-    def __init__(self, network: nn.Module, beta_d: float = 19.9, beta_min: float = 0.1, steps: int = 1000):
+    def __init__(
+        self, network: nn.Module, beta_d: float = 19.9, beta_min: float = 0.1, steps: int = 1000
+    ):
         super().__init__(network)
         self.beta_d, self.beta_min, self.steps = beta_d, beta_min, steps
 
@@ -35,7 +37,9 @@ class ContinuousVP(EDM):
         return torch.ones_like(sigma), -sigma, 1 / (1 + sigma**2).sqrt()
 
     def time(self, sigma: Tensor) -> Tensor:
-        log = (sigma**2).log1p()  # t = (sqrt(beta_min^2 + 2 beta_d log) - beta_min) / beta_d without cancellation
+        log = (
+            sigma**2
+        ).log1p()  # t = (sqrt(beta_min^2 + 2 beta_d log) - beta_min) / beta_d without cancellation
         t = 2 * log / ((self.beta_min**2 + 2 * self.beta_d * log).sqrt() + self.beta_min)
         return (self.steps - 1) * t
 
@@ -47,7 +51,9 @@ class UnitRange(nn.Module):
         super().__init__()
         self.denoiser = denoiser
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None
+    ) -> Tensor:
         place = () if position is None else (position,)  # only patch networks take one
         return from_unit(self.denoiser(to_unit(x), sigma / 2, label, *place))
 

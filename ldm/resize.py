@@ -8,7 +8,7 @@ which know where in the image a patch lies, are stretched: the same patches, the
 
 from collections.abc import Sequence
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,7 +41,10 @@ def fit(prior: Prior, shape: Shape, **of_volumes: Any) -> tuple[Prior, str]:
     image, square = (f"{size[1]}×{size[2]}" for size in (asked, own))
     if all(n <= m for n, m in zip(asked[1:], own[1:])):
         framed = Framed(prior, asked)
-        return framed, f"{image} image inside the prior's {square}, {framed.padding}-padded and cropped back"
+        return (
+            framed,
+            f"{image} image inside the prior's {square}, {framed.padding}-padded and cropped back",
+        )
     if prior.patched:
         larger = prior.stretched(max(asked[1:]))  # type: ignore[operator]
         note = f"{image} image: the patches of a prior of {square}, their places stretched to {larger.image_shape[1]} pixels"
@@ -53,11 +56,19 @@ def fit(prior: Prior, shape: Shape, **of_volumes: Any) -> tuple[Prior, str]:
     return (tiled, note) if tiled.image_shape == asked else (Framed(tiled, asked), note)
 
 
-def solid(prior: Prior, shape: Shape, spacing: Sequence[float] | None = None, **settings: Any) -> tuple[Prior, str]:
+def solid(
+    prior: Prior, shape: Shape, spacing: Sequence[float] | None = None, **settings: Any
+) -> tuple[Prior, str]:
     """A prior of volumes that denoises all planes which the prior of slices knows."""
     planes, note = fitting(prior, shape, spacing)
     state = (prior.shape[0], *shape[1:])
-    return VolumePrior(prior, state, planes, spacing if planes != ("axial",) and spacing else (1.0, 1.0, 1.0), **settings), note
+    return VolumePrior(
+        prior,
+        state,
+        planes,
+        spacing if planes != ("axial",) and spacing else (1.0, 1.0, 1.0),
+        **settings,
+    ), note
 
 
 def sized(prior: Prior, shape: Shape) -> Prior:
@@ -71,9 +82,17 @@ class Adapted(Prior):
     """A prior that speaks through another one; what it does not change, it passes on."""
 
     def __init__(self, inner: Prior, shape: Shape, image_shape: Shape):
-        super().__init__(inner.denoiser, shape, inner.sigma_min, inner.sigma_max, inner.label, inner.variances)  # type: ignore[arg-type]
+        super().__init__(
+            inner.denoiser,
+            cast(tuple[int, int, int], shape),
+            inner.sigma_min,
+            inner.sigma_max,
+            inner.label,
+            inner.variances,
+        )
         self.inner, self.image_variances = inner, inner.image_variances
-        self.kind, self.patched, self.gray, self.origin = inner.kind, inner.patched, inner.gray, inner.origin
+        self.kind, self.patched = inner.kind, inner.patched
+        self.gray, self.origin = inner.gray, inner.origin
         self._image_shape = tuple(image_shape)
 
     def __getattr__(self, name: str) -> Any:
@@ -141,16 +160,24 @@ class Tiled(Adapted):
 
     def __init__(self, inner: Prior, image_shape: Shape):
         factor = inner.image_shape[1] // inner.shape[1]
-        super().__init__(inner, (inner.shape[0], image_shape[1] // factor, image_shape[2] // factor), image_shape)
+        super().__init__(
+            inner, (inner.shape[0], image_shape[1] // factor, image_shape[2] // factor), image_shape
+        )
         self.factor = factor
         rows, columns = (_starts(n, m) for n, m in zip(self.shape[1:], inner.shape[1:]))
         self.corners = [(r, c) for r in rows for c in columns]
 
     def denoise(self, x: Tensor, sigma: Tensor, noise: Noise | None = None) -> Tensor:
-        return self._blend(x, lambda piece: self.inner.denoise(piece, sigma, noise), 1, 1, x.shape[1])
+        return self._blend(
+            x, lambda piece: self.inner.denoise(piece, sigma, noise), 1, 1, x.shape[1]
+        )
 
     def to_image(self, state: Tensor) -> Tensor:
-        return self.decode(state, quantize=False) if self.kind == "latent" else self.inner.to_image(state)
+        return (
+            self.decode(state, quantize=False)
+            if self.kind == "latent"
+            else self.inner.to_image(state)
+        )
 
     def to_state(self, image: Tensor) -> Tensor:
         return self.encode(image) if self.kind == "latent" else self.inner.to_state(image)
@@ -169,7 +196,13 @@ class Tiled(Adapted):
         weight = x.new_zeros(total.shape[-2:])
         window = _falling(height * scale_out, x)[:, None] * _falling(width * scale_out, x)
         for r, c in self.corners:
-            piece = work(x[..., r * scale_in : (r + height) * scale_in, c * scale_in : (c + width) * scale_in])
+            piece = work(
+                x[
+                    ...,
+                    r * scale_in : (r + height) * scale_in,
+                    c * scale_in : (c + width) * scale_in,
+                ]
+            )
             place = (r * scale_out, c * scale_out, height * scale_out, width * scale_out)
             total = total + _placed(piece * window, total.shape[-2:], place)
             weight = weight + _placed(window, total.shape[-2:], place)

@@ -20,21 +20,31 @@ from ldm.denoiser import Prior
 
 Spacing = Literal["geometric", "karras"]  # of VE levels
 Times = Literal["even", "leading", "strided"]  # of VP levels
-Scales = tuple[float, float]  # s, n of a state s x0 + n eps: 1, sigma in VE coordinates, sqrt(a), sqrt(1 - a) in VP
+Scales = tuple[
+    float, float
+]  # s, n of a state s x0 + n eps: 1, sigma in VE coordinates, sqrt(a), sqrt(1 - a) in VP
 
 
-def ve_levels(prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras") -> list[float]:
+def ve_levels(
+    prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras"
+) -> list[float]:
     """`steps` noise levels from sigma_max down to sigma_min, both moved inside the prior's; Refusal if nothing of it is left."""
     if not 0 < sigma_min <= sigma_max:
-        raise Refusal(f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}")
+        raise Refusal(
+            f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}"
+        )
     low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
     if not low <= high:
         own = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
         raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {own}")
-    return (schedule.karras if spacing == "karras" else schedule.geometric)(steps, low, high).tolist()
+    return (schedule.karras if spacing == "karras" else schedule.geometric)(
+        steps, low, high
+    ).tolist()
 
 
-def vp_levels(prior: Prior, steps: int, times: Times = "even", table: Tensor | None = None) -> list[float]:
+def vp_levels(
+    prior: Prior, steps: int, times: Times = "even", table: Tensor | None = None
+) -> list[float]:
     """alpha_bar of a run's levels from the noisiest up, none above the prior's sigma_max, and of where the last step ends.
     times: `even`, `steps` entries of the prior's table evenly spread over all of it, then 1. `strided`, guided diffusion's 0, c,
     2c, ... with c = T // steps, then 1. `leading`, latent diffusion's 1, 1 + c, 1 + 2c, ..., and at the end the table's first
@@ -50,7 +60,9 @@ def vp_levels(prior: Prior, steps: int, times: Times = "even", table: Tensor | N
     most = usable if times == "even" else len(a)
     steps = min(steps, most) if own is None else steps
     if not 1 <= steps <= most:
-        raise Refusal(f"steps must be between 1 and {most}, the levels of the prior's table, not {steps}")
+        raise Refusal(
+            f"steps must be between 1 and {most}, the levels of the prior's table, not {steps}"
+        )
     if times == "even":
         return [*a[schedule.ddim_times(steps, usable)].tolist(), 1.0]
     grid = torch.arange(0, len(a), len(a) // steps)
@@ -102,19 +114,31 @@ def ddim_noise(now: Scales, then: Scales, eta: float) -> Scales:
     return math.sqrt(max(n_next**2 - added**2, 0)), added
 
 
-def ddim_step(x: Tensor, x0: Tensor, now: Scales, then: Scales, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+def ddim_step(
+    x: Tensor, x0: Tensor, now: Scales, then: Scales, eta: float = 0.0, noise: Noise | None = None
+) -> Tensor:
     """Song et al. 2021, eq. (12), in any coordinates. eta = 1 is DDPM's ancestral step."""
     kept, added = ddim_noise(now, then, eta)
     x = then[0] * x0 + kept * ((x - now[0] * x0) / now[1])
     return x + added * noise.like(x) if noise is not None and eta > 0 else x
 
 
-def ddim_step_vp(x_t: Tensor, x0: Tensor, a: float, a_next: float, eta: float = 0.0, noise: Noise | None = None) -> Tensor:
+def ddim_step_vp(
+    x_t: Tensor, x0: Tensor, a: float, a_next: float, eta: float = 0.0, noise: Noise | None = None
+) -> Tensor:
     """`ddim_step` from alpha_bar a to a_next."""
     return ddim_step(x_t, x0, vp(a), vp(a_next), eta, noise)
 
 
-def ode_step(prior: Prior, x: Tensor, x0: Tensor, sigma: float, sigma_next: float, offset: Noise, heun: bool = False) -> Tensor:
+def ode_step(
+    prior: Prior,
+    x: Tensor,
+    x0: Tensor,
+    sigma: float,
+    sigma_next: float,
+    offset: Noise,
+    heun: bool = False,
+) -> Tensor:
     """One step of the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma, x0 = D(x, sigma), by Euler's or Heun's rule."""
     slope = (x - x0) / sigma
     ahead = x + (sigma_next - sigma) * slope
@@ -124,7 +148,9 @@ def ode_step(prior: Prior, x: Tensor, x0: Tensor, sigma: float, sigma_next: floa
     return x + (sigma_next - sigma) * (slope + slope_next) / 2
 
 
-def pf_ode(prior: Prior, x: Tensor, levels: Sequence[float], offset: Noise, heun: bool = False) -> Tensor:
+def pf_ode(
+    prior: Prior, x: Tensor, levels: Sequence[float], offset: Noise, heun: bool = False
+) -> Tensor:
     """The probability-flow ODE along descending levels."""
     for sigma, sigma_next in pairwise(levels):
         x0 = prior.denoise(x, full(sigma, x), offset)
@@ -132,7 +158,9 @@ def pf_ode(prior: Prior, x: Tensor, levels: Sequence[float], offset: Noise, heun
     return x
 
 
-def langevin_noise(sigma: float, sigma_next: float, eps: float, corrected: bool = True) -> tuple[float, float]:
+def langevin_noise(
+    sigma: float, sigma_next: float, eps: float, corrected: bool = True
+) -> tuple[float, float]:
     """The share of a state's noise that a Langevin step x + (eps / 2) (D - x) + spread z keeps, and the spread.
 
     Published (PaDIS): spread = sigma sqrt(eps), whose stationary variance at a fixed D is sigma^2 / (1 - eps / 4), more than
@@ -244,8 +272,12 @@ class Langevin(Sampler):
         super().__post_init__()
         checks.counts(inner=self.inner)
         checks.positive(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
-        if not self.sigma_min < self.sigma_max or not 0 < self.eps < 4:  # at 4 a step only mirrors x about D
-            raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)")
+        if (
+            not self.sigma_min < self.sigma_max or not 0 < self.eps < 4
+        ):  # at 4 a step only mirrors x about D
+            raise Refusal(
+                f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)"
+            )
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
         levels = ve_levels(prior, self.steps, self.sigma_min, self.sigma_max, "geometric")

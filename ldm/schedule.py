@@ -18,9 +18,13 @@ def linear_alpha_bar(beta_start: float = 1e-4, beta_end: float = 0.02, n: int = 
     return (1 - torch.linspace(beta_start, beta_end, n, dtype=torch.float64)).cumprod(0)
 
 
-def scaled_linear_alpha_bar(beta_start: float = 0.0015, beta_end: float = 0.0195, n: int = 1000) -> Tensor:
+def scaled_linear_alpha_bar(
+    beta_start: float = 0.0015, beta_end: float = 0.0195, n: int = 1000
+) -> Tensor:
     """Latent diffusion's table: sqrt(beta) linear; the defaults are the FFHQ/CelebA VQ-f4 ones. [n] float64."""
-    return (1 - torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64) ** 2).cumprod(0)
+    return (
+        1 - torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64) ** 2
+    ).cumprod(0)
 
 
 def cosine_alpha_bar(n: int = 1000, max_beta: float = 0.999) -> Tensor:
@@ -42,8 +46,12 @@ class Table:
     def __post_init__(self) -> None:
         if not 1 < self.n <= 100_000:
             raise Refusal(f"a table's n must lie in 2..100000, not {self.n}")
-        if (self.beta_start is None) != (self.beta_end is None) or (self.kind == "cosine" and self.beta_start is not None):
-            raise Refusal("a table takes both beta_start and beta_end, or neither; a cosine table neither")
+        if (self.beta_start is None) != (self.beta_end is None) or (
+            self.kind == "cosine" and self.beta_start is not None
+        ):
+            raise Refusal(
+                "a table takes both beta_start and beta_end, or neither; a cosine table neither"
+            )
         for name, beta in (("beta_start", self.beta_start), ("beta_end", self.beta_end)):
             if beta is not None and not 0 < beta < 1:
                 raise Refusal(f"{name} must lie between 0 and 1, not {beta}")

@@ -15,7 +15,9 @@ class Setting(NamedTuple):
     """What can be set of an object."""
 
     key: str  # dotted, as overrides have it: operator.params.factor
-    kind: Literal["whole", "number", "choice", "truth", "file"]  # file: anything that no form can hold, such as a mask
+    kind: Literal[
+        "whole", "number", "choice", "truth", "file"
+    ]  # file: anything that no form can hold, such as a mask
     value: Any  # what the file says, else the default; None: not set
     choices: tuple = ()  # of a choice
     about: str = ""  # the comment beside the field
@@ -38,24 +40,39 @@ def settings(cls: type, given: Mapping[str, Any], where: str) -> list[Setting]:
     for name, parameter in inspect.signature(cls).parameters.items():
         value = given.get(name, None if parameter.default is parameter.empty else parameter.default)
         needed = value is None and parameter.default is parameter.empty
-        inner = [one for one in (typing.get_args(hints[name]) or [hints[name]]) if one is not type(None)]
+        inner = [
+            one for one in (typing.get_args(hints[name]) or [hints[name]]) if one is not type(None)
+        ]
         choice = typing.get_origin(hints[name]) is Literal
-        kind: Any = "choice" if choice else KINDS.get(inner[0], "file") if len(inner) == 1 else "file"
+        kind: Any = (
+            "choice" if choice else KINDS.get(inner[0], "file") if len(inner) == 1 else "file"
+        )
         if kind != "file" or (needed and name not in given):
             found.append(
-                Setting(f"{where}.{name}", kind, value, tuple(inner) if choice else (), comments.get(name, ""), name in given)
+                Setting(
+                    f"{where}.{name}",
+                    kind,
+                    value,
+                    tuple(inner) if choice else (),
+                    comments.get(name, ""),
+                    name in given,
+                )
             )
     return found
 
 
 def _comments(cls: type) -> dict[str, str]:
     """The comments that stand beside the fields of a class and of those it inherits from."""
-    lines = [line for base in reversed(cls.__mro__[:-1]) for line in inspect.getsource(base).splitlines()]
+    lines = [
+        line for base in reversed(cls.__mro__[:-1]) for line in inspect.getsource(base).splitlines()
+    ]
     fields = (re.match(r"    (\w+): .*?  # (.*)", line) for line in lines)
     return {found[1]: found[2] for found in fields if found}
 
 
-def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]) -> None:
+def check(
+    cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], locate: Callable[[str], str]
+) -> None:
     """Raise Refusal unless names and types are those of the constructor's signature, without the `extra` ones.
 
     locate: from a parameter's name to the place in the configuration that errors name.
@@ -63,7 +80,9 @@ def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], loc
     signature = inspect.signature(cls)
     kinds = [p.kind for p in signature.parameters.values()]
     allowed = [
-        n for n, p in signature.parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in extra
+        n
+        for n, p in signature.parameters.items()
+        if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) and n not in extra
     ]
     try:
         hints = typing.get_type_hints(cls.__init__)  # type: ignore[misc]
@@ -71,7 +90,9 @@ def check(cls: type, arguments: Mapping[str, Any], extra: Mapping[str, Any], loc
         hints = {}
     for name, value in arguments.items():
         if name not in allowed and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise Refusal(f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}")
+            raise Refusal(
+                f"{locate(name)}: {cls.__name__} has no parameter {name!r}{nearest(name, allowed)}"
+            )
         if name in hints and not _fits(value, hints[name]):
             raise Refusal(f"{locate(name)}: {value!r} is not of type {_spell(hints[name])}")
     for name, parameter in signature.parameters.items():
@@ -102,8 +123,12 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin in (list, tuple, Sequence, Iterable) or hint in (list, tuple, Sequence):
         if not isinstance(value, (list, tuple)):
             return False
-        if origin is tuple and len(arguments) > 1 and Ellipsis not in arguments:  # tuple[int] is foreign for "ints"
-            return len(value) == len(arguments) and all(_fits(v, a) for v, a in zip(value, arguments))
+        if (
+            origin is tuple and len(arguments) > 1 and Ellipsis not in arguments
+        ):  # tuple[int] is foreign for "ints"
+            return len(value) == len(arguments) and all(
+                _fits(v, a) for v, a in zip(value, arguments)
+            )
         return all(_fits(v, arguments[0]) for v in value) if arguments else True
     if origin in (dict, Mapping) or hint in (dict, Mapping):
         fits = lambda pair: all(map(_fits, pair, arguments))  # noqa: E731

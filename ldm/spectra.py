@@ -14,7 +14,9 @@ from torch import Tensor
 
 from data.files import Refusal
 
-KNOTS = 2.0 ** np.arange(-8, 0, 0.5)  # cycles per entry, from one over 256 of them to the corner of the band
+KNOTS = 2.0 ** np.arange(
+    -8, 0, 0.5
+)  # cycles per entry, from one over 256 of them to the corner of the band
 
 
 def check(rows: Sequence[Sequence[float]]) -> None:
@@ -68,7 +70,9 @@ def density(rows: Sequence[Sequence[float]], sigma: float, height: int, width: i
     return np.exp(np.interp(np.log(radius(height, width)), np.log(KNOTS), at))
 
 
-def state_density(rows: Sequence[Sequence[float]], sigma: float, height: int, width: int) -> np.ndarray:
+def state_density(
+    rows: Sequence[Sequence[float]], sigma: float, height: int, width: int
+) -> np.ndarray:
     """`density` of the state that the noise was added to: as sigma^2 below the lowest level, and with a mean of at most
     sigma^2, since D(x) = x is no worse.
     """

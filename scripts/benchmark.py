@@ -24,26 +24,48 @@ from data.files import Refusal
 from ldm import catalogue, config
 from solvers.run.command import Parser
 
-LIMITED = ("operators", "train", "solvers", "forms", "sample", "doors", "scale")  # each has rows in benchmark_<subject>.py
+LIMITED = (
+    "operators",
+    "train",
+    "solvers",
+    "forms",
+    "sample",
+    "doors",
+    "scale",
+)  # each has rows in benchmark_<subject>.py
 SHIPPED = ("demo-pixel", "demo-patch")  # priors whose noise is on the image
 
 
 def main(argv: Sequence[str]) -> int:
     """Measure one subject and print what is found as it comes."""
     parser = Parser("benchmark.py", __doc__)
-    subjects = parser.add_subparsers(dest="subject", required=True, metavar="SUBJECT", parser_class=Parser)
+    subjects = parser.add_subparsers(
+        dest="subject", required=True, metavar="SUBJECT", parser_class=Parser
+    )
     for name in LIMITED:
         rows = subjects.add_parser(name, about=f"Speed or memory of {name} against its limits.")
-        rows.add_argument("--only", default="", metavar="TEXT", help="rows whose function's name holds this")
+        rows.add_argument(
+            "--only", default="", metavar="TEXT", help="rows whose function's name holds this"
+        )
     table = subjects.add_parser("denoise", about="What priors are worth as denoisers.")
-    table.add_argument("--model", nargs="+", help="names in models/, folders or files; default: the shipped pixel priors")
-    table.add_argument("--data", type=Path, metavar="MANIFEST", help="default: eight slices of models/demo-data")
+    table.add_argument(
+        "--model",
+        nargs="+",
+        help="names in models/, folders or files; default: the shipped pixel priors",
+    )
+    table.add_argument(
+        "--data", type=Path, metavar="MANIFEST", help="default: eight slices of models/demo-data"
+    )
     for subject in subjects.choices.values():
         subject.add_argument("--threads", type=int, default=1, help="default: 1")
     try:
         options = parser.parse_args(argv)
         torch.set_num_threads(options.threads)
-        return denoise(options.model, options.data) if options.subject == "denoise" else limits(options.subject, options.only)
+        return (
+            denoise(options.model, options.data)
+            if options.subject == "denoise"
+            else limits(options.subject, options.only)
+        )
     except (Refusal, OSError) as error:
         print(f"benchmark: {error}", file=sys.stderr)
         return 2
@@ -51,7 +73,9 @@ def main(argv: Sequence[str]) -> int:
 
 def limits(subject: str, only: str) -> int:
     """The rows of a subject beside their limits."""
-    chosen = [row for row in importlib.import_module(f"benchmark_{subject}").ROWS if only in row.__name__]
+    chosen = [
+        row for row in importlib.import_module(f"benchmark_{subject}").ROWS if only in row.__name__
+    ]
     if not chosen:
         raise Refusal(f"no row of {subject} is called {only!r}")
     met = True
@@ -68,8 +92,13 @@ def denoise(models: Sequence[str] | None, data: Path | None) -> int:
     priors = {name: catalogue.prior(config.load([]), name).eval() for name in names}
     channels = {prior.image_shape[0] for prior in priors.values()}
     if len(channels) > 1:
-        raise Refusal("--model: one table is of priors of as many channels; these have " + ", ".join(map(str, sorted(channels))))
-    dataset = ManifestDataset(data or catalogue.HOME / "models" / "demo-data" / "test.csv", channels.pop())
+        raise Refusal(
+            "--model: one table is of priors of as many channels; these have "
+            + ", ".join(map(str, sorted(channels)))
+        )
+    dataset = ManifestDataset(
+        data or catalogue.HOME / "models" / "demo-data" / "test.csv", channels.pop()
+    )
     ids = [row.image_id for row in dataset.rows]
     wanted = range(len(ids)) if data else [ids.index(image_id) for image_id in denoising.SLICES]
     images = [dataset[i]["image"][None] for i in wanted]
@@ -80,7 +109,9 @@ def denoise(models: Sequence[str] | None, data: Path | None) -> int:
     missing = denoising.absent()
     if missing:
         packages = ", ".join(dict.fromkeys(package for _, package in missing))
-        print(f"\nnot measured: {', '.join(name for name, _ in missing)}; pip install {packages} (see their licences)")
+        print(
+            f"\nnot measured: {', '.join(name for name, _ in missing)}; pip install {packages} (see their licences)"
+        )
     return 0
 
 

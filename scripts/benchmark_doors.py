@@ -33,7 +33,9 @@ def spent(call: tuple[str, ...]) -> float:
     before = os.times()
     subprocess.run([sys.executable, *call], cwd=HOME, capture_output=True)
     after = os.times()
-    return after.children_user + after.children_system - before.children_user - before.children_system
+    return (
+        after.children_user + after.children_system - before.children_user - before.children_system
+    )
 
 
 ROWS = [waiting]

@@ -44,11 +44,24 @@ FORMS = {  # name -> configuration, steps, other settings
     ("patch", "CoDPS+"): ("solvers/codps_plus", 50),
     ("patch", "CoDPS+, published"): ("published/codps/ffhq-ddim/super_resolution", 50),
     ("patch", "PaDIS, DDNM"): ("solvers/padis", 25),
-    ("patch", "PaDIS, DDNM, published"): ("published/padis/aapm-ddnm/ct_parallel_20", 20, "inner=2"),
+    ("patch", "PaDIS, DDNM, published"): (
+        "published/padis/aapm-ddnm/ct_parallel_20",
+        20,
+        "inner=2",
+    ),
     ("patch", "PaDIS, DPS, operator-normalised"): ("solvers/padis_dps", 20, "inner=2"),
-    ("patch", "PaDIS, DPS, published"): ("published/padis/celebahq-dps/super_resolution", 20, "inner=2"),
+    ("patch", "PaDIS, DPS, published"): (
+        "published/padis/celebahq-dps/super_resolution",
+        20,
+        "inner=2",
+    ),
     ("patch", "PaDIS, Langevin, operator-normalised"): ("solvers/padis_langevin", 20, "inner=2"),
-    ("patch", "PaDIS, Langevin, published"): ("published/padis/aapm-langevin/ct_parallel_20", 20, "inner=2", "zeta=0.6"),
+    ("patch", "PaDIS, Langevin, published"): (
+        "published/padis/aapm-langevin/ct_parallel_20",
+        20,
+        "inner=2",
+        "zeta=0.6",
+    ),
     ("patch", "PaDIS, PC, operator-normalised"): ("solvers/padis_pc", 20),
     ("patch", "PaDIS, PC, published"): ("published/padis/aapm-pc/ct_parallel_20", 20, "zeta=0.6"),
     ("patch", "DPS"): ("solvers/dps", 40),
@@ -95,13 +108,24 @@ def solved(kind: str, name: str) -> Form:
     solver = config.build(config.load([HOME / f"configs/{file}.yaml"], changes)["solver"])
     prior, truth = shipped(kind), scan(HALF if kind == "latent" else 256)
     noise = Noise([SCAN], "noise")
-    problem = measure(SuperResolution(4).draw(tuple(truth.shape[1:]), noise), truth, Gaussian(0.05), noise)
+    problem = measure(
+        SuperResolution(4).draw(tuple(truth.shape[1:]), noise), truth, Gaussian(0.05), noise
+    )
     begun = time.process_time()
     with Meter(prior) as meter:
         *_, last = solver(problem, prior, Noise([SCAN], "solver"))
         image = last.x0
     spent = time.process_time() - begun
-    return Form(kind, name, float(psnr(image, truth)), float(problem.residual(image)), spent, meter.nfe, meter.vjps, steps)
+    return Form(
+        kind,
+        name,
+        float(psnr(image, truth)),
+        float(problem.residual(image)),
+        spent,
+        meter.nfe,
+        meter.vjps,
+        steps,
+    )
 
 
 @functools.cache

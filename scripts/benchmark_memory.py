@@ -34,13 +34,19 @@ def job(kind: str, name: str, operator: str) -> None:
         run(FREE[name], pose(OPERATORS[operator], SIZE), pixel_prior(SIZE))
     else:
         prior, solver = GRADIENT[name]
-        run(solver(steps=2, checkpoint=kind == "checkpointed"), pose(OPERATORS[operator], SIZE), prior(SIZE))
+        run(
+            solver(steps=2, checkpoint=kind == "checkpointed"),
+            pose(OPERATORS[operator], SIZE),
+            prior(SIZE),
+        )
 
 
 def measure(pipe, work: tuple[str, str, str]) -> None:
     """MiB that the job had at once, beyond what the process had before."""
     torch.set_num_threads(1)
-    torch.nn.functional.conv2d(torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3))  # libraries that load on first use
+    torch.nn.functional.conv2d(
+        torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 3, 3)
+    )  # libraries that load on first use
     torch.fft.fft2(torch.zeros(8, 8))
     Path("/proc/self/clear_refs").write_text("5")  # the peak is counted from here
     before = status("VmRSS")
@@ -74,8 +80,17 @@ def memory() -> list[Row]:
         parts = network + peak("operator", operator=operator) + 6 * image
         for name in FREE:
             share = peak("solver", name, operator) / parts
-            rows.append(Row(f"{name}, {operator}, 256^2: peak / (network + operator + 6 images)", share, 1.2, "x"))
+            rows.append(
+                Row(
+                    f"{name}, {operator}, 256^2: peak / (network + operator + 6 images)",
+                    share,
+                    1.2,
+                    "x",
+                )
+            )
     for name in GRADIENT:
         share = peak("checkpointed", name) / peak("gradient", name)
-        rows.append(Row(f"{name}, 256^2: peak with activation checkpointing / without", share, 0.7, "x"))
+        rows.append(
+            Row(f"{name}, 256^2: peak with activation checkpointing / without", share, 0.7, "x")
+        )
     return rows

@@ -24,7 +24,9 @@ class Row:
         return f"{self.what:<72} {self.value:8.2f} {sign} {self.limit:<7g} {self.unit:<13} {'ok' if self.met else 'MISSED'}"
 
 
-def seconds(*calls: Callable[[], object], repeat: int = 15, clock: Callable[[], float] = time.perf_counter) -> list[float]:
+def seconds(
+    *calls: Callable[[], object], repeat: int = 15, clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
     """Least time of each call after one warm-up; the calls take turns, so that a busy machine slows all alike.
 
     clock: time.process_time counts the processor's work alone, for calls long enough to be interrupted.

@@ -32,7 +32,10 @@ def scan() -> Scan:
 
 def together(what: str, prior: Prior, solver: Solver, limit: float) -> Row:
     """Seconds of K draws in one batch, as a share of K times one draw."""
-    cells = [Cell("super_resolution", SuperResolution(4), Gaussian(0.01), solver, draws) for draws in (K, 1)]
+    cells = [
+        Cell("super_resolution", SuperResolution(4), Gaussian(0.01), solver, draws)
+        for draws in (K, 1)
+    ]
     module, image = Reconstruction(prior, cells, Run(rows=K), resize.fit), scan()
     calls = [partial(module.restore, cell, [image]) for cell in cells]
     several, single = seconds(*calls, repeat=1, clock=time.process_time)
@@ -42,16 +45,32 @@ def together(what: str, prior: Prior, solver: Solver, limit: float) -> Row:
 def latent_in_pixels() -> list[Row]:
     """One decode and one encode at every level."""
     prior = checkpoints.load(MODELS / "demo-latent")
-    return [together("latent prior, ReSample in pixels", prior, ReSample(steps=4, skip=1, sigma_latent=0.0), 0.9)]
+    return [
+        together(
+            "latent prior, ReSample in pixels",
+            prior,
+            ReSample(steps=4, skip=1, sigma_latent=0.0),
+            0.9,
+        )
+    ]
 
 
 def latent_daps() -> list[Row]:
     """Network calls, and Gauss-Newton through the decoder, at every level."""
-    return [together("latent prior, DAPS", checkpoints.load(MODELS / "demo-latent"), DAPS(steps=1, newton=1, cg=2), 0.9)]
+    return [
+        together(
+            "latent prior, DAPS",
+            checkpoints.load(MODELS / "demo-latent"),
+            DAPS(steps=1, newton=1, cg=2),
+            0.9,
+        )
+    ]
 
 
 def patch() -> list[Row]:
-    return [together("patch prior, DAPS", checkpoints.load(MODELS / "demo-patch"), DAPS(steps=2), 1.05)]
+    return [
+        together("patch prior, DAPS", checkpoints.load(MODELS / "demo-patch"), DAPS(steps=2), 1.05)
+    ]
 
 
 ROWS = (latent_in_pixels, latent_daps, patch)

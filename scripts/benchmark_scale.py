@@ -54,7 +54,12 @@ def records() -> Iterator[Row]:
         source = written(folder, MANY)
         begun = time.process_time()
         in_order(folder / RECORDS, map(name, range(MANY)))
-        yield Row("merging 1,000,000 records in the manifest's order", time.process_time() - begun, 30, "s")
+        yield Row(
+            "merging 1,000,000 records in the manifest's order",
+            time.process_time() - begun,
+            30,
+            "s",
+        )
         rows = {name(number): ManifestRow(str(source), name(number)) for number in range(MANY)}
         begun = time.process_time()
         kept = standing(folder, rows).kept
@@ -71,7 +76,9 @@ def first_image() -> Iterator[Row]:
         with path.open("w") as file:
             file.write("path,image_id,subject,split\n")
             for number in range(MANY):
-                file.write(f"scans/{number // 100:05d}/{name(number)}.png,{name(number)},p{number // 100},test\n")
+                file.write(
+                    f"scans/{number // 100:05d}/{name(number)}.png,{name(number)},p{number // 100},test\n"
+                )
         begun = time.process_time()
         rows = {row.image_id: row for row in manifest.read(path)}
         assert len(rows) == MANY
@@ -86,7 +93,9 @@ def queue() -> Iterator[Row]:
         begun = time.process_time()
         for number in islice(shares.take(keys), count):
             shares.finished(keys[number])
-        yield Row("taking and finishing a batch", 1000 * (time.process_time() - begun) / count, 1, "ms")
+        yield Row(
+            "taking and finishing a batch", 1000 * (time.process_time() - begun) / count, 1, "ms"
+        )
 
 
 PEAK = """
@@ -104,9 +113,14 @@ def memory() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as made:
         for count in (100, 100_000):
             path = Path(made) / f"{count}.csv"
-            path.write_text("path,image_id\n" + "".join(f"scans/{name(n)}.png,{name(n)}\n" for n in range(count)))
+            path.write_text(
+                "path,image_id\n"
+                + "".join(f"scans/{name(n)}.png,{name(n)}\n" for n in range(count))
+            )
             words = [sys.executable, "-c", PEAK.format(root=str(ROOT)), str(path)]
-            peaks.append(float(subprocess.run(words, capture_output=True, text=True, check=True).stdout))
+            peaks.append(
+                float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
+            )
     yield Row("memory of 100,000 rows against 100", peaks[1] - peaks[0], 20, "MiB")
 
 

@@ -44,15 +44,29 @@ OPERATORS = {"super-resolution x4": SuperResolution(4), "61x61 blur": GaussianBl
 
 
 def share(
-    name: str, solver, operator: str, prior: Prior, call: Callable[[Tensor], Tensor], limit: float, backward: bool = False
+    name: str,
+    solver,
+    operator: str,
+    prior: Prior,
+    call: Callable[[Tensor], Tensor],
+    limit: float,
+    backward: bool = False,
 ) -> Row:
     """A solver's time over that of as many bare calls."""
     problem = pose(OPERATORS[operator])
     spent, networks = seconds(
-        lambda: run(solver, problem, prior), lambda: bare(prior, call, backward), repeat=TURNS, clock=time.process_time
+        lambda: run(solver, problem, prior),
+        lambda: bare(prior, call, backward),
+        repeat=TURNS,
+        clock=time.process_time,
     )
     what = "forward + backward" if backward else "forward"
-    return Row(f"{name}, {operator}, 128^2: {STEPS} steps / {STEPS} bare {what}", spent / networks, limit, "x")
+    return Row(
+        f"{name}, {operator}, 128^2: {STEPS} steps / {STEPS} bare {what}",
+        spent / networks,
+        limit,
+        "x",
+    )
 
 
 def overhead() -> Iterator[Row]:
@@ -62,8 +76,14 @@ def overhead() -> Iterator[Row]:
         for operator in OPERATORS:
             call = partial(prior.denoise, sigma=torch.ones(1))
             yield share(solver.__name__, solver(steps=STEPS), operator, prior, call, 1.05)
-    prior.variances = [[1.0, *(1e-4 / KNOTS**2).tolist()]]  # conjugate gradients, where no `solve` is a closed form
-    for one in (DAPS(steps=STEPS, sigma_max=None), CoDPSPlus(steps=STEPS), PaDIS(steps=STEPS, sigma_max=None)):
+    prior.variances = [
+        [1.0, *(1e-4 / KNOTS**2).tolist()]
+    ]  # conjugate gradients, where no `solve` is a closed form
+    for one in (
+        DAPS(steps=STEPS, sigma_max=None),
+        CoDPSPlus(steps=STEPS),
+        PaDIS(steps=STEPS, sigma_max=None),
+    ):
         for operator in OPERATORS:
             yield share(f"{type(one).__name__}, V by frequency", one, operator, prior, call, 1.25)
 
@@ -71,7 +91,15 @@ def overhead() -> Iterator[Row]:
 def gradients() -> Iterator[Row]:
     """DPS and PSLD beside forward and backward passes of all networks that they go through."""
     pixel, latent, operator = pixel_prior(), latent_prior(), "super-resolution x4"
-    yield share("DPS", DPS(steps=STEPS), operator, pixel, partial(pixel.denoise, sigma=torch.ones(1)), 1.25, True)
+    yield share(
+        "DPS",
+        DPS(steps=STEPS),
+        operator,
+        pixel,
+        partial(pixel.denoise, sigma=torch.ones(1)),
+        1.25,
+        True,
+    )
 
     def chain(z: Tensor) -> Tensor:
         return latent.to_state(latent.to_image(latent.denoise(z, torch.ones(1))))
@@ -91,7 +119,15 @@ def data_step() -> list[Row]:
         repeat=3,
         clock=time.process_time,
     )
-    return [Row("DAPS, 61x61 blur at 256^2: 100 Langevin steps / exact draw", langevin / exact, 20, "x", at_least=True)]
+    return [
+        Row(
+            "DAPS, 61x61 blur at 256^2: 100 Langevin steps / exact draw",
+            langevin / exact,
+            20,
+            "x",
+            at_least=True,
+        )
+    ]
 
 
 class Still(torch.nn.Module):
@@ -108,7 +144,13 @@ def resample() -> list[Row]:
     return [
         Row(f"{what} time", published.seconds / default.seconds, 10, "x", at_least=True),
         Row(f"{what} PSNR gained", default.psnr - published.psnr, 0, "dB", at_least=True),
-        Row(f"{what} |residual - 1| lost", abs(published.residual - 1) - abs(default.residual - 1), 0, "", at_least=True),
+        Row(
+            f"{what} |residual - 1| lost",
+            abs(published.residual - 1) - abs(default.residual - 1),
+            0,
+            "",
+            at_least=True,
+        ),
     ]
 
 

@@ -68,8 +68,18 @@ def cached_latents() -> list[Row]:
     By its operations (37.8 GMAC to encode an image, 90.9 to train on its latent) the ratio can be 1.42 in one precision.
     """
     modules, images = [latent(cache, "medical-vq-4") for cache in (True, False)], batch(256, 1)
-    cached, encoded = seconds(*(step(m.parameters(), lambda m=m: m.training_step(images, 0)) for m in modules), repeat=3)
-    return [Row("latent diffusion (medical-vq-4), cached / encoded on the fly", encoded / cached, 3, "x", at_least=True)]
+    cached, encoded = seconds(
+        *(step(m.parameters(), lambda m=m: m.training_step(images, 0)) for m in modules), repeat=3
+    )
+    return [
+        Row(
+            "latent diffusion (medical-vq-4), cached / encoded on the fly",
+            encoded / cached,
+            3,
+            "x",
+            at_least=True,
+        )
+    ]
 
 
 def patch_step() -> list[Row]:
@@ -96,7 +106,11 @@ def autoencoder_step() -> list[Row]:
     whole = step(module.parameters(), lambda: module.training_step(images, 0))
     bare = step(
         [*model.encoder.parameters(), *model.decoder.parameters()],
-        lambda: model.decode(model.encode(images["image"]).latents, force_not_quantize=True).sample.square().mean(),
+        lambda: (
+            model.decode(model.encode(images["image"]).latents, force_not_quantize=True)
+            .sample.square()
+            .mean()
+        ),
     )
     a, b = seconds(whole, bare, repeat=5)
     return [Row("autoencoder step / bare encoder and decoder", a / b, float("inf"), "x")]
@@ -112,13 +126,17 @@ def busy(kind: str) -> Row:
     torch.manual_seed(0)
     read = config.load([f"configs/{kind}.yaml"])
     part = next(name for name in PARTS if name in read)
-    read["model"]["params"].pop("estimate_scale", None)  # done once, by the processes of a Trainer together
+    read["model"]["params"].pop(
+        "estimate_scale", None
+    )  # done once, by the processes of a Trainer together
     module = config.build(read["model"], **{part: config.build(read[part])}).train()
     images = iter(config.build(read["data"]).train_dataloader())
     one = next(images)
     train = step(module.parameters(), lambda: module.training_step(one, 0))
     loads, trains = seconds(lambda: next(images), train, repeat=4)
-    return Row(f"busy share, data/demo, {kind}", 100 * trains / (trains + loads), 90, "%", at_least=True)
+    return Row(
+        f"busy share, data/demo, {kind}", 100 * trains / (trains + loads), 90, "%", at_least=True
+    )
 
 
 ROWS = (diffusion_step, cached_latents, patch_step, autoencoder_step, loading)

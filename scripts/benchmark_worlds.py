@@ -13,12 +13,18 @@ from solvers.problem import Gaussian, Problem, measure
 
 def pixel_prior(size: int = 128) -> Prior:
     torch.manual_seed(0)
-    return Prior(EDM(UNet(1, [32, 64, 96], blocks=1, time_scale=100)), (1, size, size)).eval().requires_grad_(False)
+    return (
+        Prior(EDM(UNet(1, [32, 64, 96], blocks=1, time_scale=100)), (1, size, size))
+        .eval()
+        .requires_grad_(False)
+    )
 
 
 def latent_prior(size: int = 128) -> LatentPrior:
     torch.manual_seed(0)
-    stage = VQ(VQModel(channels=1, widths=[32, 64, 128], blocks=1, latent=3, codes=4096, attention=False))
+    stage = VQ(
+        VQModel(channels=1, widths=[32, 64, 128], blocks=1, latent=3, codes=4096, attention=False)
+    )
     denoiser = VP(UNet(3, [64, 128, 128], blocks=1), Table("scaled_linear"))
     prior = LatentPrior(denoiser, (3, size // 4, size // 4), stage, error_variance=1e-3)
     return prior.eval().requires_grad_(False)

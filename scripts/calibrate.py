@@ -58,13 +58,17 @@ SOLVERS = {
     "ReSample, re-encoding": ReSample(steps=30, resampling="encode"),
     "PSLD (latent)": PSLD(steps=50),
     "CoDPS+, free of tuning": CoDPSPlus(steps=100, clip=False),
-    "CoDPS+, published c = 0.4": PublishedCoDPSPlus(steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False),
+    "CoDPS+, published c = 0.4": PublishedCoDPSPlus(
+        steps=100, scale=0.4, t_div=10, div_ratio=100.0, inv_var=0.0, clip=False
+    ),
     "CoDPS, free of tuning": CoDPS(steps=1000, clip=False),
     "DPS, likelihood": DPSLikelihood(steps=1000, clip=False),
     "DPS, published zeta = 0.3": DPS(steps=1000, clip=False),
     "PaDIS, DDNM": PaDIS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
     "PaDIS, DPS": PaDISDPS(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
-    "PaDIS, Langevin": PaDISLangevin(steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"),
+    "PaDIS, Langevin": PaDISLangevin(
+        steps=50, inner=2, sigma_min=0.01, sigma_max=TOP, final="state"
+    ),
     "PaDIS, predictor-corrector": PaDISPC(steps=50, sigma_min=0.01, sigma_max=TOP, final="state"),
 }
 
@@ -87,7 +91,9 @@ class Turn(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
-        self.register_buffer("Q", torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64)).Q)
+        self.register_buffer(
+            "Q", torch.linalg.qr(torch.randn(D, D, generator=generator, dtype=torch.float64)).Q
+        )
 
     def encode(self, image: Tensor) -> Tensor:
         return (image.flatten(1) @ self.Q.T / S0).reshape(image.shape)
@@ -109,7 +115,9 @@ def priors() -> dict[str, Mixture]:
     return {
         "isotropic": gaussian(S0**2 * torch.eye(D, dtype=torch.float64)),
         "correlated": gaussian(correlation()),
-        "mixture": Mixture(torch.tensor([0.4, 0.6]), torch.cat([bump, -bump]), torch.stack([narrow, narrow])),
+        "mixture": Mixture(
+            torch.tensor([0.4, 0.6]), torch.cat([bump, -bump]), torch.stack([narrow, narrow])
+        ),
     }
 
 
@@ -120,7 +128,11 @@ def state_prior(truth: Mixture, solver: object) -> Prior:
     """
     first, shape = Turn(), (1, SIDE, SIDE)
     if isinstance(solver, PSLD):
-        turned = Mixture(truth.weights, truth.means @ first.Q.T / S0, first.Q @ truth.covariances @ first.Q.T / S0**2)
+        turned = Mixture(
+            truth.weights,
+            truth.means @ first.Q.T / S0,
+            first.Q @ truth.covariances @ first.Q.T / S0**2,
+        )
         turned.register_buffer("alpha_bar", Table("scaled_linear").alpha_bar())
         return LatentPrior(turned, shape, first)
     if not isinstance(solver, (ReSample, CoDPS, DPSLikelihood)):
@@ -143,7 +155,11 @@ class Card:
 
     @property
     def sampler(self) -> bool:
-        return 0.97 <= self.variance_ratio <= 1.03 and 0.88 <= self.coverage <= 0.92 and self.mean_error <= 0.1
+        return (
+            0.97 <= self.variance_ratio <= 1.03
+            and 0.88 <= self.coverage <= 0.92
+            and self.mean_error <= 0.1
+        )
 
 
 def calibrate(
@@ -163,7 +179,9 @@ def calibrate(
     noise = Stream(ids, "noise", seed)
     shape = tuple(prior.shape) if prior else (1, SIDE, SIDE)
     size = math.prod(shape)
-    x0 = truth.draw(noise.uniform((pairs,), torch.float64), noise.normal((pairs, size), torch.float64))
+    x0 = truth.draw(
+        noise.uniform((pairs,), torch.float64), noise.normal((pairs, size), torch.float64)
+    )
     every_other = Inpainting((torch.arange(D) % 2 == 0).reshape(SIDE, SIDE).float())
     operator = (other or every_other).draw(shape, noise)
     problem = measure(operator, x0.reshape(-1, *shape), Gaussian(SIGMA_Y), noise)
@@ -178,10 +196,15 @@ def calibrate(
     variance = torch.einsum("bk,bkd->bd", weights, variances + means**2) - mean**2
     found_mean, found_std, half = metrics.interval(x.movedim(1, 0))
     found_variance = found_std**2
-    error = (((found_mean - mean) ** 2 - found_variance / draws) / variance).mean().clamp_min(0).sqrt()
+    error = (
+        (((found_mean - mean) ** 2 - found_variance / draws) / variance).mean().clamp_min(0).sqrt()
+    )
     inflation = (1 + 1 / draws) * (draws - 1) / (draws - 3)  # of z^2, from finitely many draws
     z2 = (((found_mean - mean) ** 2 + variance) / found_variance).mean() / inflation
-    inside = [torch.special.ndtr((found_mean[:, None] + sign * half[:, None] - means) / variances.sqrt()) for sign in (1, -1)]
+    inside = [
+        torch.special.ndtr((found_mean[:, None] + sign * half[:, None] - means) / variances.sqrt())
+        for sign in (1, -1)
+    ]
     coverage = torch.einsum("bk,bkd->bd", weights, inside[0] - inside[1]).mean()
     ratio = found_variance / variance
     return Card(
@@ -236,7 +259,9 @@ def write(options: argparse.Namespace) -> None:
         if options.only:
             print(line)
         else:  # line by line: an interrupted card holds what was measured
-            options.out.write_text(HEAD.format(**vars(options)) + "\n".join(lines) + "\n", encoding="utf-8")
+            options.out.write_text(
+                HEAD.format(**vars(options)) + "\n".join(lines) + "\n", encoding="utf-8"
+            )
 
 
 HEAD = f"""# What each solver really samples

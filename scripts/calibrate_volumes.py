@@ -27,7 +27,9 @@ from solvers.run.flags import Parser
 
 SHAPE = (1, 8, 8, 8)
 SOLVERS = {
-    "DAPS, exact draw, whole covariance": DAPS(steps=40, sigma_max=TOP, sigma_min=LOW, covariance="operator", rank=96),
+    "DAPS, exact draw, whole covariance": DAPS(
+        steps=40, sigma_max=TOP, sigma_min=LOW, covariance="operator", rank=96
+    ),
     "DAPS, measured errors": DAPS(steps=40, sigma_max=TOP, sigma_min=LOW),
 }
 OPERATORS = {"through plane ×2": ThroughPlane(2.0), "every second slice": MissingSlices(every=2)}
@@ -65,7 +67,9 @@ def write(pairs: int, draws: int, **_: object) -> None:
     for name, solver in SOLVERS.items():
         for kind, operator in OPERATORS.items():
             card = calibrate(solver, known, pairs, draws, other=operator, prior=Exact(known))
-            measured, others = (f"{v:.3f}" if v == v else "–" for v in (card.measured, card.unmeasured))
+            measured, others = (
+                f"{v:.3f}" if v == v else "–" for v in (card.measured, card.unmeasured)
+            )
             print(
                 f"| {name} | {kind} | {card.mean_error:.2f} | {card.variance_ratio:.3f} | {measured} | {others} |"
                 f" {card.z_std:.2f} | {card.coverage:.1%} | {'sampler' if card.sampler else 'estimator'} |",

@@ -40,7 +40,10 @@ def outputs(prior: Prior) -> dict[str, Tensor]:
     noise = Noise(["verify"], "noise")
     x = noise.normal((1, *prior.shape))
     sigmas = schedule.geometric(4, prior.sigma_min, prior.sigma_max).tolist()
-    found = {f"D at sigma {sigma:.3g}": prior.denoise(sigma * x, torch.tensor([sigma])) for sigma in sigmas}
+    found = {
+        f"D at sigma {sigma:.3g}": prior.denoise(sigma * x, torch.tensor([sigma]))
+        for sigma in sigmas
+    }
     if isinstance(prior, LatentPrior):
         found["decoded"] = prior.decode(x, quantize=False)
         found["encoded"] = prior.encode(noise.normal((1, *prior.image_shape)).clamp(-1, 1))
@@ -54,10 +57,14 @@ def verify(source: Path, config: str | None, ema: bool | float, folder: Path, ha
         before = outputs(checkpoints.load(source, config, ema=ema))
         after = outputs(checkpoints.load(folder))
     for name, expected in before.items():
-        difference = float((after[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+        difference = float(
+            (after[name] - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
+        )
         print(f"{name}: relative difference {difference:.2e}")
         if not difference <= allowed:  # nor if it is NaN
-            raise Refusal(f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}")
+            raise Refusal(
+                f"{folder}: {name} differs from the source by {difference:.2e}, more than {allowed:.0e}"
+            )
 
 
 def keep(source: Path, path: Path) -> Path:
@@ -73,11 +80,22 @@ def arguments() -> Parser:
     parser.add_argument("source", type=Path, help="weight file or model folder")
     parser.add_argument("folder", type=Path, help="new folder to write")
     parser.add_argument("--config", help="YAML with what a foreign file does not say")
-    parser.add_argument("--raw", action="store_true", help="the raw weights, not their moving average")
-    parser.add_argument("--ema-half-life", type=float, metavar="IMAGES", help="which average, of a training that kept several")
-    parser.add_argument("--training", action="store_true", help="keep what --resume needs, in half precision")
+    parser.add_argument(
+        "--raw", action="store_true", help="the raw weights, not their moving average"
+    )
+    parser.add_argument(
+        "--ema-half-life",
+        type=float,
+        metavar="IMAGES",
+        help="which average, of a training that kept several",
+    )
+    parser.add_argument(
+        "--training", action="store_true", help="keep what --resume needs, in half precision"
+    )
     parser.add_argument("--half", action="store_true", help="store float16")
-    parser.add_argument("--verify", action="store_true", help="compare outputs before and after (priors)")
+    parser.add_argument(
+        "--verify", action="store_true", help="compare outputs before and after (priors)"
+    )
     return parser
 
 

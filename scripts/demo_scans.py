@@ -24,7 +24,10 @@ from data.files import commit
 from data.manifest import COLUMNS
 
 SIZE = 256
-CT_WINDOW = (-1000.0, 400.0)  # HU: air to contrast medium; dense bone saturates, as in any lung display
+CT_WINDOW = (
+    -1000.0,
+    400.0,
+)  # HU: air to contrast medium; dense bone saturates, as in any lung display
 SOFT_WINDOW = (-160.0, 240.0)  # HU: organs, as an abdomen is displayed
 MR_PERCENTILES = (0.5, 99.8)  # of the whole volume; radiographs too
 AXES = {"sag": 0, "cor": 1, "ax": 2}  # in an array ordered (left, posterior, superior)
@@ -45,8 +48,13 @@ class Scan:
     split: str
     orientations: tuple[str, ...] = ("ax",)
     every: int = 1  # take each n-th slice
-    validation: tuple[int, ...] = ()  # positions of the axial slices that go to `val` instead; one on either side is dropped
-    shown: tuple[slice, slice] = (slice(None), slice(None))  # rows and columns of a single image that are used
+    validation: tuple[
+        int, ...
+    ] = ()  # positions of the axial slices that go to `val` instead; one on either side is dropped
+    shown: tuple[slice, slice] = (
+        slice(None),
+        slice(None),
+    )  # rows and columns of a single image that are used
     reductions: tuple[int, ...] = ()  # beside the whole: tiles of the image reduced so many times
     soft: bool = False  # a CT also in SOFT_WINDOW
 
@@ -59,7 +67,14 @@ SCANS = (
     Scan("lung1", "CT", "lung1_image.nrrd", "train", validation=tuple(range(22, 27))),
     Scan("brain1", "MR", "brain1_image.nrrd", "train", validation=tuple(range(12, 16))),
     Scan("S1", "MR", "raw.nii.gz", "train", ("ax", "cor", "sag")),
-    Scan("mni", "MR", "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz", "train", every=3, validation=(84, 87, 90)),
+    Scan(
+        "mni",
+        "MR",
+        "mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz",
+        "train",
+        every=3,
+        validation=(84, 87, 90),
+    ),
     Scan("pd", "MR", "brain_0??.dcm", "train"),
     Scan("fa", "MR", "dti_FA.nii.gz", "train", every=2),
     Scan("heart", "MR", "MR-MONO2-8-16x-heart.dcm", "train"),
@@ -106,7 +121,9 @@ def window(scan: Scan, stored: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def slices(scan: Scan, stored: np.ndarray, shown: tuple[float, float]) -> Iterator[tuple[str, int, np.ndarray]]:
+def slices(
+    scan: Scan, stored: np.ndarray, shown: tuple[float, float]
+) -> Iterator[tuple[str, int, np.ndarray]]:
     """(orientation, position, picture) of every slice with the subject on more than 8 % of its pixels; `shown` is 0 to 1."""
     low, high = shown
     unit = (stored - low) / (high - low)
@@ -181,7 +198,9 @@ def prepare(source: Path, output: Path) -> dict[str, list[dict]]:
                 continue
             name = f"{split}/{image_id}.png"
             save(picture, output / name)
-            rows[split].append(row(output, name, image_id, scan.subject, split, (0, 65535), LABELS[scan.modality]))
+            rows[split].append(
+                row(output, name, image_id, scan.subject, split, (0, 65535), LABELS[scan.modality])
+            )
     trained = {row["subject"] for row in rows["train"]}
     rows["held_out"] = [row for row in rows["val"] if row["subject"] not in trained]
     write_manifests(output, rows)
@@ -213,7 +232,9 @@ def row(
 ) -> dict:
     """The manifest row of a file that has been written."""
     bounds = f"{window[0]:.8g}:{window[1]:.8g}"
-    return dict(zip(COLUMNS, (name, image_id, subject, split, index, bounds, label, sha256(folder / name))))
+    return dict(
+        zip(COLUMNS, (name, image_id, subject, split, index, bounds, label, sha256(folder / name)))
+    )
 
 
 def write_manifests(folder: Path, rows: dict[str, list[dict]]) -> None:

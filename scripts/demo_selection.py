@@ -40,36 +40,73 @@ def _ct(path: Path, folder: Path) -> list[dict]:
         full = Image.fromarray(np.ascontiguousarray(stored[:, :, k].T))
         hu = np.asarray(full.resize((SIZE, SIZE), Image.Resampling.LANCZOS)).round()
         factor = stored.shape[0] / SIZE
-        corner = origin + spacing * [(factor - 1) / 2, (factor - 1) / 2, k]  # centre of the first, larger pixel
+        corner = origin + spacing * [
+            (factor - 1) / 2,
+            (factor - 1) / 2,
+            k,
+        ]  # centre of the first, larger pixel
         scan = _dicom(number, hu, spacing * [factor, factor, 1], corner)
         scan.save_as(folder / f"{image_id}.dcm", enforce_file_format=True)
-        rows.append(row(folder, f"{image_id}.dcm", image_id, "lung2", "test", CT_WINDOW, LABELS["CT"]))
+        rows.append(
+            row(folder, f"{image_id}.dcm", image_id, "lung2", "test", CT_WINDOW, LABELS["CT"])
+        )
     return rows
 
 
 def _dicom(number: int, hu: np.ndarray, spacing: np.ndarray, corner: np.ndarray) -> FileDataset:
     """A CT slice without any patient data; UIDs are digests of what the slice is."""
-    uids = {what: generate_uid(entropy_srcs=["palimpsest demo lung2", what]) for what in ("study", "series", "frame")}
+    uids = {
+        what: generate_uid(entropy_srcs=["palimpsest demo lung2", what])
+        for what in ("study", "series", "frame")
+    }
     meta = FileMetaDataset()
     meta.TransferSyntaxUID, meta.MediaStorageSOPClassUID = ExplicitVRLittleEndian, CTImageStorage
-    meta.MediaStorageSOPInstanceUID = generate_uid(entropy_srcs=["palimpsest demo lung2", str(number)])
+    meta.MediaStorageSOPInstanceUID = generate_uid(
+        entropy_srcs=["palimpsest demo lung2", str(number)]
+    )
     scan = FileDataset("", {}, file_meta=meta, preamble=bytes(128))
-    for empty in ("PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "ReferringPhysicianName", "StudyID"):
+    for empty in (
+        "PatientName",
+        "PatientBirthDate",
+        "PatientSex",
+        "StudyDate",
+        "StudyTime",
+        "ReferringPhysicianName",
+        "StudyID",
+    ):
         setattr(scan, empty, "")
-    for empty in ("AccessionNumber", "Manufacturer", "PositionReferenceIndicator", "KVP", "AcquisitionNumber"):
+    for empty in (
+        "AccessionNumber",
+        "Manufacturer",
+        "PositionReferenceIndicator",
+        "KVP",
+        "AcquisitionNumber",
+    ):
         setattr(scan, empty, None)
     scan.SOPClassUID, scan.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
-    scan.StudyInstanceUID, scan.SeriesInstanceUID, scan.FrameOfReferenceUID = uids["study"], uids["series"], uids["frame"]
+    scan.StudyInstanceUID, scan.SeriesInstanceUID, scan.FrameOfReferenceUID = (
+        uids["study"],
+        uids["series"],
+        uids["frame"],
+    )
     scan.PatientID, scan.PatientIdentityRemoved = "lung2", "YES"
     scan.DeidentificationMethod = "source (pyradiomics 3.0.1) has no patient data"
-    scan.Modality, scan.ImageType, scan.BodyPartExamined = "CT", ["DERIVED", "SECONDARY", "AXIAL"], "CHEST"
+    scan.Modality, scan.ImageType, scan.BodyPartExamined = (
+        "CT",
+        ["DERIVED", "SECONDARY", "AXIAL"],
+        "CHEST",
+    )
     scan.DerivationDescription = "512 x 512 scaled to 256 x 256 (Lanczos)"
     scan.SeriesNumber, scan.InstanceNumber = 1, number
     scan.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
     scan.ImagePositionPatient = [round(float(c), 6) for c in corner]
     scan.PixelSpacing = [round(float(spacing[1]), 6), round(float(spacing[0]), 6)]
     scan.SliceThickness = float(spacing[2])
-    scan.SamplesPerPixel, scan.PhotometricInterpretation, scan.PixelRepresentation = 1, "MONOCHROME2", 0
+    scan.SamplesPerPixel, scan.PhotometricInterpretation, scan.PixelRepresentation = (
+        1,
+        "MONOCHROME2",
+        0,
+    )
     scan.Rows, scan.Columns = hu.shape
     scan.BitsAllocated, scan.BitsStored, scan.HighBit = 16, 12, 11
     scan.RescaleIntercept, scan.RescaleSlope, scan.RescaleType = AIR, 1, "HU"
@@ -86,14 +123,32 @@ def _mr(path: Path, folder: Path) -> list[dict]:
         image_id = f"brain2-ax-{k:03d}"
         unit = ((upright[:, :, k].T - low) / (high - low)).clip(0, 1)
         save(unit, folder / f"{image_id}.png")
-        rows.append(row(folder, f"{image_id}.png", image_id, "brain2", "test", (0, 65535), LABELS["MR"]))
-    affine = np.diag([-1.0, -1.0, 1.0, 1.0])  # NRRD counts to the left and back, NIfTI to the right and front
+        rows.append(
+            row(folder, f"{image_id}.png", image_id, "brain2", "test", (0, 65535), LABELS["MR"])
+        )
+    affine = np.diag(
+        [-1.0, -1.0, 1.0, 1.0]
+    )  # NRRD counts to the left and back, NIfTI to the right and front
     directions = header["space directions"]
     placed = np.eye(4)
-    placed[:3, :3], placed[:3, 3] = directions.T, header["space origin"] + MR_VOLUME[0] * directions[2]
+    placed[:3, :3], placed[:3, 3] = (
+        directions.T,
+        header["space origin"] + MR_VOLUME[0] * directions[2],
+    )
     picture = nibabel.Nifti1Image(stored[:, :, MR_VOLUME.start : MR_VOLUME.stop], affine @ placed)
     picture.header.set_xyzt_units("mm")
     nibabel.save(picture, folder / "brain2.nii.gz")
     for slice_, k in enumerate(MR_VOLUME):
-        rows.append(row(folder, "brain2.nii.gz", f"brain2-ax-{k:03d}", "brain2", "test", (low, high), LABELS["MR"], slice_))
+        rows.append(
+            row(
+                folder,
+                "brain2.nii.gz",
+                f"brain2-ax-{k:03d}",
+                "brain2",
+                "test",
+                (low, high),
+                LABELS["MR"],
+                slice_,
+            )
+        )
     return rows

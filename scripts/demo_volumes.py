@@ -20,7 +20,9 @@ def volume(files: Sequence[Path]) -> np.ndarray:
     first = files[0]
     if first.suffix == ".nrrd":
         stored, header = nrrd.read(str(first))
-        for axis, direction in enumerate(header["space directions"]):  # axis-aligned in these files; LPS space
+        for axis, direction in enumerate(
+            header["space directions"]
+        ):  # axis-aligned in these files; LPS space
             if direction[axis] < 0:
                 stored = np.flip(stored, axis)
     elif first.name.endswith(".nii.gz"):
@@ -28,7 +30,9 @@ def volume(files: Sequence[Path]) -> np.ndarray:
         stored = np.asanyarray(canonical.dataobj)[::-1, ::-1]
         stored = stored.reshape(stored.shape[:3])  # a fourth axis of one
     elif first.suffix == ".npy":
-        stored = np.load(first, allow_pickle=False)[::-1].T[:, None]  # rows superior to inferior, columns to the left
+        stored = np.load(first, allow_pickle=False)[::-1].T[
+            :, None
+        ]  # rows superior to inferior, columns to the left
     elif first.name.endswith(".ima.gz"):
         stored = np.frombuffer(gzip.decompress(first.read_bytes()), "<u2").reshape(1, 256, 256)
         stored = stored[:, ::-1].transpose(0, 2, 1)
@@ -42,7 +46,9 @@ def _frames(path: Path) -> np.ndarray:
     if path.suffix == ".jpg":
         return np.asarray(Image.open(path).convert("L"))[None]
     scan = pydicom.dcmread(path)
-    pixels = scan.pixel_array * float(scan.get("RescaleSlope", 1)) + float(scan.get("RescaleIntercept", 0))
+    pixels = scan.pixel_array * float(scan.get("RescaleSlope", 1)) + float(
+        scan.get("RescaleIntercept", 0)
+    )
     if scan.PhotometricInterpretation == "MONOCHROME1":
         pixels = -pixels
     if scan.get("ImageOrientationPatient", [0] * 6)[4] < 0:  # rows run to the front

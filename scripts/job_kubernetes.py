@@ -30,9 +30,16 @@ def plain_job(job: Job) -> Manifest:
     """One pod, or of sample.py several that share the images of one folder."""
     policy = [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "FailJob", "onExitCodes": {"containerName": "pytorch", "operator": "In", "values": [2]}},
+        {
+            "action": "FailJob",
+            "onExitCodes": {"containerName": "pytorch", "operator": "In", "values": [2]},
+        },
     ]
-    spec: Manifest = {"backoffLimit": job.retries, "podReplacementPolicy": "Failed", "podFailurePolicy": {"rules": policy}}
+    spec: Manifest = {
+        "backoffLimit": job.retries,
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {"rules": policy},
+    }
     if job.hours:
         spec["activeDeadlineSeconds"] = job.hours * 3600
     if job.independent:
@@ -46,8 +53,14 @@ def pytorch_job(job: Job) -> Manifest:
     policy: Manifest = {"backoffLimit": job.retries, "cleanPodPolicy": "Running"}
     if job.hours:
         policy["activeDeadlineSeconds"] = job.hours * 3600
-    replicas = {"Master": {"replicas": 1, **replica}, "Worker": {"replicas": job.nodes - 1, **replica}}
-    return {**head("kubeflow.org/v1", "PyTorchJob", job), "spec": {"runPolicy": policy, "pytorchReplicaSpecs": replicas}}
+    replicas = {
+        "Master": {"replicas": 1, **replica},
+        "Worker": {"replicas": job.nodes - 1, **replica},
+    }
+    return {
+        **head("kubeflow.org/v1", "PyTorchJob", job),
+        "spec": {"runPolicy": policy, "pytorchReplicaSpecs": replicas},
+    }
 
 
 def claim(job: Job, volume: Volume) -> Manifest:
@@ -70,9 +83,15 @@ def head(version: str, kind: str, job: Job, name: str = "") -> Manifest:
 def pod(job: Job, restart: str) -> Manifest:
     spec: Manifest = {
         "terminationGracePeriodSeconds": job.grace,
-        "securityContext": {"runAsNonRoot": True, "runAsUser": NOBODY, "runAsGroup": NOBODY, "fsGroup": NOBODY},
+        "securityContext": {
+            "runAsNonRoot": True,
+            "runAsUser": NOBODY,
+            "runAsGroup": NOBODY,
+            "fsGroup": NOBODY,
+        },
         "containers": [container(job)],
-        "volumes": [source(index, volume) for index, volume in enumerate(job.volumes)] + scratch(job),
+        "volumes": [source(index, volume) for index, volume in enumerate(job.volumes)]
+        + scratch(job),
     }
     if restart:
         spec["restartPolicy"] = restart
@@ -87,7 +106,10 @@ def container(job: Job) -> Manifest:
         {"name": f"volume-{index}", "mountPath": volume.mount, "readOnly": volume.read_only}
         for index, volume in enumerate(job.volumes)
     ]
-    mounts += [{"name": "memory", "mountPath": "/dev/shm"}, {"name": "temporary", "mountPath": "/tmp"}]
+    mounts += [
+        {"name": "memory", "mountPath": "/dev/shm"},
+        {"name": "temporary", "mountPath": "/tmp"},
+    ]
     if job.files:
         mounts.append({"name": "files", "mountPath": FILES, "readOnly": True})
     made: Manifest = {
@@ -120,7 +142,10 @@ def source(index: int, volume: Volume) -> Manifest:
 
 def scratch(job: Job) -> list[Manifest]:
     """What may be written beside the volumes, and the job's own files. Loaders' workers hand images over in /dev/shm."""
-    made: list[Manifest] = [{"name": "memory", "emptyDir": {"medium": "Memory"}}, {"name": "temporary", "emptyDir": {}}]
+    made: list[Manifest] = [
+        {"name": "memory", "emptyDir": {"medium": "Memory"}},
+        {"name": "temporary", "emptyDir": {}},
+    ]
     if job.files:
         made.append({"name": "files", "configMap": {"name": f"{job.name}-files"}})
     return made

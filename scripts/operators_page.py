@@ -50,7 +50,12 @@ ENTRIES = (
         "y = R x Cᵀ, R and C a strided cubic kernel stretched by the factor (16 taps at ×4), edge pixel mirrored",
         "exact: singular value decompositions of R and C",
     ),
-    Entry("super_resolution_average", "Super-resolution, block average", "y = mean of each d × d block", "exact, as above"),
+    Entry(
+        "super_resolution_average",
+        "Super-resolution, block average",
+        "y = mean of each d × d block",
+        "exact, as above",
+    ),
     Entry(
         "super_resolution_gaussian",
         "Super-resolution, Gaussian and decimation",
@@ -63,16 +68,28 @@ ENTRIES = (
         "y = k * x, border reflect, symmetric, circular, zero or valid; `KernelBlur` takes your own kernel",
         "exact: Fourier for circular borders, decompositions of the two factors for all others",
     ),
-    Entry("uniform_deblur", "Uniform blur", "y = moving average over n × n pixels", "exact, as above"),
+    Entry(
+        "uniform_deblur", "Uniform blur", "y = moving average over n × n pixels", "exact, as above"
+    ),
     Entry(
         "motion_deblur",
         "Motion blur",
         "y = k_i * x_i, a camera-shake path k_i for each image, saved with the result",
         "Fourier for circular borders, else conjugate gradients",
     ),
-    Entry("inpainting_random", "Random inpainting", "y = m_i ∘ x_i, a share of the pixels removed", "exact: diagonal"),
+    Entry(
+        "inpainting_random",
+        "Random inpainting",
+        "y = m_i ∘ x_i, a share of the pixels removed",
+        "exact: diagonal",
+    ),
     Entry("inpainting_box", "Box inpainting", "y = m_i ∘ x_i, a box removed", "exact: diagonal"),
-    Entry("inpainting_mask", "Inpainting with your own mask", "y = m ∘ x, m from a file (1 or 255: measured)", "exact: diagonal"),
+    Entry(
+        "inpainting_mask",
+        "Inpainting with your own mask",
+        "y = m ∘ x, m from a file (1 or 255: measured)",
+        "exact: diagonal",
+    ),
     Entry("outpainting", "Outpainting", "y = m_i ∘ x_i, all but a box removed", "exact: diagonal"),
     Entry("destriping", "Destriping", "y = m_i ∘ x_i, columns or rows removed", "exact: diagonal"),
     Entry("denoising", "Denoising", "y = x", "exact: one number"),
@@ -83,7 +100,12 @@ ENTRIES = (
         "exact: one number, A Aᵀ = I or I / 4",
     ),
     Entry("hdr", "High dynamic range", "y = clip(g x, −1, 1)", "nonlinear: Gauss-Newton"),
-    Entry("phase_retrieval", "Phase retrieval", "y = |F pad(u)|, u = (x + 1) / 2", "nonlinear: Gauss-Newton"),
+    Entry(
+        "phase_retrieval",
+        "Phase retrieval",
+        "y = |F pad(u)|, u = (x + 1) / 2",
+        "nonlinear: Gauss-Newton",
+    ),
     Entry(
         "nonlinear_deblur",
         "Nonlinear blur",
@@ -97,7 +119,9 @@ ENTRIES = (
         "exact up to about 3,000 rays that meet the image (cached eigenvectors), else conjugate gradients",
     ),
     Entry("ct_fan_180", "CT, fan beam", "as above, flat detector", "as above"),
-    Entry("ct_limited_angle", "CT, limited angle", "as above, over less than half a turn", "as above"),
+    Entry(
+        "ct_limited_angle", "CT, limited angle", "as above, over less than half a turn", "as above"
+    ),
     Entry(
         "mri_x4",
         "MRI, Cartesian",
@@ -105,7 +129,12 @@ ENTRIES = (
         "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: exact row by row for "
         "masks of whole columns, else conjugate gradients",
     ),
-    Entry("compressed_sensing", "Compressed sensing", "y = P H D x, signs D, fast transform H, random rows P", "exact: A Aᵀ = I"),
+    Entry(
+        "compressed_sensing",
+        "Compressed sensing",
+        "y = P H D x, signs D, fast transform H, random rows P",
+        "exact: A Aᵀ = I",
+    ),
 )
 
 HEAD = """# Operators
@@ -132,7 +161,12 @@ share one grey scale; sinograms have their own, and spectra a logarithmic one.
 def main(argv: Sequence[str]) -> int:
     parser = Parser("operators_page.py", __doc__)
     parser.add_argument("--scan", type=Path, default=HOME / "models/demo-data/brain2-ax-008.png")
-    parser.add_argument("--output", type=Path, default=HOME / "docs", help="folder of operators.md and operators/*.png")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=HOME / "docs",
+        help="folder of operators.md and operators/*.png",
+    )
     return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
 
 
@@ -149,8 +183,13 @@ def section(entry: Entry, x: Tensor, folder: Path) -> str:
     """The text of one operator; its picture is written into the folder."""
     problem = posed(entry, x)
     baseline = problem.operator.baseline(problem.y, tuple(x.shape[1:]))
-    tiles = [tile("scan", to_report(x[0]), 0, 1, SIDE), tile("measurement", *visible(problem), SIDE)]
-    tiles += [] if baseline is None else [tile("classical answer", to_report(baseline[0]), 0, 1, SIDE)]
+    tiles = [
+        tile("scan", to_report(x[0]), 0, 1, SIDE),
+        tile("measurement", *visible(problem), SIDE),
+    ]
+    tiles += (
+        [] if baseline is None else [tile("classical answer", to_report(baseline[0]), 0, 1, SIDE)]
+    )
     beside(tiles).quantize(24).save(folder / f"{entry.task}.png", optimize=True)
     node = load([HOME / "configs" / "tasks" / f"{entry.task}.yaml"])["operator"]
     settings = ", ".join(f"{key}={value}" for key, value in (node.get("params") or {}).items())
@@ -170,7 +209,9 @@ def section(entry: Entry, x: Tensor, folder: Path) -> str:
 def posed(entry: Entry, x: Tensor) -> Problem:
     """The scan as the task measures it."""
     config = load([HOME / "configs" / "tasks" / f"{entry.task}.yaml"])
-    operator: Operator = Inpainting(scratches(x)) if entry.task == "inpainting_mask" else build(config["operator"])
+    operator: Operator = (
+        Inpainting(scratches(x)) if entry.task == "inpainting_mask" else build(config["operator"])
+    )
     noise = Noise(["operators page"], "noise")
     return measure(operator.draw(tuple(x.shape[1:]), noise), x, build(config["likelihood"]), noise)
 
@@ -179,8 +220,14 @@ def scratches(x: Tensor) -> Tensor:
     """An example of a free-form mask [H,W]: a few thick strokes are not measured."""
     h, w = x.shape[-2:]
     picture = Image.new("L", (w, h), 1)
-    for stroke in (((0.2, 0.3), (0.5, 0.45), (0.8, 0.2)), ((0.3, 0.8), (0.4, 0.5), (0.7, 0.75)), ((0.1, 0.6), (0.35, 0.65))):
-        ImageDraw.Draw(picture).line([(a * w, b * h) for a, b in stroke], fill=0, width=w // 20, joint="curve")
+    for stroke in (
+        ((0.2, 0.3), (0.5, 0.45), (0.8, 0.2)),
+        ((0.3, 0.8), (0.4, 0.5), (0.7, 0.75)),
+        ((0.1, 0.6), (0.35, 0.65)),
+    ):
+        ImageDraw.Draw(picture).line(
+            [(a * w, b * h) for a, b in stroke], fill=0, width=w // 20, joint="curve"
+        )
     return torch.tensor(list(picture.tobytes())).reshape(h, w)
 
 

@@ -29,7 +29,13 @@ Seconds are of one draw, of a process that shared two cores with others; the axi
 
 def main(argv: Sequence[str]) -> int:
     parser = Parser("plots_page.py", __doc__)
-    parser.add_argument("--docs", type=Path, default=HOME / "docs", metavar="DIR", help="holds quality.md and calibration.md")
+    parser.add_argument(
+        "--docs",
+        type=Path,
+        default=HOME / "docs",
+        metavar="DIR",
+        help="holds quality.md and calibration.md",
+    )
     return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
 
 
@@ -43,13 +49,27 @@ def write(options: argparse.Namespace) -> None:
         (folder / name).write_text(scatter(points, "seconds a draw", "PSNR dB", SIZE))
         page.append(f"## {title}\n\n![PSNR against seconds, {title}](plots/{name})\n")
     (options.docs / "plots.md").write_text("\n".join(page))
-    cards = [row for _, rows in tables(options.docs / "calibration.md") for row in rows if row.get("prior") == "correlated"]
+    cards = [
+        row
+        for _, rows in tables(options.docs / "calibration.md")
+        for row in rows
+        if row.get("prior") == "correlated"
+    ]
     spread, held = "variance ratio", "90 % coverage"
-    points = [Point(float(row[spread]), float(row[held].rstrip("%")), row["solver"], row["called"]) for row in cards]
+    points = [
+        Point(float(row[spread]), float(row[held].rstrip("%")), row["solver"], row["called"])
+        for row in cards
+    ]
     if not points:
         raise Refusal(f"{options.docs}/calibration.md: holds no table of the correlated prior")
     (folder / "calibration.svg").write_text(
-        scatter(points, "variance of the draws over that of the posterior", "90 % interval holds, %", SIZE, (1, 90))
+        scatter(
+            points,
+            "variance of the draws over that of the posterior",
+            "90 % interval holds, %",
+            SIZE,
+            (1, 90),
+        )
     )
     print(options.docs / "plots.md")
 

@@ -29,8 +29,12 @@ from solvers.run.command import Parser
 
 def main(argv: Sequence[str]) -> int:
     parser = Parser("prepare_demo.py", __doc__)
-    parser.add_argument("--output", type=Path, default=Path("data/demo"), metavar="DIR", help="default: data/demo")
-    parser.add_argument("--selection", type=Path, metavar="DIR", help="also write the held-out selection there")
+    parser.add_argument(
+        "--output", type=Path, default=Path("data/demo"), metavar="DIR", help="default: data/demo"
+    )
+    parser.add_argument(
+        "--selection", type=Path, metavar="DIR", help="also write the held-out selection there"
+    )
     parser.add_argument("--strict", action="store_true", help="fail if a source cannot be had")
     return door.run(parser.prog, argv, lambda: make(parser.parse_args(argv)))
 
@@ -46,9 +50,13 @@ def make(options: argparse.Namespace) -> None:
         rows["selection"] = select(source, options.selection)
     for split, content in rows.items():
         subjects = Counter(row["subject"] for row in content)
-        print(f"{split}: {len(content)} slices ({', '.join(f'{name} {count}' for name, count in subjects.items())})")
+        print(
+            f"{split}: {len(content)} slices ({', '.join(f'{name} {count}' for name, count in subjects.items())})"
+        )
     if missing:
-        print(f"left out: {', '.join(left_out(missing))} (their archives could not be fetched; --strict fails instead)")
+        print(
+            f"left out: {', '.join(left_out(missing))} (their archives could not be fetched; --strict fails instead)"
+        )
 
 
 if __name__ == "__main__":

@@ -52,16 +52,44 @@ def parse(argv: list[str]) -> argparse.Namespace:
     add("--train-dir", type=Path, required=True, metavar="DIR", help="searched with its subfolders")
     add("--val-dir", type=Path, metavar="DIR")
     add("--test-dir", type=Path, metavar="DIR")
-    add("--split", metavar="A/B[/C]", help="divide --train-dir into train/val/test by subject, or by file if no subject is known")
-    add("--within-subject", action="store_true", help="--split divides each volume or series by blocks of slices, which leaks")
-    add("--subject", metavar="REGEX", help=f"finds the subject in the relative path; or {STUDY}; default: PatientID")
+    add(
+        "--split",
+        metavar="A/B[/C]",
+        help="divide --train-dir into train/val/test by subject, or by file if no subject is known",
+    )
+    add(
+        "--within-subject",
+        action="store_true",
+        help="--split divides each volume or series by blocks of slices, which leaks",
+    )
+    add(
+        "--subject",
+        metavar="REGEX",
+        help=f"finds the subject in the relative path; or {STUDY}; default: PatientID",
+    )
     add("--seed", type=int, default=0, help="of the division")
     add("--output-root", type=Path, default=Path("data/super_resolution"), metavar="DIR")
     add("--image-size", type=int, default=256, metavar="N")
     add("--grayscale", action="store_true", help="colour to luminance, one channel")
-    add("--window", type=pair, metavar="LOW:HIGH", help="stored values (CT: HU) that become black and white")
-    add("--percentiles", type=pair, metavar="LOW:HIGH", help="the same by percentiles of each volume or series")
-    add("--slice-axis", type=int, default=2, metavar="N", help="of NIfTI and NRRD volumes: 0, 1 or 2; pixels count as square")
+    add(
+        "--window",
+        type=pair,
+        metavar="LOW:HIGH",
+        help="stored values (CT: HU) that become black and white",
+    )
+    add(
+        "--percentiles",
+        type=pair,
+        metavar="LOW:HIGH",
+        help="the same by percentiles of each volume or series",
+    )
+    add(
+        "--slice-axis",
+        type=int,
+        default=2,
+        metavar="N",
+        help="of NIfTI and NRRD volumes: 0, 1 or 2; pixels count as square",
+    )
     add(
         "--min-foreground",
         type=float,
@@ -71,8 +99,16 @@ def parse(argv: list[str]) -> argparse.Namespace:
     )
     add("--bit-depth", type=int, choices=(8, 16), help="default: 8 for 8-bit files, else 16")
     add("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="processes")
-    add("--skip-existing", action="store_true", help="keep pictures that exist, even if made otherwise")
-    add("--write-manifests", action="store_true", help="accepted for compatibility: manifests are always written")
+    add(
+        "--skip-existing",
+        action="store_true",
+        help="keep pictures that exist, even if made otherwise",
+    )
+    add(
+        "--write-manifests",
+        action="store_true",
+        help="accepted for compatibility: manifests are always written",
+    )
     add("--strict", action="store_true", help="stop at the first file that cannot be read")
     return parser.parse_args(argv)
 
@@ -109,7 +145,13 @@ def prepare(options: argparse.Namespace) -> int:
     within = options.slice_axis if options.within_subject else None
     planned = plan(folders, shares, options.subject, options.seed, within)
     with locked(options.output_root, "wait for it, or choose another folder", "preparation"):
-        outcomes = run(planned, recipe, options.output_root, min(options.workers, len(planned.sources)), options.strict)
+        outcomes = run(
+            planned,
+            recipe,
+            options.output_root,
+            min(options.workers, len(planned.sources)),
+            options.strict,
+        )
         done = counted(outcomes, len(planned.sources))
         report = collect(done, planned.splits, options.output_root, planned.within)
         for split, share in zip(SPLITS, shares or ()):
@@ -133,17 +175,30 @@ def check_output(root: Path, folders: list[Path]) -> None:
     for folder in folders:
         for written in (root, *(root / split for split in SPLITS)):
             if written.resolve().is_relative_to(folder.resolve()):
-                raise Refusal(f"--output-root {root} writes into {folder}, whose images it would take in the next time")
+                raise Refusal(
+                    f"--output-root {root} writes into {folder}, whose images it would take in the next time"
+                )
             if written != root and folder.resolve().is_relative_to(written.resolve()):
-                raise Refusal(f"{folder} lies in {written}, where --output-root {root} writes; choose another one")
+                raise Refusal(
+                    f"{folder} lies in {written}, where --output-root {root} writes; choose another one"
+                )
 
 
 def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
     """What was made, what was decided without being asked, and what could not be read."""
     for split in planned.splits:
         part = report[split]
-        print(f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects", end="")
-        print("".join(f", {part[what]} {what.replace('_', ' ')}" for what in ("passed_over", "enlarged", "strays") if part[what]))
+        print(
+            f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects",
+            end="",
+        )
+        print(
+            "".join(
+                f", {part[what]} {what.replace('_', ' ')}"
+                for what in ("passed_over", "enlarged", "strays")
+                if part[what]
+            )
+        )
     for split in SPLITS:
         if split not in planned.splits:
             print(f"{split}: empty; {WAYS_OUT[split]}")
@@ -151,38 +206,61 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
         print(
             f"A LEAK that was asked for: slices of one subject are in several splits, {report['left_out_between']} between them"
         )
-        print("  left out; manifests, cards and reports say so, and no figure on such a split is one on other people")
+        print(
+            "  left out; manifests, cards and reports say so, and no figure on such a split is one on other people"
+        )
     subjects = {source.subject for source in planned.sources}
     if planned.divided and not planned.within and len(subjects) == 1 and subjects != {""}:
-        print("all files are of one subject, which is never divided: if the PatientIDs were made alike, take")
-        print(f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path; or divide it: --within-subject")
+        print(
+            "all files are of one subject, which is never divided: if the PatientIDs were made alike, take"
+        )
+        print(
+            f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path; or divide it: --within-subject"
+        )
     unknown = sum(not source.subject for source in planned.sources)
     if planned.divided and unknown and not planned.within:
-        print(f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are")
+        print(
+            f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are"
+        )
     scans = any(not source.name.lower().endswith(PICTURES) for source in planned.sources)
     if scans and not (recipe.window or recipe.percentiles):
-        print("scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);")
+        print(
+            "scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);"
+        )
         print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
     for split in planned.splits:
         histogram = report[split]["histogram"]
         if sum(histogram) and not any(histogram[len(histogram) // 8 :]):
-            print(f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them")
+            print(
+                f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them"
+            )
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
     skipped = report["skipped"]
     if skipped:
         print(f"{len(skipped)} files could not be read:")
-        print("\n".join(printable(f"  {entry['file']}: {entry['reason']}") for entry in skipped[:LISTED]))
+        print(
+            "\n".join(
+                printable(f"  {entry['file']}: {entry['reason']}") for entry in skipped[:LISTED]
+            )
+        )
     if report["twins"]:
-        print(f"A LEAK: {len(report['twins'])} pictures are in two splits under different names, all in report.json:")
+        print(
+            f"A LEAK: {len(report['twins'])} pictures are in two splits under different names, all in report.json:"
+        )
         print("\n".join(f"  {' = '.join(names)}" for names in report["twins"][:LISTED]))
 
 
 def next_command(root: Path, splits: list[str]) -> str:
     """What trains the autoencoder on these pictures; the README goes on from there."""
-    lists = {name: root / f"{split}_images.txt" if split in splits else "null" for name, split in MANIFESTS.items()}
+    lists = {
+        name: root / f"{split}_images.txt" if split in splits else "null"
+        for name, split in MANIFESTS.items()
+    }
     data = [f"data.params.{name}={path}" for name, path in lists.items()]
-    return shlex.join(["python", "main.py", "--base", "configs/autoencoder/medical-vq-f4.yaml", "--train", *data])
+    return shlex.join(
+        ["python", "main.py", "--base", "configs/autoencoder/medical-vq-f4.yaml", "--train", *data]
+    )
 
 
 def main(argv: list[str]) -> int:

@@ -30,7 +30,11 @@ def held_out(path: Path) -> tuple[list[str], Tensor]:
     data, rows = ManifestDataset(path), defaultdict(list)
     for index, row in enumerate(data.rows):
         rows[row.subject].append(index)
-    chosen = [i for group in rows.values() for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]]
+    chosen = [
+        i
+        for group in rows.values()
+        for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]
+    ]
     return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
 
 
@@ -40,11 +44,15 @@ def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | N
     if isinstance(prior, LatentPrior):
         decoded = torch.cat([prior.decode(prior.encode(x[None])) for x in images])
         found["autoencoder"] = psnr(decoded, images)
-        found["autoencoder, unquantised"] = psnr(torch.cat([prior.decode(prior.encode(x[None]), False) for x in images]), images)
+        found["autoencoder, unquantised"] = psnr(
+            torch.cat([prior.decode(prior.encode(x[None]), False) for x in images]), images
+        )
     for sigma in LEVELS:
         state = torch.cat([prior.to_state(x[None]) for x in images])
         noisy = state + sigma * Noise([str(i) for i in range(len(images))], "noise").like(state)
-        clean = torch.cat([prior.to_image(prior.denoise(x[None], torch.tensor([sigma]))) for x in noisy])
+        clean = torch.cat(
+            [prior.to_image(prior.denoise(x[None], torch.tensor([sigma]))) for x in noisy]
+        )
         where = "of the latent" if isinstance(prior, LatentPrior) else ""
         found[f"denoised, sigma {sigma} {where}".strip()] = psnr(clean, images)
     return found, decoded
@@ -61,8 +69,12 @@ def best_average(checkpoint: Path, validation: Path) -> tuple[float | bool, list
         prior = checkpoints.load(checkpoint, ema=float(length))
         found[length] = float(torch.stack([*figures(prior, images)[0].values()]).mean())
     best = max(found, key=found.__getitem__)
-    words = ", ".join(f"{float(length):,g} images {value:.3f} dB" for length, value in found.items())
-    return float(best), [f"averages of the weights by half-life, mean PSNR of the levels below on validation slices: {words}"]
+    words = ", ".join(
+        f"{float(length):,g} images {value:.3f} dB" for length, value in found.items()
+    )
+    return float(best), [
+        f"averages of the weights by half-life, mean PSNR of the levels below on validation slices: {words}"
+    ]
 
 
 def with_spectra(described: Described, source: Path) -> Described:
@@ -89,5 +101,8 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
         rows.append((step, " | ".join(f"{float(value.mean()):.2f}" for value in found)))
     if not rows:
         return []
-    head = ["| steps | " + " | ".join(f"sigma {sigma}" for sigma in LEVELS) + " |", "|---" * (len(LEVELS) + 1) + "|"]
+    head = [
+        "| steps | " + " | ".join(f"sigma {sigma}" for sigma in LEVELS) + " |",
+        "|---" * (len(LEVELS) + 1) + "|",
+    ]
     return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]

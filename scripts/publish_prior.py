@@ -53,12 +53,18 @@ def with_first_stage(described: Described, source: Path | None, validation: Path
     """The same latent prior with another decoder (trained with `decoder_only`), and its error variance on validation slices."""
     state, node = dict(described.state), configuration.plain(described.node)
     if source is not None:
-        state |= {f"first_stage.{key}": tensor for key, tensor in checkpoints.first_stage(source).state_dict().items()}
+        state |= {
+            f"first_stage.{key}": tensor
+            for key, tensor in checkpoints.first_stage(source).state_dict().items()
+        }
         node["params"].pop("image_variances", None)  # of the decoder that was
     replaced = replace(described, state=state, node=node)
     prior, data = replaced.build(), ManifestDataset(validation)
     with torch.no_grad():
-        errors = [prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"] for i in range(len(data))]
+        errors = [
+            prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"]
+            for i in range(len(data))
+        ]
     node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
     return replaced
 
@@ -78,23 +84,44 @@ def curves(runs: Sequence[Path], last: int, path: Path) -> list[str]:
         events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
         events.Reload()
         name = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
-        scalars = {e.step: e for e in events.Scalars(name) if e.step < last or run != runs[-1]}  # resumed runs overwrite
-        steps, values = sorted(scalars), torch.tensor([scalars[s].value for s in sorted(scalars)]).log10()
-        values = torch.nn.functional.avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[0, : len(steps)]
+        scalars = {
+            e.step: e for e in events.Scalars(name) if e.step < last or run != runs[-1]
+        }  # resumed runs overwrite
+        steps, values = (
+            sorted(scalars),
+            torch.tensor([scalars[s].value for s in sorted(scalars)]).log10(),
+        )
+        values = torch.nn.functional.avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[
+            0, : len(steps)
+        ]
         low, high = float(values.min()), float(values.max())
         points = [
-            (480 * column + 40 + 420 * s / steps[-1], 210 - 180 * (float(v) - low) / max(high - low, 1e-9))
+            (
+                480 * column + 40 + 420 * s / steps[-1],
+                210 - 180 * (float(v) - low) / max(high - low, 1e-9),
+            )
             for s, v in zip(steps, values)
         ]
         draw.line(points, fill=0)
-        draw.text((480 * column + 44, 6), f"{run.name}: {name}, {10**high:.3g} to {10**low:.3g}, {steps[-1] + 1} steps", fill=0)
-        times = torch.tensor([scalars[s].wall_time for s in steps], dtype=torch.float64).diff() / torch.tensor(steps).diff()
-        lines.append(f"`{run.name}`: {steps[-1] + 1:,} steps of {float(times.median()):.2f} s (median)")
+        draw.text(
+            (480 * column + 44, 6),
+            f"{run.name}: {name}, {10**high:.3g} to {10**low:.3g}, {steps[-1] + 1} steps",
+            fill=0,
+        )
+        times = (
+            torch.tensor([scalars[s].wall_time for s in steps], dtype=torch.float64).diff()
+            / torch.tensor(steps).diff()
+        )
+        lines.append(
+            f"`{run.name}`: {steps[-1] + 1:,} steps of {float(times.median()):.2f} s (median)"
+        )
     picture.save(path, optimize=True)
     return lines
 
 
-def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: dict[str, list[str]]) -> str:
+def card(
+    folder: Path, note: str, prior: Prior, trained: Counter[str], lines: dict[str, list[str]]
+) -> str:
     """README.md; `lines`: what is said of the runs, the table of figures, the learning curve."""
     size = (folder / "model.safetensors").stat().st_size / 1e6
     text = [
@@ -104,8 +131,13 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
         "",
         f"* {prior.kind} prior{' of patches' * prior.patched}; images {list(prior.image_shape)}, state {list(prior.shape)}",
         f"* {sum(p.numel() for p in prior.parameters()):,} parameters, float16, {size:.1f} MB",
-        "* trained on: " + ", ".join(f"{name} ({n} slices)" for name, n in sorted(trained.items())) + "; nobody else",
-        *(f"* {name}: {low:g} was black and {high:g} white" for name, (low, high) in prior.contracts.items()),
+        "* trained on: "
+        + ", ".join(f"{name} ({n} slices)" for name, n in sorted(trained.items()))
+        + "; nobody else",
+        *(
+            f"* {name}: {low:g} was black and {high:g} white"
+            for name, (low, high) in prior.contracts.items()
+        ),
         *(f"* {line}" for line in lines["runs"]),
         "",
         "## Held-out subjects",
@@ -113,7 +145,11 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
         "PSNR in dB on images in [0, 1], mean over slices; never used in training. `n` slices of each, evenly spread.",
         "",
         *lines["table"],
-        *(["", "The learning curve: the same slices, all together, at earlier steps.", ""] if lines["history"] else []),
+        *(
+            ["", "The learning curve: the same slices, all together, at earlier steps.", ""]
+            if lines["history"]
+            else []
+        ),
         *lines["history"],
         "",
         "## Samples" + (" and reconstructions" if isinstance(prior, LatentPrior) else ""),
@@ -138,16 +174,22 @@ def card(folder: Path, note: str, prior: Prior, trained: Counter[str], lines: di
 
 
 def publish(options: argparse.Namespace) -> None:
-    average, chosen = best_average(options.checkpoint, options.validation) if options.validation else (True, [])
+    average, chosen = (
+        best_average(options.checkpoint, options.validation) if options.validation else (True, [])
+    )
     described = checkpoints.describe(options.checkpoint, ema=average)
     if options.spectra is not None:
         with torch.no_grad():
             described = with_spectra(described, options.spectra)
     if "first_stage" in described.node["params"]:
         if options.validation is None:
-            raise Refusal("a latent prior needs --validation, a manifest on which the error of its autoencoder is measured")
+            raise Refusal(
+                "a latent prior needs --validation, a manifest on which the error of its autoencoder is measured"
+            )
         described = with_first_stage(described, options.first_stage, options.validation)
-    subjects, images = held_out(options.test)  # this and the next lines before anything is written: they may find a mistake
+    subjects, images = held_out(
+        options.test
+    )  # this and the next lines before anything is written: they may find a mistake
     trained = Counter(row.subject for row in manifest.read(options.train))
     steps = weights(options.checkpoint)["global_step"]
     for run in options.runs:
@@ -164,15 +206,30 @@ def publish(options: argparse.Namespace) -> None:
         save(prior.to_image(last.x0), options.folder / "samples.png", options.samples)
     if decoded is not None:
         show = [subjects.index(s) for s in dict.fromkeys(subjects)]
-        save(torch.cat([images[show], decoded[show]]), options.folder / "reconstructions.png", len(show))
+        save(
+            torch.cat([images[show], decoded[show]]),
+            options.folder / "reconstructions.png",
+            len(show),
+        )
     names = list(dict.fromkeys(subjects))
     table = ["| | " + " | ".join([*names, "all"]) + " |", "|---" * (len(names) + 2) + "|"]
-    table.append("| n | " + " | ".join(str(subjects.count(s)) for s in names) + f" | {len(subjects)} |")
+    table.append(
+        "| n | " + " | ".join(str(subjects.count(s)) for s in names) + f" | {len(subjects)} |"
+    )
     for what, values in found.items():
         means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
-        table.append(f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |")
+        table.append(
+            f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |"
+        )
     with torch.no_grad():
-        table += ["", BESIDE, "", *denoising.table(denoising.compare({options.folder.name: prior}, list(images[:, None])))]
+        table += [
+            "",
+            BESIDE,
+            "",
+            *denoising.table(
+                denoising.compare({options.folder.name: prior}, list(images[:, None]))
+            ),
+        ]
     runs = curves(options.runs, steps, options.folder / "losses.png")
     lines = {"runs": [*runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
@@ -184,17 +241,52 @@ def main(argv: Sequence[str]) -> int:
     parser = Parser("publish_prior.py", __doc__)
     parser.add_argument("checkpoint", type=Path, help="last.ckpt of a run")
     parser.add_argument("folder", type=Path, help="new model folder")
-    parser.add_argument("--runs", type=Path, nargs="+", required=True, help="folders of the runs it came from, in order")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders of the runs it came from, in order",
+    )
     parser.add_argument("--train", type=Path, required=True, help="manifest it was trained on")
-    parser.add_argument("--test", type=Path, required=True, help="manifest of subjects it has never seen")
-    parser.add_argument("--validation", type=Path, help="manifest that chooses the average and measures a latent prior's error")
-    parser.add_argument("--spectra", type=Path, help="manifest on which a pixel prior's errors are measured by frequency")
-    parser.add_argument("--earlier", type=Path, nargs="+", default=[], help="checkpoints of the run, for the learning curve")
-    parser.add_argument("--first-stage", type=Path, help="checkpoint whose decoder replaces the one trained with (same latents)")
-    parser.add_argument("--ct", type=float, nargs=2, default=CT_WINDOW, metavar="HU", help="black and white of CT in training")
+    parser.add_argument(
+        "--test", type=Path, required=True, help="manifest of subjects it has never seen"
+    )
+    parser.add_argument(
+        "--validation",
+        type=Path,
+        help="manifest that chooses the average and measures a latent prior's error",
+    )
+    parser.add_argument(
+        "--spectra",
+        type=Path,
+        help="manifest on which a pixel prior's errors are measured by frequency",
+    )
+    parser.add_argument(
+        "--earlier",
+        type=Path,
+        nargs="+",
+        default=[],
+        help="checkpoints of the run, for the learning curve",
+    )
+    parser.add_argument(
+        "--first-stage",
+        type=Path,
+        help="checkpoint whose decoder replaces the one trained with (same latents)",
+    )
+    parser.add_argument(
+        "--ct",
+        type=float,
+        nargs=2,
+        default=CT_WINDOW,
+        metavar="HU",
+        help="black and white of CT in training",
+    )
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=18, help="of the Heun sampler behind samples.png")
+    parser.add_argument(
+        "--steps", type=int, default=18, help="of the Heun sampler behind samples.png"
+    )
     return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
 
 

@@ -22,20 +22,39 @@ from data.files import Refusal, json_lines, read_yaml
 from solvers.run import door
 from solvers.run.command import Parser
 
-TASKS = ("super_resolution", "inpainting_random", "inpainting_box", "gaussian_deblur", "ct_parallel_20", "mri_x4")
+TASKS = (
+    "super_resolution",
+    "inpainting_random",
+    "inpainting_box",
+    "gaussian_deblur",
+    "ct_parallel_20",
+    "mri_x4",
+)
 CLASSICAL = ("baseline", "tv")
-SHORT = {"demo-latent": [(("resample_fast",), 50, 4)], "demo-patch": [(("daps",), 20, 4)]}  # prior -> solvers, steps, slices
+SHORT = {
+    "demo-latent": [(("resample_fast",), 50, 4)],
+    "demo-patch": [(("daps",), 20, 4)],
+}  # prior -> solvers, steps, slices
 MORE = {  # at most 100 network calls a draw: a night on two cores, where SHORT is an hour
     "demo-latent": [(("daps",), 20, 4), (("resample",), 50, 4)],
-    "demo-patch": [(("codps", "codps_plus"), 50, 4), (("padis",), 30, 4), (("padis_pc", "resample"), 30, 4)],
+    "demo-patch": [
+        (("codps", "codps_plus"), 50, 4),
+        (("padis",), 30, 4),
+        (("padis_pc", "resample"), 30, 4),
+    ],
 }
-MIXED = {"demo-patch": " --precision bf16-mixed"}  # 1.75 times as fast; the time of latent priors is their decoder's
+MIXED = {
+    "demo-patch": " --precision bf16-mixed"
+}  # 1.75 times as fast; the time of latent priors is their decoder's
 LONG = {  # prior -> solvers and tasks: minutes to hours a draw, so one slice, one draw
     "demo-latent": [
         (("psld",), TASKS),
         (("resample_stages", "psld_published", "dps", "daps_hmc", "resample_published"), TASKS[:1]),
     ],
-    "demo-patch": [(("dps",), TASKS), (("padis_langevin", "daps_langevin", "padis_dps", "padis_dps_published"), TASKS[:1])],
+    "demo-patch": [
+        (("dps",), TASKS),
+        (("padis_langevin", "daps_langevin", "padis_dps", "padis_dps_published"), TASKS[:1]),
+    ],
 }
 HEAD = """# Quality of the shipped priors
 
@@ -72,7 +91,9 @@ def commands() -> Iterator[str]:
     """One call of sample.py a line; the noisier super-resolution has folders of its own."""
     noisy = "likelihood.params.sigma_y=0.05"
     for groups, long in ((SHORT, ""), (MORE, "  # long")):
-        for prior, (solvers, steps, slices) in ((prior, one) for prior, group in groups.items() for one in group):
+        for prior, (solvers, steps, slices) in (
+            (prior, one) for prior, group in groups.items() for one in group
+        ):
             more = f"--limit {slices} --num-samples 4 --steps {steps}{MIXED.get(prior, '')}"
             yield call(prior, TASKS, solvers, "", more) + long
             yield call(prior, TASKS[:1], solvers, "/noisier", f"{more} {noisy}") + long
@@ -80,11 +101,16 @@ def commands() -> Iterator[str]:
     yield call("demo-patch", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
     for prior, groups in LONG.items():
         for solvers, tasks in groups:
-            yield call(prior, tasks, solvers, "/long", f"--limit 1{MIXED.get(prior, '')}") + "  # long"
+            yield (
+                call(prior, tasks, solvers, "/long", f"--limit 1{MIXED.get(prior, '')}")
+                + "  # long"
+            )
 
 
 def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:
-    place = f"results/quality/{prior}{folder}" + ("" if len(tasks) * len(solvers) > 1 else f"/{tasks[0]}-{solvers[0]}")
+    place = f"results/quality/{prior}{folder}" + (
+        "" if len(tasks) * len(solvers) > 1 else f"/{tasks[0]}-{solvers[0]}"
+    )
     grid = f"--task {' '.join(tasks)} --solver {' '.join(solvers)}"
     return f"python sample.py --manifest models/demo-data/test.csv --model {prior} {grid} {more} --save-dir {place}"
 
@@ -111,7 +137,9 @@ def find(folder: Path) -> list[Cell]:
                 )
             )
     if not cells:
-        raise Refusal(f"{folder}: holds no records with a PSNR; give a folder that sample.py wrote into")
+        raise Refusal(
+            f"{folder}: holds no records with a PSNR; give a folder that sample.py wrote into"
+        )
     return cells
 
 
@@ -125,9 +153,15 @@ def row(cell: Cell) -> list[str]:
         values = [r[key] for r in cell.records if r.get(key) is not None]
         return f"{fmean(values):.{digits}f}" if values else "–"
 
-    of_draw = (mean("psnr_draw", 2), mean("ssim_draw", 3)) if cell.draws > 1 else (mean("psnr", 2), mean("ssim", 3))
+    of_draw = (
+        (mean("psnr_draw", 2), mean("ssim_draw", 3))
+        if cell.draws > 1
+        else (mean("psnr", 2), mean("ssim", 3))
+    )
     of_mean = (mean("psnr", 2), mean("ssim", 3)) if cell.draws > 1 else ("–", "–")
-    gains = [r["psnr"] - r["baseline_psnr"] for r in cell.records if r.get("baseline_psnr") is not None]
+    gains = [
+        r["psnr"] - r["baseline_psnr"] for r in cell.records if r.get("baseline_psnr") is not None
+    ]
     gain = f"{fmean(gains):+.2f}" if gains else "–"
     seconds = f"{fmean(r['seconds'] for r in cell.records) / cell.draws:.1f}"
     calls = f"{fmean(r['nfe'] for r in cell.records):.0f} + {fmean(r['vjps'] for r in cell.records):.0f}"
@@ -149,10 +183,22 @@ def row(cell: Cell) -> list[str]:
 
 def lacking(cells: Sequence[Cell]) -> list[str]:
     """What belongs in the page and was not run."""
-    groups = [(prior, solvers, TASKS) for plan in (SHORT, MORE) for prior, group in plan.items() for solvers, *_ in group]
+    groups = [
+        (prior, solvers, TASKS)
+        for plan in (SHORT, MORE)
+        for prior, group in plan.items()
+        for solvers, *_ in group
+    ]
     groups += [(prior, solvers, tasks) for prior, group in LONG.items() for solvers, tasks in group]
-    wanted = {(prior, solver, task): None for prior, solvers, tasks in groups for solver in solvers for task in tasks}
-    return [" ".join(run) for run in wanted if run not in {(shown(c), c.solver, c.task) for c in cells}]
+    wanted = {
+        (prior, solver, task): None
+        for prior, solvers, tasks in groups
+        for solver in solvers
+        for task in tasks
+    }
+    return [
+        " ".join(run) for run in wanted if run not in {(shown(c), c.solver, c.task) for c in cells}
+    ]
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -164,7 +210,10 @@ def table(cells: Sequence[Cell]) -> str:
         chosen = [c for c in cells if (c.task, c.sigma_y) == (task, sigma_y)]
         chosen.sort(key=lambda c: (shown(c), -fmean(r["psnr"] for r in c.records)))
         rows = [COLUMNS, ["---"] * 2 + ["--:"] * (len(COLUMNS) - 2), *map(row, chosen)]
-        parts.append(f"\n## {task}, sigma_y {sigma_y}\n\n" + "".join(f"| {' | '.join(cells)} |\n" for cells in rows))
+        parts.append(
+            f"\n## {task}, sigma_y {sigma_y}\n\n"
+            + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+        )
     return "".join(parts)
 
 

@@ -39,9 +39,15 @@ def main(argv: Sequence[str]) -> int:
 def show(argv: Sequence[str]) -> None:
     parser = Parser("render_job.py", __doc__)
     parser.add_argument("job", metavar="JOB", help="a name in configs/jobs/, or a YAML file")
-    parser.add_argument("changes", nargs="*", metavar="key=value", help="instead of what the file says")
-    parser.add_argument("--for", dest="cluster", required=True, choices=FORMS, help="what it is to run on")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write a file there instead of printing it")
+    parser.add_argument(
+        "changes", nargs="*", metavar="key=value", help="instead of what the file says"
+    )
+    parser.add_argument(
+        "--for", dest="cluster", required=True, choices=FORMS, help="what it is to run on"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a file there instead of printing it"
+    )
     options = parser.parse_intermixed_args(argv)
     job = load(options.job, options.changes)
     render, suffix = FORMS[options.cluster]

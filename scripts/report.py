@@ -36,34 +36,67 @@ def write(folders: Sequence[Path]) -> None:
     for folder in folders:
         missing = [name for name in WANTED if not (folder / name).is_file()]
         if missing:
-            raise Refusal(f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote")
+            raise Refusal(
+                f"{folder}: holds no {', '.join(missing)}; give a folder that sample.py wrote"
+            )
         try:
             print(report.write(folder))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:  # of files that anybody may have written
-            raise Refusal(f"{folder}: what it holds was not written by sample.py ({error!r})") from error
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:  # of files that anybody may have written
+            raise Refusal(
+                f"{folder}: what it holds was not written by sample.py ({error!r})"
+            ) from error
     if folders:
-        print(report.text({str(folder): json.loads((folder / "summary.json").read_text()) for folder in folders}))
+        print(
+            report.text(
+                {
+                    str(folder): json.loads((folder / "summary.json").read_text())
+                    for folder in folders
+                }
+            )
+        )
 
 
 def of_training(folder: Path) -> Path:
     """report.html of a training run, from what it wrote for TensorBoard."""
     logged = EventAccumulator(str(folder / "tensorboard"), {"scalars": 0, "images": 1})
     logged.Reload()
-    curves = {tag: [(e.step, e.value) for e in logged.Scalars(tag)] for tag in logged.Tags()["scalars"] if tag != "epoch"}
+    curves = {
+        tag: [(e.step, e.value) for e in logged.Scalars(tag)]
+        for tag in logged.Tags()["scalars"]
+        if tag != "epoch"
+    }
     if not curves:
-        raise Refusal(f"{folder}: its tensorboard/ holds no numbers yet; train.log_every_n_steps says when they come")
+        raise Refusal(
+            f"{folder}: its tensorboard/ holds no numbers yet; train.log_every_n_steps says when they come"
+        )
     groups: dict[str, dict[str, list]] = {}
     for tag, points in curves.items():
         groups.setdefault(group(tag), {})[tag.removeprefix("val/")] = points
     parts = [f"<p class=note>step {max(p[-1][0] for p in curves.values()):,}</p>"]
     for title in sorted(groups, key=ORDER.index):
         lines = {name: tuple(zip(*points)) for name, points in groups[title].items()}
-        log = "y" if title in ("loss", "held-out loss by level") and all(v > 0 for _, ys in lines.values() for v in ys) else ""
-        parts.append(f"<h2>{title}</h2>{figures.curves(lines, 'step', title, log=log, size=(760, 300))}")
+        log = (
+            "y"
+            if title in ("loss", "held-out loss by level")
+            and all(v > 0 for _, ys in lines.values() for v in ys)
+            else ""
+        )
+        parts.append(
+            f"<h2>{title}</h2>{figures.curves(lines, 'step', title, log=log, size=(760, 300))}"
+        )
         if title == "held-out PSNR by level":
-            ends = {name.rpartition(" ")[2]: points[-1][1] for name, points in groups[title].items()}
+            ends = {
+                name.rpartition(" ")[2]: points[-1][1] for name, points in groups[title].items()
+            }
             levels = ([float(sigma) for sigma in ends], list(ends.values()))
-            parts.append(figures.curves({"last": levels}, "sigma", "PSNR dB", log="x", size=(760, 300)))
+            parts.append(
+                figures.curves({"last": levels}, "sigma", "PSNR dB", log="x", size=(760, 300))
+            )
     for tag in logged.Tags()["images"]:
         event = logged.Images(tag)[-1]
         code = base64.b64encode(event.encoded_image_string).decode()
@@ -72,10 +105,21 @@ def of_training(folder: Path) -> Path:
             f"<figure class=image><figcaption>{words}</figcaption><img alt='{words}' src='data:image/png;base64,{code}'></figure>"
         )
     config = (folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else ""
-    return report.page(folder / "report.html", folder.name, [*parts, f"<h2>Configuration</h2><pre>{html.escape(config)}</pre>"])
+    return report.page(
+        folder / "report.html",
+        folder.name,
+        [*parts, f"<h2>Configuration</h2><pre>{html.escape(config)}</pre>"],
+    )
 
 
-ORDER = ["loss", "held-out PSNR by level", "held-out loss by level", "held-out", "learning rate", "other"]
+ORDER = [
+    "loss",
+    "held-out PSNR by level",
+    "held-out loss by level",
+    "held-out",
+    "learning rate",
+    "other",
+]
 
 
 def group(tag: str) -> str:
@@ -86,7 +130,13 @@ def group(tag: str) -> str:
         return "held-out PSNR by level"
     if tag.startswith("val/loss at"):
         return "held-out loss by level"
-    return "held-out" if tag.startswith("val/psnr") else "learning rate" if tag.startswith("lr") else "other"
+    return (
+        "held-out"
+        if tag.startswith("val/psnr")
+        else "learning rate"
+        if tag.startswith("lr")
+        else "other"
+    )
 
 
 if __name__ == "__main__":

@@ -101,7 +101,11 @@ def simulate(plan: Plan) -> Outcome:
             length = sum(chance.lognormvariate(mean, plan.spread) for _ in range(size[number]))
             if world.now + length > taken_away:
                 out.preempted += 1
-                out.lost += min(int((taken_away - world.now) / plan.seconds), size[number]) if taken_away > world.now else 0
+                out.lost += (
+                    min(int((taken_away - world.now) / plan.seconds), size[number])
+                    if taken_away > world.now
+                    else 0
+                )
                 world.process(returned(queue, number))
                 yield world.timeout(max(taken_away - world.now, 0.0) + plan.back)
                 taken_away = world.now + chance.expovariate(rate)
@@ -121,7 +125,12 @@ def simulate(plan: Plan) -> Outcome:
         world.process(gpu(own))
     world.run(until=finished)
     total = world.now * plan.gpus
-    out.hours, out.busy, out.waits, out.blocked = world.now / 3600, worked / total, waited / total, stood / total
+    out.hours, out.busy, out.waits, out.blocked = (
+        world.now / 3600,
+        worked / total,
+        waited / total,
+        stood / total,
+    )
     return out
 
 
@@ -147,14 +156,34 @@ def show(argv: Sequence[str]) -> None:
     add("--gpus", type=whole, nargs="+", default=[normal.gpus], metavar="N")
     for name in ("images", "batch", "disks"):
         add(f"--{name}", type=whole, default=getattr(normal, name), metavar="N")
-    for name, least in (("seconds", 1e-3), ("spread", 0), ("write", 0), ("lock", 0), ("preemptions", 0), ("lease", 0)):
-        add(f"--{name}", type=lambda word, least=least: between(word, least, 1e6), default=getattr(normal, name), metavar="X")
-    add("--return", dest="back", type=lambda word: between(word, 0, 1e6), default=normal.back, metavar="S")
+    for name, least in (
+        ("seconds", 1e-3),
+        ("spread", 0),
+        ("write", 0),
+        ("lock", 0),
+        ("preemptions", 0),
+        ("lease", 0),
+    ):
+        add(
+            f"--{name}",
+            type=lambda word, least=least: between(word, least, 1e6),
+            default=getattr(normal, name),
+            metavar="X",
+        )
+    add(
+        "--return",
+        dest="back",
+        type=lambda word: between(word, 0, 1e6),
+        default=normal.back,
+        metavar="S",
+    )
     add("--fixed", action="store_true", help="fixed shares instead of one queue")
     add("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     if options.preemptions and options.seconds * options.batch > 20 * DAY / options.preemptions:
-        raise Refusal("--batch: a batch takes 20 times as long as a GPU is kept on average; this ends never")
+        raise Refusal(
+            "--batch: a batch takes 20 times as long as a GPU is kept on average; this ends never"
+        )
     print(HEAD)
     for gpus in options.gpus:
         names = (key for key in Plan.__dataclass_fields__ if key != "gpus")

@@ -49,18 +49,45 @@ def main(argv: Sequence[str]) -> int:
 def parser() -> Parser:
     made = Parser("simulate_raw.py", __doc__)
     add = made.add_argument
-    add("images", nargs="+", type=Path, help="image files or volumes, each slice of which is one of the scan")
+    add(
+        "images",
+        nargs="+",
+        type=Path,
+        help="image files or volumes, each slice of which is one of the scan",
+    )
     add("--output", type=Path, required=True, help="fastMRI .h5, ISMRMRD .mrd, BART .cfl or .npy")
     add("--truth", type=Path, help="write the noise-free RSS volume as NIfTI")
-    add("--slices", type=whole, metavar="N", help="as many slices, from the first image again if there are fewer")
+    add(
+        "--slices",
+        type=whole,
+        metavar="N",
+        help="as many slices, from the first image again if there are fewer",
+    )
     add("--coils", type=whole, default=8)
     add("--acceleration", type=float, default=4.0)
     add("--centre", type=float, help="fully sampled fraction of the columns (0.32 / acceleration)")
-    add("--partial-fourier", type=float, default=1.0, help="fraction of the columns between the first and the last")
+    add(
+        "--partial-fourier",
+        type=float,
+        default=1.0,
+        help="fraction of the columns between the first and the last",
+    )
     add("--oversampling", type=float, default=2.0, help="of the readout")
-    add("--noise", type=float, default=0.01, help="sigma of real entries, for images of 1 under an orthonormal transform")
+    add(
+        "--noise",
+        type=float,
+        default=0.01,
+        help="sigma of real entries, for images of 1 under an orthonormal transform",
+    )
     add("--unit", type=float, default=1e-4, help="what 1 is in the file")
-    add("--pixel", type=float, nargs=2, default=(0.78125, 0.78125), metavar="MM", help="spacing of rows and columns")
+    add(
+        "--pixel",
+        type=float,
+        nargs=2,
+        default=(0.78125, 0.78125),
+        metavar="MM",
+        help="spacing of rows and columns",
+    )
     add("--slice-step", type=float, default=6.5, metavar="MM")
     add("--seed", type=int, default=0)
     return made
@@ -71,8 +98,14 @@ def simulate(options: Namespace) -> int:
     write = WRITERS.get(options.output.suffix.lower())
     if write is None:
         raise Refusal(f"{options.output}: {', '.join(WRITERS)} are allowed")
-    if not (options.acceleration >= 1 and 0.5 < options.partial_fourier <= 1 and options.oversampling >= 1):
-        raise Refusal("acceleration >= 1, 0.5 < partial-fourier <= 1 and oversampling >= 1 are allowed")
+    if not (
+        options.acceleration >= 1
+        and 0.5 < options.partial_fourier <= 1
+        and options.oversampling >= 1
+    ):
+        raise Refusal(
+            "acceleration >= 1, 0.5 < partial-fourier <= 1 and oversampling >= 1 are allowed"
+        )
     pictures = list(slices(options))
     rows, columns = pictures[0].shape
     readout = 2 * round(rows * options.oversampling / 2) if options.oversampling > 1 else rows
@@ -86,7 +119,13 @@ def simulate(options: Namespace) -> int:
         rss = coils.S.abs().square().sum(0).sqrt()
         truth.append(middle(rss, picture.shape) * picture * options.unit)
     scan = noise_scan(coils, options.noise, stream(options, "noise scan")) * options.unit
-    volume = Volume(np.stack(data), mask.numpy() > 0, scan.numpy().astype(np.complex64), (rows, columns), options)
+    volume = Volume(
+        np.stack(data),
+        mask.numpy() > 0,
+        scan.numpy().astype(np.complex64),
+        (rows, columns),
+        options,
+    )
     write(volume, options.output)
     if options.truth:
         options.truth.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +150,9 @@ def slices(options: Namespace) -> Iterator[Tensor]:
         peak = max(float(image.max()) for image in images)
         found += [image.mean(0).double().clamp_min(0) / peak for image in images]
     if len({image.shape for image in found}) > 1:
-        raise Refusal(f"images of {len({image.shape for image in found})} sizes; one size is allowed")
+        raise Refusal(
+            f"images of {len({image.shape for image in found})} sizes; one size is allowed"
+        )
     for i in range(options.slices or len(found)):
         yield found[i % len(found)]
 
@@ -134,10 +175,14 @@ def ring(count: int, shape: tuple[int, int], extent: float, noise: Noise) -> Coi
     apart = torch.minimum(apart, count - apart)
     gains = torch.exp(0.2 * draw[1])
     psi = torch.where(apart > 0, CORRELATION ** apart.double(), 1.0) * gains[:, None] * gains
-    return Coils(S, torch.linalg.cholesky(psi.to(torch.complex128)) / (psi.diagonal().mean()) ** 0.5)
+    return Coils(
+        S, torch.linalg.cholesky(psi.to(torch.complex128)) / (psi.diagonal().mean()) ** 0.5
+    )
 
 
-def measured(picture: Tensor, phase: Tensor, coils: Coils, mask: Tensor, sigma: float, noise: Noise) -> Tensor:
+def measured(
+    picture: Tensor, phase: Tensor, coils: Coils, mask: Tensor, sigma: float, noise: Noise
+) -> Tensor:
     """k-space [coils,H,W] of one slice, noise in the measured columns."""
     h, w = coils.S.shape[-2:]
     body = torch.zeros(h, w, dtype=torch.complex128)
@@ -151,7 +196,11 @@ def smooth_phase(shape: Sequence[int], noise: Noise) -> Tensor:
     y, x = torch.meshgrid(centred(shape[0]), centred(shape[1]), indexing="ij")
     a = noise.normal((1, 12), torch.float64)[0]
     slopes = torch.pi * a[0] + a[1] * y + a[2] * x + 0.8 * a[3] * (y.square() + x.square())
-    waves = [a[4 + i] * torch.cos(torch.pi * WAVES * (y * a[6 + i].tanh() + x * a[8 + i].tanh()) + a[10 + i]) for i in range(2)]
+    waves = [
+        a[4 + i]
+        * torch.cos(torch.pi * WAVES * (y * a[6 + i].tanh() + x * a[8 + i].tanh()) + a[10 + i])
+        for i in range(2)
+    ]
     return slopes + 0.5 * (waves[0] + waves[1])
 
 
@@ -188,7 +237,10 @@ def save(truth: Tensor, volume: Volume, path: Path) -> None:
     """[slices,H,W] as a NIfTI that lies where the scan does."""
     count = len(truth)
     shape = (*truth.shape[1:], count)
-    metas = [formats.Meta("nifti", "float32", index=i, count=count, shape=shape, affine=volume.affine) for i in range(count)]
+    metas = [
+        formats.Meta("nifti", "float32", index=i, count=count, shape=shape, affine=volume.affine)
+        for i in range(count)
+    ]
     images = [formats.Image(one[None].float(), meta) for one, meta in zip(truth, metas)]
     if count > 1:
         formats.reassemble(images, path)

@@ -87,7 +87,9 @@ def ismrmrd(volume: Volume, path: Path) -> None:
     try:
         import ismrmrd as mrd
     except ImportError:
-        raise Refusal(f"{path}: ISMRMRD files need ismrmrd: pip install 'palimpsest[mri]'") from None
+        raise Refusal(
+            f"{path}: ISMRMRD files need ismrmrd: pip install 'palimpsest[mri]'"
+        ) from None
     path.unlink(missing_ok=True)
     dataset = mrd.Dataset(str(path), create_if_needed=True)
     dataset.write_xml_header(volume.header.encode())
@@ -101,7 +103,10 @@ def ismrmrd(volume: Volume, path: Path) -> None:
             line.center_sample = slice_.shape[1] // 2
             line.idx.kspace_encode_step_1, line.idx.slice = int(column) - first, number
             line.read_dir[:], line.phase_dir[:], line.slice_dir[:] = READ, PHASE, NORMAL
-            line.position[:] = (*volume.middle[:2], volume.middle[2] + number * volume.options.slice_step)
+            line.position[:] = (
+                *volume.middle[:2],
+                volume.middle[2] + number * volume.options.slice_step,
+            )
             dataset.append_acquisition(line)
     dataset.close()
 
@@ -138,4 +143,9 @@ def _describe(volume: Volume, path: Path) -> None:
     commit(path.with_suffix(".yaml"), yaml.safe_dump(said, sort_keys=False).encode())
 
 
-WRITERS: dict[str, Callable[[Volume, Path], None]] = {".h5": fastmri, ".mrd": ismrmrd, ".cfl": bart, ".npy": array}
+WRITERS: dict[str, Callable[[Volume, Path], None]] = {
+    ".h5": fastmri,
+    ".mrd": ismrmrd,
+    ".cfl": bart,
+    ".npy": array,
+}

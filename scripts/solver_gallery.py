@@ -26,7 +26,10 @@ from data.ranges import to_unit
 from solvers.run import door
 from solvers.run.command import HOME, Parser, whole
 
-SIDE, ACROSS = 192, 4  # pixels of a picture (those of the scan, so that none is repeated), pictures in a row
+SIDE, ACROSS = (
+    192,
+    4,
+)  # pixels of a picture (those of the scan, so that none is repeated), pictures in a row
 SCAN = HOME / "models/demo-data/brain2-ax-012.png"
 CALLS = {  # solver -> the prior it is shown with, calls of the network a step
     "baseline": ("demo-pixel", 0), "tv": ("demo-pixel", 0), "pnp": ("demo-pixel", 1), "daps": ("demo-pixel", 1),
@@ -40,7 +43,13 @@ def main(argv: Sequence[str]) -> int:
     add = parser.add_argument
     add("--scan", type=Path, default=SCAN)
     add("--task", default="mri_x4")
-    add("--side", type=whole, default=SIDE, metavar="PIXELS", help="of the square in the middle of the scan that is restored")
+    add(
+        "--side",
+        type=whole,
+        default=SIDE,
+        metavar="PIXELS",
+        help="of the square in the middle of the scan that is restored",
+    )
     add("--calls", type=whole, default=10, metavar="N", help="network calls of each solver")
     add("--output", type=Path, default=Path("solvers.png"))
     return door.run(parser.prog, argv, lambda: write(parser.parse_args(argv)))
@@ -55,16 +64,25 @@ def write(options: argparse.Namespace) -> None:
     for solver, (prior, calls) in CALLS.items():
         steps = {"steps": max(options.calls // calls, 1)} if calls else {}
         with warnings.catch_warnings(action="ignore"):
-            made: Any = P.restore(scan, loaded(prior), solver=solver, task=options.task, range=window, **steps)
+            made: Any = P.restore(
+                scan, loaded(prior), solver=solver, task=options.task, range=window, **steps
+            )
         outcome, record = made.middle, made.record
         if not tiles:
             tiles.append(tile("truth", to_unit(outcome.truth), 0, 1, SIDE))
         notes.add_text(solver, f"{record['psnr']:.2f} dB")
         words = f"{solver}, {prior}" if calls else solver
         tiles.append(tile(f"{words}  {record['psnr']:.1f} dB", to_unit(outcome.image), 0, 1, SIDE))
-        print(printable(f"{solver} {prior} {record['psnr']:.2f} dB, {record['nfe']} + {record['vjps']} calls"), flush=True)
+        print(
+            printable(
+                f"{solver} {prior} {record['psnr']:.2f} dB, {record['nfe']} + {record['vjps']} calls"
+            ),
+            flush=True,
+        )
     rows = [beside(tiles[i : i + ACROSS]) for i in range(0, len(tiles), ACROSS)]
-    sheet = PIL.Image.new("L", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    sheet = PIL.Image.new(
+        "L", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
+    )
     for i, row in enumerate(rows):
         sheet.paste(row, (0, i * row.height))
     sheet.save(options.output, optimize=True, pnginfo=notes)

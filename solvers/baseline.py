@@ -66,7 +66,12 @@ class LeastSquares(Solver):
         black = A.adjoint(y) * 0 + BLACK
         weight = self.lam * A.norm() ** 2 if self.lam else 0.0
         b = A.adjoint(y - A.forward(black))
-        x = black + conjugate_gradients(lambda p: A.adjoint(A.forward(p)) + weight * p, b, cap=self.steps).x
+        x = (
+            black
+            + conjugate_gradients(
+                lambda p: A.adjoint(A.forward(p)) + weight * p, b, cap=self.steps
+            ).x
+        )
         yield 0.0, x, x
 
     def result(self, chain: Chain, move: Move) -> Tensor:

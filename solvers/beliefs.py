@@ -35,7 +35,9 @@ class Belief:
     diagonal: Tensor | None = None
     rooted: bool = True
     accuracy: float = COARSE  # conjugate gradients know A x to this share of the noise
-    decoded: bool = False  # of the image that a latent prior decodes its state to, and not of the state
+    decoded: bool = (
+        False  # of the image that a latent prior decodes its state to, and not of the state
+    )
     measured: bool = False  # V is what training found of the errors at each frequency
 
     def apply(self, x: Tensor) -> Tensor:
@@ -82,7 +84,9 @@ class Belief:
         return self
 
     @staticmethod
-    def of(prior: Prior, x0: Tensor, sigma: float, problem: Problem, pixels: bool | None = None) -> "Belief":
+    def of(
+        prior: Prior, x0: Tensor, sigma: float, problem: Problem, pixels: bool | None = None
+    ) -> "Belief":
         """What a prior believes after its estimate x0 = D(x, sigma), a state [B,C,H,W].
 
         V is by frequency and place where training measured that and y is linear in the image; else one number. pixels: whether
@@ -119,7 +123,11 @@ class Entrywise(Belief):
 
     @property
     def rounding(self) -> Scalar:
-        largest = self.diagonal.to(self.mean).flatten(1).amax(1) if self.diagonal.ndim > 1 else self.diagonal
+        largest = (
+            self.diagonal.to(self.mean).flatten(1).amax(1)
+            if self.diagonal.ndim > 1
+            else self.diagonal
+        )
         return torch.finfo(largest.dtype).eps * torch.where(largest > 0, largest, 1)
 
 
@@ -166,7 +174,9 @@ class Spectral(Belief):
     accuracy = FINE  # the scales of V differ by orders of magnitude, and a few slow ones hide behind the average
     measured = True
 
-    def __init__(self, mean: Tensor, density: Tensor, place: Tensor | float = 1.0, prior: Prior | None = None):
+    def __init__(
+        self, mean: Tensor, density: Tensor, place: Tensor | float = 1.0, prior: Prior | None = None
+    ):
         self.mean, self.density, self.place, self.prior = mean, density, place, prior
 
     @classmethod
@@ -176,14 +186,18 @@ class Spectral(Belief):
         deviation = contrast(mean if prior is None else prior.crop(mean)) ** CONTRAST
         size = deviation.square().mean(AXES[: density.ndim], keepdim=True).sqrt()
         half = density[None, None, ..., : density.shape[-1] // 2 + 1].to(mean)
-        return cls(mean, half, (deviation / size).sqrt(), prior)  # T acts twice, and keeps the mean variance
+        return cls(
+            mean, half, (deviation / size).sqrt(), prior
+        )  # T acts twice, and keeps the mean variance
 
     @property
     def entry(self) -> Tensor:
         """The mean variance of an entry, [1 or B]."""
         width = (self.mean if self.prior is None else self.prior.crop(self.mean)).shape[-1]
         column = torch.arange(self.density.shape[-1], device=self.density.device)
-        twice = 2 - (2 * column % width == 0).to(self.density)  # which stand for their conjugates too
+        twice = 2 - (2 * column % width == 0).to(
+            self.density
+        )  # which stand for their conjugates too
         rows = self.density.shape[2:-1].numel()
         return (twice * self.density).flatten(1).sum(1) / (rows * width)
 
@@ -236,7 +250,9 @@ def state_variance(prior: Prior, sigma: float) -> float:
 
 def image_variance(prior: Prior, sigma: float) -> float:
     """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
-    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * state_variance(prior, sigma) + autoencoder_error(prior)
+    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * state_variance(
+        prior, sigma
+    ) + autoencoder_error(prior)
 
 
 def autoencoder_error(prior: Prior) -> float:
@@ -251,4 +267,8 @@ def spectral_state(prior: Prior, operator: Operator) -> bool:
 
 def spectral_image(prior: Prior, operator: Operator) -> bool:
     """The same of the image that a latent prior decodes its state to."""
-    return prior.kind == "latent" and bool(prior.image_variances) and isinstance(operator, LinearOperator)
+    return (
+        prior.kind == "latent"
+        and bool(prior.image_variances)
+        and isinstance(operator, LinearOperator)
+    )

@@ -51,7 +51,9 @@ class CoDPS(Solver):
             c = self.weight(len(chain.levels) - 2 - t, a, a_next)
             if c > 0:
                 belief = self.belief(chain, x, x0, a)
-                x = x + c * (chain.mean(belief) - belief.mean)  # V A^T (sigma_y^2 I + A V A^T)^-1 (y - A mu)
+                x = x + c * (
+                    chain.mean(belief) - belief.mean
+                )  # V A^T (sigma_y^2 I + A V A^T)^-1 (y - A mu)
             yield sigma_at(a), x, x if a_next == 1 else x0
 
     def belief(self, chain: Chain, x: Tensor, x0: Tensor, a: float) -> Belief:

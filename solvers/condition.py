@@ -77,7 +77,9 @@ def conditioned(
         return Solution(u + found.x, found.iterations, found.residual)
     A = A.given(y, problem.sigma_y)
     level = problem.sigma_y * A.measured(y).sqrt()
-    target = level if noise is None else torch.zeros_like(level)  # the noise added to y is to be met too
+    target = (
+        level if noise is None else torch.zeros_like(level)
+    )  # the noise added to y is to be met too
     return gauss_newton(belief, A, y, precision(belief, problem, r, share, cap), target, newton)
 
 
@@ -102,9 +104,15 @@ def correction(belief: Belief, A: LinearOperator, r: Tensor, wanted: Precision) 
     return Solution(belief.root(found.x), found.iterations, found.residual)
 
 
-def inverse_along_slices(belief: Belief, A: LinearOperator, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+def inverse_along_slices(
+    belief: Belief, A: LinearOperator, s2: Tensor
+) -> Callable[[Tensor], Tensor] | None:
     """Nearly (s2 I + A V A^T)^-1 under errors by frequency, where A mixes the slices of volumes alone; else None."""
-    mixing = A.mixing(tuple(belief.mean.shape[1:])) if isinstance(belief, Spectral) and belief.mean.ndim == 5 else None
+    mixing = (
+        A.mixing(tuple(belief.mean.shape[1:]))
+        if isinstance(belief, Spectral) and belief.mean.ndim == 5
+        else None
+    )
     return None if mixing is None else inverse_of_mixing(mixing.to(belief.mean), belief.density, s2)  # type: ignore[attr-defined]
 
 

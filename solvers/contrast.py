@@ -15,8 +15,12 @@ def contrast(image: Tensor) -> Tensor:
     Networks err at edges and in texture, hardly in air. Of a volume [B,C,D,H,W] slice by slice.
     """
     if image.ndim == 5:
-        return contrast(image.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(image), -1)).movedim(1, 2)
-    around = partial(avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False)
+        return (
+            contrast(image.movedim(2, 1).flatten(0, 1)).unflatten(0, (len(image), -1)).movedim(1, 2)
+        )
+    around = partial(
+        avg_pool2d, kernel_size=WINDOW, stride=1, padding=WINDOW // 2, count_include_pad=False
+    )
     local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
     mean = local.mean((2, 3), keepdim=True)
     return ((local + 1e-4 * mean + TINY) / (mean + TINY)).sqrt()

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
-from solvers.beliefs import Belief, Isotropic, isotropic_variance, spectral_image, spectral_state, state_variance
+from solvers.beliefs import (
+    Belief,
+    Isotropic,
+    isotropic_variance,
+    spectral_image,
+    spectral_state,
+    state_variance,
+)
 from solvers.condition import condition, conditioned
 from solvers.jacobian import Jacobian
 from solvers.operators.base import Operator
@@ -30,11 +37,17 @@ class DAPS(Solver):
     resumable = True
 
     steps: int = 200  # annealing levels N
-    sigma_max: float | None = 100.0  # the first, in the state's units (images: [-1, 1]); None: 1 by `measured`, else 10
+    sigma_max: float | None = (
+        100.0  # the first, in the state's units (images: [-1, 1]); None: 1 by `measured`, else 10
+    )
     sigma_min: float = 0.1  # the last
-    covariance: Literal["measured", "heuristic", "trace", "operator"] = "measured"  # V: of each frequency as training found it
+    covariance: Literal["measured", "heuristic", "trace", "operator"] = (
+        "measured"  # V: of each frequency as training found it
+    )
     # (a latent's as its image; a number where nobody looked), one number for each sigma, tr/n, or whole
-    s0: float | None = None  # of s0^2 sigma^2/(s0^2+sigma^2) for `heuristic`; default: the measured mean, else 0.5 (latents: 1)
+    s0: float | None = (
+        None  # of s0^2 sigma^2/(s0^2+sigma^2) for `heuristic`; default: the measured mean, else 0.5 (latents: 1)
+    )
     newton: int = 2  # Gauss-Newton steps of a draw through a decoder ...
     cg: int = 10  # ... and conjugate gradients in each
     rank: int = 30  # Lanczos vectors for the square root of the whole covariance
@@ -97,7 +110,9 @@ class DAPS(Solver):
         if not self.ends_in_pixels(chain.prior, chain.problem.operator):
             return final_image(chain.prior, x, chain.problem, self.polish)
         belief = Belief.of(chain.prior, x, sigma, chain.problem, pixels=True)
-        return condition(belief.scaled_to_residual(chain.problem, chain.noise), chain.problem, chain.noise)
+        return condition(
+            belief.scaled_to_residual(chain.problem, chain.noise), chain.problem, chain.noise
+        )
 
     @property
     def measured(self) -> bool:
@@ -106,7 +121,9 @@ class DAPS(Solver):
 
     def spectral(self, prior: Prior, operator: Operator) -> bool:
         """Whether V is known by frequency."""
-        return self.measured and (spectral_state(prior, operator) or spectral_image(prior, operator))
+        return self.measured and (
+            spectral_state(prior, operator) or spectral_image(prior, operator)
+        )
 
     def ends_in_pixels(self, prior: Prior, operator: Operator) -> bool:
         """Whether the last draw is of the image: a latent cannot hold what its autoencoder errs by."""

@@ -33,7 +33,9 @@ def discrepancy(belief: Belief, problem: Problem, *, cap: int = CAP) -> Belief:
     operator = problem.operator.given(y, problem.sigma_y)
     A, r = operator.linearize(belief.mean), y - operator.forward(belief.mean)
     number = belief.variance is not None
-    most = torch.as_tensor(belief.variance if number else 1.0, dtype=r.dtype, device=r.device).expand(len(r))
+    most = torch.as_tensor(
+        belief.variance if number else 1.0, dtype=r.dtype, device=r.device
+    ).expand(len(r))
     s2, target = problem.sigma_y**2, problem.sigma_y * problem.operator.measured(y).sqrt()
     if s2 == 0:
         found = torch.where(norm(r) > 0, most, 0)
@@ -91,7 +93,10 @@ def by_lanczos(gram: Callable[[Tensor], Tensor], r: Tensor, cap: int) -> Shrink:
         # an exhausted space (beta ~ rounding) leaves the rest of T decoupled, with no weight on the first component
         beta = torch.where(beta > 1e-10 * T.diagonal(dim1=1, dim2=2).amax(1), beta, 0).to(r)
         T[:, k, k + 1] = T[:, k + 1, k] = beta.double()
-        before, q = q, torch.where(per_image(beta, r) > 0, w / per_image(beta.clamp_min(tiny), r), 0)
+        before, q = (
+            q,
+            torch.where(per_image(beta, r) > 0, w / per_image(beta.clamp_min(tiny), r), 0),
+        )
     values, vectors = torch.linalg.eigh(T)
     values = values.clamp_min(0)
     mass = (vectors[:, 0] * length[:, None].double()) ** 2

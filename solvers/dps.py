@@ -24,7 +24,9 @@ class DPSLikelihood(Solver):
     steps: int = 1000
     eta: float = 1.0  # 1: DDPM's ancestral step, 0: deterministic DDIM
     clip: bool = True  # clamp x0_hat of a pixel prior to [-1, 1]
-    checkpoint: bool = False  # recompute the network's activations in the backward pass instead of keeping them
+    checkpoint: bool = (
+        False  # recompute the network's activations in the backward pass instead of keeping them
+    )
     polish: bool = True  # latent priors: one pixel-space update at the end
 
     def __post_init__(self) -> None:
@@ -44,7 +46,9 @@ class DPSLikelihood(Solver):
         for a, a_next in pairwise(chain.levels):
             x0, distance, gradient = self.guidance(chain, x, a)
             weight = (1 - a) / a**0.5 * distance / chain.problem.sigma_y**2
-            x0 = x0 - per_image(weight, x0) * gradient  # (1 - a) / sqrt(a) times the likelihood's score
+            x0 = (
+                x0 - per_image(weight, x0) * gradient
+            )  # (1 - a) / sqrt(a) times the likelihood's score
             x = ddim_step_vp(x, x0, a, a_next, self.eta, chain.noise)
             yield sigma_at(a), x, x0
 

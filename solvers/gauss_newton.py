@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 from solvers.beliefs import Belief
-from solvers.operators.base import LinearOperator, Operator, Scalar, Solution, conjugate_gradients, dot, norm, per_image
+from solvers.operators.base import (
+    LinearOperator,
+    Operator,
+    Scalar,
+    Solution,
+    conjugate_gradients,
+    dot,
+    norm,
+    per_image,
+)
 
 Root = Callable[[Tensor], Tensor]  # V^(1/2), or V, of images
 
@@ -50,22 +59,38 @@ def whitened_step(A: LinearOperator, S: Root, r: Tensor, xi: Tensor, wanted: Pre
         return d + S(A.adjoint(A.forward(S(d)))) / s2
 
     found = conjugate_gradients(
-        hessian, S(back) / s2 - xi, tolerance=wanted.error / scale, cap=wanted.cap, look_back=LOOK_BACK, orthogonal=True
+        hessian,
+        S(back) / s2 - xi,
+        tolerance=wanted.error / scale,
+        cap=wanted.cap,
+        look_back=LOOK_BACK,
+        orthogonal=True,
     )
     return Solution(found.x, found.iterations, found.residual * scale)
 
 
-def dual_step(A: LinearOperator, V: Root, r: Tensor, wanted: Precision, near: Root | None = None) -> Solution:
+def dual_step(
+    A: LinearOperator, V: Root, r: Tensor, wanted: Precision, near: Root | None = None
+) -> Solution:
     """The p of (s2 I + A V A^T) p = r, by conjugate gradients among the measurements. V: of images. near: nearly its inverse."""
     s2 = per_image(wanted.s2, r)
 
     def matrix(p: Tensor) -> Tensor:
         return s2 * p + A.forward(V(A.adjoint(p)))
 
-    return conjugate_gradients(matrix, r, tolerance=wanted.error, cap=wanted.cap, orthogonal=near is None, precondition=near)
+    return conjugate_gradients(
+        matrix,
+        r,
+        tolerance=wanted.error,
+        cap=wanted.cap,
+        orthogonal=near is None,
+        precondition=near,
+    )
 
 
-def gauss_newton(belief: Belief, operator: Operator, y: Tensor, wanted: Precision, target: Tensor, steps: int) -> Solution:
+def gauss_newton(
+    belief: Belief, operator: Operator, y: Tensor, wanted: Precision, target: Tensor, steps: int
+) -> Solution:
     """Linearise, step, and halve the step until the cost falls; each image on its own.
 
     An image stops when A x moves by less than `wanted.error`, when no step descends, or when |A x - y| has reached `target`

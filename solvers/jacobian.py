@@ -38,7 +38,9 @@ class Jacobian(Belief):
     def trace(self, signs: Tensor) -> Tensor:
         """Hutchinson's estimate of the mean variance per entry, [B]; signs: random, and 0 where nothing is asked."""
         per_entry = dot(signs, self.apply(signs)) / dot(signs, signs)
-        return per_entry.clamp(1e-6 * self.sigma**2, self.sigma**2)  # a network's Jacobian may leave what variances can be
+        return per_entry.clamp(
+            1e-6 * self.sigma**2, self.sigma**2
+        )  # a network's Jacobian may leave what variances can be
 
 
 def lanczos_root(V: Belief, z: Tensor, rank: int) -> Tensor:
@@ -55,10 +57,14 @@ def lanczos_root(V: Belief, z: Tensor, rank: int) -> Tensor:
         beta = norm(w)
         if k + 1 == rank:
             break
-        alive = beta > 1e-10 * T.diagonal(dim1=1, dim2=2).abs().amax(1)  # an exhausted space leaves the rest decoupled
+        alive = beta > 1e-10 * T.diagonal(dim1=1, dim2=2).abs().amax(
+            1
+        )  # an exhausted space leaves the rest decoupled
         T[:, k, k + 1] = T[:, k + 1, k] = torch.where(alive, beta, 0).double()
         basis.append(torch.where(per_image(alive, w).bool(), w / per_image(beta, w), 0))
-    finite = torch.isfinite(T).all(2).all(1)  # one image's broken network output must not stop the others' eigh
+    finite = (
+        torch.isfinite(T).all(2).all(1)
+    )  # one image's broken network output must not stop the others' eigh
     values, vectors = torch.linalg.eigh(torch.where(finite[:, None, None], T, 0))
     weights = torch.einsum("bij,bj,bj->bi", vectors, values.clamp_min(0).sqrt(), vectors[:, 0])
     weights = torch.where(finite[:, None], weights, torch.nan) * length[:, None].double()

@@ -21,13 +21,23 @@ FLOOR = 1e-10  # smallest mean squared error told apart from zero: PSNR never ex
 
 def psnr(image: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio in dB with data range 1, of model-range images; at most 100."""
-    return -10 * (to_report(image) - to_report(truth)).square().flatten(1).mean(1).clamp_min(FLOOR).log10()
+    return (
+        -10
+        * (to_report(image) - to_report(truth)).square().flatten(1).mean(1).clamp_min(FLOOR).log10()
+    )
 
 
 def ssim(image: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity (Wang 2004: Gaussian window of 11 pixels and sigma 1.5, mirrored border), data range 1."""
-    size = min(11, 2 * ((min(image.shape[-2:]) + 1) // 2) - 1)  # the largest odd window an image smaller than 11 admits
-    settings: Any = {"gaussian_kernel": size == 11, "kernel_size": size, "data_range": 1.0, "reduction": "none"}
+    size = min(
+        11, 2 * ((min(image.shape[-2:]) + 1) // 2) - 1
+    )  # the largest odd window an image smaller than 11 admits
+    settings: Any = {
+        "gaussian_kernel": size == 11,
+        "kernel_size": size,
+        "data_range": 1.0,
+        "reduction": "none",
+    }
     value = structural_similarity_index_measure(to_report(image), to_report(truth), **settings)
     return value.reshape(len(image))  # type: ignore[union-attr]
 
@@ -62,12 +72,16 @@ def aligned(image: Tensor, truth: Tensor) -> Tensor:
     """
     candidates = torch.stack([image, image.flip(-1, -2)])  # [2,B,C,H,W]
     spectrum = torch.fft.fft2(truth) * torch.fft.fft2(candidates).conj()
-    match = torch.fft.ifft2(spectrum).real.sum(2).flatten(2)  # [2,B,HW]: correlation summed over channels
+    match = (
+        torch.fft.ifft2(spectrum).real.sum(2).flatten(2)
+    )  # [2,B,HW]: correlation summed over channels
     best, where = match.max(2)
     rows = []
     for b, turn in enumerate(best.argmax(0).tolist()):
         at = int(where[turn, b])
-        rows.append(candidates[turn, b].roll((at // image.shape[-1], at % image.shape[-1]), (-2, -1)))
+        rows.append(
+            candidates[turn, b].roll((at // image.shape[-1], at % image.shape[-1]), (-2, -1))
+        )
     return torch.stack(rows)
 
 
@@ -95,4 +109,8 @@ def describe(values: Sequence[float]) -> dict[str, float | int | None]:
     if n < 3:
         return {"mean": mean, "interval_95": None, "n": n}
     spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return {"mean": mean, "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n), "n": n}
+    return {
+        "mean": mean,
+        "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n),
+        "n": n,
+    }

@@ -31,12 +31,16 @@ class PaDIS(Solver):
 
     steps: int = 100  # noise levels
     inner: int = 1  # Langevin steps at each; published 10
-    sigma_max: float | None = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]. None: 20, but 1
+    sigma_max: float | None = (
+        20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]. None: 20, but 1
+    )
     # where the prior's errors are known by frequency
     sigma_min: float = 0.004
     spacing: Spacing = "geometric"
     eps: float = 1.0  # step of the Langevin term
-    final: Literal["mean", "state"] = "mean"  # return the last denoised, y-consistent image, or the state itself
+    final: Literal["mean", "state"] = (
+        "mean"  # return the last denoised, y-consistent image, or the state itself
+    )
 
     def __post_init__(self) -> None:
         positive(self, "steps", "inner")

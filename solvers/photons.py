@@ -36,9 +36,15 @@ def level(operator: Operator, y: Tensor) -> Tensor:
     Raises Refusal in one line if it has both signs, as nothing that photons are counted of has.
     """
     value = (y + constant(operator, y)) / unit_scale(operator)
-    negative = value.clamp_max(0).flatten(1).abs().sum(1) / value.flatten(1).abs().sum(1).clamp_min(1e-30)
-    if not operator.transmission and bool((negative > 0.01).any()):  # bicubic lobes make 0.0005 of a scan
-        raise Refusal(f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise")
+    negative = value.clamp_max(0).flatten(1).abs().sum(1) / value.flatten(1).abs().sum(1).clamp_min(
+        1e-30
+    )
+    if not operator.transmission and bool(
+        (negative > 0.01).any()
+    ):  # bicubic lobes make 0.0005 of a scan
+        raise Refusal(
+            f"{type(operator).__name__} measures values of both signs, which are no counts: give Gaussian noise"
+        )
     return value
 
 
@@ -49,7 +55,10 @@ def counted(operator: Operator, clean: Tensor, rate: float, noise: Noise) -> Ten
         light = (-light).exp()
     elif operator.amplitude:
         light = light.square()
-    counts = [torch.poisson(rate * one.double().clamp_min(0).cpu(), generator=g) for one, g in zip(light, noise.generators)]
+    counts = [
+        torch.poisson(rate * one.double().clamp_min(0).cpu(), generator=g)
+        for one, g in zip(light, noise.generators)
+    ]
     share = torch.stack(counts).to(clean) / rate
     if operator.transmission:
         share = -share.clamp_min(1 / rate).log()

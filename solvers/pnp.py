@@ -57,7 +57,12 @@ class PnP(Solver):
         if noise is not None:
             return [float(noise.max()), 0.0]
         unit = deviation(prior) / IMAGE_DEVIATION
-        return [*ve_levels(prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"), 0.0]
+        return [
+            *ve_levels(
+                prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"
+            ),
+            0.0,
+        ]
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         noise = chain.given.noise_of_state(chain.prior)
@@ -93,6 +98,8 @@ class PnP(Solver):
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         if chain.given.noise_of_state(chain.prior) is not None:
             belief = belief.isotropic(1.0)  # sigma is not each image's own there
-        most = belief.with_variance(IMAGE_DEVIATION**2)  # so that no overconfident prior keeps x away from y
+        most = belief.with_variance(
+            IMAGE_DEVIATION**2
+        )  # so that no overconfident prior keeps x away from y
         x = meet_noise_level(most, chain.view(belief))
         return x if belief.decoded else chain.prior.to_image(x)

@@ -78,10 +78,16 @@ class Problem:
 
     def noise_of_state(self, prior: Prior) -> Tensor | None:
         """sigma_y of each image [B], in the prior's range, where y is a state of it: the image with white noise. Else None."""
-        if not self.operator.identity or prior.kind == "latent" or not isinstance(self.likelihood, Gaussian):
+        if (
+            not self.operator.identity
+            or prior.kind == "latent"
+            or not isinstance(self.likelihood, Gaussian)
+        ):
             return None
         known = self.likelihood.sigma_y
-        noise = estimated_sigma_y(self) if known is None else self.y.new_full((len(self.ids),), known)
+        noise = (
+            estimated_sigma_y(self) if known is None else self.y.new_full((len(self.ids),), known)
+        )
         return noise.clamp(prior.sigma_min, prior.sigma_max)
 
     def whitened(self) -> "Problem":
@@ -92,7 +98,10 @@ class Problem:
         """
         if isinstance(self.likelihood, Poisson):
             rate = self.likelihood.rate
-            deviation, sigma_y = count_deviation(self.operator, self.y, rate), unit_scale(self.operator) / math.sqrt(rate)
+            deviation, sigma_y = (
+                count_deviation(self.operator, self.y, rate),
+                unit_scale(self.operator) / math.sqrt(rate),
+            )
         elif isinstance(self.likelihood, Varying):
             deviation = self.likelihood.deviation.to(self.y)
             sigma_y = float(deviation[deviation.isfinite()].median())
@@ -101,7 +110,9 @@ class Problem:
         else:
             return self
         weights = (sigma_y / deviation).expand(len(self.ids), *deviation.shape[1:])
-        return Problem(weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids)
+        return Problem(
+            weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids
+        )
 
     def perturbed(self, noise: Noise) -> "Problem":
         """y with noise of the same deviation once more, where it is measured: what perturb-and-solve draws are met with."""
@@ -116,7 +127,9 @@ class Problem:
         rows, likelihood = list(indices), self.likelihood
         if isinstance(likelihood, Varying) and len(likelihood.deviation) > 1:
             likelihood = Varying(likelihood.deviation[rows])
-        return Problem(self.y[rows], self.operator.select(rows), likelihood, tuple(self.ids[i] for i in rows))
+        return Problem(
+            self.y[rows], self.operator.select(rows), likelihood, tuple(self.ids[i] for i in rows)
+        )
 
     def stored(self) -> Tensor:
         """y as files hold it, with the constant part of CT and MRI: what `from_measurement` takes."""
@@ -155,7 +168,9 @@ def continued(x: Tensor, operator: Operator) -> Tensor:
     return x.index_select(-1, columns.clamp_max(x.shape[-1] - 1))
 
 
-def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise) -> Problem:
+def measure(
+    operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise
+) -> Problem:
     """Simulate y from the truth x0 [B,C,H,W] with each image's own noise, and its own mask or kernel where the operator draws
     one. A plain float is a Gaussian's sigma_y."""
     likelihood = Gaussian(float(likelihood)) if isinstance(likelihood, (int, float)) else likelihood
@@ -178,20 +193,26 @@ def measure(operator: Operator, x0: Tensor, likelihood: Likelihood | float, nois
     return Problem(y, operator, likelihood, noise.ids)
 
 
-def from_measurement(operator: Operator, y: Tensor, likelihood: Likelihood, noise: Noise, shape: Shape) -> Problem:
+def from_measurement(
+    operator: Operator, y: Tensor, likelihood: Likelihood, noise: Noise, shape: Shape
+) -> Problem:
     """The problem of real measurements y [B,...] of images that will have shape [C,H,W].
 
     y is what files hold: image-like data in the model range, CT and MRI data in physical units (their constant part is
     removed here). Raises Refusal in one line if y does not fit the operator.
     """
     if operator.random:
-        raise Refusal(f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had")
+        raise Refusal(
+            f"{type(operator).__name__} is drawn at random; a real measurement needs the mask or kernel it had"
+        )
     if y.is_complex():
         raise Refusal("y is complex; give real and imaginary parts as channels, 2 for each coil")
     operator = operator.draw(shape, noise)
     expected = tuple(operator.shape_out(shape))
     if tuple(y.shape[1:]) != expected:
-        raise Refusal(f"a measurement of shape {list(y.shape[1:])} does not fit images of {list(shape)}: {list(expected)} is due")
+        raise Refusal(
+            f"a measurement of shape {list(y.shape[1:])} does not fit images of {list(shape)}: {list(expected)} is due"
+        )
     if not bool(torch.isfinite(y).all()):
         raise Refusal("the measurement holds values that are not finite")
     y = operator.restrict(y - constant(operator, y) if operator.unit_range else y)
@@ -206,7 +227,10 @@ def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
     if known := operator.shape_in(measured):
         return tuple(known)
     channels, *size = measured
-    candidates = [prior, *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0]))]
+    candidates = [
+        prior,
+        *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0])),
+    ]
     for shape in candidates:
         try:
             if tuple(operator.shape_out(shape)) == measured:

@@ -34,7 +34,9 @@ class PSLD(Solver):
     gamma: float = 0.1  # weight of the gluing term, for 1000 steps
     omega: float = 1.0  # weight of the measurement term, likewise
     eta: float = 0.0
-    checkpoint: bool = False  # recompute network, decoder and encoder in the backward pass instead of keeping them
+    checkpoint: bool = (
+        False  # recompute network, decoder and encoder in the backward pass instead of keeping them
+    )
     polish: bool = True  # end with one pixel-space update
 
     def __post_init__(self) -> None:
@@ -43,7 +45,9 @@ class PSLD(Solver):
 
     def check(self, problem: Problem, prior: Prior) -> None:
         if prior.kind != "latent":
-            raise Refusal("PSLD needs a latent prior: it glues encoder and decoder; use DPS or DAPS on a pixel prior")
+            raise Refusal(
+                "PSLD needs a latent prior: it glues encoder and decoder; use DPS or DAPS on a pixel prior"
+            )
         need_linear("PSLD", problem.operator)
         self.levels(problem, prior)
 

@@ -17,7 +17,9 @@ def recomputing(prior: nn.Module, active: bool = True) -> Iterator[None]:
     """
     found = blocks(prior) if active else []
     for block in found:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+        block.forward = partial(
+            checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False
+        )
     try:
         yield
     finally:
@@ -28,5 +30,14 @@ def recomputing(prior: nn.Module, active: bool = True) -> Iterator[None]:
 def blocks(prior: nn.Module) -> list[nn.Module]:
     """The innermost members of module lists and dictionaries, each once."""
     lists = (nn.ModuleList, nn.ModuleDict)
-    members = {child for module in prior.modules() if isinstance(module, lists) for child in module.children()}
-    return [module for module in members if not any(isinstance(inner, lists) for inner in module.modules())]
+    members = {
+        child
+        for module in prior.modules()
+        if isinstance(module, lists)
+        for child in module.children()
+    }
+    return [
+        module
+        for module in members
+        if not any(isinstance(inner, lists) for inner in module.modules())
+    ]

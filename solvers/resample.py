@@ -35,12 +35,18 @@ class ReSample(Solver):
 
     steps: int = 500
     gamma: float = 40.0  # of the resampling variance
-    skip: int | None = None  # steps from one consistency to the next; default steps / 50, as 10 is to 500
+    skip: int | None = (
+        None  # steps from one consistency to the next; default steps / 50, as 10 is to 500
+    )
     sigma_pixel: float = 6.6  # consistency is on from this noise level down: in pixels ...
-    sigma_latent: float = 1.39  # ... and from this one in the latent; 0 stays in pixels, the fast mode
+    sigma_latent: float = (
+        1.39  # ... and from this one in the latent; 0 stays in pixels, the fast mode
+    )
     newton: int = 2  # Gauss-Newton steps of a consistency in the latent ...
     cg: int = 5  # ... and conjugate gradients in each
-    resampling: Literal["paper", "code", "encode"] = "paper"  # denominator a_t; 1 - a_t; plain re-encoding of x0
+    resampling: Literal["paper", "code", "encode"] = (
+        "paper"  # denominator a_t; 1 - a_t; plain re-encoding of x0
+    )
     eta: float = 0.0  # of the DDIM steps
     polish: bool = True  # latent priors: one pixel-space update at the end
 
@@ -117,4 +123,6 @@ class ReSample(Solver):
             return final_image(prior, z, problem, self.polish)
         image = final_image(prior, z, problem, polish=False)
         most = IMAGE_DEVIATION**2 + autoencoder_error(prior)
-        return self.meet(Belief.of_image(prior, image, sigma, problem).with_variance(most), problem, pixels=True)
+        return self.meet(
+            Belief.of_image(prior, image, sigma, problem).with_variance(most), problem, pixels=True
+        )

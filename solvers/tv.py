@@ -37,7 +37,9 @@ class TV(Solver):
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
-        weight = self.lam / 2 if A.unit_range else 2 * self.lam  # x = 2u - 1: TV doubles, and so does A x unless A takes u
+        weight = (
+            self.lam / 2 if A.unit_range else 2 * self.lam
+        )  # x = 2u - 1: TV doubles, and so does A x unless A takes u
         rho = self.rho * weight / self.lam
         back = A.adjoint(chain.problem.y)
 

@@ -17,10 +17,15 @@ from solvers.operators.mri import MRI
 from solvers.photons import unit_scale
 from solvers.problem import Clean, Gaussian, Problem
 
-LEAST_ENTRIES = 64  # of which the root mean square of noise is below half its deviation once in 1e10
+LEAST_ENTRIES = (
+    64  # of which the root mean square of noise is below half its deviation once in 1e10
+)
 QUIET = 0.5  # y that is this part of its own noise is none
 DEAFENING = 4.0  # noise of so many times a typical y leaves nothing to be restored
-FAINT, LOUD = 1 / 300, 30.0  # y against a typical one: slices of nearly nothing are ordinary, brighter images than a disc few
+FAINT, LOUD = (
+    1 / 300,
+    30.0,
+)  # y against a typical one: slices of nearly nothing are ordinary, brighter images than a disc few
 BRIGHT = 0.995  # the quantile of an image that `scale` takes to 1
 
 
@@ -43,19 +48,29 @@ def check(problem: Problem, simulated: bool = False) -> None:
         return
     typical, found = (level(p.stored(), operator) for p in (_of_disc(problem), problem))
     entries = operator.measured(problem.y)
-    sigma_y = (problem.likelihood.sigma_y or 0.0) if isinstance(problem.likelihood, Gaussian) else 0.0
-    for usual, rms, count, image_id in zip(typical.tolist(), found.tolist(), entries.tolist(), problem.ids):
+    sigma_y = (
+        (problem.likelihood.sigma_y or 0.0) if isinstance(problem.likelihood, Gaussian) else 0.0
+    )
+    for usual, rms, count, image_id in zip(
+        typical.tolist(), found.tolist(), entries.tolist(), problem.ids
+    ):
         if not usual > 0 or count < LEAST_ENTRIES:
             continue
         fit, name = usual / rms if rms > 0 else 1.0, type(operator).__name__
-        advice = f"y times {fit:.2g} would fit (--scale {fit:.2g}, or auto)" if not FAINT < rms / usual < LOUD else ""
+        advice = (
+            f"y times {fit:.2g} would fit (--scale {fit:.2g}, or auto)"
+            if not FAINT < rms / usual < LOUD
+            else ""
+        )
         empty = rms < 2 * sigma_y  # a slice of hardly more than noise, rightly faint
         said = f"{image_id}: its y has a root mean square of {rms:.2g}"
         if rms < QUIET * sigma_y and not simulated:
             remedy = (advice or _of_bytes(sigma_y)) if rms else "every entry is 0"
             raise Refusal(f"{said}, below its own noise: sigma_y {sigma_y:g}; {remedy}")
         if advice and rms and not simulated and not empty:
-            raise Refusal(f"{said}, where {name} makes {usual:.2g} of an image in [-1, 1]; {advice}")
+            raise Refusal(
+                f"{said}, where {name} makes {usual:.2g} of an image in [-1, 1]; {advice}"
+            )
         if sigma_y > DEAFENING * usual:
             drowned = f"what {name} makes of images ({usual:.2g})"
             raise Refusal(f"{image_id}: sigma_y {sigma_y:g} drowns {drowned}; {_of_bytes(sigma_y)}")
@@ -70,7 +85,9 @@ def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:
     """
     if unit_scale(operator) == 2 and not getattr(operator, "complex_image", False):
         name = type(operator).__name__
-        raise Refusal(f"y of {name} is an image: say which values are black and white (a manifest's window), not --scale auto")
+        raise Refusal(
+            f"y of {name} is an image: say which values are black and white (a manifest's window), not --scale auto"
+        )
     problem = Problem(y, operator, Clean(), tuple(map(str, range(len(y)))))
     usual = level(_of_disc(problem).stored(), operator)
     first = usual / level(y, operator).clamp_min(torch.finfo(y.dtype).tiny)
@@ -80,7 +97,11 @@ def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:
     answer = operator.baseline(operator.restrict(scaled - offset), shape)
     if answer is None:
         return first
-    image = to_unit(answer) if operator.unit_range else answer.unflatten(1, (-1, 2)).square().sum(2).sqrt()
+    image = (
+        to_unit(answer)
+        if operator.unit_range
+        else answer.unflatten(1, (-1, 2)).square().sum(2).sqrt()
+    )
     bright = image.abs().flatten(1).quantile(BRIGHT, dim=1)
     return torch.where(bright > 0, small / bright.clamp_min(torch.finfo(y.dtype).tiny), first)
 
@@ -93,7 +114,9 @@ def level(y: Tensor, operator: Operator) -> Tensor:
 def _of_disc(problem: Problem) -> Problem:
     """What is measured of the disc, without noise."""
     assert problem.operator.shape is not None
-    image = disc(problem.operator.shape, problem.y).expand(len(problem.ids), *problem.operator.shape)
+    image = disc(problem.operator.shape, problem.y).expand(
+        len(problem.ids), *problem.operator.shape
+    )
     return replace(problem, y=problem.operator.forward(image))
 
 

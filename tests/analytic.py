@@ -98,7 +98,9 @@ class Shrink(nn.Module):
         super().__init__()
         self.s0, self.mean = s0, mean
 
-    def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, sigma: Tensor, label: Tensor | None = None, position: Tensor | None = None
+    ) -> Tensor:
         k = (self.s0**2 / (self.s0**2 + sigma**2)).reshape(-1, 1, 1, 1).to(x)
         return self.mean + k * (x - self.mean)
 
@@ -109,12 +111,16 @@ def smooth_covariance(d: int, s0: float = 0.5, length: float = 2.0) -> Tensor:
     return s0**2 * torch.exp(-(index[:, None] - index).abs() / length)
 
 
-def isotropic(shape: tuple[int, int, int], s0: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 10.0) -> Prior:
+def isotropic(
+    shape: tuple[int, int, int], s0: float = 0.5, sigma_min: float = 0.002, sigma_max: float = 10.0
+) -> Prior:
     """N(0, s0^2) pixels, cheap at any size."""
     return Prior(Shrink(s0), shape, sigma_min, sigma_max)
 
 
-def correlated(shape: tuple[int, int, int], vp: bool = False, sigma_min: float = 0.002, sigma_max: float = 10.0) -> Prior:
+def correlated(
+    shape: tuple[int, int, int], vp: bool = False, sigma_min: float = 0.002, sigma_max: float = 10.0
+) -> Prior:
     """A correlated Gaussian on few pixels; vp: with the latent diffusion table instead of a sigma range."""
     d = shape[0] * shape[1] * shape[2]
     denoiser = gaussian(smooth_covariance(d), 0.1 * torch.arange(d, dtype=torch.float64).cos())
@@ -128,11 +134,15 @@ def two_modes(shape: tuple[int, int, int]) -> Prior:
     d = shape[0] * shape[1] * shape[2]
     mean = 0.4 * torch.ones(1, d, dtype=torch.float64)
     covariance = smooth_covariance(d, 0.2)
-    mixture = Mixture(torch.tensor([0.4, 0.6]), torch.cat([mean, -mean]), torch.stack([covariance, covariance]))
+    mixture = Mixture(
+        torch.tensor([0.4, 0.6]), torch.cat([mean, -mean]), torch.stack([covariance, covariance])
+    )
     return Prior(mixture, shape, 0.002, 10.0)
 
 
-def latent(shape: tuple[int, int, int], bend: float = BEND, error_variance: float = 0.0) -> LatentPrior:
+def latent(
+    shape: tuple[int, int, int], bend: float = BEND, error_variance: float = 0.0
+) -> LatentPrior:
     """A unit Gaussian on the latents [4, H/2, W/2] of images [1, H, W], with the latent diffusion table."""
     _, h, w = shape
     denoiser = Table(Shrink(1.0), schedule.scaled_linear_alpha_bar())

@@ -18,7 +18,9 @@ def run(folder: Path, command: str, **arrays: np.ndarray) -> np.ndarray:
     for name, array in arrays.items():
         names[name] = folder / name
         write(names[name], array)
-    subprocess.run(["bart", *command.format(**names).split()], check=True, capture_output=True, timeout=300)
+    subprocess.run(
+        ["bart", *command.format(**names).split()], check=True, capture_output=True, timeout=300
+    )
     data = np.array(cfl.load(folder / "out.cfl"))
     return data.reshape(*data.shape[:2], data.shape[3]).transpose(2, 0, 1)
 
@@ -28,4 +30,6 @@ def write(name: Path, array: np.ndarray) -> None:
     array = array[None] if array.ndim == 2 else array
     coils, h, w = array.shape
     name.with_suffix(".hdr").write_text(f"# Dimensions\n{h} {w} 1 {coils}\n")
-    name.with_suffix(".cfl").write_bytes(array.transpose(1, 2, 0).astype(np.complex64).tobytes(order="F"))
+    name.with_suffix(".cfl").write_bytes(
+        array.transpose(1, 2, 0).astype(np.complex64).tobytes(order="F")
+    )

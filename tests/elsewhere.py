@@ -14,7 +14,13 @@ torch.elsewhere.get_amp_supported_dtype = lambda: [torch.bfloat16]  # type: igno
 DEVICE = torch.device("elsewhere:0")
 aten = torch.ops.aten
 # a GPU's tensors, too, are copied from the CPU and indexed by what lies there
-ACROSS = {aten.copy_.default, aten.index.Tensor, aten.index_put_.default, aten.index_put.default, aten._index_put_impl_.default}
+ACROSS = {
+    aten.copy_.default,
+    aten.index.Tensor,
+    aten.index_put_.default,
+    aten.index_put.default,
+    aten._index_put_impl_.default,
+}
 # a lazy conjugate is a mark on a tensor that is read before an operation comes here, so the inner tensors must not have it
 AT_ONCE = {aten._conj.default: aten.conj_physical.default, aten._neg_view.default: aten.neg.default}
 
@@ -24,8 +30,14 @@ class Elsewhere(Tensor):
 
     @staticmethod
     def __new__(cls, real: Tensor):
-        layout = {} if real.layout != torch.strided else {"strides": real.stride(), "storage_offset": real.storage_offset()}
-        return Tensor._make_wrapper_subclass(cls, real.shape, dtype=real.dtype, device=DEVICE, **layout)  # type: ignore[attr-defined]
+        layout = (
+            {}
+            if real.layout != torch.strided
+            else {"strides": real.stride(), "storage_offset": real.storage_offset()}
+        )
+        return Tensor._make_wrapper_subclass(
+            cls, real.shape, dtype=real.dtype, device=DEVICE, **layout
+        )  # type: ignore[attr-defined]
 
     def __init__(self, real: Tensor):
         self.held = real.detach()
@@ -38,7 +50,9 @@ class Elsewhere(Tensor):
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        known: dict[int, Tensor] = {}  # what the arguments hold -> the arguments, which in-place operations return
+        known: dict[
+            int, Tensor
+        ] = {}  # what the arguments hold -> the arguments, which in-place operations return
         here = []
 
         def opened(x):
@@ -52,13 +66,23 @@ class Elsewhere(Tensor):
 
         args, kwargs = tree_map(opened, args), tree_map(opened, kwargs or {})
         if here and func not in ACROSS:
-            raise RuntimeError(f"{func}: all tensors must be on one device, but {here} are on the CPU")
-        leaves = kwargs.get("device") is not None and torch.device(kwargs["device"]).type != DEVICE.type
+            raise RuntimeError(
+                f"{func}: all tensors must be on one device, but {here} are on the CPU"
+            )
+        leaves = (
+            kwargs.get("device") is not None and torch.device(kwargs["device"]).type != DEVICE.type
+        )
         if kwargs.get("device") is not None:
             kwargs["device"] = torch.device("cpu")
 
         def closed(x):
-            return known[id(x)] if id(x) in known else Elsewhere(x) if isinstance(x, Tensor) and not leaves else x
+            return (
+                known[id(x)]
+                if id(x) in known
+                else Elsewhere(x)
+                if isinstance(x, Tensor) and not leaves
+                else x
+            )
 
         return tree_map(closed, AT_ONCE.get(func, func)(*args, **kwargs))
 
@@ -86,7 +110,11 @@ def no_tangent(size, dtype=None, device=None, **_):
 
 
 library = torch.library.Library("aten", "IMPL")
-for name, made in {"empty.memory_format": empty, "empty_strided": empty_strided, "_copy_from": copy_from}.items():
+for name, made in {
+    "empty.memory_format": empty,
+    "empty_strided": empty_strided,
+    "_copy_from": copy_from,
+}.items():
     library.impl(name, made, "PrivateUse1")
 for key in ("PrivateUse1", "CPU"):
     library.impl("_efficientzerotensor", no_tangent, key)

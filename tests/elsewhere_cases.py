@@ -67,7 +67,12 @@ def near(there: Tensor, here: Tensor, error: float = ROUNDED) -> None:
 
 def test_the_device_takes_no_tensors_of_another():
     x, here = torch.arange(6.0).reshape(2, 3).to(DEVICE), torch.ones(2, 3)
-    for mixed in (lambda: x + here, lambda: here @ x.T, lambda: torch.cat([x, here]), lambda: x.clone().add_(here)):
+    for mixed in (
+        lambda: x + here,
+        lambda: here @ x.T,
+        lambda: torch.cat([x, here]),
+        lambda: x.clone().add_(here),
+    ):
         with pytest.raises(RuntimeError, match="all tensors must be on one device"):
             mixed()
     with pytest.raises(RuntimeError):
@@ -80,7 +85,10 @@ def test_the_device_takes_no_tensors_of_another():
 @pytest.mark.parametrize("case", LINEAR + NONLINEAR, ids=lambda case: case.name)
 def test_operators(case: Case):
     operator = case.drawn()
-    x, s2, v = torch.randn(3, *case.shape, generator=torch.Generator().manual_seed(0)).double(), *torch.rand(2, 3).double()
+    x, s2, v = (
+        torch.randn(3, *case.shape, generator=torch.Generator().manual_seed(0)).double(),
+        *torch.rand(2, 3).double(),
+    )
     y = operator.forward(x)
     r = y + 0.1
     calls = [
@@ -112,7 +120,10 @@ ALL = [(s, o, p) for s in SOLVERS for o in OPERATORS for p in PRIORS]
 
 @pytest.mark.parametrize(
     "solver, operator, prior",
-    [pytest.param(*cell, marks=[] if cell in FEW else pytest.mark.slow, id="-".join(cell)) for cell in ALL],
+    [
+        pytest.param(*cell, marks=[] if cell in FEW else pytest.mark.slow, id="-".join(cell))
+        for cell in ALL
+    ],
 )
 def test_solvers(solver: str, operator: str, prior: str):
     def run(device: torch.device | str) -> Tensor:
@@ -131,7 +142,10 @@ def test_solvers(solver: str, operator: str, prior: str):
     same(run(DEVICE), here)
 
 
-ROWS = [spectra.row(s, (0.1 * s * spectra.KNOTS**-1).tolist(), [1] * len(spectra.KNOTS)) for s in (0.02, 0.5, 10.0)]
+ROWS = [
+    spectra.row(s, (0.1 * s * spectra.KNOTS**-1).tolist(), [1] * len(spectra.KNOTS))
+    for s in (0.02, 0.5, 10.0)
+]
 DIFFUSIONS = {
     "pixel": (tiny.pixel, PixelDiffusion),
     "latent": (tiny.latent, LatentDiffusion),
@@ -160,7 +174,12 @@ RESTORING = {
     "padis": PaDIS(steps=3, sigma_max=None),
 }
 KINDS = {"psld": ["latent"], "codps_plus": ["pixel", "patch"], "padis": ["pixel", "patch"]}
-TASKS = {"sr": SuperResolution(2), "inpainting": RandomInpainting(), "ct": CT(4, bins=20), "mri": CartesianMRI(acceleration=2)}
+TASKS = {
+    "sr": SuperResolution(2),
+    "inpainting": RandomInpainting(),
+    "ct": CT(4, bins=20),
+    "mri": CartesianMRI(acceleration=2),
+}
 
 
 def scans(height: int, width: int, count: int = 2) -> list[Scan]:
@@ -168,7 +187,13 @@ def scans(height: int, width: int, count: int = 2) -> list[Scan]:
     return [Scan(str(i), p, Image(p, Meta("png")), DEPTH_8) for i, p in enumerate(pixels)]
 
 
-CELLS = [(s, k, t) for s in RESTORING for k in KINDS.get(s, DIFFUSIONS) for t in TASKS if t == "sr" or s == "daps"]
+CELLS = [
+    (s, k, t)
+    for s in RESTORING
+    for k in KINDS.get(s, DIFFUSIONS)
+    for t in TASKS
+    if t == "sr" or s == "daps"
+]
 
 
 QUICK = {("daps", kind, "sr") for kind in DIFFUSIONS} | {("daps", "pixel", task) for task in TASKS}
@@ -176,7 +201,8 @@ QUICK |= {("pnp", "pixel", "sr"), ("resample_fast", "latent", "sr")}
 
 
 @pytest.mark.parametrize(
-    "solver, kind, task", [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.slow) for cell in CELLS]
+    "solver, kind, task",
+    [pytest.param(*cell, marks=[] if cell in QUICK else pytest.mark.slow) for cell in CELLS],
 )
 def test_restoration(solver: str, kind: str, task: str):
     """predict_step in whole, of images of the prior's size, smaller ones, and larger ones in tiles. Conjugate gradients make a
@@ -203,7 +229,9 @@ def test_draws_from_the_prior(sampler, kind: str):
     images = []
     for device in ("cpu", DEVICE):
         run = Run(precision="64-true")
-        module = Reconstruction(known(kind), [Cell("a", None, None, sampler)], run, resize.fit).to(device)
+        module = Reconstruction(known(kind), [Cell("a", None, None, sampler)], run, resize.fit).to(
+            device
+        )
         images.append([outcome.image for outcome in module.predict_step(scans(1, 1), 0)])
     for here, there in zip(*images):
         near(there, here)
@@ -214,11 +242,22 @@ def trainable(kind: str):
     torch.manual_seed(0)
     if kind == "autoencoder":
         second = {"discriminator": NLayerDiscriminator(1, 8, 1), "adversarial_start": 0}
-        return Autoencoder(configuration.build(tiny.STAGE), Codebook(16, from_data=0), optimiser, {0: 16}, per_image=2, **second)
+        return Autoencoder(
+            configuration.build(tiny.STAGE),
+            Codebook(16, from_data=0),
+            optimiser,
+            {0: 16},
+            per_image=2,
+            **second,
+        )
     if kind == "patches of latents":
         patches, first = configuration.build(tiny.patch(8, 3)), configuration.build(tiny.STAGE)
-        return LatentPatchDiffusion(LatentPatchPrior(patches, first), optimiser, crops=Crops({4: 1.0}, per_image=2))
-    return DIFFUSIONS[kind][1](known(kind), optimiser, **({"crops": crops, "flip": True} if kind == "patch" else {}))
+        return LatentPatchDiffusion(
+            LatentPatchPrior(patches, first), optimiser, crops=Crops({4: 1.0}, per_image=2)
+        )
+    return DIFFUSIONS[kind][1](
+        known(kind), optimiser, **({"crops": crops, "flip": True} if kind == "patch" else {})
+    )
 
 
 class Drawn(Draws):
@@ -234,7 +273,11 @@ class Drawn(Draws):
         self.device = self.there
         return drawn
 
-    normal, uniform, below = partialmethod(moved, "normal"), partialmethod(moved, "uniform"), partialmethod(moved, "below")
+    normal, uniform, below = (
+        partialmethod(moved, "normal"),
+        partialmethod(moved, "uniform"),
+        partialmethod(moved, "below"),
+    )
 
 
 @pytest.mark.parametrize("kind", ["autoencoder", *DIFFUSIONS, "patches of latents"])
@@ -245,15 +288,25 @@ def test_training(kind: str, monkeypatch):
     found = []
     for device in ("cpu", DEVICE):
         module, said = trainable(kind).to(device), {}
-        module.trainer = SimpleNamespace(global_step=0, global_rank=0, training=True, sanity_checking=False)
-        module.log = lambda name, value, said=said, **_: said.update({name: torch.as_tensor(value).cpu()})
+        module.trainer = SimpleNamespace(
+            global_step=0, global_rank=0, training=True, sanity_checking=False
+        )
+        module.log = lambda name, value, said=said, **_: said.update(
+            {name: torch.as_tensor(value).cpu()}
+        )
         module.log_dict = lambda values, log=module.log, **_: [log(*one) for one in values.items()]
         module.all_gather = lambda x: x
         image = torch.stack([scan.pixels for scan in scans(16, 16)]).to(device)
-        batch = {"image": image, "image_id": ["0", "1"], "label": torch.zeros(2, dtype=torch.long, device=device)}
+        batch = {
+            "image": image,
+            "image_id": ["0", "1"],
+            "label": torch.zeros(2, dtype=torch.long, device=device),
+        }
         loss = module.train().training_step(batch, 0)
         loss.backward()
-        said["gradient"] = sum(p.grad.square().sum() for p in module.parameters() if p.grad is not None).cpu()
+        said["gradient"] = sum(
+            p.grad.square().sum() for p in module.parameters() if p.grad is not None
+        ).cpu()
         module.eval()
         with torch.no_grad():
             module.validation_step(batch, 0)

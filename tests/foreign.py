@@ -61,13 +61,20 @@ def vp(network, x, t, table, predicts="eps"):
     x_t = x * a**0.5
     with torch.no_grad():
         out = network(x_t, torch.full((len(x),), float(t)))[:, : x.shape[1]]
-    x0 = (x_t - (1 - a) ** 0.5 * out) / a**0.5 if predicts == "eps" else a**0.5 * x_t - (1 - a) ** 0.5 * out
+    x0 = (
+        (x_t - (1 - a) ** 0.5 * out) / a**0.5
+        if predicts == "eps"
+        else a**0.5 * x_t - (1 - a) ** 0.5 * out
+    )
     return torch.full((len(x),), sigma), x0
 
 
 def golden(name, module):
     """The full-size layout must be the recorded one: `key shape` lines, in the order of the file."""
-    lines = [f"{key} {'x'.join(map(str, tensor.shape)) or 'scalar'}" for key, tensor in module.state_dict().items()]
+    lines = [
+        f"{key} {'x'.join(map(str, tensor.shape)) or 'scalar'}"
+        for key, tensor in module.state_dict().items()
+    ]
     assert (GOLDEN / f"{name}.txt").read_text().splitlines() == lines
 
 

@@ -59,7 +59,9 @@ def good_state():
 
 def folder(place, state, node=NODE, text=None):
     place.mkdir()
-    (place / "config.yaml").write_text(text if text is not None else yaml.safe_dump({"prior": node}))
+    (place / "config.yaml").write_text(
+        text if text is not None else yaml.safe_dump({"prior": node})
+    )
     if state is not None:
         save_file(state, place / "model.safetensors")
     return place

@@ -47,7 +47,9 @@ def nifti(folder: Path) -> Iterator[Path]:
 
 def nrrd(folder: Path) -> Iterator[Path]:
     text = b"NRRD0004\ntype: uint8\ndimension: 3\nsizes: %s\nencoding: %s\n\n"
-    (folder / "zeros.nrrd").write_bytes(text % (b"4 4 4", b"gzip") + _packed(b"", folder / "zeros.gz").read_bytes())
+    (folder / "zeros.nrrd").write_bytes(
+        text % (b"4 4 4", b"gzip") + _packed(b"", folder / "zeros.gz").read_bytes()
+    )
     packed = bz2.compress(bytes(BOMB // 4))
     (folder / "zeros_bz2.nrrd").write_bytes(text % (b"4 4 4", b"bzip2") + packed)
     (folder / "claim.nrrd").write_bytes(text % (b"90000 90000 90000", b"bzip2") + packed)
@@ -56,7 +58,9 @@ def nrrd(folder: Path) -> Iterator[Path]:
 
 def npy(folder: Path) -> Iterator[Path]:
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (2**31 - 1, 8, 8)})
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "<f4", "fortran_order": False, "shape": (2**31 - 1, 8, 8)}
+    )
     (folder / "claim.npy").write_bytes(header.getvalue() + bytes(1000))
     yield folder / "claim.npy"
 
@@ -64,8 +68,12 @@ def npy(folder: Path) -> Iterator[Path]:
 def npz(folder: Path) -> Iterator[Path]:
     for name, shape in (("small", (4, 4)), ("great", (2**20, 2**20))):
         header = io.BytesIO()
-        np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        with zipfile.ZipFile(folder / f"{name}.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        np.lib.format.write_array_header_1_0(
+            header, {"descr": "|u1", "fortran_order": False, "shape": shape}
+        )
+        with zipfile.ZipFile(
+            folder / f"{name}.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+        ) as file:
             with file.open("image.npy", "w") as member:
                 member.write(header.getvalue())
                 for _ in range(BOMB // 2**24):
@@ -80,7 +88,9 @@ def mat(folder: Path) -> Iterator[Path]:
         body += struct.pack("<II", 1, 5) + b"image\0\0\0" + struct.pack("<II", 2, BOMB)
         packer = zlib.compressobj(1)
         packed = packer.compress(struct.pack("<II", 14, len(body) + BOMB) + body)
-        packed += b"".join(packer.compress(bytes(2**24)) for _ in range(BOMB // 2**24)) + packer.flush()
+        packed += (
+            b"".join(packer.compress(bytes(2**24)) for _ in range(BOMB // 2**24)) + packer.flush()
+        )
         start = b"MATLAB 5.0 MAT-file".ljust(124) + struct.pack("<H", 0x0100) + b"IM"
         (folder / f"{name}.mat").write_bytes(start + struct.pack("<II", 15, len(packed)) + packed)
         yield folder / f"{name}.mat"
@@ -91,7 +101,9 @@ def archive(folder: Path) -> Iterator[Path]:
     png = io.BytesIO()
     PIL.Image.new("L", (4, 4)).save(png, "PNG")
     for name, member in (("picture", "a.png"), ("labels", "dataset.json")):
-        with zipfile.ZipFile(folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+        with zipfile.ZipFile(
+            folder / f"{name}.zip", "w", zipfile.ZIP_DEFLATED, compresslevel=1
+        ) as file:
             if member != "a.png":
                 file.writestr("a.png", png.getvalue())
             with file.open(member, "w") as stream:
@@ -108,7 +120,13 @@ def _chunk(name: bytes, body: bytes) -> bytes:
 def pictures(folder: Path) -> Iterator[Path]:
     def png(side: int, data: bytes, *before: bytes) -> bytes:
         header = _chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0))
-        return b"\x89PNG\r\n\x1a\n" + header + b"".join(before) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + header
+            + b"".join(before)
+            + _chunk(b"IDAT", data)
+            + _chunk(b"IEND", b"")
+        )
 
     (folder / "claim.png").write_bytes(png(100_000, zlib.compress(bytes(10**6))))
     (folder / "cannot.png").write_bytes(png(13_000, zlib.compress(bytes(10**5))))
@@ -117,12 +135,29 @@ def pictures(folder: Path) -> Iterator[Path]:
     jpeg = io.BytesIO()
     PIL.Image.new("L", (8, 8)).save(jpeg, "JPEG")
     place = jpeg.getvalue().index(b"\xff\xc0") + 5
-    great = jpeg.getvalue()[:place] + struct.pack(">HH", 65000, 65000) + jpeg.getvalue()[place + 4 :]
+    great = (
+        jpeg.getvalue()[:place] + struct.pack(">HH", 65000, 65000) + jpeg.getvalue()[place + 4 :]
+    )
     (folder / "claim.jpg").write_bytes(great)
-    entries = [(256, 60000), (257, 60000), (258, 8), (259, 8), (262, 1), (273, 200), (277, 1), (278, 60000), (279, 10)]
-    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries)
+    entries = [
+        (256, 60000),
+        (257, 60000),
+        (258, 8),
+        (259, 8),
+        (262, 1),
+        (273, 200),
+        (277, 1),
+        (278, 60000),
+        (279, 10),
+    ]
+    directory = struct.pack("<H", len(entries)) + b"".join(
+        struct.pack("<HHII", tag, 4, 1, value) for tag, value in entries
+    )
     (folder / "claim.tif").write_bytes(struct.pack("<2sHI", b"II", 42, 8) + directory + bytes(200))
-    yield from (folder / name for name in ("claim.png", "cannot.png", "endless.png", "claim.jpg", "claim.tif"))
+    yield from (
+        folder / name
+        for name in ("claim.png", "cannot.png", "endless.png", "claim.jpg", "claim.tif")
+    )
 
 
 def dicom(folder: Path) -> Iterator[Path]:
@@ -143,7 +178,11 @@ def dicom(folder: Path) -> Iterator[Path]:
     start = 144 + small.file_meta.FileMetaInformationGroupLength
     inner = zlib.decompressobj(-zlib.MAX_WBITS).decompress(raw[start:])
     packer = zlib.compressobj(1, zlib.DEFLATED, -zlib.MAX_WBITS)
-    body = packer.compress(inner) + b"".join(packer.compress(bytes(2**24)) for _ in range(BOMB // 2**24)) + packer.flush()
+    body = (
+        packer.compress(inner)
+        + b"".join(packer.compress(bytes(2**24)) for _ in range(BOMB // 2**24))
+        + packer.flush()
+    )
     (folder / "deflated.dcm").write_bytes(raw[:start] + body)
     yield from (folder / name for name in ("frames.dcm", "sides.dcm", "stream.dcm", "deflated.dcm"))
 
@@ -154,15 +193,21 @@ def hdf5(folder: Path) -> Iterator[Path]:
 
     (folder / "secret.txt").write_bytes(b"secret number 42" * 64)
     with h5py.File(folder / "secret.hdf5", "w") as file:
-        file["image"] = np.frombuffer((folder / "secret.txt").read_bytes(), np.uint8).reshape(32, 32)
+        file["image"] = np.frombuffer((folder / "secret.txt").read_bytes(), np.uint8).reshape(
+            32, 32
+        )
     with h5py.File(folder / "claim.h5", "w") as file:
         file.create_dataset("image", (2**31 - 1, 8, 8), "u1", chunks=(1, 8, 8))
     with h5py.File(folder / "chunk.h5", "w") as file:
-        file.create_dataset("image", (3, 2**16, 2**14), "f4", chunks=(3, 2**14, 2**14), compression="gzip")
+        file.create_dataset(
+            "image", (3, 2**16, 2**14), "f4", chunks=(3, 2**14, 2**14), compression="gzip"
+        )
     with h5py.File(folder / "link.h5", "w") as file:
         file["image"] = h5py.ExternalLink(str(folder / "secret.hdf5"), "/image")
     with h5py.File(folder / "storage.h5", "w") as file:
-        file.create_dataset("image", (32, 32), "u1", external=[(str(folder / "secret.txt"), 0, 1024)])
+        file.create_dataset(
+            "image", (32, 32), "u1", external=[(str(folder / "secret.txt"), 0, 1024)]
+        )
     with h5py.File(folder / "virtual.h5", "w") as file:
         layout = h5py.VirtualLayout((32, 32), "u1")
         layout[:] = h5py.VirtualSource(str(folder / "secret.hdf5"), "image", (32, 32))

@@ -21,7 +21,9 @@ class Measured(World):
     def density(self, sigma, state=True):
         """[H,W] the power of D's errors at each frequency: log-log between levels and knots, constant beyond them."""
         height, width = self.size
-        f = np.hypot(*np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")).clip(KNOTS[0])
+        f = np.hypot(
+            *np.meshgrid(np.fft.fftfreq(height), np.fft.fftfreq(width), indexing="ij")
+        ).clip(KNOTS[0])
         table = np.log([[level, *variances] for level, variances in self.rows])
         here = [np.interp(np.log(sigma), table[:, 0], column) for column in table[:, 1:].T]
         found = np.exp(np.interp(np.log(f), np.log(KNOTS), here))
@@ -61,7 +63,11 @@ class Measured(World):
 
     def morozov(self, m, V):
         """The mean under the least share of V that explains y to the noise level."""
-        r, G, target = self.y - self.A @ m, self.A @ V @ self.A.T, self.sigma_y * np.sqrt(len(self.y))
+        r, G, target = (
+            self.y - self.A @ m,
+            self.A @ V @ self.A.T,
+            self.sigma_y * np.sqrt(len(self.y)),
+        )
 
         def residual(share):
             total = self.sigma_y**2 * np.eye(len(r)) + share * G

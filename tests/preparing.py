@@ -18,14 +18,26 @@ spec.loader.exec_module(script)
 
 
 def call(source, out, *options):
-    return script.main(["--train-dir", str(source), "--output-root", str(out), "--workers", "1", *map(str, options)])
+    return script.main(
+        [
+            "--train-dir",
+            str(source),
+            "--output-root",
+            str(out),
+            "--workers",
+            "1",
+            *map(str, options),
+        ]
+    )
 
 
 def picture(path, shape=(40, 40), dtype=np.uint8, seed=0, part=1):
     """Noise over the middle `part` of the range."""
     path.parent.mkdir(parents=True, exist_ok=True)
     edge = int(np.iinfo(dtype).max * (1 - part) / 2)
-    pixels = np.random.default_rng(seed).integers(edge, np.iinfo(dtype).max - edge, shape, dtype=dtype, endpoint=True)
+    pixels = np.random.default_rng(seed).integers(
+        edge, np.iinfo(dtype).max - edge, shape, dtype=dtype, endpoint=True
+    )
     Image.fromarray(pixels).save(path)
     return pixels
 
@@ -39,4 +51,8 @@ def made(path):
 
 
 def everything(out):
-    return {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.name != ".progress.jsonl"}
+    return {
+        p.relative_to(out): p.read_bytes()
+        for p in out.rglob("*")
+        if p.is_file() and p.name != ".progress.jsonl"
+    }

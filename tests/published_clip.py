@@ -11,7 +11,11 @@ def attend(q, k, v, heads):
     d, n = q.shape[-1] // heads, q.shape[1]
     future = torch.full((n, n), -math.inf).triu(1)
     parts = [
-        torch.softmax(q[..., i * d : (i + 1) * d] @ k[..., i * d : (i + 1) * d].transpose(1, 2) / math.sqrt(d) + future, -1)
+        torch.softmax(
+            q[..., i * d : (i + 1) * d] @ k[..., i * d : (i + 1) * d].transpose(1, 2) / math.sqrt(d)
+            + future,
+            -1,
+        )
         @ v[..., i * d : (i + 1) * d]
         for i in range(heads)
     ]
@@ -26,7 +30,10 @@ class HuggingFace(nn.Module):
         self.heads, self.gelu = width // 64, gelu
         text = nn.Module()
         text.embeddings, text.encoder = nn.Module(), nn.Module()
-        text.embeddings.token_embedding, text.embeddings.position_embedding = nn.Embedding(49408, width), nn.Embedding(77, width)
+        text.embeddings.token_embedding, text.embeddings.position_embedding = (
+            nn.Embedding(49408, width),
+            nn.Embedding(77, width),
+        )
         text.embeddings.register_buffer("position_ids", torch.arange(77)[None])
         text.encoder.layers = nn.ModuleList()
         for _ in range(layers):
@@ -42,7 +49,9 @@ class HuggingFace(nn.Module):
 
     def forward(self, tokens):
         text = self.text_model
-        x = text.embeddings.token_embedding(tokens) + text.embeddings.position_embedding(text.embeddings.position_ids)
+        x = text.embeddings.token_embedding(tokens) + text.embeddings.position_embedding(
+            text.embeddings.position_ids
+        )
         for layer in text.encoder.layers:
             h, a = layer.layer_norm1(x), layer.self_attn
             x = x + a.out_proj(attend(a.q_proj(h), a.k_proj(h), a.v_proj(h), self.heads))
@@ -61,23 +70,37 @@ class OpenCLIP(nn.Module):
             nn.Parameter(torch.zeros(77, width)),
             nn.Parameter(torch.zeros(width, width)),
         )
-        self.logit_scale, self.ln_final, self.transformer = nn.Parameter(torch.ones([])), nn.LayerNorm(width), nn.Module()
+        self.logit_scale, self.ln_final, self.transformer = (
+            nn.Parameter(torch.ones([])),
+            nn.LayerNorm(width),
+            nn.Module(),
+        )
         self.transformer.resblocks = nn.ModuleList()
         for _ in range(layers):
             block = nn.Module()
-            block.ln_1, block.ln_2, block.attn, block.mlp = nn.LayerNorm(width), nn.LayerNorm(width), nn.Module(), nn.Module()
+            block.ln_1, block.ln_2, block.attn, block.mlp = (
+                nn.LayerNorm(width),
+                nn.LayerNorm(width),
+                nn.Module(),
+                nn.Module(),
+            )
             block.attn.in_proj_weight, block.attn.in_proj_bias = (
                 nn.Parameter(torch.zeros(3 * width, width)),
                 nn.Parameter(torch.zeros(3 * width)),
             )
             block.attn.out_proj = nn.Linear(width, width)
-            block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+            block.mlp.c_fc, block.mlp.c_proj = (
+                nn.Linear(width, 4 * width),
+                nn.Linear(4 * width, width),
+            )
             self.transformer.resblocks.append(block)
 
     def forward(self, tokens):
         x = self.token_embedding(tokens) + self.positional_embedding
         for block in list(self.transformer.resblocks)[:-1]:
-            q, k, v = (block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(3, -1)
+            q, k, v = (block.ln_1(x) @ block.attn.in_proj_weight.T + block.attn.in_proj_bias).chunk(
+                3, -1
+            )
             x = x + block.attn.out_proj(attend(q, k, v, self.heads))
             x = x + block.mlp.c_proj(F.gelu(block.mlp.c_fc(block.ln_2(x))))
         return self.ln_final(x)

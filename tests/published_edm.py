@@ -55,17 +55,27 @@ class Conv2d(Persistent):
         self.weight = nn.Parameter(torch.empty(b, a, kernel, kernel)) if kernel else None
         self.bias = nn.Parameter(torch.zeros(b)) if kernel else None
         f = torch.tensor([float(v) for v in taps])
-        self.register_buffer("resample_filter", torch.outer(f, f)[None, None] / f.sum() ** 2 if way else None)
+        self.register_buffer(
+            "resample_filter", torch.outer(f, f)[None, None] / f.sum() ** 2 if way else None
+        )
 
     def forward(self, x):
-        f, pad = self.resample_filter, 0 if self.resample_filter is None else (self.resample_filter.shape[-1] - 1) // 2
+        f, pad = (
+            self.resample_filter,
+            0 if self.resample_filter is None else (self.resample_filter.shape[-1] - 1) // 2,
+        )
         if self.way == "down" and self.fused:
             x = F.conv2d(x, self.weight, padding=self.kernel // 2 + pad)
-            return F.conv2d(x, f.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1]) + self.bias[:, None, None]
+            return (
+                F.conv2d(x, f.repeat(x.shape[1], 1, 1, 1), stride=2, groups=x.shape[1])
+                + self.bias[:, None, None]
+            )
         if self.way == "down":
             x = F.conv2d(x, f.repeat(x.shape[1], 1, 1, 1), stride=2, padding=pad, groups=x.shape[1])
         if self.way == "up":
-            x = F.conv_transpose2d(x, 4 * f.repeat(x.shape[1], 1, 1, 1), stride=2, padding=pad, groups=x.shape[1])
+            x = F.conv_transpose2d(
+                x, 4 * f.repeat(x.shape[1], 1, 1, 1), stride=2, padding=pad, groups=x.shape[1]
+            )
         return F.conv2d(x, self.weight, self.bias, padding=self.kernel // 2) if self.kernel else x
 
 
@@ -77,7 +87,9 @@ class GroupNorm(Persistent):
 
     def forward(self, x):
         g = x.reshape(len(x), self.count, -1)
-        g = (g - g.mean(2, keepdim=True)) / (g.var(2, keepdim=True, unbiased=False) + self.eps).sqrt()
+        g = (g - g.mean(2, keepdim=True)) / (
+            g.var(2, keepdim=True, unbiased=False) + self.eps
+        ).sqrt()
         return g.reshape(x.shape) * self.weight[:, None, None] + self.bias[:, None, None]
 
 
@@ -88,14 +100,36 @@ class FourierEmbedding(Persistent):
 
 
 class UNetBlock(Persistent):
-    def __init__(self, a, b, emb, way=None, heads=0, taps=(1, 1), adaptive=False, project=True, scale=1.0, eps=1e-5):
+    def __init__(
+        self,
+        a,
+        b,
+        emb,
+        way=None,
+        heads=0,
+        taps=(1, 1),
+        adaptive=False,
+        project=True,
+        scale=1.0,
+        eps=1e-5,
+    ):
         super().__init__()
         self.heads, self.adaptive, self.scale, self.into = heads, adaptive, scale, a
-        self.norm0, self.conv0, self.affine = GroupNorm(a, eps), Conv2d(a, b, 3, way, taps), Linear(emb, b * (1 + adaptive))
+        self.norm0, self.conv0, self.affine = (
+            GroupNorm(a, eps),
+            Conv2d(a, b, 3, way, taps),
+            Linear(emb, b * (1 + adaptive)),
+        )
         self.norm1, self.conv1 = GroupNorm(b, eps), Conv2d(b, b, 3)
-        self.skip = Conv2d(a, b, 1 if a != b or project else 0, way, taps) if a != b or way else None
+        self.skip = (
+            Conv2d(a, b, 1 if a != b or project else 0, way, taps) if a != b or way else None
+        )
         if heads:
-            self.norm2, self.qkv, self.proj = GroupNorm(b, eps), Conv2d(b, 3 * b, 1), Conv2d(b, b, 1)
+            self.norm2, self.qkv, self.proj = (
+                GroupNorm(b, eps),
+                Conv2d(b, 3 * b, 1),
+                Conv2d(b, b, 1),
+            )
 
     def forward(self, x, emb):
         h = self.conv0(F.silu(self.norm0(x)))
@@ -110,13 +144,22 @@ class UNetBlock(Persistent):
             b, c, rows, columns = x.shape
             d = c // self.heads
             qkv = self.qkv(self.norm2(x)).reshape(b, self.heads, d, 3, -1)
-            weight = torch.softmax(torch.einsum("bhcq,bhck->bhqk", qkv[:, :, :, 0], qkv[:, :, :, 1]) / math.sqrt(d), -1)
-            x = (x + self.proj(torch.einsum("bhqk,bhck->bhcq", weight, qkv[:, :, :, 2]).reshape(x.shape))) * self.scale
+            weight = torch.softmax(
+                torch.einsum("bhcq,bhck->bhqk", qkv[:, :, :, 0], qkv[:, :, :, 1]) / math.sqrt(d), -1
+            )
+            x = (
+                x
+                + self.proj(
+                    torch.einsum("bhqk,bhck->bhcq", weight, qkv[:, :, :, 2]).reshape(x.shape)
+                )
+            ) * self.scale
         return x
 
 
 class UNet(Persistent):
-    def build(self, R, channels, out, base, first, mult, blocks, attended, block, every, residual, heads):
+    def build(
+        self, R, channels, out, base, first, mult, blocks, attended, block, every, residual, heads
+    ):
         enc, dec, caux, c, skips = {}, {}, channels, first, []
         enc[f"{R}x{R}_conv"] = Conv2d(channels, first, 3)
         skips.append(first)
@@ -125,11 +168,15 @@ class UNet(Persistent):
             if level:
                 enc[f"{r}x{r}_down"] = block(c, c, way="down")
                 if residual:
-                    enc[f"{r}x{r}_aux_residual"] = Conv2d(caux, c, 3, "down", (1, 3, 3, 1), fused=True)
+                    enc[f"{r}x{r}_aux_residual"] = Conv2d(
+                        caux, c, 3, "down", (1, 3, 3, 1), fused=True
+                    )
                     caux = c
                 skips.append(c)
             for i in range(blocks):
-                enc[f"{r}x{r}_block{i}"] = block(c, base * m, heads=heads(base * m) if r in attended else 0)
+                enc[f"{r}x{r}_block{i}"] = block(
+                    c, base * m, heads=heads(base * m) if r in attended else 0
+                )
                 skips.append(c := base * m)
         for level, m in reversed(list(enumerate(mult))):
             r = R >> level
@@ -139,7 +186,9 @@ class UNet(Persistent):
                 dec[f"{r}x{r}_up"] = block(c, c, way="up")
             for i in range(blocks + 1):
                 attend = r in attended and (every or i == blocks)
-                dec[f"{r}x{r}_block{i}"] = block(c + skips.pop(), base * m, heads=heads(base * m) if attend else 0)
+                dec[f"{r}x{r}_block{i}"] = block(
+                    c + skips.pop(), base * m, heads=heads(base * m) if attend else 0
+                )
                 c = base * m
         self.enc = nn.ModuleDict(enc)
         return dec, c
@@ -317,15 +366,29 @@ class VEPrecond(EDMPrecond):
 def dump(precond, path, trap="/nonexistent/trap"):
     """What EDM's training loop writes: pickled under the module names a reader of such files knows."""
     TRAP[0] = str(trap)
-    persistence, dnnlib = types.ModuleType("torch_utils.persistence"), types.ModuleType("dnnlib.util")
+    persistence, dnnlib = (
+        types.ModuleType("torch_utils.persistence"),
+        types.ModuleType("dnnlib.util"),
+    )
     persistence._reconstruct_persistent_obj, dnnlib.EasyDict = _reconstruct_persistent_obj, EasyDict
     parents = {"torch_utils": types.ModuleType("torch_utils"), "dnnlib": types.ModuleType("dnnlib")}
     names = (_reconstruct_persistent_obj.__module__, EasyDict.__module__)
     sys.modules |= parents | {"torch_utils.persistence": persistence, "dnnlib.util": dnnlib}
-    _reconstruct_persistent_obj.__module__, EasyDict.__module__ = "torch_utils.persistence", "dnnlib.util"
+    _reconstruct_persistent_obj.__module__, EasyDict.__module__ = (
+        "torch_utils.persistence",
+        "dnnlib.util",
+    )
     try:
         with open(path, "wb") as file:
-            pickle.dump({"ema": precond, "loss_fn": None, "augment_pipe": None, "dataset_kwargs": EasyDict(path="x.zip")}, file)
+            pickle.dump(
+                {
+                    "ema": precond,
+                    "loss_fn": None,
+                    "augment_pipe": None,
+                    "dataset_kwargs": EasyDict(path="x.zip"),
+                },
+                file,
+            )
     finally:
         _reconstruct_persistent_obj.__module__, EasyDict.__module__ = names
         for name in (*parents, "torch_utils.persistence", "dnnlib.util"):

@@ -30,7 +30,10 @@ class Attention(nn.Module):
         home = getattr(self, "attn", self)
         h = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = (m(h).chunk(self.heads, -1) for m in (home.to_q, home.to_k, home.to_v))
-        parts = [torch.softmax(a @ b.transpose(1, 2) / math.sqrt(a.shape[-1]), -1) @ c for a, b, c in zip(q, k, v)]
+        parts = [
+            torch.softmax(a @ b.transpose(1, 2) / math.sqrt(a.shape[-1]), -1) @ c
+            for a, b, c in zip(q, k, v)
+        ]
         out = home.proj_attn if hasattr(home, "proj_attn") else home.out_proj
         return x + out(torch.cat(parts, -1)).transpose(1, 2).reshape(x.shape)
 
@@ -88,7 +91,9 @@ class Half(nn.Module):
 
 
 class AutoencoderKL(nn.Module):
-    def __init__(self, channels, latent, widths, blocks, attends, middle=True, groups=32, eps=1e-6, old=False):
+    def __init__(
+        self, channels, latent, widths, blocks, attends, middle=True, groups=32, eps=1e-6, old=False
+    ):
         super().__init__()
 
         def level(i, a):
@@ -103,7 +108,15 @@ class AutoencoderKL(nn.Module):
         w = widths[-1]
 
         def centre():
-            return [Residual(w, w, groups, eps), Attention(w, 1, groups, eps, old), Residual(w, w, groups, eps)] if middle else []
+            return (
+                [
+                    Residual(w, w, groups, eps),
+                    Attention(w, 1, groups, eps, old),
+                    Residual(w, w, groups, eps),
+                ]
+                if middle
+                else []
+            )
 
         down, a = [Convolution(channels, widths[0])], widths[0]
         for i, b in enumerate(widths):
@@ -113,7 +126,9 @@ class AutoencoderKL(nn.Module):
         for i, b in reversed(list(enumerate(widths))):
             up += level(i, a) + ([Up(b, old)] if i else [])
             a = b
-        self.encoder = Half([*down, *centre(), nn.GroupNorm(groups, w, eps), Convolution(w, latent)])
+        self.encoder = Half(
+            [*down, *centre(), nn.GroupNorm(groups, w, eps), Convolution(w, latent)]
+        )
         self.decoder = Half([*up, nn.GroupNorm(groups, a, eps), Convolution(a, channels)])
         self.quant_conv_mu, self.quant_conv_log_sigma, self.post_quant_conv = (
             Convolution(latent, latent, 1, 1, 0) for _ in range(3)
@@ -138,7 +153,12 @@ class DiffusionModelUNet(nn.Module):
         def attention(c):
             return Attention(c, c // head, groups, eps, old)
 
-        self.down_blocks, self.up_blocks, skips, a = nn.ModuleList(), nn.ModuleList(), [widths[0]], widths[0]
+        self.down_blocks, self.up_blocks, skips, a = (
+            nn.ModuleList(),
+            nn.ModuleList(),
+            [widths[0]],
+            widths[0],
+        )
         for i, b in enumerate(widths):
             row = nn.Module()
             row.resnets, row.attentions = nn.ModuleList(), nn.ModuleList()
@@ -178,7 +198,9 @@ class DiffusionModelUNet(nn.Module):
                 skips.append(x)
             if row.downsampler:
                 skips.append(x := row.downsampler(x))
-        x = self.middle_block.resnet_2(self.middle_block.attention(self.middle_block.resnet_1(x, emb)), emb)
+        x = self.middle_block.resnet_2(
+            self.middle_block.attention(self.middle_block.resnet_1(x, emb)), emb
+        )
         for row in self.up_blocks:
             for i, block in enumerate(row.resnets):
                 x = block(torch.cat([x, skips.pop()], 1), emb)

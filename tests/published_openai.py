@@ -18,7 +18,9 @@ class Residual(nn.Module):
         self.scale_shift, self.resample = scale_shift, resample
         self.in_layers = nn.Sequential(norm(into), nn.SiLU(), nn.Conv2d(into, out, 3, padding=1))
         self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(emb, 2 * out if scale_shift else out))
-        self.out_layers = nn.Sequential(norm(out), nn.SiLU(), nn.Dropout(0), nn.Conv2d(out, out, 3, padding=1))
+        self.out_layers = nn.Sequential(
+            norm(out), nn.SiLU(), nn.Dropout(0), nn.Conv2d(out, out, 3, padding=1)
+        )
         self.skip_connection = nn.Identity() if into == out else nn.Conv2d(into, out, 1)
 
     def forward(self, x, emb):
@@ -79,7 +81,9 @@ class Cross(nn.Module):
         parts = []
         for i in range(self.heads):
             s = slice(i * d, (i + 1) * d)
-            parts.append(torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / math.sqrt(d), -1) @ v[..., s])
+            parts.append(
+                torch.softmax(q[..., s] @ k[..., s].transpose(1, 2) / math.sqrt(d), -1) @ v[..., s]
+            )
         return self.to_out(torch.cat(parts, -1))
 
 
@@ -98,8 +102,14 @@ class TransformerBlock(nn.Module):
         super().__init__()
         self.attn1, self.attn2 = Cross(channels, heads), Cross(channels, heads, context)
         self.ff = nn.Module()
-        self.ff.net = nn.Sequential(Gated(channels), nn.Dropout(0), nn.Linear(4 * channels, channels))
-        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(channels), nn.LayerNorm(channels), nn.LayerNorm(channels)
+        self.ff.net = nn.Sequential(
+            Gated(channels), nn.Dropout(0), nn.Linear(4 * channels, channels)
+        )
+        self.norm1, self.norm2, self.norm3 = (
+            nn.LayerNorm(channels),
+            nn.LayerNorm(channels),
+            nn.LayerNorm(channels),
+        )
 
     def forward(self, x, context):
         x = x + self.attn1(self.norm1(x))
@@ -111,7 +121,11 @@ class Transformer(nn.Module):
     def __init__(self, channels, heads, context, linear=False):
         super().__init__()
         self.linear, self.norm = linear, norm(channels, 1e-6)
-        project = (lambda: nn.Linear(channels, channels)) if linear else (lambda: nn.Conv2d(channels, channels, 1))
+        project = (
+            (lambda: nn.Linear(channels, channels))
+            if linear
+            else (lambda: nn.Conv2d(channels, channels, 1))
+        )
         self.proj_in, self.proj_out = project(), project()
         self.transformer_blocks = nn.ModuleList([TransformerBlock(channels, heads, context)])
 
@@ -171,7 +185,11 @@ class UNet(nn.Module):
             self.label_emb = nn.Embedding(classes, emb)
 
         def attention(c):
-            return Transformer(c, heads(c), context, linear) if context else Attention(c, heads(c), order)
+            return (
+                Transformer(c, heads(c), context, linear)
+                if context
+                else Attention(c, heads(c), order)
+            )
 
         def residual(a, b, resample=None):
             return Residual(a, b, emb, scale_shift, resample)
@@ -181,17 +199,23 @@ class UNet(nn.Module):
         self.input_blocks = nn.ModuleList([nn.ModuleList([nn.Conv2d(channels, c, 3, padding=1)])])
         for level, m in enumerate(mult):
             for _ in range(blocks):
-                row = [residual(c, int(width * m))] + ([attention(int(width * m))] if level in attends else [])
+                row = [residual(c, int(width * m))] + (
+                    [attention(int(width * m))] if level in attends else []
+                )
                 self.input_blocks.append(nn.ModuleList(row))
                 skips.append(c := int(width * m))
             if level < len(mult) - 1:
-                self.input_blocks.append(nn.ModuleList([residual(c, c, "down") if resampling else Down(c)]))
+                self.input_blocks.append(
+                    nn.ModuleList([residual(c, c, "down") if resampling else Down(c)])
+                )
                 skips.append(c)
         self.middle_block = nn.ModuleList([residual(c, c), attention(c), residual(c, c)])
         self.output_blocks = nn.ModuleList()
         for level, m in reversed(list(enumerate(mult))):
             for i in range(blocks + 1):
-                row = [residual(c + skips.pop(), int(width * m))] + ([attention(int(width * m))] if level in attends else [])
+                row = [residual(c + skips.pop(), int(width * m))] + (
+                    [attention(int(width * m))] if level in attends else []
+                )
                 c = int(width * m)
                 if level and i == blocks:
                     row.append(residual(c, c, "up") if resampling else Up(c))

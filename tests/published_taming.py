@@ -99,7 +99,9 @@ class Half(nn.Module):
 class Autoencoder(nn.Module):
     """codes: a VQ model with so many; None: a KL model, whose latent is the mean."""
 
-    def __init__(self, ch=128, mult=(1, 2, 4), blocks=2, z=3, embed=3, codes=8192, attends=(), middle=True):
+    def __init__(
+        self, ch=128, mult=(1, 2, 4), blocks=2, z=3, embed=3, codes=8192, attends=(), middle=True
+    ):
         super().__init__()
         self.codes = codes
         self.encoder = Half("down", 3, z if codes else 2 * z, ch, mult, blocks, attends, middle)

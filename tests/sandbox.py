@@ -25,8 +25,29 @@ def command(
 
     environment: the virtual environment whose python it is.
     """
-    shut = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--uid", UID, "--gid", UID, "--clearenv"]
-    seen = ["--tmpfs", "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp", "--tmpfs", "/dev/shm"]
+    shut = [
+        "bwrap",
+        "--unshare-all",
+        "--die-with-parent",
+        "--new-session",
+        "--uid",
+        UID,
+        "--gid",
+        UID,
+        "--clearenv",
+    ]
+    seen = [
+        "--tmpfs",
+        "/",
+        "--dev",
+        "/dev",
+        "--proc",
+        "/proc",
+        "--tmpfs",
+        "/tmp",
+        "--tmpfs",
+        "/dev/shm",
+    ]
     for path in SYSTEM:
         if Path(path).is_symlink():
             seen += ["--symlink", str(Path(path).readlink()), path]
@@ -38,7 +59,12 @@ def command(
     for here, there, read_only in mounts:
         seen += ["--ro-bind" if read_only else "--bind", str(here), there]
     python = environment.resolve() / "bin"
-    own = {"PATH": f"{python}:/usr/bin:/bin", "HOME": "/tmp", "OMP_NUM_THREADS": "1", "USER": "palimpsest"}
+    own = {
+        "PATH": f"{python}:/usr/bin:/bin",
+        "HOME": "/tmp",
+        "OMP_NUM_THREADS": "1",
+        "USER": "palimpsest",
+    }
     for key, value in {**own, **variables}.items():
         seen += ["--setenv", key, value]
     return [*shut, *seen, "--remount-ro", "/", *words]

@@ -15,11 +15,29 @@ def body(shape: tuple[int, int] = (64, 56)) -> torch.Tensor:
     return inside * (0.45 + 0.2 * torch.cos(6 * x + 2 * y) + 0.35 * ((x - 0.2) ** 2 + y**2 < 0.06))
 
 
-def simulated(folder: Path, name: str, *flags: str, slices: int = 2, shape: tuple[int, int] = (64, 56)) -> torch.Tensor:
+def simulated(
+    folder: Path, name: str, *flags: str, slices: int = 2, shape: tuple[int, int] = (64, 56)
+) -> torch.Tensor:
     """Writes folder/name; returns the truth [slices,H,W] in its units. flags: of scripts/simulate_raw.py mri."""
     picture = folder / "body.png"
-    formats.write(formats.Image((65535 * body(shape))[None].round(), formats.Meta("png", "uint16")), picture)
+    formats.write(
+        formats.Image((65535 * body(shape))[None].round(), formats.Meta("png", "uint16")), picture
+    )
     truth = folder / "truth" / f"{Path(name).stem}.nii.gz"
-    words = [str(picture), "--slices", str(slices), "--output", str(folder / name), "--truth", str(truth), *flags]
-    assert simulate_mri.main([*words, "--centre", "0.36", "--acceleration", "2.5", "--pixel", "2", "3"]) == 0
+    words = [
+        str(picture),
+        "--slices",
+        str(slices),
+        "--output",
+        str(folder / name),
+        "--truth",
+        str(truth),
+        *flags,
+    ]
+    assert (
+        simulate_mri.main(
+            [*words, "--centre", "0.36", "--acceleration", "2.5", "--pixel", "2", "3"]
+        )
+        == 0
+    )
     return torch.stack([formats.read(truth, i).pixels[0] for i in range(slices)])

@@ -37,17 +37,24 @@ def wedges(geometry: Geometry) -> np.ndarray:
     views = []
     for angle in geometry.angles:
         point, along = geometry.rays(angle)
-        point, along = point + np.array(geometry.centre), along / np.linalg.norm(along, axis=1, keepdims=True)
+        point, along = (
+            point + np.array(geometry.centre),
+            along / np.linalg.norm(along, axis=1, keepdims=True),
+        )
         low, high = chord(point, along, RADIUS)
         total = high - low
         for hu, degrees in WEDGES.items():
             begin = np.radians(degrees)
-            total = total + hu / 1000 * (sector(point, along, OUTER, begin) - sector(point, along, INNER, begin))
+            total = total + hu / 1000 * (
+                sector(point, along, OUTER, begin) - sector(point, along, INNER, begin)
+            )
         views.append(WATER * total)
     return np.stack(views)
 
 
-def mu_of(rows: int, columns: int, pixel: float, margin: float = 6.0) -> Iterator[tuple[int, np.ndarray]]:
+def mu_of(
+    rows: int, columns: int, pixel: float, margin: float = 6.0
+) -> Iterator[tuple[int, np.ndarray]]:
     """HU of each wedge and of the water in the middle, and the pixels that lie `margin` mm within."""
     x = (np.arange(columns) - (columns - 1) / 2) * pixel
     y = ((rows - 1) / 2 - np.arange(rows))[:, None] * pixel
@@ -55,5 +62,11 @@ def mu_of(rows: int, columns: int, pixel: float, margin: float = 6.0) -> Iterato
     for hu, degrees in WEDGES.items():
         turned = np.mod(angle - np.radians(degrees), 2 * np.pi)
         beside = radius * np.sin(np.minimum(turned, np.maximum(ANGLE - turned, 0)))
-        yield hu, (turned < ANGLE) & (beside > margin) & (radius > INNER + margin) & (radius < OUTER - margin)
+        yield (
+            hu,
+            (turned < ANGLE)
+            & (beside > margin)
+            & (radius > INNER + margin)
+            & (radius < OUTER - margin),
+        )
     yield 0, radius < INNER - margin

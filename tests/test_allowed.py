@@ -44,7 +44,10 @@ NONSENSE = [
     (lambda: UNet(1, [32], groups=0), "groups must be at least 1"),
     (lambda: VQModel(codes=0), "codes must be at least 1"),
     (lambda: SongUNet(1, multipliers=[]), "widths must be"),
-    (lambda: DhariwalUNet(1, width=32, multipliers=[1], attention=[0]), "head 64 is more than the 32 channels"),
+    (
+        lambda: DhariwalUNet(1, width=32, multipliers=[1], attention=[0]),
+        "head 64 is more than the 32 channels",
+    ),
     (lambda: Codebook(0), "codes must be"),
     (lambda: Crops({8: 1.5, 4: -0.5}), r"the probability of 8 must lie in \[0, 1\]"),
     (lambda: Crops({0: 1.0}), "a patch size must be at least 1"),

@@ -7,14 +7,31 @@ import torch
 
 from data.seeding import Noise
 from ldm import config
-from solvers.operators import Composition, CompressedSensing, GaussianBlur, KernelSuperResolution, SuperResolution
+from solvers.operators import (
+    Composition,
+    CompressedSensing,
+    GaussianBlur,
+    KernelSuperResolution,
+    SuperResolution,
+)
 from solvers.problem import Clean, continued, measure
 from tests.operator_list import skew
 
 TASKS = Path(__file__).parents[1] / "configs" / "tasks"
-OWN_FILES = ("aliases", "inpainting_mask", "nonlinear_deblur_bkse")  # not a task; tasks that need a file of the user's
-OTHERS = ("operators.volume.", "solvers.measured.")  # of volumes, and of a scanner's files, whose sizes are what they are
-OF_IMAGES = [path for path in sorted(TASKS.glob("*.yaml")) if not any(room in path.read_text() for room in OTHERS)]
+OWN_FILES = (
+    "aliases",
+    "inpainting_mask",
+    "nonlinear_deblur_bkse",
+)  # not a task; tasks that need a file of the user's
+OTHERS = (
+    "operators.volume.",
+    "solvers.measured.",
+)  # of volumes, and of a scanner's files, whose sizes are what they are
+OF_IMAGES = [
+    path
+    for path in sorted(TASKS.glob("*.yaml"))
+    if not any(room in path.read_text() for room in OTHERS)
+]
 NAMES = [path.stem for path in OF_IMAGES if path.stem not in OWN_FILES]
 SIZES = [(181, 217), (217, 181), (33, 47), (511, 513), (640, 368), (1, 1), (7, 300)]
 
@@ -27,9 +44,16 @@ def test_every_task_measures_any_size(task, size):
     whole = continued(x, operator)
     assert torch.equal(whole[..., : size[0], : size[1]], x)
     if min(size) > 30:  # physics of a single pixel is not worth an operator's time
-        posed = measure(operator.draw(tuple(whole.shape[1:]), Noise(("a",), "mask")), whole, Clean(), Noise(("a",), "noise"))
+        posed = measure(
+            operator.draw(tuple(whole.shape[1:]), Noise(("a",), "mask")),
+            whole,
+            Clean(),
+            Noise(("a",), "noise"),
+        )
         assert bool(torch.isfinite(posed.y).all())
-    assert all(m < 2 * n or m <= 64 for m, n in zip(whole.shape[-2:], size))  # a kernel, or a power of two
+    assert all(
+        m < 2 * n or m <= 64 for m, n in zip(whole.shape[-2:], size)
+    )  # a kernel, or a power of two
 
 
 @pytest.mark.parametrize(

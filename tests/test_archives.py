@@ -18,7 +18,10 @@ def sdist(tmp_path):
     (tmp_path / "pixels").write_bytes(b"pixels")
     path = tmp_path / "thing-1.0.tar.gz"
     with tarfile.open(path, "w:gz") as archive:
-        for name, content in (("thing-1.0/setup.py", b"raise SystemExit"), ("thing-1.0/scan.npy", b"pixels")):
+        for name, content in (
+            ("thing-1.0/setup.py", b"raise SystemExit"),
+            ("thing-1.0/scan.npy", b"pixels"),
+        ):
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             archive.addfile(entry, io.BytesIO(content))
@@ -31,8 +34,12 @@ def pip(monkeypatch, sdist, code=0):
     def run(command, **_):
         calls.append(command)
         if code == 0:
-            (Path(command[command.index("--dest") + 1]) / sdist.name).write_bytes(sdist.read_bytes())
-        return subprocess.CompletedProcess(command, code, "", "WARNING: x\nERROR: Could not find a version\n")
+            (Path(command[command.index("--dest") + 1]) / sdist.name).write_bytes(
+                sdist.read_bytes()
+            )
+        return subprocess.CompletedProcess(
+            command, code, "", "WARNING: x\nERROR: Could not find a version\n"
+        )
 
     monkeypatch.setattr(archives.subprocess, "run", run)
     return calls
@@ -41,7 +48,10 @@ def pip(monkeypatch, sdist, code=0):
 def wanted(sdist, **changes):
     member = changes.get("member", archives.sha256(sdist.with_name("pixels")))
     return Archive(
-        "thing==1.0", changes.get("sha", archives.sha256(sdist)), {"thing-1.0/scan.npy": member}, ("--no-binary", "thing")
+        "thing==1.0",
+        changes.get("sha", archives.sha256(sdist)),
+        {"thing-1.0/scan.npy": member},
+        ("--no-binary", "thing"),
     )
 
 
@@ -61,7 +71,9 @@ def test_fetch_takes_only_the_data_and_only_once(tmp_path, sdist, monkeypatch):
         (0, {"member": "0" * 64}, "thing-1.0/scan.npy does not have the expected SHA-256"),
     ],
 )
-def test_fetch_refuses_in_one_line_and_leaves_nothing(tmp_path, sdist, monkeypatch, code, changes, reason):
+def test_fetch_refuses_in_one_line_and_leaves_nothing(
+    tmp_path, sdist, monkeypatch, code, changes, reason
+):
     pip(monkeypatch, sdist, code)
     with pytest.raises(ValueError) as caught:
         fetch([wanted(sdist, **changes)], tmp_path / "out", strict=True)
@@ -117,7 +129,9 @@ def test_without_npm_one_line_says_so(tmp_path, sdist, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_the_script_without_a_network_is_one_line_and_2(tmp_path, sdist, monkeypatch, capsys, strict):
+def test_the_script_without_a_network_is_one_line_and_2(
+    tmp_path, sdist, monkeypatch, capsys, strict
+):
     pip(monkeypatch, sdist, code=1)
     monkeypatch.setattr(prepare_demo, "ARCHIVES", [wanted(sdist)])
     assert prepare_demo.main(["--output", str(tmp_path / "out"), *["--strict"][: int(strict)]]) == 2
@@ -130,6 +144,8 @@ def test_the_script_says_who_is_missing(tmp_path, sdist, monkeypatch, capsys):
     there = Archive("there==1", "", {})  # nothing wanted of it: complete
     monkeypatch.setattr(archives.shutil, "which", lambda _: None)
     monkeypatch.setattr(prepare_demo, "ARCHIVES", [there, archive])
-    monkeypatch.setattr(demo_scans, "SCANS", (demo_scans.Scan("someone", "MR", "scan.npy", "train"),))
+    monkeypatch.setattr(
+        demo_scans, "SCANS", (demo_scans.Scan("someone", "MR", "scan.npy", "train"),)
+    )
     assert prepare_demo.main(["--output", str(tmp_path / "out")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("left out: someone (")

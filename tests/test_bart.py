@@ -43,7 +43,9 @@ def middle(k: torch.Tensor, n: int = 24) -> torch.Tensor:
 
 
 def test_maps_are_ecalibs_inside_the_object(phantom, tmp_path):
-    theirs = torch.from_numpy(bart.run(tmp_path, "ecalib -m1 -r24 -k6 -c0.9 {k} {out}", k=phantom.numpy()))
+    theirs = torch.from_numpy(
+        bart.run(tmp_path, "ecalib -m1 -r24 -k6 -c0.9 {k} {out}", k=phantom.numpy())
+    )
     ours, value = espirit(middle(phantom), (64, 64), 6, 0.02, 0.0)
     inside = theirs.abs().square().sum(0) > 0
     assert 0.3 < float(inside.double().mean()) < 0.9
@@ -67,9 +69,13 @@ def test_least_squares_are_those_of_pics(phantom, tmp_path):
     command = f"pics -w1 -S -i300 -l2 -r{lam} {{k}} {{S}} {{out}}"
     theirs = torch.from_numpy(bart.run(tmp_path, command, k=k.numpy(), S=maps.numpy()))[0]
     A = MRI(mask[None, None], to_real(maps[None]), complex_image=True)
-    problem = from_measurement(A, to_real(k[None]), Gaussian(0.1), Noise(["a"], "noise"), (2, 64, 64))
+    problem = from_measurement(
+        A, to_real(k[None]), Gaussian(0.1), Noise(["a"], "noise"), (2, 64, 64)
+    )
     b = problem.operator.adjoint(problem.y)
-    x = conjugate_gradients(lambda p: problem.operator.adjoint(problem.operator.forward(p)) + lam * p, b, cap=300).x
+    x = conjugate_gradients(
+        lambda p: problem.operator.adjoint(problem.operator.forward(p)) + lam * p, b, cap=300
+    ).x
     ours = to_complex(x)[0, 0]
     assert float((ours - theirs).abs().max() / theirs.abs().max()) < 0.01
     assert float((ours - theirs).norm() / theirs.norm()) < 0.01

@@ -57,22 +57,45 @@ def model_yaml(**changed):
         "image_size": 16,
         "channels": unet["in_channels"],
         "monitor": "val/loss_simple_ema",
-        "unet_config": {"target": "ldm.modules.diffusionmodules.openaimodel.UNetModel", "params": unet},
-        "first_stage_config": {"target": "ldm.models.autoencoder.VQModelInterface", "params": {**AUTOENCODER, "lossconfig": {}}},
+        "unet_config": {
+            "target": "ldm.modules.diffusionmodules.openaimodel.UNetModel",
+            "params": unet,
+        },
+        "first_stage_config": {
+            "target": "ldm.models.autoencoder.VQModelInterface",
+            "params": {**AUTOENCODER, "lossconfig": {}},
+        },
         "cond_stage_config": "__is_unconditional__",
     }
     return {
-        "model": {"base_learning_rate": 2e-6, "target": "ldm.models.diffusion.ddpm.LatentDiffusion", "params": params | changed}
+        "model": {
+            "base_learning_rate": 2e-6,
+            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+            "params": params | changed,
+        }
     }
 
 
 def small_unet(**changed):
-    given = dict(channels=3, out=3, width=32, mult=(1, 2, 3), blocks=2, attends=(1, 2), heads=lambda c: c // 16) | changed
+    given = (
+        dict(
+            channels=3,
+            out=3,
+            width=32,
+            mult=(1, 2, 3),
+            blocks=2,
+            attends=(1, 2),
+            heads=lambda c: c // 16,
+        )
+        | changed
+    )
     return randomise(UNet(**given))
 
 
 def small_vq(**changed):
-    return randomise(Autoencoder(**(dict(ch=32, mult=(1, 2, 2), blocks=1, codes=32) | changed)), seed=5)
+    return randomise(
+        Autoencoder(**(dict(ch=32, mult=(1, 2, 2), blocks=1, codes=32) | changed)), seed=5
+    )
 
 
 def lightning(unet, first, start=START, end=END, ema=None):
@@ -81,9 +104,15 @@ def lightning(unet, first, start=START, end=END, ema=None):
     if first is not None:
         state |= {f"first_stage_model.{k}": v for k, v in first.state_dict().items()}
     table = scaled_linear(start, end)
-    state |= {"alphas_cumprod": table.float(), "betas": (1 - table / torch.cat([torch.ones(1), table[:-1]])).float()}
+    state |= {
+        "alphas_cumprod": table.float(),
+        "betas": (1 - table / torch.cat([torch.ones(1), table[:-1]])).float(),
+    }
     if ema is not None:
-        state |= {"model_ema." + f"diffusion_model.{k}".replace(".", ""): v for k, v in ema.state_dict().items()}
+        state |= {
+            "model_ema." + f"diffusion_model.{k}".replace(".", ""): v
+            for k, v in ema.state_dict().items()
+        }
         state |= {"model_ema.decay": torch.tensor(0.9999), "model_ema.num_updates": torch.tensor(7)}
     return {
         "state_dict": state,
@@ -119,15 +148,28 @@ def test_unconditional_vq4_with_averaged_weights(tmp_path):
     average = randomise(copy.deepcopy(unet), seed=9)
     path = write(tmp_path, lightning(unet, first, ema=average), model_yaml())
     agrees(checkpoints.load(path), average, scaled_linear(START, END), first)
-    agrees(checkpoints.load(path, tmp_path / "config.yaml", ema=False), unet, scaled_linear(START, END), first, times=(500,))
+    agrees(
+        checkpoints.load(path, tmp_path / "config.yaml", ema=False),
+        unet,
+        scaled_linear(START, END),
+        first,
+        times=(500,),
+    )
 
 
 def test_first_stage_in_a_file_of_its_own(tmp_path):
     unet, first = small_unet(), small_vq()
-    trained = {"state_dict": {**first.state_dict(), "loss.discriminator.main.0.weight": torch.ones(2, 3, 4, 4)}}
+    trained = {
+        "state_dict": {
+            **first.state_dict(),
+            "loss.discriminator.main.0.weight": torch.ones(2, 3, 4, 4),
+        }
+    }
     torch.save(trained, tmp_path / "vq.ckpt")
     description = model_yaml()
-    description["model"]["params"]["first_stage_config"]["params"]["ckpt_path"] = "models/first_stage_models/vq-f4/vq.ckpt"
+    description["model"]["params"]["first_stage_config"]["params"]["ckpt_path"] = (
+        "models/first_stage_models/vq-f4/vq.ckpt"
+    )
     path = write(tmp_path, lightning(unet, None), description)
     agrees(checkpoints.load(path), unet, scaled_linear(START, END), first, times=(500,))
     (tmp_path / "vq.ckpt").unlink()
@@ -136,7 +178,9 @@ def test_first_stage_in_a_file_of_its_own(tmp_path):
 
 
 def test_churches_kl8_scale_in_the_file_heads_by_number(tmp_path):
-    unet = small_unet(channels=4, out=4, attends=(0, 1), heads=lambda c: 4, scale_shift=True, resampling=True)
+    unet = small_unet(
+        channels=4, out=4, attends=(0, 1), heads=lambda c: 4, scale_shift=True, resampling=True
+    )
     first = small_vq(codes=None, z=4, embed=4, mult=(1, 1, 2, 2))
     unconditional = {
         "in_channels": 4,
@@ -148,7 +192,15 @@ def test_churches_kl8_scale_in_the_file_heads_by_number(tmp_path):
         "resblock_updown": True,
         "image_size": 8,
     }
-    stage = {"embed_dim": 4, "ddconfig": {**AUTOENCODER["ddconfig"], "double_z": True, "z_channels": 4, "ch_mult": [1, 1, 2, 2]}}
+    stage = {
+        "embed_dim": 4,
+        "ddconfig": {
+            **AUTOENCODER["ddconfig"],
+            "double_z": True,
+            "z_channels": 4,
+            "ch_mult": [1, 1, 2, 2],
+        },
+    }
     description = model_yaml(
         unet=unconditional,
         linear_end=0.0155,
@@ -166,7 +218,13 @@ def test_churches_kl8_scale_in_the_file_heads_by_number(tmp_path):
 def test_class_conditional_cin256(tmp_path):
     unet, table = small_unet(heads=lambda c: 1, context=24), randomise(nn.Embedding(11, 24), seed=4)
     first = small_vq()
-    across = {"num_heads": 1, "use_spatial_transformer": True, "transformer_depth": 1, "context_dim": 24, "num_head_channels": -1}
+    across = {
+        "num_heads": 1,
+        "use_spatial_transformer": True,
+        "transformer_depth": 1,
+        "context_dim": 24,
+        "num_head_channels": -1,
+    }
     description = model_yaml(
         unet=across,
         cond_stage_config={
@@ -180,7 +238,13 @@ def test_class_conditional_cin256(tmp_path):
     for label in (None, 3):
         prior = checkpoints.load(path, None if label is None else description | {"label": label})
         vector = table.weight[10 if label is None else label].detach().expand(2, 1, -1)
-        agrees(prior, lambda x, t, vector=vector: unet(x, t, context=vector), scaled_linear(START, END), first, times=(400,))
+        agrees(
+            prior,
+            lambda x, t, vector=vector: unet(x, t, context=vector),
+            scaled_linear(START, END),
+            first,
+            times=(400,),
+        )
     with pytest.raises(ValueError, match="label 11 must lie in 0..10"):
         checkpoints.load(path, description | {"label": 11})
 
@@ -203,9 +267,13 @@ def test_autoencoders_alone(tmp_path, codes, embed, mult, attends, middle):
         "attn_resolutions": [64 >> i for i in attends],
         "attn_type": "vanilla" if middle else "none",
     }
-    params = {"embed_dim": embed, "ddconfig": net, "monitor": "val/rec_loss"} | ({"n_embed": codes} if codes else {})
+    params = {"embed_dim": embed, "ddconfig": net, "monitor": "val/rec_loss"} | (
+        {"n_embed": codes} if codes else {}
+    )
     path = write(
-        tmp_path, {"state_dict": first.state_dict()}, {"model": {"target": "ldm.models.autoencoder.X", "params": params}}
+        tmp_path,
+        {"state_dict": first.state_dict()},
+        {"model": {"target": "ldm.models.autoencoder.X", "params": params}},
     )
     stage = checkpoints.first_stage(path)
     image = normal(2, 3, 64, 64)
@@ -221,18 +289,29 @@ def test_the_time_fed_is_the_inverse_of_the_models_own_table(tmp_path):
     path = write(tmp_path, lightning(small_unet(), small_vq()), model_yaml())
     prior, table = checkpoints.load(path), scaled_linear(START, END)
     fed = prior.denoiser.time(((1 - table) / table).sqrt())
-    assert (fed - torch.arange(1000)).abs().max() < 1e-8  # float64; sigma's relative spacing is at least 1e-3 per step
+    assert (
+        fed - torch.arange(1000)
+    ).abs().max() < 1e-8  # float64; sigma's relative spacing is at least 1e-3 per step
 
 
 def test_full_size_layouts_and_counts():
     with torch.device("meta"):
-        source, first = UNet(3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), lambda c: c // 32), Autoencoder()
+        source, first = (
+            UNet(3, 3, 224, (1, 2, 3, 4), 2, (1, 2, 3), lambda c: c // 32),
+            Autoencoder(),
+        )
         kl = Autoencoder(mult=(1, 2, 4, 4), z=4, embed=4, codes=None)
         target = config.build(FULL.node())
         full = {
             "embed_dim": 3,
             "n_embed": 8192,
-            "ddconfig": {"z_channels": 3, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4], "num_res_blocks": 2},
+            "ddconfig": {
+                "z_channels": 3,
+                "resolution": 256,
+                "ch": 128,
+                "ch_mult": [1, 2, 4],
+                "num_res_blocks": 2,
+            },
         }
         node, state = image_autoencoder.describe(full, first.state_dict(), "vq-f4")
         stage = config.build(node)
@@ -253,8 +332,16 @@ def test_full_size_layouts_and_counts():
 )
 def test_first_stages_at_full_size(name, z, codes, mult, attends):
     """The YAMLs of the published archives; nothing is missing and nothing is left."""
-    net = {"z_channels": z, "resolution": 256, "ch": 128, "ch_mult": list(mult), "num_res_blocks": 2}
-    described = {"embed_dim": z, "ddconfig": {**net, "attn_resolutions": attends}} | ({"n_embed": codes} if codes else {})
+    net = {
+        "z_channels": z,
+        "resolution": 256,
+        "ch": 128,
+        "ch_mult": list(mult),
+        "num_res_blocks": 2,
+    }
+    described = {"embed_dim": z, "ddconfig": {**net, "attn_resolutions": attends}} | (
+        {"n_embed": codes} if codes else {}
+    )
     levels = tuple(i for i in range(len(mult)) if 256 >> i in attends)
     with torch.device("meta"):
         source = Autoencoder(mult=mult, z=z, embed=z, codes=codes, attends=levels)
@@ -268,18 +355,30 @@ def test_what_disagrees_is_one_line(tmp_path):
     content = lightning(unet, first, ema=unet)
     for change, message in [
         (
-            lambda s: [s.pop(f"{name}bias") for name in ("model.diffusion_model.out.2.", "model_ema.diffusion_modelout2")],
+            lambda s: [
+                s.pop(f"{name}bias")
+                for name in ("model.diffusion_model.out.2.", "model_ema.diffusion_modelout2")
+            ],
             "missing: .*conv_out.bias",
         ),
-        (lambda s: s.pop("model.diffusion_model.out.2.bias"), "no raw ones: diffusion_modelout2bias"),
-        (lambda s: s.update({"model.diffusion_model.extra.weight": torch.ones(2)}), "averaged weights are missing"),
+        (
+            lambda s: s.pop("model.diffusion_model.out.2.bias"),
+            "no raw ones: diffusion_modelout2bias",
+        ),
+        (
+            lambda s: s.update({"model.diffusion_model.extra.weight": torch.ones(2)}),
+            "averaged weights are missing",
+        ),
         (lambda s: s.update({"surprise": torch.ones(2)}), "unexpected tensors: surprise"),
         (
             lambda s: s.update({"alphas_cumprod": s["alphas_cumprod"] * 1.01}),
             "the noise table in the file is not the one described",
         ),
         (lambda s: s.pop("model_ema.diffusion_modelout2bias"), "averaged weights are missing"),
-        (lambda s: s.update({"model_ema.diffusion_modelextra": torch.ones(2)}), "1 averaged weights have no raw ones"),
+        (
+            lambda s: s.update({"model_ema.diffusion_modelextra": torch.ones(2)}),
+            "1 averaged weights have no raw ones",
+        ),
     ]:
         broken = {**content, "state_dict": dict(content["state_dict"])}
         change(broken["state_dict"])
@@ -295,7 +394,9 @@ def test_what_disagrees_is_one_line(tmp_path):
 
 def test_targets_of_a_foreign_yaml_are_never_imported(tmp_path, monkeypatch):
     description = model_yaml()
-    description["model"]["target"] = description["model"]["params"]["unet_config"]["target"] = "torch.hub.load"
+    description["model"]["target"] = description["model"]["params"]["unet_config"]["target"] = (
+        "torch.hub.load"
+    )
     monkeypatch.setattr(torch.hub, "load", lambda *a, **k: pytest.fail("executed"))
     assert compvis.recognises(lightning(small_unet(), None)["state_dict"])
     checkpoints.load(write(tmp_path, lightning(small_unet(), small_vq()), description))

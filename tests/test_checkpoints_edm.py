@@ -31,11 +31,23 @@ def agrees(prior, expected, x, sigma):
 
 NETWORKS = {
     "ddpm++": lambda **k: SongUNet(16, 3, 3, augment_dim=9, **SMALL, **k),
-    "ncsn++": lambda **k: SongUNet(16, 3, 3, embedding_type="fourier", encoder_type="residual", **SMALL, **k),
-    "adm, wide embedding": lambda **k: DhariwalUNet(
-        16, 3, 3, model_channels=64, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), channel_mult_emb=2, **k
+    "ncsn++": lambda **k: SongUNet(
+        16, 3, 3, embedding_type="fourier", encoder_type="residual", **SMALL, **k
     ),
-    "adm": lambda **k: DhariwalUNet(16, 3, 3, model_channels=64, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), **k),
+    "adm, wide embedding": lambda **k: DhariwalUNet(
+        16,
+        3,
+        3,
+        model_channels=64,
+        channel_mult=(1, 2),
+        num_blocks=1,
+        attn_resolutions=(8,),
+        channel_mult_emb=2,
+        **k,
+    ),
+    "adm": lambda **k: DhariwalUNet(
+        16, 3, 3, model_channels=64, channel_mult=(1, 2), num_blocks=1, attn_resolutions=(8,), **k
+    ),
 }
 
 
@@ -49,7 +61,9 @@ def test_networks_of_the_family(tmp_path, kind, label):
     x = normal(2, 3, 16, 16)
     for sigma in (0.01, 1.0, 50.0):
         with torch.no_grad():
-            expected = edm(network, x, sigma, 0.7, None if label is None else torch.full((2,), label))
+            expected = edm(
+                network, x, sigma, 0.7, None if label is None else torch.full((2,), label)
+            )
         agrees(prior, expected, x, sigma)
     assert not (tmp_path / "trap").exists()  # the source text inside the file was never run
 
@@ -57,7 +71,9 @@ def test_networks_of_the_family(tmp_path, kind, label):
 def test_vp_and_ve_preconditioning(tmp_path):
     network, x, sigma = randomise(NETWORKS["ddpm++"]()), normal(2, 3, 16, 16), 2.0
     beta_d, beta_min = 19.9, 0.1
-    t = ((beta_min**2 + 2 * beta_d * torch.log(torch.tensor(1 + sigma**2))) ** 0.5 - beta_min) / beta_d
+    t = (
+        (beta_min**2 + 2 * beta_d * torch.log(torch.tensor(1 + sigma**2))) ** 0.5 - beta_min
+    ) / beta_d
     with torch.no_grad():
         vp = x - sigma * network(x / (1 + sigma**2) ** 0.5, (999 * t).expand(2))
         ve = x + sigma * network(x, torch.log(torch.tensor(sigma / 2)).expand(2))
@@ -65,17 +81,30 @@ def test_vp_and_ve_preconditioning(tmp_path):
     prior = checkpoints.load(dump(VPPrecond(network, **constants), tmp_path / "vp.pkl"))
     agrees(prior, vp, x, sigma)
     assert (prior.sigma_min, prior.sigma_max) == (0.002, 152.0)
-    agrees(checkpoints.load(dump(VEPrecond(network, sigma_min=0.02, sigma_max=100), tmp_path / "ve.pkl")), ve, x, sigma)
+    agrees(
+        checkpoints.load(
+            dump(VEPrecond(network, sigma_min=0.02, sigma_max=100), tmp_path / "ve.pkl")
+        ),
+        ve,
+        x,
+        sigma,
+    )
 
 
 def test_padis_patch_net_in_unit_range(tmp_path):
     """One tile by hand: 20 x 20 image, P = 16, M = 12, padded 44; corner of the tile from the prior's own layout."""
     network = randomise(SongUNet(44, 3, 1, **SMALL))
     path = dump(EDMPrecond(network, sigma_data=0.5), tmp_path / "padis.pkl")
-    with pytest.raises(ValueError, match="does not say its geometry: give size, patch, pad and unit_range"):
+    with pytest.raises(
+        ValueError, match="does not say its geometry: give size, patch, pad and unit_range"
+    ):
         checkpoints.load(path)
     prior = checkpoints.load(path, {"size": 20, "patch": 16, "pad": 12, "unit_range": True})
-    assert isinstance(prior, PatchPrior) and prior.shape == (1, 44, 44) and (prior.sigma_min, prior.sigma_max) == (0.004, 80.0)
+    assert (
+        isinstance(prior, PatchPrior)
+        and prior.shape == (1, 44, 44)
+        and (prior.sigma_min, prior.sigma_max) == (0.004, 80.0)
+    )
     x, sigma = normal(1, 1, 44, 44), 0.6
     (rows, columns), grid = prior.layouts(1, None)[0], positions(44)
     r, c = int(rows[0, 0]), int(columns[0, 0])
@@ -89,7 +118,9 @@ def test_padis_patch_net_in_unit_range(tmp_path):
 
 def test_patch_diffusion_on_whole_images(tmp_path):
     network = randomise(SongUNet(16, 5, 3, **SMALL))
-    prior = checkpoints.load(dump(EDMPrecond(network, sigma_data=0.5), tmp_path / "pd.pkl"), {"whole": True})
+    prior = checkpoints.load(
+        dump(EDMPrecond(network, sigma_data=0.5), tmp_path / "pd.pkl"), {"whole": True}
+    )
     x = normal(2, 3, 16, 16)
     with torch.no_grad():
         agrees(prior, edm(network, x, 1.5, position=positions(16).expand(2, -1, -1, -1)), x, 1.5)
@@ -108,7 +139,10 @@ FULL = {
         lambda: SongUNet(64, 3, 3, embedding_type="fourier", encoder_type="residual"),
         lambda: OurSong(3, kind="ncsn++", attention=(2,)),
     ),
-    "edm-imagenet-64-adm": (lambda: DhariwalUNet(64, 3, 3, label_dim=1000), lambda: OurDhariwal(3, classes=1000)),
+    "edm-imagenet-64-adm": (
+        lambda: DhariwalUNet(64, 3, 3, label_dim=1000),
+        lambda: OurDhariwal(3, classes=1000),
+    ),
     "padis-256": (lambda: SongUNet(304, 3, 1), lambda: OurSong(3, 1)),
 }
 
@@ -120,7 +154,14 @@ def test_full_size_layouts(name):
         source, target = theirs(), own()
     golden(name, source)
     resolution = source._init_kwargs["img_resolution"]
-    fits({ours(key, resolution): tensor for key, tensor in source.state_dict().items() if not UNUSED.search(key)}, target)
+    fits(
+        {
+            ours(key, resolution): tensor
+            for key, tensor in source.state_dict().items()
+            if not UNUSED.search(key)
+        },
+        target,
+    )
 
 
 def test_other_classes_are_refused(tmp_path):
@@ -128,16 +169,22 @@ def test_other_classes_are_refused(tmp_path):
         pass
 
     path = dump(Strange(NETWORKS["ddpm++"]()), tmp_path / "x.pkl")
-    with pytest.raises(ValueError, match="holds a Strange that is not one of EDMPrecond, VPPrecond, VEPrecond"):
+    with pytest.raises(
+        ValueError, match="holds a Strange that is not one of EDMPrecond, VPPrecond, VEPrecond"
+    ):
         checkpoints.load(path)
 
 
-@pytest.mark.parametrize("kind, form", [("ddpm++", {"resample_filter": [1, 3, 3, 1]}), ("ncsn++", {"channel_mult_noise": 1})])
+@pytest.mark.parametrize(
+    "kind, form",
+    [("ddpm++", {"resample_filter": [1, 3, 3, 1]}), ("ncsn++", {"channel_mult_noise": 1})],
+)
 def test_forms_of_the_network_that_no_name_shows_are_refused(tmp_path, kind, form):
     """The filter is a constant of the source code: read as another kind's, all would load and every image be wrong."""
     network = NETWORKS[kind]()
     network._init_kwargs |= form
     with pytest.raises(
-        ValueError, match=f"a {re.escape(kind)} net of channel_mult_noise . and resample_filter .* is not supported"
+        ValueError,
+        match=f"a {re.escape(kind)} net of channel_mult_noise . and resample_filter .* is not supported",
     ):
         checkpoints.load(dump(EDMPrecond(network), tmp_path / "x.pkl"))

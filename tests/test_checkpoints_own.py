@@ -31,7 +31,10 @@ def described(channels=1, latent=3, codes=32):
         "target": "ldm.networks.unet.VQModel",
         "params": {"channels": channels, "widths": [32, 32, 64], "blocks": 1, "codes": codes},
     }
-    vp = {"network": network, "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}}}
+    vp = {
+        "network": network,
+        "alpha_bar": {"target": "ldm.schedule.Table", "params": {"kind": "scaled_linear"}},
+    }
     params = {
         "denoiser": {"target": "ldm.denoiser.VP", "params": vp},
         "shape": [latent, 8, 8],
@@ -49,7 +52,10 @@ def trained(path, node):
     raw = randomise(config.build(node))
     average = randomise(config.build(node), seed=7)
     content = {
-        "state_dict": {**{f"prior.{k}": v for k, v in raw.state_dict().items()}, "discriminator.weight": torch.ones(1)},
+        "state_dict": {
+            **{f"prior.{k}": v for k, v in raw.state_dict().items()},
+            "discriminator.weight": torch.ones(1),
+        },
         "ema": {f"prior.{k}": v for k, v in average.state_dict().items()},
         "ema_images": 3,
         "config": {"prior": node, "data": {"x": 1}},
@@ -63,8 +69,12 @@ def trained(path, node):
 def same(prior, other):
     x, image = normal(2, 3, 8, 8), normal(1, other.image_channels, 32, 32)
     with torch.no_grad():
-        assert close(prior.denoise(x, torch.tensor([0.1, 10.0])), other.denoise(x, torch.tensor([0.1, 10.0])))
-        assert close(prior.encode(image), other.encode(image)) and close(prior.decode(x), other.decode(x))
+        assert close(
+            prior.denoise(x, torch.tensor([0.1, 10.0])), other.denoise(x, torch.tensor([0.1, 10.0]))
+        )
+        assert close(prior.encode(image), other.encode(image)) and close(
+            prior.decode(x), other.decode(x)
+        )
 
 
 def test_training_checkpoint_and_export(tmp_path):
@@ -80,10 +90,18 @@ def test_training_checkpoint_and_export(tmp_path):
     assert again.origin == prior.origin and len(prior.origin) == 64
     assert again.origin != checkpoints.load(tmp_path / "last.ckpt", ema=False).origin
     wrapped = checkpoints.load(folder)
-    wrapped.denoiser = torch.nn.Sequential(wrapped.denoiser)  # as --compile does: names change, the loaded weights do not
+    wrapped.denoiser = torch.nn.Sequential(
+        wrapped.denoiser
+    )  # as --compile does: names change, the loaded weights do not
     assert wrapped.origin == prior.origin
-    assert sorted(p.name for p in folder.iterdir()) == ["README.md", "config.yaml", "model.safetensors"]
-    assert len({p.stat().st_mode for p in folder.iterdir()}) == 1  # whoever may read the card may read the weights
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "README.md",
+        "config.yaml",
+        "model.safetensors",
+    ]
+    assert (
+        len({p.stat().st_mode for p in folder.iterdir()}) == 1
+    )  # whoever may read the card may read the weights
     assert yaml.safe_load((folder / "config.yaml").read_text()) == {"prior": described()}
     with pytest.raises(ValueError, match="takes no settings"):
         checkpoints.load(folder, {"label": 1})
@@ -101,9 +119,14 @@ def test_convert_script(tmp_path, capsys, monkeypatch):
     source, out, half = (str(tmp_path / name) for name in ("model.ckpt", "out", "half"))
     assert main([source, out, "--verify"]) == 0
     assert capsys.readouterr().out.count("relative difference") == 6
-    assert hashlib.sha256(Path(source).read_bytes()).hexdigest() in (tmp_path / "out" / "README.md").read_text()
+    assert (
+        hashlib.sha256(Path(source).read_bytes()).hexdigest()
+        in (tmp_path / "out" / "README.md").read_text()
+    )
     assert main([out, half, "--half", "--verify"]) == 0
-    assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {torch.float16}
+    assert {t.dtype for t in load_file(tmp_path / "half" / "model.safetensors").values()} == {
+        torch.float16
+    }
     capsys.readouterr()
     with monkeypatch.context() as patch:  # NaN is no agreement
         patch.setattr(convert_checkpoint, "outputs", lambda _: {"D": torch.full((1,), torch.nan)})
@@ -121,11 +144,16 @@ def test_convert_script(tmp_path, capsys, monkeypatch):
 def test_first_stage_of_a_prior_and_of_an_autoencoder_run(tmp_path):
     trained(tmp_path / "last.ckpt", described())
     stage = checkpoints.first_stage(tmp_path / "last.ckpt")
-    same_stage = {k.removeprefix("first_stage."): v for k, v in checkpoints.load(tmp_path / "last.ckpt").state_dict().items()}
+    same_stage = {
+        k.removeprefix("first_stage."): v
+        for k, v in checkpoints.load(tmp_path / "last.ckpt").state_dict().items()
+    }
     assert all(torch.equal(v, same_stage[k]) for k, v in stage.state_dict().items())
     node = described()["params"]["first_stage"]
     state = {f"first_stage.{k}": v for k, v in stage.state_dict().items()}
-    torch.save({"config": {"first_stage": node}, "state_dict": state, "ema": {}}, tmp_path / "vq.ckpt")
+    torch.save(
+        {"config": {"first_stage": node}, "state_dict": state, "ema": {}}, tmp_path / "vq.ckpt"
+    )
     alone = checkpoints.first_stage(tmp_path / "vq.ckpt")
     assert all(torch.equal(v, alone.state_dict()[k]) for k, v in stage.state_dict().items())
     with pytest.raises(ValueError, match="is an autoencoder, not a prior"):
@@ -138,23 +166,41 @@ def test_fine_tuning_starts_where_the_published_model_is(tmp_path):
     torch.save({"state_dict": source.state_dict()}, tmp_path / "vq.ckpt")
     params = model_yaml()["model"]["params"]["first_stage_config"]["params"]
     (tmp_path / "vq.yaml").write_text(yaml.safe_dump({"model": {"params": params}}))
-    stage = {"target": "ldm.networks.unet.VQModel", "params": {"channels": 1, "widths": [32, 64, 64], "blocks": 1, "codes": 32}}
+    stage = {
+        "target": "ldm.networks.unet.VQModel",
+        "params": {"channels": 1, "widths": [32, 64, 64], "blocks": 1, "codes": 32},
+    }
     gray = config.build({"target": "ldm.latent.VQ", "params": {"model": stage}})
     changed = checkpoints.initialise(gray, tmp_path / "vq.ckpt")
-    layers = "model.encoder.conv_in.weight, model.decoder.conv_out.weight, model.decoder.conv_out.bias"
+    layers = (
+        "model.encoder.conv_in.weight, model.decoder.conv_out.weight, model.decoder.conv_out.bias"
+    )
     assert changed == [f"adapted from 3 image channels to 1: {layers}"]
     assert all(p.requires_grad for p in gray.parameters()) and gray.training
     image = normal(2, 1, 32, 32)
     with torch.no_grad():
         z = source.encode(image.expand(-1, 3, -1, -1))
-        assert close(gray.encode(image), z) and close(gray.decode(z), source.decode(z).mean(1, keepdim=True))
-    wrong = config.build({"target": "ldm.latent.VQ", "params": {"model": {**stage, "params": {**stage["params"], "codes": 16}}}})
-    with pytest.raises(ValueError, match=r"1 of another shape: model.quantize.embedding.weight \[32, 3\] instead of \[16, 3\]"):
+        assert close(gray.encode(image), z) and close(
+            gray.decode(z), source.decode(z).mean(1, keepdim=True)
+        )
+    wrong = config.build(
+        {
+            "target": "ldm.latent.VQ",
+            "params": {"model": {**stage, "params": {**stage["params"], "codes": 16}}},
+        }
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"1 of another shape: model.quantize.embedding.weight \[32, 3\] instead of \[16, 3\]",
+    ):
         checkpoints.initialise(wrong, tmp_path / "vq.ckpt")
 
 
 def test_adapted_guided_diffusion_net_keeps_variance_channels_apart():
-    colour, gray = UNet(3, 6, 32, (1, 2), 1, (), lambda c: 1), UNet(1, 2, 32, (1, 2), 1, (), lambda c: 1)
+    colour, gray = (
+        UNet(3, 6, 32, (1, 2), 1, (), lambda c: 1),
+        UNet(1, 2, 32, (1, 2), 1, (), lambda c: 1),
+    )
     state, changed = adapt_channels(randomise(colour).state_dict(), gray.state_dict())
     gray.load_state_dict(state)
     assert changed == ["input_blocks.0.0.weight", "out.2.weight", "out.2.bias"]
@@ -162,7 +208,10 @@ def test_adapted_guided_diffusion_net_keeps_variance_channels_apart():
     with torch.no_grad():
         expected = colour(x.expand(-1, 3, -1, -1), t)
         assert close(
-            gray.eval()(x, t), torch.cat([expected[:, :3].mean(1, keepdim=True), expected[:, 3:].mean(1, keepdim=True)], 1)
+            gray.eval()(x, t),
+            torch.cat(
+                [expected[:, :3].mean(1, keepdim=True), expected[:, 3:].mean(1, keepdim=True)], 1
+            ),
         )
 
 
@@ -222,7 +271,13 @@ def test_a_gigabyte_peaks_below_1_3_and_loads_within_1_5_times_torch_load(tmp_pa
     full = {
         "embed_dim": 3,
         "n_embed": 8192,
-        "ddconfig": {"z_channels": 3, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4], "num_res_blocks": 2},
+        "ddconfig": {
+            "z_channels": 3,
+            "resolution": 256,
+            "ch": 128,
+            "ch_mult": [1, 2, 4],
+            "num_res_blocks": 2,
+        },
     }
     description["model"]["params"]["first_stage_config"]["params"] = full
     torch.save(lightning(unet, first), tmp_path / "model.ckpt")
@@ -257,11 +312,19 @@ def test_publishing_a_latent_prior_needs_validation_images(tmp_path, capsys):
     from scripts import publish_prior
 
     manifests = ["--train", "models/demo-data/test.csv", "--test", "models/demo-data/test.csv"]
-    assert publish_prior.main(["models/demo-latent", str(tmp_path / "new"), "--runs", str(tmp_path), *manifests]) == 2
+    assert (
+        publish_prior.main(
+            ["models/demo-latent", str(tmp_path / "new"), "--runs", str(tmp_path), *manifests]
+        )
+        == 2
+    )
     assert "needs --validation" in capsys.readouterr().err and not (tmp_path / "new").exists()
 
 
-@pytest.mark.parametrize("wrong, says", [("--test", "nowhere.csv"), ("--train", "nowhere.csv"), ("--runs", "nowhere.csv")])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [("--test", "nowhere.csv"), ("--train", "nowhere.csv"), ("--runs", "nowhere.csv")],
+)
 def test_a_mistake_in_publishing_leaves_no_folder(wrong, says, tmp_path, capsys):
     from scripts import publish_prior
 
@@ -281,7 +344,9 @@ def test_a_mistake_in_publishing_leaves_no_folder(wrong, says, tmp_path, capsys)
 
 def test_weights_lie_alike_whatever_file_they_come_from(tmp_path):
     prior = checkpoints.load(tiny.folder(tmp_path / "model", tiny.pixel()))
-    assert {tensor.data_ptr() % 64 for tensor in prior.state_dict().values()} == {0}, "kernels round by alignment"
+    assert {tensor.data_ptr() % 64 for tensor in prior.state_dict().values()} == {0}, (
+        "kernels round by alignment"
+    )
 
 
 def test_a_class_conditional_model_that_names_no_class_is_verified(tmp_path, capsys, monkeypatch):
@@ -289,4 +354,6 @@ def test_a_class_conditional_model_that_names_no_class_is_verified(tmp_path, cap
     import convert_checkpoint
 
     source = tiny.folder(tmp_path / "model", tiny.pixel(classes=5, groups=8))
-    assert convert_checkpoint.main([str(source), str(tmp_path / "out"), "--verify"]) == 0, capsys.readouterr().err
+    assert convert_checkpoint.main([str(source), str(tmp_path / "out"), "--verify"]) == 0, (
+        capsys.readouterr().err
+    )

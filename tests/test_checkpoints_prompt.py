@@ -19,7 +19,13 @@ from ldm.checkpoints.options import Options
 
 START, END = 49406, 49407
 MERGES = ["c h", "ch e", "s t</w>", "che st</w>"]
-WORDS = [203, 18, 2, 0, 113]  # "chest" by the merges; "scan" letter by letter, whose last is marked </w>
+WORDS = [
+    203,
+    18,
+    2,
+    0,
+    113,
+]  # "chest" by the merges; "scan" letter by letter, whose last is marked </w>
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,9 @@ def tokenizer(tmp_path):
     """A folder as CLIP's, of 26 letters, 26 last letters and four merges."""
     folder = tmp_path / "tokenizer"
     folder.mkdir()
-    vocabulary = {chr(97 + i): i for i in range(26)} | {f"{chr(97 + i)}</w>": 100 + i for i in range(26)}
+    vocabulary = {chr(97 + i): i for i in range(26)} | {
+        f"{chr(97 + i)}</w>": 100 + i for i in range(26)
+    }
     vocabulary |= {pair.replace(" ", ""): 200 + i for i, pair in enumerate(MERGES)}
     vocabulary |= {"<|startoftext|>": START, "<|endoftext|>": END}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
@@ -46,7 +54,9 @@ def by_hand(encoder, words, padding):
 
 
 def prompted(encoder, path, **settings):
-    return text.prompted(Options(settings, path), encoder, 1024 if "positional_embedding" in encoder else 768)
+    return text.prompted(
+        Options(settings, path), encoder, 1024 if "positional_embedding" in encoder else 768
+    )
 
 
 def test_tokens_of_a_prompt(tokenizer, monkeypatch):
@@ -73,11 +83,21 @@ def test_encoded_prompts_and_guidance(tmp_path, encoders, monkeypatch):
     for encoder, padding in zip(encoders, (END, 0)):
         state = encoder.state_dict()
         buffers, guidance, notes = prompted(state, tmp_path, prompt="chest scan", guidance=7.5)
-        assert guidance == 7.5 and notes == ("prompt 'chest scan'", "guidance 7.5") and set(buffers) == {"text", "empty"}
-        assert close(buffers["text"], by_hand(encoder, WORDS, padding)) and close(buffers["empty"], by_hand(encoder, [], padding))
+        assert (
+            guidance == 7.5
+            and notes == ("prompt 'chest scan'", "guidance 7.5")
+            and set(buffers) == {"text", "empty"}
+        )
+        assert close(buffers["text"], by_hand(encoder, WORDS, padding)) and close(
+            buffers["empty"], by_hand(encoder, [], padding)
+        )
         assert not close(buffers["text"], buffers["empty"])
         plain, one, notes = prompted(state, tmp_path, prompt="  ")
-        assert torch.equal(plain["text"], buffers["empty"]) and (one, notes) == (1, ()) and set(plain) == {"text"}
+        assert (
+            torch.equal(plain["text"], buffers["empty"])
+            and (one, notes) == (1, ())
+            and set(plain) == {"text"}
+        )
 
 
 def test_refusals_in_one_line(tmp_path, encoders, tokenizer, monkeypatch):
@@ -85,7 +105,11 @@ def test_refusals_in_one_line(tmp_path, encoders, tokenizer, monkeypatch):
     place.mkdir()
     monkeypatch.setitem(sys.modules, "transformers", None)
     cases = [
-        (state, {"prompt": "scan", "tokenizer": str(tokenizer)}, "needs transformers: pip install palimpsest.text.$"),
+        (
+            state,
+            {"prompt": "scan", "tokenizer": str(tokenizer)},
+            "needs transformers: pip install palimpsest.text.$",
+        ),
         (state, {"prompt": "scan"}, "model/tokenizer: a prompt needs CLIP's tokenizer here"),
         (state, {"prompt": "scan", "embedding": "x"}, "say the same thing twice"),
         (state, {"prompt": "", "guidance": 3.0}, "guidance needs a prompt to guide to"),
@@ -128,17 +152,41 @@ def test_a_folder_saved_by_diffusers_and_transformers(tmp_path, tokenizer):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    kl = {**STAGE, "block_out_channels": (32, 32, 32, 64)} | {k: (v[0],) * 4 for k, v in STAGE.items() if k.endswith("types")}
-    scheduler = diffusers.DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    kl = {**STAGE, "block_out_channels": (32, 32, 32, 64)} | {
+        k: (v[0],) * 4 for k, v in STAGE.items() if k.endswith("types")
+    }
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
     folder = tmp_path / "sd"
-    pipeline(folder, "StableDiffusionPipeline", scheduler, unet=unet, vae=diffusers.AutoencoderKL(**kl, latent_channels=4))
-    sizes = dict(hidden_size=768, intermediate_size=3072, num_hidden_layers=1, num_attention_heads=12, vocab_size=49408)
-    encoder = randomise(transformers.CLIPTextModel(transformers.CLIPTextConfig(**sizes, bos_token_id=START, eos_token_id=END)))
+    pipeline(
+        folder,
+        "StableDiffusionPipeline",
+        scheduler,
+        unet=unet,
+        vae=diffusers.AutoencoderKL(**kl, latent_channels=4),
+    )
+    sizes = dict(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=1,
+        num_attention_heads=12,
+        vocab_size=49408,
+    )
+    encoder = randomise(
+        transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(**sizes, bos_token_id=START, eos_token_id=END)
+        )
+    )
     encoder.save_pretrained(folder / "text_encoder")
     os.rename(tokenizer, folder / "tokenizer")
-    theirs = transformers.CLIPTokenizerFast.from_pretrained(str(folder / "tokenizer"), local_files_only=True)
+    theirs = transformers.CLIPTokenizerFast.from_pretrained(
+        str(folder / "tokenizer"), local_files_only=True
+    )
     with torch.no_grad():
-        numbers = theirs(["Chest scan", ""], padding="max_length", max_length=77, return_tensors="pt").input_ids
+        numbers = theirs(
+            ["Chest scan", ""], padding="max_length", max_length=77, return_tensors="pt"
+        ).input_ids
         context, empty = encoder(numbers)[0]
 
     def guided(x, t):
@@ -150,7 +198,9 @@ def test_a_folder_saved_by_diffusers_and_transformers(tmp_path, tokenizer):
     sigma, expected = vp(guided, x, 500, scaled_linear(0.00085, 0.012))
     with torch.no_grad():
         assert close(prior.denoise(x, sigma), expected)
-    described = checkpoints.describe(folder, {"image_size": 64, "prompt": "Chest scan", "guidance": 7.5})
+    described = checkpoints.describe(
+        folder, {"image_size": 64, "prompt": "Chest scan", "guidance": 7.5}
+    )
     exported = checkpoints.export(described, tmp_path / "exported")
     assert "prompt 'Chest scan'" in (exported / "README.md").read_text()
     with torch.no_grad():
@@ -159,5 +209,9 @@ def test_a_folder_saved_by_diffusers_and_transformers(tmp_path, tokenizer):
 
 def test_a_given_embedding_is_noted_by_its_name(tmp_path):
     save_file({"text": normal(77, 768)}, tmp_path / "prompt.safetensors")
-    buffers, _, notes = text.prompted(Options({"embedding": str(tmp_path / "prompt.safetensors")}, tmp_path), {}, 768)
-    assert torch.equal(buffers["text"], normal(77, 768)) and notes == ("prompt encoded in prompt.safetensors",)
+    buffers, _, notes = text.prompted(
+        Options({"embedding": str(tmp_path / "prompt.safetensors")}, tmp_path), {}, 768
+    )
+    assert torch.equal(buffers["text"], normal(77, 768)) and notes == (
+        "prompt encoded in prompt.safetensors",
+    )

@@ -22,8 +22,16 @@ def narrow():
     """Both versions, 32 channels wide where the published nets have 320, attending to the published widths of text."""
     first = randomise(Autoencoder(ch=32, mult=(1, 2, 4, 4), z=4, embed=4, codes=None), seed=2)
     one = randomise(UNet(4, 4, 32, (1, 2, 4, 4), 2, (0, 1, 2), lambda c: 8, context=768))
-    two = randomise(UNet(4, 4, 64, (1, 2, 4, 4), 2, (0, 1, 2), lambda c: c // 64, context=1024, linear=True))
-    return first, one, two, randomise(HuggingFace(2, 768), seed=3), randomise(OpenCLIP(3, 1024), seed=4)
+    two = randomise(
+        UNet(4, 4, 64, (1, 2, 4, 4), 2, (0, 1, 2), lambda c: c // 64, context=1024, linear=True)
+    )
+    return (
+        first,
+        one,
+        two,
+        randomise(HuggingFace(2, 768), seed=3),
+        randomise(OpenCLIP(3, 1024), seed=4),
+    )
 
 
 @pytest.fixture
@@ -64,13 +72,22 @@ def test_version_1_with_its_own_text_encoder(tmp_path, narrow, thin):
 
 def test_version_1_with_a_given_embedding(tmp_path, narrow, thin):
     first, unet, _, text, _ = narrow
-    state = {k: v for k, v in state_dict(unet, first, text, "transformer").items() if not k.startswith("cond_stage")}
+    state = {
+        k: v
+        for k, v in state_dict(unet, first, text, "transformer").items()
+        if not k.startswith("cond_stage")
+    }
     torch.save({"state_dict": state}, tmp_path / "v1.ckpt")
     with pytest.raises(ValueError, match="holds no text encoder; give `embedding`"):
         checkpoints.load(tmp_path / "v1.ckpt")
     given = normal(77, 768, seed=8)
     save_file({"text": given}, tmp_path / "prompt.safetensors")
-    agrees(checkpoints.load(tmp_path / "v1.ckpt", {"embedding": str(tmp_path / "prompt.safetensors")}), unet, given[None], first)
+    agrees(
+        checkpoints.load(tmp_path / "v1.ckpt", {"embedding": str(tmp_path / "prompt.safetensors")}),
+        unet,
+        given[None],
+        first,
+    )
 
 
 def test_guidance(tmp_path, narrow, thin):
@@ -78,12 +95,16 @@ def test_guidance(tmp_path, narrow, thin):
     torch.save({"state_dict": state_dict(unet, first, text, "transformer")}, tmp_path / "v1.ckpt")
     given = normal(77, 768, seed=8)
     save_file({"text": given}, tmp_path / "prompt.safetensors")
-    prior = checkpoints.load(tmp_path / "v1.ckpt", {"embedding": str(tmp_path / "prompt.safetensors"), "guidance": 7.5})
+    prior = checkpoints.load(
+        tmp_path / "v1.ckpt", {"embedding": str(tmp_path / "prompt.safetensors"), "guidance": 7.5}
+    )
     with torch.no_grad():
         empty, context = text(EMPTY_1).expand(2, -1, -1), given.expand(2, -1, -1)
 
     def guided(x, t):
-        return unet(x, t, context=empty) + 7.5 * (unet(x, t, context=context) - unet(x, t, context=empty))
+        return unet(x, t, context=empty) + 7.5 * (
+            unet(x, t, context=context) - unet(x, t, context=empty)
+        )
 
     x = normal(2, 4, 8, 8)
     sigma, expected = vp(guided, x, 500, scaled_linear(0.00085, 0.012))
@@ -103,12 +124,22 @@ def test_version_2_predicting_v(tmp_path, narrow, thin):
 
 def test_full_size_counts():
     published = {
-        "stable-diffusion-1-unet": (859_520_964, dict(heads=8, context=768), (lambda c: 8, 768, False)),
-        "stable-diffusion-2-unet": (865_910_724, dict(head=64, context=1024, linear=True), (lambda c: c // 64, 1024, True)),
+        "stable-diffusion-1-unet": (
+            859_520_964,
+            dict(heads=8, context=768),
+            (lambda c: 8, 768, False),
+        ),
+        "stable-diffusion-2-unet": (
+            865_910_724,
+            dict(head=64, context=1024, linear=True),
+            (lambda c: c // 64, 1024, True),
+        ),
     }
     for name, (parameters, settings, (heads, context, linear)) in published.items():
         with torch.device("meta"):
-            source = UNet(4, 4, 320, (1, 2, 4, 4), 2, (0, 1, 2), heads, context=context, linear=linear)
+            source = UNet(
+                4, 4, 320, (1, 2, 4, 4), 2, (0, 1, 2), heads, context=context, linear=linear
+            )
             unet = OpenAIUNet(64, 4, 4, 320, (1, 2, 4, 4), 2, (0, 1, 2), **settings)
             target = config.build(unet.node())
         golden(name, source)
@@ -140,7 +171,9 @@ def pipeline(folder, kind, scheduler, **models):
     scheduler.save_pretrained(folder / "scheduler")
     for name, model in models.items():
         save(model, folder / name)
-    (folder / "model_index.json").write_text(f'{{"_class_name": "{kind}", "_diffusers_version": "0.30.0"}}')
+    (folder / "model_index.json").write_text(
+        f'{{"_class_name": "{kind}", "_diffusers_version": "0.30.0"}}'
+    )
     return folder
 
 
@@ -164,13 +197,17 @@ def test_diffusers_ldm_pipeline(tmp_path):
         diffusers.UNet2DModel(**UNET),
         diffusers.VQModel(**STAGE, latent_channels=3, num_vq_embeddings=16, scaling_factor=0.5),
     )
-    scheduler = diffusers.DDIMScheduler(beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear")
+    scheduler = diffusers.DDIMScheduler(
+        beta_start=0.0015, beta_end=0.0195, beta_schedule="scaled_linear"
+    )
     prior = checkpoints.load(pipeline(tmp_path, "LDMPipeline", scheduler, unet=unet, vqvae=vq))
     x, image = normal(2, 3, 8, 8), normal(1, 3, 32, 32)
     sigma, expected = vp(lambda y, t: unet(y, t).sample, x, 500, scaled_linear(0.0015, 0.0195))
     with torch.no_grad():
         assert close(prior.denoise(x, sigma), expected)
-        assert close(prior.encode(image), 0.5 * vq.encode(image).latents) and close(prior.decode(x), vq.decode(x / 0.5).sample)
+        assert close(prior.encode(image), 0.5 * vq.encode(image).latents) and close(
+            prior.decode(x), vq.decode(x / 0.5).sample
+        )
     assert prior.image_shape == (3, 32, 32)
 
 
@@ -184,7 +221,12 @@ def test_diffusers_pixel_pipeline_with_names_of_before_2023(tmp_path):
     )
     old = {}
     for key, tensor in unet.state_dict().items():
-        for new, name in (("to_q", "query"), ("to_k", "key"), ("to_v", "value"), ("to_out.0", "proj_attn")):
+        for new, name in (
+            ("to_q", "query"),
+            ("to_k", "key"),
+            ("to_v", "value"),
+            ("to_out.0", "proj_attn"),
+        ):
             key = key.replace(f".{new}.", f".{name}.")
         old[key] = tensor
     (tmp_path / "unet" / "diffusion_pytorch_model.safetensors").unlink()
@@ -192,7 +234,10 @@ def test_diffusers_pixel_pipeline_with_names_of_before_2023(tmp_path):
     prior = checkpoints.load(tmp_path)
     x, table = normal(2, 1, 8, 8), prior.alpha_bar
     assert torch.allclose(
-        table.float(), diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod, rtol=1e-3, atol=1e-7
+        table.float(),
+        diffusers.DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod,
+        rtol=1e-3,
+        atol=1e-7,
     )
     sigma, expected = vp(lambda y, t: unet(y, t).sample, x, 500, table, "v")
     with torch.no_grad():
@@ -209,18 +254,27 @@ def test_diffusers_stable_diffusion_folder(tmp_path):
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
     )
-    kl = {**STAGE, "block_out_channels": (32, 32, 32, 64)} | {k: (v[0],) * 4 for k, v in STAGE.items() if k.endswith("types")}
+    kl = {**STAGE, "block_out_channels": (32, 32, 32, 64)} | {
+        k: (v[0],) * 4 for k, v in STAGE.items() if k.endswith("types")
+    }
     vae = diffusers.AutoencoderKL(**kl, latent_channels=4)
-    scheduler = diffusers.PNDMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear")
+    scheduler = diffusers.PNDMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"
+    )
     pipeline(tmp_path, "StableDiffusionPipeline", scheduler, unet=unet, vae=vae)
     text = randomise(HuggingFace(1, 768))
     (tmp_path / "text_encoder").mkdir()
-    save_file({k: v for k, v in text.state_dict().items()}, tmp_path / "text_encoder" / "model.safetensors")
+    save_file(
+        {k: v for k, v in text.state_dict().items()},
+        tmp_path / "text_encoder" / "model.safetensors",
+    )
     prior = checkpoints.load(tmp_path, {"image_size": 64})
     x = normal(2, 4, 8, 8)
     with torch.no_grad():
         empty = text(EMPTY_1).expand(2, -1, -1)
-    sigma, expected = vp(lambda y, t: unet(y, t, empty).sample, x, 500, scaled_linear(0.00085, 0.012))
+    sigma, expected = vp(
+        lambda y, t: unet(y, t, empty).sample, x, 500, scaled_linear(0.00085, 0.012)
+    )
     with torch.no_grad():
         assert close(prior.denoise(x, sigma), expected)
 
@@ -229,7 +283,10 @@ def test_diffusers_autoencoder_alone_and_what_is_refused(tmp_path):
     vae = save(diffusers.AutoencoderKL(**STAGE, latent_channels=4), tmp_path / "vae")
     image = normal(1, 3, 32, 32)
     with torch.no_grad():
-        assert close(checkpoints.first_stage(tmp_path / "vae").encode(image), vae.encode(image).latent_dist.mean)
+        assert close(
+            checkpoints.first_stage(tmp_path / "vae").encode(image),
+            vae.encode(image).latent_dist.mean,
+        )
     save(diffusers.UNet2DModel(**UNET), tmp_path / "unet")
     with pytest.raises(ValueError, match="does not say its noise schedule"):
         checkpoints.load(tmp_path / "unet")
@@ -238,19 +295,24 @@ def test_diffusers_autoencoder_alone_and_what_is_refused(tmp_path):
         checkpoints.load(tmp_path / "unet")
 
 
-@pytest.mark.parametrize("width, encoder", [(1280, "cond_stage_model.transformer."), (2048, "conditioner.embedders.0.")])
+@pytest.mark.parametrize(
+    "width, encoder", [(1280, "cond_stage_model.transformer."), (2048, "conditioner.embedders.0.")]
+)
 def test_other_text_encoders_are_named_by_the_width_of_their_text(tmp_path, width, encoder):
     """latent diffusion's text-to-image and SDXL fell to the reader of class-conditional models, which asked for a YAML."""
     level = 1 if width == 1280 else 4  # where SDXL begins to attend
     state = {
-        f"model.diffusion_model.input_blocks.{level}.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(8, width),
+        f"model.diffusion_model.input_blocks.{level}.1.transformer_blocks.0.attn2.to_k.weight": torch.zeros(
+            8, width
+        ),
         "model.diffusion_model.input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3),
         "first_stage_model.quant_conv.weight": torch.zeros(8, 8, 1, 1),
         f"{encoder}weight": torch.zeros(2, 2),
     }
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(
-        ValueError, match=f"attends to text of width {width}; Stable Diffusion 1 \\(768\\) and 2 \\(1024\\) can be"
+        ValueError,
+        match=f"attends to text of width {width}; Stable Diffusion 1 \\(768\\) and 2 \\(1024\\) can be",
     ):
         checkpoints.load(tmp_path / "x.safetensors")
 
@@ -260,13 +322,18 @@ def test_names_of_wrappers_are_taken_off_and_that_is_said(tmp_path, narrow, thin
     first, unet, _, text, _ = narrow
     state = state_dict(unet, first, text, "transformer")
     save_file(state, tmp_path / "plain.safetensors")
-    save_file({before + key: tensor for key, tensor in state.items()}, tmp_path / "wrapped.safetensors")
+    save_file(
+        {before + key: tensor for key, tensor in state.items()}, tmp_path / "wrapped.safetensors"
+    )
     with pytest.warns(UserWarning, match="wrapped.safetensors: its names were read without `"):
         described = checkpoints.describe(tmp_path / "wrapped.safetensors")
     plain = checkpoints.describe(tmp_path / "plain.safetensors")
     assert described.node == plain.node and described.state.keys() == plain.state.keys()
     assert all(torch.equal(described.state[key], plain.state[key]) for key in plain.state)
-    assert described.notes == (*plain.notes, described.notes[-1]) and "read without" in described.notes[-1]
+    assert (
+        described.notes == (*plain.notes, described.notes[-1])
+        and "read without" in described.notes[-1]
+    )
     state["_orig_mod." + next(iter(state))] = torch.zeros(1)
     save_file(state, tmp_path / "both.safetensors")
     with pytest.raises(ValueError, match="with and without _orig_mod."):

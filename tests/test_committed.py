@@ -17,7 +17,9 @@ def world(tmp_path_factory) -> Path:
     import numpy as np
 
     y, x = np.mgrid[0:16, 0:16]
-    array = np.stack([np.sin(x / 3 + i) * np.cos(y / 4) * level + level for i, level in enumerate(volume)], 2)
+    array = np.stack(
+        [np.sin(x / 3 + i) * np.cos(y / 4) * level + level for i, level in enumerate(volume)], 2
+    )
     nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.eye(4)), where / "scans/volume.nii")
     return where
 
@@ -26,14 +28,34 @@ def listed(world: Path, folder: Path, *rows: str) -> Path:
     """A manifest of these rows; "" leaves the first two as they are."""
     path = folder / "rows.csv"
     path.parent.mkdir(exist_ok=True)
-    path.write_text("path,image_id,slice,window\n" + "".join(f"{world}/scans/{row}\n" for row in rows))
+    path.write_text(
+        "path,image_id,slice,window\n" + "".join(f"{world}/scans/{row}\n" for row in rows)
+    )
     return path
 
 
 def run(world: Path, folder: Path, *more: str) -> int:
-    named = ["--task", f"{world}/sr.yaml", "--solver", "baseline", "--model", f"{world}/pixel", "--accelerator", "cpu"]
+    named = [
+        "--task",
+        f"{world}/sr.yaml",
+        "--solver",
+        "baseline",
+        "--model",
+        f"{world}/pixel",
+        "--accelerator",
+        "cpu",
+    ]
     return sample.main(
-        [*named, "--manifest", str(folder / "rows.csv"), "--save-dir", str(folder / "out"), "--batch-size", "1", *more]
+        [
+            *named,
+            "--manifest",
+            str(folder / "rows.csv"),
+            "--save-dir",
+            str(folder / "out"),
+            "--batch-size",
+            "1",
+            *more,
+        ]
     )
 
 
@@ -54,7 +76,10 @@ def test_a_row_that_means_another_slice_or_window_is_restored_again(world, tmp_p
     capsys.readouterr()
     assert run(world, tmp_path) == 0
     said = capsys.readouterr().out
-    assert "note: b: its slice is 0, not 1" in said and "note: c: its window is [0.0, 500.0], not [0" in said
+    assert (
+        "note: b: its slice is 0, not 1" in said
+        and "note: c: its window is [0.0, 500.0], not [0" in said
+    )
     after = tiny.restored(tmp_path / "out")
     changed = {name for name in after if after[name] != images[name]}
     assert changed == {name for name in after if name[0] in "bc"} and len(changed) == 2
@@ -85,10 +110,15 @@ def test_files_that_are_gone_or_damaged_are_written_again(world, tmp_path, capsy
     capsys.readouterr()
     assert run(world, tmp_path) == 0
     if how == "flipped":
-        assert "note" not in capsys.readouterr().out and (tmp_path / "out" / name).read_bytes() != whole
+        assert (
+            "note" not in capsys.readouterr().out
+            and (tmp_path / "out" / name).read_bytes() != whole
+        )
         assert run(world, tmp_path, "--verify") == 0
     assert f"note: a: its {name} " in capsys.readouterr().out
-    assert (tmp_path / "out" / name).read_bytes() == whole and len(tiny.records(tmp_path / "out")) == 2
+    assert (tmp_path / "out" / name).read_bytes() == whole and len(
+        tiny.records(tmp_path / "out")
+    ) == 2
 
 
 LINES = {
@@ -102,7 +132,9 @@ LINES = {
 
 
 @pytest.mark.parametrize("fault", LINES)
-def test_bad_lines_are_named_and_set_aside_and_their_images_restored_again(world, tmp_path, capsys, fault):
+def test_bad_lines_are_named_and_set_aside_and_their_images_restored_again(
+    world, tmp_path, capsys, fault
+):
     assert run(world, listed(world, tmp_path, *ROWS[:2]).parent) == 0
     path, images = tmp_path / "out/records.jsonl", tiny.restored(tmp_path / "out")
     first, second = path.read_bytes().splitlines(keepends=True)
@@ -111,7 +143,10 @@ def test_bad_lines_are_named_and_set_aside_and_their_images_restored_again(world
     assert run(world, tmp_path) == 0
     assert f"note: {path}, line 1: {fault}" in capsys.readouterr().out
     assert (tmp_path / "out/records.rejected.jsonl").read_bytes() == LINES[fault]
-    assert set(tiny.records(tmp_path / "out")) == {"a", "b"} and tiny.restored(tmp_path / "out") == images
+    assert (
+        set(tiny.records(tmp_path / "out")) == {"a", "b"}
+        and tiny.restored(tmp_path / "out") == images
+    )
     assert json.loads((tmp_path / "out/summary.json").read_text())["images"] == 2
 
 

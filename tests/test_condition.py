@@ -34,7 +34,9 @@ class Dense(LinearOperator):
         return self.closed
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.stack([self.M[0] @ row for row in x.flatten(1)])  # row by row, so that batches round alike
+        return torch.stack(
+            [self.M[0] @ row for row in x.flatten(1)]
+        )  # row by row, so that batches round alike
 
     def adjoint(self, y: Tensor) -> Tensor:
         return torch.stack([(self.M[0].T @ row).reshape(SHAPE) for row in y])
@@ -42,7 +44,9 @@ class Dense(LinearOperator):
     def solve(self, r: Tensor, s2, v) -> Tensor:
         G, eye = self.M[0] @ self.M[0].T, torch.eye(self.M.shape[1], dtype=r.dtype)
         s2, v = (torch.as_tensor(a, dtype=r.dtype).expand(len(r)) for a in (s2, v))
-        return torch.stack([torch.linalg.solve(a * eye + b * G, row) for a, b, row in zip(s2, v, r)])
+        return torch.stack(
+            [torch.linalg.solve(a * eye + b * G, row) for a, b, row in zip(s2, v, r)]
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +129,18 @@ def test_mean_equals_dense_algebra(closed: bool, kind: str) -> None:
     p, m = problem(Dense(M, closed)), normal(3, *SHAPE, seed=9)
     found = conditioned(believed(m, v), p, accuracy=1e-12)
     for i in range(3):
-        torch.testing.assert_close(found.x[i], posterior_mean(M[0], V[i], m[i], p.y[i], 0.09), rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            found.x[i], posterior_mean(M[0], V[i], m[i], p.y[i], 0.09), rtol=1e-9, atol=1e-10
+        )
 
 
 def test_a_mask_meets_a_diagonal_without_iterations() -> None:
     mask = (normal(3, *SHAPE, seed=4) > 0).double()
     p, m = problem(Mask(mask)), normal(3, *SHAPE, seed=9)
     found = conditioned(plain(m, DIAGONAL), p)
-    torch.testing.assert_close(found.x, m + DIAGONAL * mask / (0.09 + DIAGONAL * mask) * (p.y - mask * m))
+    torch.testing.assert_close(
+        found.x, m + DIAGONAL * mask / (0.09 + DIAGONAL * mask) * (p.y - mask * m)
+    )
     assert int(found.iterations.sum()) == 0
 
 
@@ -144,15 +152,22 @@ def test_without_noise_the_measurement_is_met(v) -> None:
         x = condition(normal(3, *SHAPE, seed=9), v, Problem(y, operator, Clean(), ids(3)))
         assert torch.isfinite(x).all()
         rows = slice(1, None) if isinstance(v, Tensor) else slice(None)
-        torch.testing.assert_close(operator.forward(x)[rows], y[rows], rtol=1e-5, atol=1e-5)  # CG stops at sqrt(eps)
+        torch.testing.assert_close(
+            operator.forward(x)[rows], y[rows], rtol=1e-5, atol=1e-5
+        )  # CG stops at sqrt(eps)
 
 
-@pytest.mark.parametrize("operator", [Dense(M), Composed(Dense(M), torch.Tensor.clone)])  # the latter by Gauss-Newton
+@pytest.mark.parametrize(
+    "operator", [Dense(M), Composed(Dense(M), torch.Tensor.clone)]
+)  # the latter by Gauss-Newton
 @pytest.mark.parametrize("kind", ["number", "diagonal", "frequency"])
 def test_without_noise_the_mean_is_the_limit(kind: str, operator: Operator) -> None:
     """Rounding, divided by no noise, must not fill what y does not see: conjugate gradients leave sqrt(eps) of |r|."""
     density = 0.1 + normal(1, 1, 3, 3, seed=7).square()
-    density[..., 2, 0], density[..., 2, 2] = density[..., 1, 0], density[..., 1, 2]  # real images: the same at k and -k
+    density[..., 2, 0], density[..., 2, 2] = (
+        density[..., 1, 0],
+        density[..., 1, 2],
+    )  # real images: the same at k and -k
     v = {"number": 0.7, "diagonal": DIAGONAL[:1], "frequency": lambda m: Spectral(m, density)}[kind]
     eye = torch.eye(12).double()
     m, y = normal(1, *SHAPE, seed=9), normal(1, 7, seed=8)
@@ -164,14 +179,20 @@ def test_without_noise_the_mean_is_the_limit(kind: str, operator: Operator) -> N
 
 
 @pytest.mark.parametrize("sigma_y", [1e-3, 1e-6, 1e-9])
-@pytest.mark.parametrize("operator", [Dense(0.3 * M.float()), Composed(Dense(0.3 * M.float()), torch.Tensor.clone)])
-def test_little_noise_in_float32_leaves_the_unseen_alone(operator: Operator, sigma_y: float) -> None:
+@pytest.mark.parametrize(
+    "operator", [Dense(0.3 * M.float()), Composed(Dense(0.3 * M.float()), torch.Tensor.clone)]
+)
+def test_little_noise_in_float32_leaves_the_unseen_alone(
+    operator: Operator, sigma_y: float
+) -> None:
     """Of A^T r a part of 1e-7 is rounding: divided by sigma_y^2 it would fill what y does not see, or overflow."""
     m, y = normal(2, *SHAPE, seed=9), 0.3 * normal(2, 7, seed=8)
     x = condition(m.float(), 0.7, Problem(y.float(), operator, Gaussian(sigma_y), ids(2)))
     for row, b, c in zip(x, m, y):
         expected = posterior_mean(0.3 * M[0], 0.7 * torch.eye(12).double(), b, c, sigma_y**2)
-        torch.testing.assert_close(row.double(), expected, rtol=0, atol=1e-3)  # of the largest sigma_y
+        torch.testing.assert_close(
+            row.double(), expected, rtol=0, atol=1e-3
+        )  # of the largest sigma_y
 
 
 def test_v_zero_keeps_the_belief() -> None:
@@ -182,10 +203,16 @@ def test_v_zero_keeps_the_belief() -> None:
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_images_do_not_influence_each_other(closed: bool) -> None:
-    p, m, v = problem(Dense(M, closed)), normal(3, *SHAPE, seed=9), torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64)
+    p, m, v = (
+        problem(Dense(M, closed)),
+        normal(3, *SHAPE, seed=9),
+        torch.tensor([0.01, 1.0, 100.0], dtype=torch.float64),
+    )
     together = condition(m, v, p, Noise(p.ids, "solver"))
     for i in range(3):
-        alone = condition(m[i : i + 1], v[i : i + 1], p.select([i]), Noise(p.ids[i : i + 1], "solver"))
+        alone = condition(
+            m[i : i + 1], v[i : i + 1], p.select([i]), Noise(p.ids[i : i + 1], "solver")
+        )
         torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -200,7 +227,9 @@ def test_conjugate_gradients_stop_at_the_noise_and_say_so() -> None:
 @pytest.mark.parametrize("closed", [True, False])
 def test_discrepancy_leaves_the_noise_level(closed: bool) -> None:
     p = problem(Dense(M, closed))
-    explains = (p.y @ torch.linalg.pinv(M[0]).T).reshape(3, *SHAPE)[:1]  # A m = y: nothing left to explain
+    explains = (p.y @ torch.linalg.pinv(M[0]).T).reshape(3, *SHAPE)[
+        :1
+    ]  # A m = y: nothing left to explain
     m, p = torch.cat([normal(3, *SHAPE, seed=9), explains]), p.select([0, 1, 2, 0])
     target = 0.3 * 7**0.5
     found = discrepancy(plain(m, 50.0), p)
@@ -208,9 +237,13 @@ def test_discrepancy_leaves_the_noise_level(closed: bool) -> None:
     after = norm(p.operator.forward(conditioned(found, p, accuracy=1e-10).x) - p.y)
     before = norm(p.operator.forward(m) - p.y)
     assert (v[before <= target] == 0).all() and (before <= target).any()
-    torch.testing.assert_close(after[before > target], torch.full_like(after, target)[before > target], rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        after[before > target], torch.full_like(after, target)[before > target], rtol=1e-5, atol=0
+    )
     bound = discrepancy(plain(m, 1e-4), p).variance
-    torch.testing.assert_close(bound[before > target], torch.full_like(bound, 1e-4)[before > target])
+    torch.testing.assert_close(
+        bound[before > target], torch.full_like(bound, 1e-4)[before > target]
+    )
 
 
 def test_gauss_newton_on_a_linear_operator_is_the_update() -> None:
@@ -218,7 +251,9 @@ def test_gauss_newton_on_a_linear_operator_is_the_update() -> None:
     linear = Problem(p.y, Dense(M, True), p.likelihood, p.ids)
     for v in (0.7, torch.tensor([0.1, 1.0, 4.0], dtype=torch.float64), DIAGONAL):
         found = conditioned(plain(m, v), p, accuracy=1e-12)
-        torch.testing.assert_close(found.x, conditioned(plain(m, v), linear, accuracy=1e-12).x, rtol=1e-8, atol=1e-9)
+        torch.testing.assert_close(
+            found.x, conditioned(plain(m, v), linear, accuracy=1e-12).x, rtol=1e-8, atol=1e-9
+        )
 
 
 def test_gauss_newton_finds_the_stationary_point() -> None:
@@ -232,17 +267,26 @@ def test_gauss_newton_finds_the_stationary_point() -> None:
     torch.testing.assert_close(0.5 * J.adjoint(y - J.value) / 0.09, x - u, rtol=1e-5, atol=1e-5)
     assert norm(noisy - x).max() < 0.5 * norm(x - m).min()
     alone = condition(m[1:2], 0.5, p.select([1]), Noise(p.ids[1:2], "solver"))
-    torch.testing.assert_close(noisy[1:2], alone, rtol=1e-7, atol=1e-7)  # rounding, grown by truncated CG; a leak is O(1)
+    torch.testing.assert_close(
+        noisy[1:2], alone, rtol=1e-7, atol=1e-7
+    )  # rounding, grown by truncated CG; a leak is O(1)
 
 
 def test_a_view_of_the_state_is_conditioned_in_the_state() -> None:
     """A gray image seen as the mean of 3 channels: the dense operator is M [1 1 1] / 3."""
-    seen = Seen(Dense(M, True), lambda x: x.mean(1, keepdim=True), lambda x: x.expand(-1, 3, -1, -1) / 3, 1 / 3)
+    seen = Seen(
+        Dense(M, True),
+        lambda x: x.mean(1, keepdim=True),
+        lambda x: x.expand(-1, 3, -1, -1) / 3,
+        1 / 3,
+    )
     m = normal(3, 3, 3, 4, seed=9)
     p = Problem(seen.forward(normal(3, 3, 3, 4, seed=8)), seen, Gaussian(0.3), ids(3))
     x = condition(m, 0.7, p)
     dense = torch.cat([M[0]] * 3, 1) / 3
-    torch.testing.assert_close(x[0], posterior_mean(dense, 0.7 * torch.eye(36).double(), m[0], p.y[0], 0.09))
+    torch.testing.assert_close(
+        x[0], posterior_mean(dense, 0.7 * torch.eye(36).double(), m[0], p.y[0], 0.09)
+    )
 
 
 class OneStream(Noise):
@@ -272,11 +316,16 @@ def test_draws_are_the_exact_posterior(case: Case) -> None:
     m = normal(1, *case.shape, seed=1)
     y = operator.forward(normal(1, *case.shape, seed=2))
     y = y + sigma_y * operator.restrict(normal(*y.shape, seed=3))
-    K = v * torch.linalg.solve(sigma_y**2 * torch.eye(len(A), dtype=torch.float64) + v * A @ A.T, A).T
+    K = (
+        v
+        * torch.linalg.solve(sigma_y**2 * torch.eye(len(A), dtype=torch.float64) + v * A @ A.T, A).T
+    )
     mean = m.flatten() + K @ (y.flatten() - A @ m.flatten())
     C = v * (torch.eye(n, dtype=torch.float64) - K @ A)
     p = Problem(y.expand(DRAWS, *y.shape[1:]), operator, Gaussian(sigma_y), ("image",) * DRAWS)
-    x = conditioned(plain(m.expand(DRAWS, *case.shape), v), p, OneStream(DRAWS), accuracy=1e-2).x.flatten(1)
+    x = conditioned(
+        plain(m.expand(DRAWS, *case.shape), v), p, OneStream(DRAWS), accuracy=1e-2
+    ).x.flatten(1)
     of_mean = (x.mean(0) - mean) / (C.diagonal() / DRAWS).sqrt()
     of_covariance = (x.T.cov() - C) / ((C.diagonal() * C.diagonal()[:, None] + C**2) / DRAWS).sqrt()
     bound = NormalDist().inv_cdf(1 - 0.001 / 2 / (n + n * (n + 1) / 2))
@@ -292,10 +341,14 @@ def masks() -> torch.Tensor:
     """Whole columns, and scattered points."""
     scattered = torch.ones(8, 8)
     scattered[1, 2] = scattered[5, 6] = 0
-    return torch.stack([torch.ones(8, 1).expand(8, 8) * (torch.arange(8) % 2), scattered])[:, None].double()
+    return torch.stack([torch.ones(8, 1).expand(8, 8) * (torch.arange(8) % 2), scattered])[
+        :, None
+    ].double()
 
 
-@pytest.mark.parametrize("operator", [KernelBlur(kernels()), MRI(masks(), simulated(3, 8, 8))], ids=["kernels", "masks"])
+@pytest.mark.parametrize(
+    "operator", [KernelBlur(kernels()), MRI(masks(), simulated(3, 8, 8))], ids=["kernels", "masks"]
+)
 def test_how_an_image_is_solved_does_not_depend_on_its_mates(operator):
     """A closed form for one and iterations for the other: taken together and each alone to 1e-10."""
     ids = ("a", "b")

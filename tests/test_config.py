@@ -33,7 +33,10 @@ def test_later_files_and_overrides_win(tmp_path):
 
 def test_a_changed_target_replaces_the_node(tmp_path):
     a = write(tmp_path / "a.yaml", WINDOW)
-    b = write(tmp_path / "b.yaml", "window: {target: torch.nn.Linear, params: {in_features: 2, out_features: 3}}\n")
+    b = write(
+        tmp_path / "b.yaml",
+        "window: {target: torch.nn.Linear, params: {in_features: 2, out_features: 3}}\n",
+    )
     assert isinstance(config.build(config.load([a, b])["window"]), torch.nn.Linear)
 
 
@@ -60,14 +63,26 @@ prior:
             "window: {target: data.ranges.Intensity, params: {low: zero, high: 1}}",
             r"b.yaml: window.params.low: 'zero' is not of type float",
         ),
-        ("window: {target: data.ranges.Intensity, params: {low: 0}}", r"window.params.high: Intensity needs a value for 'high'"),
-        ("window: {target: data.ranges.Intensity, params: {low: 2, high: 1}}", r"b.yaml: window.params: .*needs low < high"),
+        (
+            "window: {target: data.ranges.Intensity, params: {low: 0}}",
+            r"window.params.high: Intensity needs a value for 'high'",
+        ),
+        (
+            "window: {target: data.ranges.Intensity, params: {low: 2, high: 1}}",
+            r"b.yaml: window.params: .*needs low < high",
+        ),
         (
             "window: {target: data.ranges.Intensty}",
             r"b.yaml: window.target: data.ranges has no 'Intensty'; did you mean 'Intensity'",
         ),
-        ("window: {target: data.ranges.Intensity, parms: {}}", r"b.yaml: window.parms: unknown key"),
-        ("window: {target: torch.hub.load, params: {}}", r"b.yaml: window.target: 'torch.hub.load' is not a class"),
+        (
+            "window: {target: data.ranges.Intensity, parms: {}}",
+            r"b.yaml: window.parms: unknown key",
+        ),
+        (
+            "window: {target: torch.hub.load, params: {}}",
+            r"b.yaml: window.target: 'torch.hub.load' is not a class",
+        ),
         ("window: {target: torch.Tensor}", r"not of an allowed kind"),
         ("window: {target: ldm.config.Path}", r"not of an allowed kind"),
         ("window: {target: os.system}", r"not a class of this program .*--plugin os"),
@@ -98,7 +113,10 @@ def test_overrides_are_blamed_on_the_command_line(tmp_path):
 
 
 def test_a_plugin_must_be_admitted(tmp_path, monkeypatch):
-    write(tmp_path / "my_module.py", "class Thing:\n    def __init__(self, size: int = 1): self.size = size\n")
+    write(
+        tmp_path / "my_module.py",
+        "class Thing:\n    def __init__(self, size: int = 1): self.size = size\n",
+    )
     monkeypatch.syspath_prepend(tmp_path)
     node = {"target": "my_module.Thing", "params": {"size": 3}}
     with pytest.raises(ValueError, match="--plugin my_module"):
@@ -114,12 +132,16 @@ def test_a_constructor_that_fails_is_the_users_only_if_the_code_is_not_ours(tmp_
     plugins.admit("odd_module")
     text = "thing: {target: odd_module.Odd, params: {size: 3}}"
     node = config.load([write(tmp_path / "b.yaml", text)])["thing"]
-    with pytest.raises(Refusal, match=r"b.yaml: thing.params: odd_module.Odd cannot be built .*\(KeyError: 3\)") as caught:
+    with pytest.raises(
+        Refusal, match=r"b.yaml: thing.params: odd_module.Odd cannot be built .*\(KeyError: 3\)"
+    ) as caught:
         config.build(node)
     assert isinstance(caught.value.__cause__, KeyError), "--traceback shows it"
     with pytest.raises(Refusal, match="--plugin bad_module: ZeroDivisionError: division by zero"):
         plugins.admit("bad_module")
-    with pytest.raises(Refusal, match=r"torch.nn.Conv2d cannot be built from these \(ValueError: in_ch"):
+    with pytest.raises(
+        Refusal, match=r"torch.nn.Conv2d cannot be built from these \(ValueError: in_ch"
+    ):
         config.build(
             {
                 "thing": {
@@ -158,7 +180,10 @@ def test_the_environment_only_if_asked_and_never_in_a_line(tmp_path, monkeypatch
     monkeypatch.setattr(config, "_resolvers", False)
     monkeypatch.setattr(files, "_secrets", set())
     config.admit_resolvers()
-    file = write(tmp_path / "b.yaml", "window: {target: data.ranges.Intensity, params: {low: 0, high: '${oc.env:TOKEN}'}}")
+    file = write(
+        tmp_path / "b.yaml",
+        "window: {target: data.ranges.Intensity, params: {low: 0, high: '${oc.env:TOKEN}'}}",
+    )
     node = config.load([file])["window"]
     assert node["params"]["high"] == "s3cret-value"
     assert door.run("main.py", [], lambda: config.build(node)) == 2
@@ -190,10 +215,15 @@ def test_dump_is_the_merged_result(tmp_path):
 def test_a_data_set_brings_no_code(tmp_path, monkeypatch):
     """A Python file that came with images in data/<folder>/ is not imported, let alone run."""
     (tmp_path / "scans").mkdir()
-    (tmp_path / "scans/loader.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Loader: pass\n")
+    (tmp_path / "scans/loader.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass Loader: pass\n"
+    )
     monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
     monkeypatch.setattr(config, "DATA", tmp_path)
     for target in ("data.scans.loader.Loader", "data.scans.Loader"):
         with pytest.raises(ValueError, match="lies in a folder of data/ that is not the program's"):
             config.resolve(target)
-    assert not (tmp_path / "ran").exists() and config.resolve("data.datamodule.ManifestData").__module__ == "data.datamodule"
+    assert (
+        not (tmp_path / "ran").exists()
+        and config.resolve("data.datamodule.ManifestData").__module__ == "data.datamodule"
+    )

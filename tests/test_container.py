@@ -21,7 +21,11 @@ DOCKERFILE = (ROOT / "deploy/Dockerfile").read_text()
 
 def copied() -> list[tuple[list[str], str]]:
     """The COPY lines: sources and where they go, below /app."""
-    return [(words[:-1], words[-1]) for line in re.findall("^COPY (.*)$", DOCKERFILE, re.M) if (words := line.split())]
+    return [
+        (words[:-1], words[-1])
+        for line in re.findall("^COPY (.*)$", DOCKERFILE, re.M)
+        if (words := line.split())
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +37,12 @@ def app(tmp_path_factory) -> Path:
             target = where / place / source.name if place.endswith("/") else where / place
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, target, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__", "*.ckpt"))
+                shutil.copytree(
+                    source,
+                    target,
+                    dirs_exist_ok=True,
+                    ignore=shutil.ignore_patterns("__pycache__", "*.ckpt"),
+                )
             else:
                 shutil.copy(source, target)
     return where
@@ -51,16 +60,23 @@ def environment(tmp_path_factory) -> Path:
 
 def boxed(words: list[str], app: Path, environment: Path, mounts=(), **variables: str) -> list[str]:
     """In the image, as far as there can be one: its files, its variables, a fresh environment."""
-    seen = [*mounts, (Path(sysconfig.get_paths()["purelib"]), sysconfig.get_paths()["purelib"], True)]
+    seen = [
+        *mounts,
+        (Path(sysconfig.get_paths()["purelib"]), sysconfig.get_paths()["purelib"], True),
+    ]
     given = dict(pair.split("=") for pair in re.search(r"^ENV (.*)$", DOCKERFILE, re.M)[1].split())
-    return sandbox.command(words, seen, {**given, "PIP_NO_INDEX": "1", **variables}, app, environment)
+    return sandbox.command(
+        words, seen, {**given, "PIP_NO_INDEX": "1", **variables}, app, environment
+    )
 
 
 def test_every_source_is_here_and_nothing_is_forgotten():
     sources = [source for sources, _ in copied() for source in sources]
     assert {"ldm", "solvers", "configs", "models", "scripts"} <= set(sources)
     assert all(list(ROOT.glob(source)) for source in sources), sources
-    assert not re.search("^(ADD|USER root)", DOCKERFILE, re.M) and re.search(r"^USER 65532:65532$", DOCKERFILE, re.M)
+    assert not re.search("^(ADD|USER root)", DOCKERFILE, re.M) and re.search(
+        r"^USER 65532:65532$", DOCKERFILE, re.M
+    )
     assert re.search(r'^ENTRYPOINT \["tini", "--", "python"\]$', DOCKERFILE, re.M)
 
 
@@ -79,7 +95,11 @@ def test_the_dependencies_are_those_of_pyproject(app, environment, tmp_path):
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = [*project["dependencies"], *project["optional-dependencies"]["formats"]]
     assert (tmp_path / "t/wanted").read_text().splitlines() == wanted
-    wrong = subprocess.run(boxed(["sh", "deploy/install.sh", "instal"], app, environment), capture_output=True, text=True)
+    wrong = subprocess.run(
+        boxed(["sh", "deploy/install.sh", "instal"], app, environment),
+        capture_output=True,
+        text=True,
+    )
     assert wrong.returncode == 2 and "dependencies or check is allowed" in wrong.stderr
 
 
@@ -87,7 +107,11 @@ def python_in(process: subprocess.Popen) -> int:
     """The process id of what a sandbox runs, as it is known outside."""
     found = [process.pid]
     while True:
-        below = [child for pid in found for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        below = [
+            child
+            for pid in found
+            for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
         if not below:
             return int(found[-1])
         found = below
@@ -97,16 +121,25 @@ def python_in(process: subprocess.Popen) -> int:
 @sandbox.needs
 def test_the_program_runs_and_a_signal_reaches_it_within_a_second(app, environment, tmp_path):
     """The demo, and a run that is asked to stop: another user id, a read-only root, no network."""
-    subprocess.run(boxed(["sh", "deploy/install.sh", "check"], app, environment), check=True, timeout=500)
+    subprocess.run(
+        boxed(["sh", "deploy/install.sh", "check"], app, environment), check=True, timeout=500
+    )
     (tmp_path / "results").mkdir()
     mounts = [(tmp_path / "results", "/results", False)]
-    demo = boxed(["python", "sample.py", "--limit", "1", "--save-dir", "/results/demo"], app, environment, mounts)
+    demo = boxed(
+        ["python", "sample.py", "--limit", "1", "--save-dir", "/results/demo"],
+        app,
+        environment,
+        mounts,
+    )
     done = subprocess.run(demo, capture_output=True, text=True, timeout=590)
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(tiny.records(tmp_path / "results/demo")) == 1
     long = ["python", "sample.py", "--save-dir", "/results/long", "solver.params.steps=5000"]
     process = subprocess.Popen(boxed(long, app, environment, mounts), stderr=subprocess.DEVNULL)
-    while process.poll() is None and not list((tmp_path / "results").glob("long/.run/workers/*.json")):
+    while process.poll() is None and not list(
+        (tmp_path / "results").glob("long/.run/workers/*.json")
+    ):
         time.sleep(0.2)
     time.sleep(2)
     began = time.monotonic()

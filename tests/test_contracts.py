@@ -95,13 +95,17 @@ def test_percentiles_are_of_the_whole_volume(tmp_path):
 def test_a_volume_is_read_once_for_its_ends(tmp_path, monkeypatch):
     paths, read = series(tmp_path), formats.read
     seen: list[str] = []
-    monkeypatch.setattr(formats, "read", lambda path, *more: seen.append(str(path)) or read(path, *more))
+    monkeypatch.setattr(
+        formats, "read", lambda path, *more: seen.append(str(path)) or read(path, *more)
+    )
     for path in [*paths, *paths]:
         load(Row(str(path), "a"), 1)
     assert len(seen) == 2 * len(paths) + len(paths)
 
 
-@pytest.mark.parametrize("word", ["5:1", "5", "a:b", "p0:p101", "p-1:p5", "p1:5", "nan:1", "0:inf", "", "Header"])
+@pytest.mark.parametrize(
+    "word", ["5:1", "5", "a:b", "p0:p101", "p-1:p5", "p1:5", "nan:1", "0:inf", "", "Header"]
+)
 def test_windows_that_are_none(word):
     with pytest.raises(Refusal, match="LOW:HIGH, pLOW:pHIGH .* header or full is allowed"):
         window(word)
@@ -136,6 +140,8 @@ def test_training_takes_a_window(tmp_path):
     paths = series(tmp_path)
     (tmp_path / "m.csv").write_text("path,window\n" + "".join(f"{path},0:1\n" for path in paths))
     data = ManifestData(str(tmp_path / "m.csv"), window="header").dataset("train")
-    assert float(data[1]["image"][0, 9, 9]) == pytest.approx(2 * (BODY + 195) / 489 - 1, abs=1e-4)  # 16 bits in memory
+    assert float(data[1]["image"][0, 9, 9]) == pytest.approx(
+        2 * (BODY + 195) / 489 - 1, abs=1e-4
+    )  # 16 bits in memory
     with pytest.raises(Refusal, match="window 'no'"):
         ManifestData(str(tmp_path / "m.csv"), window="no").dataset("train")

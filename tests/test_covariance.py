@@ -79,15 +79,21 @@ def test_errors_lie_where_contrast_is():
     """White ones of variance 0.3: the deviation goes with the fourth root of local contrast, and its mean square is kept."""
     image = edged(1, 32, 64)
     V = Spectral.about(torch.cat([image, 5 * image]), torch.full((32, 64), 0.3))
-    variance = V.apply(torch.ones(2, 1, 32, 64, dtype=torch.float64))  # of white errors V is a diagonal
+    variance = V.apply(
+        torch.ones(2, 1, 32, 64, dtype=torch.float64)
+    )  # of white errors V is a diagonal
     torch.testing.assert_close(variance.mean((1, 2, 3)), torch.full((2,), 0.3, dtype=torch.float64))
-    torch.testing.assert_close(variance[0], variance[1])  # five times the contrast everywhere is no news
+    torch.testing.assert_close(
+        variance[0], variance[1]
+    )  # five times the contrast everywhere is no news
     windows = nn.functional.unfold(image, 9)[0]  # whole ones, around row 4 and column 4 onwards
     local = windows.var(0, correction=0).reshape(24, 56)
     found = variance[0, 0, 4:-4, 4:-4]
     textured = local > 0.1
     ratio = found[textured] / local[textured] ** 0.25
-    torch.testing.assert_close(ratio / ratio.mean(), torch.ones_like(ratio), rtol=1e-3, atol=0)  # 1e-4 keeps flat parts above 0
+    torch.testing.assert_close(
+        ratio / ratio.mean(), torch.ones_like(ratio), rtol=1e-3, atol=0
+    )  # 1e-4 keeps flat parts above 0
     assert found[local == 0].max() < found[textured].min() / 2
 
 
@@ -96,16 +102,22 @@ def test_errors_lie_where_contrast_is():
 def test_the_shipped_prior_errs_where_contrast_is():
     """At least as unevenly as V has it: what V takes to be possible where contrast is low must not be too little."""
     prior = checkpoints.load(MODELS / "demo-patch").eval()
-    truth = torch.stack([dataset.load(row, channels=1)[0] for row in manifest.read(MODELS / "demo-data/test.csv")])
+    truth = torch.stack(
+        [dataset.load(row, channels=1)[0] for row in manifest.read(MODELS / "demo-data/test.csv")]
+    )
     draws = Noise([str(i) for i in range(len(truth))], "noise")
     x = prior.pad(truth, -1.0)
     x = x + draws.like(x)  # sigma 1
     m = prior.crop(prior.denoise(x, full(1.0, x), draws.of("offset")))
     where, wrong = contrast(m).flatten(), (m - truth).square().flatten()
     fifths = where.argsort().chunk(5)
-    low, high = ((float(where[i].mean()), float(wrong[i].mean().sqrt())) for i in (fifths[0], fifths[-1]))
+    low, high = (
+        (float(where[i].mean()), float(wrong[i].mean().sqrt())) for i in (fifths[0], fifths[-1])
+    )
     power = math.log(high[1] / low[1]) / math.log(high[0] / low[0])
-    print(f"contrast {low[0]:.2f} to {high[0]:.2f}, error {low[1]:.3f} to {high[1]:.3f}: power {power:.2f}")
+    print(
+        f"contrast {low[0]:.2f} to {high[0]:.2f}, error {low[1]:.3f} to {high[1]:.3f}: power {power:.2f}"
+    )
     assert power > CONTRAST
 
 
@@ -117,14 +129,18 @@ def test_errors_that_lie_somewhere_are_undone_there():
     m = truth + V.root(noise(8, 1, 64, 64).double() / S0)
     problem = measure(SuperResolution(4), truth, Gaussian(0.02), Noise(ids, "noise"))
     anywhere = Spectral(m, V.density)
-    here, there = (float((conditioned(v.around(m), problem).x - truth).square().mean()) for v in (V, anywhere))
+    here, there = (
+        float((conditioned(v.around(m), problem).x - truth).square().mean()) for v in (V, anywhere)
+    )
     assert here < there
 
 
 def test_the_update_under_a_covariance_of_errors_is_the_dense_one():
     prior = PRIORS["pixel"]
     V, ids = spectral(prior, estimate=edged(1, 12, 10)), Noise(["a"], "noise")
-    truth = torch.randn(1, 1, 12, 10, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    truth = torch.randn(
+        1, 1, 12, 10, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     problem = measure(hole(12, 10, 4), truth, Gaussian(0.1), ids)
     m = 0.3 * torch.ones_like(truth)
     unit = torch.eye(120, dtype=torch.float64).reshape(120, 1, 12, 10)
@@ -133,7 +149,9 @@ def test_the_update_under_a_covariance_of_errors_is_the_dense_one():
     gain = dense @ A.T @ torch.linalg.inv(0.01 * torch.eye(120) + A @ dense @ A.T)
     expected = m.flatten() + gain @ (problem.y - problem.operator.forward(m)).flatten()
     found = conditioned(V.around(m), problem, accuracy=1e-9).x
-    torch.testing.assert_close(found.flatten(), expected, rtol=0, atol=1e-7)  # conjugate gradients to 1e-9 of sigma_y sqrt(m)
+    torch.testing.assert_close(
+        found.flatten(), expected, rtol=0, atol=1e-7
+    )  # conjugate gradients to 1e-9 of sigma_y sqrt(m)
 
 
 @pytest.mark.parametrize("factor", [0.25, 1.0, 4.0])
@@ -143,14 +161,20 @@ def test_the_residual_tells_how_wrong_an_estimate_is(factor):
     V, sigma_y = spectral(prior, 1e-4), 0.02
     truth = noise(1, 1, 128, 128).double()
     problem = measure(SuperResolution(4), truth, Gaussian(sigma_y), Noise(["a"], "noise"))
-    m = truth + factor**0.5 * V.root(torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64))
+    m = truth + factor**0.5 * V.root(
+        torch.randn(truth.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    )
     found = V.around(m).scaled_to_residual(problem, Noise(["a"], "solver"))
     ratio = float((found.density / V.density).mean())
-    unit = torch.randn(200, *truth.shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    unit = torch.randn(
+        200, *truth.shape[1:], generator=torch.Generator().manual_seed(2), dtype=torch.float64
+    )
     power = problem.operator.forward(V.root(unit)).square().flatten(1).sum(1)
     size, n = float(power.mean()), 32 * 32
     by_noise = 2 * n * sigma_y**4 + 4 * sigma_y**2 * factor * size  # variance of |n|^2 + 2 n.(A e)
-    spread = math.sqrt((1 + factor**2) * float(power.var()) + by_noise) / size  # of |A e|^2 for one e, and of the probe's trace
+    spread = (
+        math.sqrt((1 + factor**2) * float(power.var()) + by_noise) / size
+    )  # of |A e|^2 for one e, and of the probe's trace
     assert abs(ratio - factor) < 5 * spread if factor > 1 else 1 <= ratio < 1 + 5 * spread
     assert factor >= 1 or ratio == 1
 
@@ -184,7 +208,9 @@ NEIGHBOURS = {
 def test_what_is_measured_speaks_for_its_neighbours(name):
     """Smooth images with a hole: who knows how errors are spread fills it closer to the truth than by their mean alone."""
     side, ids = 32, [str(i) for i in range(8)]
-    x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(8, 1, side, side) / S0)).real.float()
+    x0 = torch.fft.ifft2(
+        smooth(side).sqrt() * torch.fft.fft2(noise(8, 1, side, side) / S0)
+    ).real.float()
     problem = measure(hole(side, side, 8), x0, Gaussian(0.01), Noise(ids, "noise"))
     error, sooner = {}, {}
     for known in (True, False):
@@ -193,13 +219,19 @@ def test_what_is_measured_speaks_for_its_neighbours(name):
             prior = LatentPrior(denoiser, (4, side // 2, side // 2), Shuffle(0.0))
             prior = validated(LatentDiffusion(prior, AdamW(1e-3), weighting="edm"), x0)
         else:
-            prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side), sigma_max=10.0), AdamW(1e-3)), x0)
+            prior = validated(
+                PixelDiffusion(Prior(Smooth(), (1, side, side), sigma_max=10.0), AdamW(1e-3)), x0
+            )
         if not known:
             prior.variances = [[sigma, prior.variance(sigma)] for sigma, *_ in prior.variances]
-            prior.image_variances = [[s, float(prior.image_density(s).mean())] for s, *_ in prior.image_variances]
+            prior.image_variances = [
+                [s, float(prior.image_density(s).mean())] for s, *_ in prior.image_variances
+            ]
         *_, before, last = NEIGHBOURS[name](problem, prior, Noise(ids, "solver"))
         assert (problem.residual(last.x0) < 1.2).all()
-        error[known], sooner[known] = (float((step.x0 - x0).square().mean()) for step in (last, before))
+        error[known], sooner[known] = (
+            float((step.x0 - x0).square().mean()) for step in (last, before)
+        )
     assert error[True] < error[False] and sooner[True] < sooner[False]
 
 
@@ -221,14 +253,22 @@ class Pooled(nn.Module):
 def test_draws_of_daps_spread_by_what_the_autoencoder_loses():
     """White images, whose latents have a quarter of their variance: draws must have all of it, where nothing is measured."""
     side, ids, K = 32, [str(i) for i in range(8)], 8
-    prior = LatentPrior(Table(Halved(), schedule.scaled_linear_alpha_bar()), (1, side // 2, side // 2), Pooled())
+    prior = LatentPrior(
+        Table(Halved(), schedule.scaled_linear_alpha_bar()), (1, side // 2, side // 2), Pooled()
+    )
     prior = validated(
         LatentDiffusion(prior, AdamW(1e-3), weighting="edm"),
         S0 * torch.randn(8, 1, side, side, generator=torch.Generator().manual_seed(7)),
     )
-    problem = measure(SuperResolution(4), noise(8, 1, side, side), Gaussian(0.01), Noise(ids, "noise"))
+    problem = measure(
+        SuperResolution(4), noise(8, 1, side, side), Gaussian(0.01), Noise(ids, "noise")
+    )
     draws = [
-        list(DAPS(steps=10, sigma_max=2.0, sigma_min=0.02)(problem, prior, Noise([f"{i}/{k}" for i in ids], "solver")))[-1].x0
+        list(
+            DAPS(steps=10, sigma_max=2.0, sigma_min=0.02)(
+                problem, prior, Noise([f"{i}/{k}" for i in ids], "solver")
+            )
+        )[-1].x0
         for k in range(K)
     ]
     residual = torch.stack([problem.residual(x0) for x0 in draws]).square().mean()
@@ -236,7 +276,9 @@ def test_draws_of_daps_spread_by_what_the_autoencoder_loses():
     spread = torch.stack(draws).var(0)
     wrong = (torch.stack(draws).mean(0) - noise(8, 1, side, side)).square()
     ratio = float(spread.mean() / wrong.mean()) * (1 + 1 / K)
-    entries = 8 * side**2  # squares in the mean of `wrong`, in the variance that training measured, and K - 1 times in `spread`
+    entries = (
+        8 * side**2
+    )  # squares in the mean of `wrong`, in the variance that training measured, and K - 1 times in `spread`
     assert ratio == pytest.approx(1, abs=5 * math.sqrt(2 / entries * (2 + 1 / (K - 1))))
     operator = problem.operator
     assert DAPS().posterior(prior, operator) and not DAPSHMC().posterior(prior, operator)
@@ -249,23 +291,35 @@ def test_a_share_of_a_covariance_of_errors_leaves_the_noise_level(kind):
     prior, ids = PRIORS[kind], Noise(["a", "b"], "noise")
     V = spectral(prior)
     height, width = prior.image_shape[1:]
-    truth = torch.randn(2, 1, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    truth = torch.randn(
+        2, 1, height, width, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+    )
     problem = measure(hole(height, width, 4), truth, Gaussian(0.1), ids).seen_by(prior)
     m = prior.to_state(torch.cat([torch.zeros_like(truth[:1]), truth[1:]]))
     found = conditioned(discrepancy(V.around(m), problem), problem, accuracy=1e-9, cap=400).x
-    assert float(problem.residual(found)[0]) == pytest.approx(1, abs=1e-5) and problem.residual(m)[0] > 2
+    assert (
+        float(problem.residual(found)[0]) == pytest.approx(1, abs=1e-5)
+        and problem.residual(m)[0] > 2
+    )
     expected = problem.residual(m)[1].clamp_max(1)
     assert float(problem.residual(found)[1]) == pytest.approx(float(expected), abs=1e-5)
-    assert not discrepancy(V.around(m).scaled(1e-9), problem).density[0].sub(1e-9 * V.density[0]).any()  # all of it
+    assert (
+        not discrepancy(V.around(m).scaled(1e-9), problem).density[0].sub(1e-9 * V.density[0]).any()
+    )  # all of it
 
 
 def test_daps_starts_lower_where_it_knows_frequencies():
     linear = measure(hole(32, 32, 8), noise(1, 1, 32, 32), Gaussian(0.01), Noise(["a"], "noise"))
     curved = measure(HighDynamicRange(), noise(1, 1, 32, 32), Gaussian(0.01), Noise(["a"], "noise"))
-    known, unknown = Prior(Smooth(), (1, 32, 32), variances=[[1.0, 0.1]]), Prior(Smooth(), (1, 32, 32))
+    known, unknown = (
+        Prior(Smooth(), (1, 32, 32), variances=[[1.0, 0.1]]),
+        Prior(Smooth(), (1, 32, 32)),
+    )
     free, fixed = DAPS(steps=4, sigma_max=None), DAPS(steps=4)
     assert free.levels(linear, known)[0] == pytest.approx(1.0)
     assert free.levels(linear, unknown)[0] == free.levels(curved, known)[0] == pytest.approx(10.0)
     with pytest.raises(ValueError, match="sigma_max 0.0"):
         DAPS(sigma_max=0.0).levels(linear, known)
-    assert fixed.levels(linear, known)[0] == pytest.approx(80.0)  # 100 lies above the prior's sigma_max
+    assert fixed.levels(linear, known)[0] == pytest.approx(
+        80.0
+    )  # 100 lies above the prior's sigma_max

@@ -75,7 +75,10 @@ def test_the_matrix_is_small_and_built_once():
 
 def test_derivatives_are_the_operator_and_its_adjoint():
     operator = CT(4, bins=11).bind((2, 5, 6))
-    x, y = torch.randn(3, 2, 5, 6, dtype=torch.float64), torch.randn(3, 2, 4, 11, dtype=torch.float64)
+    x, y = (
+        torch.randn(3, 2, 5, 6, dtype=torch.float64),
+        torch.randn(3, 2, 4, 11, dtype=torch.float64),
+    )
     J = Linearization(operator.forward, x)
     torch.testing.assert_close(J.forward(x), operator.forward(x), rtol=0, atol=1e-12)
     torch.testing.assert_close(J.adjoint(y), operator.adjoint(y), rtol=0, atol=1e-12)
@@ -107,8 +110,20 @@ def test_photons_make_noise_of_their_number():
 @pytest.mark.parametrize(
     "settings",
     [
-        *({"views": 0}, {"bins": 1}, {"beam": "cone"}, {"arc": 0.0}, {"mu_max": -1.0}, {"beam": "fan", "radius": 20.0}),
-        *({"mu_max": math.nan}, {"box": math.inf}, {"cutoff": math.nan}, {"beam": "fan", "radius": math.nan}),
+        *(
+            {"views": 0},
+            {"bins": 1},
+            {"beam": "cone"},
+            {"arc": 0.0},
+            {"mu_max": -1.0},
+            {"beam": "fan", "radius": 20.0},
+        ),
+        *(
+            {"mu_max": math.nan},
+            {"box": math.inf},
+            {"cutoff": math.nan},
+            {"beam": "fan", "radius": math.nan},
+        ),
     ],
 )
 def test_bad_settings_are_one_line(settings):

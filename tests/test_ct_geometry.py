@@ -25,7 +25,9 @@ def turn(views: int, arc: float = 360.0, start: float = 0.0) -> tuple[float, ...
 
 GEOMETRIES = {
     "parallel": Geometry(turn(15, 180), 80, 1.2, 1.3),
-    "parallel, off, to the left": Geometry(turn(15, 180, 17), 83, 1.2, 1.3, offset=2.25, flip=True, centre=(3.0, -4.0)),
+    "parallel, off, to the left": Geometry(
+        turn(15, 180, 17), 83, 1.2, 1.3, offset=2.25, flip=True, centre=(3.0, -4.0)
+    ),
     "fan, flat": Geometry(turn(15), 80, 2.2, 1.3, 200.0, 350.0),
     "fan, quarter shift, to the left, clockwise": Geometry(
         turn(15, -360), 80, 2.2, 1.3, 200.0, 350.0, offset=0.25, flip=True, centre=(3.0, -4.0)
@@ -37,7 +39,9 @@ MISTAKES = {
     "half a pixel": lambda g: replace(g, centre=(g.centre[0] + g.pixel_size / 2, g.centre[1])),
     "direction": lambda g: g.with_angles([-a for a in g.angles]),
     "handedness of the bins": lambda g: replace(g, flip=not g.flip),
-    "a detector of the other shape": lambda g: replace(g, curved=not g.curved) if g.fan else replace(g, pitch=1.01 * g.pitch),
+    "a detector of the other shape": lambda g: (
+        replace(g, curved=not g.curved) if g.fan else replace(g, pitch=1.01 * g.pitch)
+    ),
 }
 
 
@@ -46,7 +50,12 @@ def picture() -> np.ndarray:
     rng, (y, x) = np.random.default_rng(0), np.mgrid[:H, :W]
     image = np.where(((y - 28) / 24) ** 2 + ((x - 32) / 28) ** 2 < 1, 0.02, 0.0)
     for _ in range(9):
-        cy, cx, r, value = rng.uniform(14, 42), rng.uniform(14, 50), rng.uniform(2, 6), rng.uniform(-0.01, 0.02)
+        cy, cx, r, value = (
+            rng.uniform(14, 42),
+            rng.uniform(14, 50),
+            rng.uniform(2, 6),
+            rng.uniform(-0.01, 0.02),
+        )
         image[(y - cy) ** 2 + (x - cx) ** 2 < r * r] += value
     return gaussian_filter(image, 1.0)
 
@@ -55,7 +64,10 @@ def astra_projections(astra, g: Geometry, image: np.ndarray) -> np.ndarray:
     """Siddon's line integrals by ASTRA, every ray told as its own view, from the words of the YAML alone."""
     rows, p = [], g.pixel_size
     for beta in g.angles:
-        n, e = np.array([math.cos(beta), math.sin(beta)]), np.array([-math.sin(beta), math.cos(beta)])
+        n, e = (
+            np.array([math.cos(beta), math.sin(beta)]),
+            np.array([-math.sin(beta), math.cos(beta)]),
+        )
         for k in range(g.bins):
             u = (k - (g.bins - 1) / 2 - g.offset) * g.pitch * (-1 if g.flip else 1)
             if not g.fan:
@@ -66,7 +78,10 @@ def astra_projections(astra, g: Geometry, image: np.ndarray) -> np.ndarray:
             rows.append(
                 [
                     *(-g.source_to_axis * e),
-                    *(-g.source_to_axis * e + (on_arc if g.curved else g.source_to_detector * e + u * n)),
+                    *(
+                        -g.source_to_axis * e
+                        + (on_arc if g.curved else g.source_to_detector * e + u * n)
+                    ),
                     *(g.pitch * n),
                 ]
             )
@@ -122,7 +137,9 @@ def astra_fbp(astra, sinogram: np.ndarray, angles, pitch: float, window: str) ->
     return astra.data2d.get(image)
 
 
-@pytest.mark.parametrize("window, theirs", [("ramp", "ram-lak"), ("hann", "hann"), ("cosine", "cosine")])
+@pytest.mark.parametrize(
+    "window, theirs", [("ramp", "ram-lak"), ("hann", "hann"), ("cosine", "cosine")]
+)
 def test_backprojection_is_no_worse_than_astras(window, theirs):
     """ASTRA's own, of parallel beams, is its projector's adjoint and blurs a little: ours may be better, not 0.1 dB worse."""
     astra, image = pytest.importorskip("astra"), picture()
@@ -138,10 +155,19 @@ def test_fan_beams_backproject_like_parallel_ones(name):
     """ASTRA has no FBP of fans without an accelerator: the same picture's parallel beams are its reference."""
     astra, image = pytest.importorskip("astra"), picture()
     angles = turn(120, 212) if name == "short scan" else turn(180)
-    settings: dict = {"curved": name == "curved", "flip": name == "to the left", "offset": -20.0 if name == "displaced" else 0.25}
+    settings: dict = {
+        "curved": name == "curved",
+        "flip": name == "to the left",
+        "offset": -20.0 if name == "displaced" else 0.25,
+    }
     g = Geometry(angles, 100 if name == "displaced" else 130, 1.6, 1.3, 200.0, 350.0, **settings)
     parallel = Geometry(turn(90, 180), 110, 1.0, 1.3)
-    reference = psnr(astra_fbp(astra, astra_projections(astra, parallel, image), parallel.angles, 1.0, "ram-lak"), image)
+    reference = psnr(
+        astra_fbp(
+            astra, astra_projections(astra, parallel, image), parallel.angles, 1.0, "ram-lak"
+        ),
+        image,
+    )
     sinogram = ours(g, image)
     assert psnr(backprojected(g, sinogram), image) > reference - 0.1
     assert psnr(backprojected(replace(g, offset=g.offset + 0.5), sinogram), image) < reference - 0.1
@@ -170,14 +196,18 @@ def test_shares_of_a_line_sum_to_one():
     assert share.min() >= 0 and share.max() <= 1 + 1e-9 and share[0].max() < 0.1
 
 
-@pytest.mark.parametrize("name", ["parallel", "fan", "curved, to the left, clockwise", "short scan"])
+@pytest.mark.parametrize(
+    "name", ["parallel", "fan", "curved, to the left, clockwise", "short scan"]
+)
 def test_wedges_have_their_hounsfield_units(name):
     """Wedges in water, whose integrals a formula gives: within 5 HU where no edge is near."""
     fan = {"source_to_axis": 541.0, "source_to_detector": 949.0}
     g = {
         "parallel": Geometry(turn(150, 180), 200, 1.28, 2.0),
         "fan": Geometry(turn(200), 200, 2.24, 2.0, **fan, offset=0.25),
-        "curved, to the left, clockwise": Geometry(turn(200, -360), 200, 2.24, 2.0, **fan, curved=True, flip=True),
+        "curved, to the left, clockwise": Geometry(
+            turn(200, -360), 200, 2.24, 2.0, **fan, curved=True, flip=True
+        ),
         "short scan": Geometry(turn(150, 225), 200, 2.24, 2.0, **fan),
     }[name]
     y = torch.from_numpy(wedges(g))[None, None]
@@ -190,7 +220,9 @@ def test_products_of_great_matrices_are_the_same(monkeypatch):
     """A matrix that is not kept is made piece by piece."""
     g, size = replace(GEOMETRIES["fan, curved"], bins=40), (14, 16)
     x = torch.randn(2, 3, 14 * 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    y = torch.randn(2, 3, g.views * g.bins, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    y = torch.randn(
+        2, 3, g.views * g.bins, dtype=torch.float64, generator=torch.Generator().manual_seed(1)
+    )
     whole = [Product.apply(x, g, size, False), Product.apply(y, g, size, True)]
     monkeypatch.setattr("solvers.operators.line_integrals.STORED", 15_000)
     pieces = [Product.apply(x, g, size, False), Product.apply(y, g, size, True)]

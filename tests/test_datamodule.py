@@ -15,7 +15,9 @@ def test_shares_grow_as_rows_to_one_minus_balance(balance, shares):
     torch.testing.assert_close(found / found.sum(), torch.tensor(shares) / sum(shares))
 
 
-def sampler(rank: int = 0, ranks: int = 1, epoch: int = 3, rows: int = len(SUBJECTS), skip: int = 0) -> EpochSampler:
+def sampler(
+    rank: int = 0, ranks: int = 1, epoch: int = 3, rows: int = len(SUBJECTS), skip: int = 0
+) -> EpochSampler:
     made = EpochSampler(range(rows), ranks, rank, shuffle=True, seed=5, drop_last=False)
     made.weights, made.skip = fair((SUBJECTS * rows)[:rows], 0.5), skip
     made.set_epoch(epoch)

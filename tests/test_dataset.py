@@ -19,7 +19,9 @@ def manifest(tmp_path):
     """Ten 16-bit pictures of 24 x 20 that differ everywhere."""
     rng = np.random.default_rng(0)
     for i in range(10):
-        Image.fromarray(rng.integers(0, 65536, (24, 20), dtype=np.uint16)).save(tmp_path / f"{i}.png")
+        Image.fromarray(rng.integers(0, 65536, (24, 20), dtype=np.uint16)).save(
+            tmp_path / f"{i}.png"
+        )
     path = tmp_path / "train.csv"
     path.write_text("path,label\n" + "".join(f"{i}.png,{i % 2}\n" for i in range(10)))
     return path
@@ -34,7 +36,12 @@ def test_sample_is_the_file_in_the_model_range(manifest):
     assert set(sample) == {"image", "image_id", "label", "index"}
     assert (sample["image_id"], sample["label"], sample["index"]) == ("3", 1, 3)
     # one float32 rounding of a number in [-1, 1] per operation, three of them
-    torch.testing.assert_close(sample["image"][0], stored(manifest.parent / "3.png") / 65535 * 2 - 1, atol=3 * 2**-24, rtol=0)
+    torch.testing.assert_close(
+        sample["image"][0],
+        stored(manifest.parent / "3.png") / 65535 * 2 - 1,
+        atol=3 * 2**-24,
+        rtol=0,
+    )
 
 
 def test_the_contract_is_inverted_exactly(manifest):
@@ -48,7 +55,11 @@ def test_the_window_column_comes_before_the_file(manifest):
     row = next(read(manifest))._replace(window=(1000.0, 2000.0))
     image, file, intensity = load(row, 1)
     assert (intensity.low, intensity.high) == (1000, 2000)
-    assert image.min() == -1 and image.max() == 1 and ((file.pixels > 2000) == (image == 1)).float().mean() > 0.99
+    assert (
+        image.min() == -1
+        and image.max() == 1
+        and ((file.pixels > 2000) == (image == 1)).float().mean() > 0.99
+    )
 
 
 def test_the_least_and_the_greatest_value_when_nobody_knows_better(tmp_path):
@@ -72,7 +83,9 @@ def test_channels(tmp_path):
     dataset._say_luminance.cache_clear()
     with pytest.warns(UserWarning, match="luminance"):
         reduced = load(rgb, 1)[0]
-    torch.testing.assert_close(reduced[0], sum(w * c for w, c in zip(LUMINANCE, kept)), atol=2**-20, rtol=0)
+    torch.testing.assert_close(
+        reduced[0], sum(w * c for w, c in zip(LUMINANCE, kept)), atol=2**-20, rtol=0
+    )
     with pytest.raises(ValueError, match="has 1 channels where 2"):
         load(gray, 2)
 
@@ -115,7 +128,9 @@ def test_variation_without_warp_is_a_mirror_or_the_picture_itself(manifest):
     plain = ManifestDataset(manifest)[0]["image"]
     seen = [data[0, epoch]["image"] for epoch in range(40)]
     exact = sum(torch.equal(x, plain) or torch.equal(x, plain.flip(-1)) for x in seen)
-    assert 8 <= exact <= 32  # binomial(40, 1/2): outside with probability 2e-4, and the seed is fixed
+    assert (
+        8 <= exact <= 32
+    )  # binomial(40, 1/2): outside with probability 2e-4, and the seed is fixed
 
 
 def test_small_warp_moves_a_disc_as_little_as_promised(tmp_path):
@@ -125,10 +140,18 @@ def test_small_warp_moves_a_disc_as_little_as_promised(tmp_path):
     data = ManifestDataset(tmp_path / "m.txt", augment=True)
     for epoch in range(30):
         mass = data[0, epoch]["image"][0].double() + 1
-        cx, cy = float((mass * torch.from_numpy(x)).sum() / mass.sum()), float((mass * torch.from_numpy(y)).sum() / mass.sum())
+        cx, cy = (
+            float((mass * torch.from_numpy(x)).sum() / mass.sum()),
+            float((mass * torch.from_numpy(y)).sum() / mass.sum()),
+        )
         # centre 8 px out, scaled by at most 1.1, turned by at most 7 degrees, shifted by at most 3.2 px
-        assert abs(abs(cx) - 8) <= 0.8 + 3.2 + 0.1 and abs(cy) <= 8.8 * np.sin(np.radians(7)) + 3.2 + 0.1
-        assert mass.sum() / (2 * np.pi * 36) == pytest.approx(1, abs=0.25)  # area within 1.1², and a pixel's edge
+        assert (
+            abs(abs(cx) - 8) <= 0.8 + 3.2 + 0.1
+            and abs(cy) <= 8.8 * np.sin(np.radians(7)) + 3.2 + 0.1
+        )
+        assert mass.sum() / (2 * np.pi * 36) == pytest.approx(
+            1, abs=0.25
+        )  # area within 1.1², and a pixel's edge
 
 
 def test_crop_larger_than_the_picture_is_an_error(manifest):
@@ -142,7 +165,14 @@ def test_images_of_unequal_shape_are_never_batched(tmp_path):
     (tmp_path / "m.txt").write_text("0.png\n1.png\n")
     with pytest.raises(ValueError, match="0 is 1x8x8 and 1 is 1x8x12"):
         next(iter(ManifestData(validation=str(tmp_path / "m.txt")).val_dataloader()))
-    assert len(next(iter(ManifestData(validation=str(tmp_path / "m.txt"), size=8).val_dataloader()))["image"]) == 2
+    assert (
+        len(
+            next(iter(ManifestData(validation=str(tmp_path / "m.txt"), size=8).val_dataloader()))[
+                "image"
+            ]
+        )
+        == 2
+    )
 
 
 def test_empty_manifest_and_missing_split(tmp_path):
@@ -165,13 +195,17 @@ def batches(data: ManifestData, epochs: range) -> list:
 def test_order_and_variation_are_the_same_for_any_workers_and_history(manifest, workers):
     state = torch.random.get_rng_state()
     first = batches(ManifestData(str(manifest), batch_size=3, augment=True), range(3))
-    again = batches(ManifestData(str(manifest), batch_size=3, augment=True, num_workers=workers), range(2, 3))
+    again = batches(
+        ManifestData(str(manifest), batch_size=3, augment=True, num_workers=workers), range(2, 3)
+    )
     assert torch.equal(state, torch.random.get_rng_state())
     assert [i for i, _ in first[2]] == [i for i, _ in again[0]] and all(
         torch.equal(a, b) for (_, a), (_, b) in zip(first[2], again[0])
     )
     assert [i for i, _ in first[0]] != [i for i, _ in first[1]]
-    assert all(len({j for i, _ in epoch for j in i}) == 9 for epoch in first)  # three whole batches without repetition
+    assert all(
+        len({j for i, _ in epoch for j in i}) == 9 for epoch in first
+    )  # three whole batches without repetition
 
 
 def test_ranks_share_an_epoch(manifest):
@@ -209,7 +243,9 @@ class Recorder(pl.LightningModule):
 def test_resumed_training_sees_what_unbroken_training_sees(manifest, tmp_path, stop, workers):
     def train(resume=None):
         module = Recorder()
-        saver = pl.callbacks.ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=stop)
+        saver = pl.callbacks.ModelCheckpoint(
+            tmp_path, "{step}", save_top_k=-1, every_n_train_steps=stop
+        )
         quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
         trainer = pl.Trainer(max_steps=11, accelerator="cpu", devices=1, callbacks=[saver], **quiet)
         data = ManifestData(str(manifest), batch_size=3, augment=True, num_workers=workers)

@@ -35,7 +35,9 @@ def test_manifest_is_right_and_small():
 
 
 def test_nobody_shipped_was_trained_on():
-    trained, validated, held_out = ({s.subject for s in demo_scans.SCANS if s.split == p} for p in ("train", "val", "test"))
+    trained, validated, held_out = (
+        {s.subject for s in demo_scans.SCANS if s.split == p} for p in ("train", "val", "test")
+    )
     assert {row.subject for row in ROWS} == {"lung2", "brain2"} <= held_out
     assert held_out == {"lung2", "brain2", "s1045", "dipy", "abdomen", "headct"}
     assert validated == {"r85", "pelvis", "shoulder"} and len(trained) == 18
@@ -56,7 +58,13 @@ def test_sources_are_licensed_checked_and_none_is_reserved():
 
 def test_every_file_is_explained():
     text = (SHIPPED / "ORIGIN.md").read_text()
-    for name in ("lung2-ax-*.dcm", "brain2-ax-*.png", "brain2.nii.gz", "BSD-3-Clause", "Research use, not for diagnosis"):
+    for name in (
+        "lung2-ax-*.dcm",
+        "brain2-ax-*.png",
+        "brain2.nii.gz",
+        "BSD-3-Clause",
+        "Research use, not for diagnosis",
+    ):
         assert name in text
     assert all(scan.subject in text for scan in demo_scans.SCANS)
     assert all(archive.requirement.replace("==", " ") in text for archive in demo_scans.ARCHIVES)
@@ -66,10 +74,14 @@ def test_every_file_is_explained():
 def test_every_slice_loads(row):
     image, file, intensity = load(row, 1)
     assert image.shape == (1, 256, 256) and image.dtype == torch.float32
-    assert image.min() == -1 and image.max() > 0.3 and (image > -0.8).float().mean() > 0.2  # a body on black
+    assert (
+        image.min() == -1 and image.max() > 0.3 and (image > -0.8).float().mean() > 0.2
+    )  # a body on black
     if row.subject == "lung2":
         assert row.label == 0 and (intensity.low, intensity.high) == (-1000, 400)
-        assert file.meta.format == "dicom" and file.pixels.min() >= -1024 and file.pixels.max() > 400
+        assert (
+            file.meta.format == "dicom" and file.pixels.min() >= -1024 and file.pixels.max() > 400
+        )
     else:
         assert row.label == 1
 
@@ -82,15 +94,33 @@ def test_datasets_take_them():
 def test_dicom_is_whole_and_says_nothing_about_a_person():
     scans = [pydicom.dcmread(row.path) for row in ROWS if row.path.endswith(".dcm")]
     assert len({scan.SOPInstanceUID for scan in scans}) == 8
-    assert len({scan.SeriesInstanceUID for scan in scans}) == len({scan.FrameOfReferenceUID for scan in scans}) == 1
+    assert (
+        len({scan.SeriesInstanceUID for scan in scans})
+        == len({scan.FrameOfReferenceUID for scan in scans})
+        == 1
+    )
     for scan in scans:
-        assert scan.PatientIdentityRemoved == "YES" and scan.PatientID == "lung2" and not scan.PatientName
-        assert not any(scan.get(name) for name in ("PatientBirthDate", "StudyDate", "ReferringPhysicianName", "AccessionNumber"))
+        assert (
+            scan.PatientIdentityRemoved == "YES"
+            and scan.PatientID == "lung2"
+            and not scan.PatientName
+        )
+        assert not any(
+            scan.get(name)
+            for name in (
+                "PatientBirthDate",
+                "StudyDate",
+                "ReferringPhysicianName",
+                "AccessionNumber",
+            )
+        )
         assert not any(name in scan for name in STALE if name != "PixelData")
         assert list(scan.PixelSpacing) == [1.253906] * 2 and scan.pixel_array.shape == (256, 256)
     heights = sorted(float(scan.ImagePositionPatient[2]) for scan in scans)
     assert np.allclose(np.diff(heights), 25)  # every fifth of 5 mm
-    assert {tuple(scan.ImagePositionPatient[:2]) for scan in scans} == {(-170.186523, -324.186523)}  # half a pixel inwards
+    assert {tuple(scan.ImagePositionPatient[:2]) for scan in scans} == {
+        (-170.186523, -324.186523)
+    }  # half a pixel inwards
 
 
 def test_volume_lies_where_the_pictures_are():
@@ -100,9 +130,19 @@ def test_volume_lies_where_the_pictures_are():
     assert np.allclose(volume.header.get_zooms(), (0.78125, 0.78125, 6.5))
     above = load(next(row for row in ROWS if row.slice == 0), 1)[0]
     below = load(next(row for row in ROWS if row.image_id == "brain2-ax-013"), 1)[0]
-    turned = [below, below.flip(-1), below.flip(-2), below.flip(-1, -2), below.mT, below.mT.flip(-1), below.mT.flip(-2)]
+    turned = [
+        below,
+        below.flip(-1),
+        below.flip(-2),
+        below.flip(-1, -2),
+        below.mT,
+        below.mT.flip(-1),
+        below.mT.flip(-2),
+    ]
     distances = [float((above - other).square().mean()) for other in turned]
-    assert min(distances) == distances[0]  # neighbouring slices look alike, if they are turned the same way
+    assert (
+        min(distances) == distances[0]
+    )  # neighbouring slices look alike, if they are turned the same way
 
 
 def phantom():
@@ -114,12 +154,22 @@ def phantom():
 
 def test_volumes_are_turned_to_left_back_and_head(tmp_path):
     stored = phantom()
-    header = {"space": "left-posterior-superior", "space origin": [0, 0, 0], "kinds": ["domain"] * 3}
+    header = {
+        "space": "left-posterior-superior",
+        "space origin": [0, 0, 0],
+        "kinds": ["domain"] * 3,
+    }
     nrrd.write(str(tmp_path / "a.nrrd"), stored, header | {"space directions": np.diag([1, 1, 2])})
-    nrrd.write(str(tmp_path / "b.nrrd"), stored[:, ::-1], header | {"space directions": np.diag([1, -1, 2])})
+    nrrd.write(
+        str(tmp_path / "b.nrrd"),
+        stored[:, ::-1],
+        header | {"space directions": np.diag([1, -1, 2])},
+    )
     nibabel.save(nibabel.Nifti1Image(stored, np.diag([-1, -1, 1, 1])), tmp_path / "c.nii.gz")
     nibabel.save(
-        nibabel.Nifti1Image(stored[::-1].transpose(0, 2, 1), np.eye(4)[[0, 2, 1, 3]] * [[1], [-1], [1], [1]]),
+        nibabel.Nifti1Image(
+            stored[::-1].transpose(0, 2, 1), np.eye(4)[[0, 2, 1, 3]] * [[1], [-1], [1], [1]]
+        ),
         tmp_path / "d.nii.gz",
     )
     for name in ("a.nrrd", "b.nrrd", "c.nii.gz", "d.nii.gz"):
@@ -204,8 +254,16 @@ def test_held_out_people_of_val_are_listed_and_missing_scans_left_out(tmp_path, 
     )
     monkeypatch.setattr(demo_scans, "SCANS", scans)
     rows = demo_scans.prepare(tmp_path, tmp_path / "out")
-    assert [row["image_id"] for row in rows["train"]] == ["a-ax-000", "a-ax-004"]  # without the neighbours of 2
-    assert [row["image_id"] for row in rows["val"]] == ["a-ax-002", "b-ax-000", "b-ax-002", "b-ax-004"]
+    assert [row["image_id"] for row in rows["train"]] == [
+        "a-ax-000",
+        "a-ax-004",
+    ]  # without the neighbours of 2
+    assert [row["image_id"] for row in rows["val"]] == [
+        "a-ax-002",
+        "b-ax-000",
+        "b-ax-002",
+        "b-ax-004",
+    ]
     assert [row["subject"] for row in rows["held_out"]] == ["b"] * 3 and not rows["test"]
     assert check(tmp_path / "out" / "held_out.csv", checksums=True) == 3
     assert demo_scans.left_out([Archive("x==1", "", {"x/c.dcm": ""})]) == ["c"]
@@ -214,6 +272,8 @@ def test_held_out_people_of_val_are_listed_and_missing_scans_left_out(tmp_path, 
 def test_reading_agrees_with_the_libraries():
     scan = next(row for row in ROWS if row.path.endswith(".dcm"))
     raw = pydicom.dcmread(scan.path)
-    assert (formats.read(scan.path).pixels[0].numpy() == raw.pixel_array.astype(np.float32) - 1024).all()
+    assert (
+        formats.read(scan.path).pixels[0].numpy() == raw.pixel_array.astype(np.float32) - 1024
+    ).all()
     stored = np.asanyarray(nibabel.load(SHIPPED / "brain2.nii.gz").dataobj)
     assert (formats.read(SHIPPED / "brain2.nii.gz", 3).pixels[0].numpy() == stored[:, :, 3]).all()

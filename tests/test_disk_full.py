@@ -32,7 +32,10 @@ def no_space(monkeypatch):
 
 @needs_full
 def test_what_is_missing_is_told(tmp_path: Path, no_space):
-    with pytest.raises(files.Unwritable, match=r"a.bin: the disk is full, 2,345 bytes are missing \(No space left on device\)"):
+    with pytest.raises(
+        files.Unwritable,
+        match=r"a.bin: the disk is full, 2,345 bytes are missing \(No space left on device\)",
+    ):
         files.commit(tmp_path / "a.bin", b"x" * 3345)
     assert list(tmp_path.iterdir()) == []
 
@@ -50,11 +53,16 @@ def test_half_a_line_is_taken_back(tmp_path: Path, monkeypatch):
 @pytest.mark.parametrize("before", [False, True])
 def test_a_checkpoint_says_it_in_our_words(tmp_path: Path, no_space, before: bool):
     """Not in torch's (enforce fail at ...), and of a previous checkpoint only where there is one."""
-    content = {"state_dict": {"a": torch.zeros(100_000)}, "list": [torch.zeros(3), {"b": torch.zeros(2, dtype=torch.uint8)}]}
+    content = {
+        "state_dict": {"a": torch.zeros(100_000)},
+        "list": [torch.zeros(3), {"b": torch.zeros(2, dtype=torch.uint8)}],
+    }
     path = tmp_path / "last.ckpt"
     if before:
         path.write_bytes(b"the one before")
-    with pytest.raises(files.Unwritable, match=r"last.ckpt: the disk is full, 399,014 bytes are missing") as error:
+    with pytest.raises(
+        files.Unwritable, match=r"last.ckpt: the disk is full, 399,014 bytes are missing"
+    ) as error:
         AtomicSave().save_checkpoint(content, path)
     assert bytes_of(content) == 400_014 and "enforce" not in str(error.value)
     assert ("previous checkpoint is intact" in str(error.value)) == before == path.exists()
@@ -78,7 +86,11 @@ def test_the_first_failure_ends_a_run(tmp_path: Path, monkeypatch, capsys, name:
     def fsync(handle: int) -> None:
         target = os.readlink(f"/proc/self/fd/{handle}")
         hits[0] += Path(name).name in target
-        if hits[0] >= (4 if name.endswith("jsonl") else 1) and Path(name).name in target and Path(name).parent.name in target:
+        if (
+            hits[0] >= (4 if name.endswith("jsonl") else 1)
+            and Path(name).name in target
+            and Path(name).parent.name in target
+        ):
             raise FULL
         write(handle)
 

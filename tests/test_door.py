@@ -7,7 +7,9 @@ from data.files import Refusal
 from solvers.run import door
 
 IN_WORKER = "Caught Refusal in DataLoader worker process 0.\nOriginal Traceback:\n  File x\ndata.files.Refusal: a.png: no picture"
-NO_MEMORY = "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."
+NO_MEMORY = (
+    "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes."
+)
 
 
 def raising(error):
@@ -23,12 +25,24 @@ def raising(error):
         (Refusal("--steps 0: from 1\nmore"), "p: --steps 0: from 1"),
         (Refusal("a\x1b[31m\u202e.png: broken"), r"p: a\x1b[31m\u202e.png: broken"),
         (Refusal(IN_WORKER), "p: a.png: no picture"),
-        (FileNotFoundError(2, "No such file or directory", "x.csv"), "p: x.csv: No such file or directory"),
-        (torch.OutOfMemoryError("CUDA out of memory."), "p: out of memory; less (CUDA out of memory.)"),
+        (
+            FileNotFoundError(2, "No such file or directory", "x.csv"),
+            "p: x.csv: No such file or directory",
+        ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory."),
+            "p: out of memory; less (CUDA out of memory.)",
+        ),
         (RuntimeError(NO_MEMORY), f"p: out of memory; less ({NO_MEMORY})"),
         (MemoryError(), "p: out of memory; less (MemoryError)"),
-        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "p: a process of this run was killed"),
-        (RuntimeError("[/gloo/pair.cc:1] Connection closed by peer [::1]:1"), "p: a process of this run was killed"),
+        (
+            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "),
+            "p: a process of this run was killed",
+        ),
+        (
+            RuntimeError("[/gloo/pair.cc:1] Connection closed by peer [::1]:1"),
+            "p: a process of this run was killed",
+        ),
     ],
 )
 def test_one_line(capsys, error, line):
@@ -39,7 +53,9 @@ def test_one_line(capsys, error, line):
     assert "in work" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), KeyError("x"), RuntimeError("shapes"), TypeError("t")])
+@pytest.mark.parametrize(
+    "error", [ValueError("a bug"), KeyError("x"), RuntimeError("shapes"), TypeError("t")]
+)
 def test_a_bug_is_raised(error):
     with pytest.raises(type(error)):
         door.run("p", [], raising(error))

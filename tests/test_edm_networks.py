@@ -28,14 +28,20 @@ def test_parameter_counts(name):
 
 
 @pytest.mark.parametrize(
-    "build", [lambda: SongUNet(3, 1, "ncsn++", 16, (1, 2), 1, (1,)), lambda: DhariwalUNet(3, 1, 64, (1, 2), 1, (1,))]
+    "build",
+    [
+        lambda: SongUNet(3, 1, "ncsn++", 16, (1, 2), 1, (1,)),
+        lambda: DhariwalUNet(3, 1, 64, (1, 2), 1, (1,)),
+    ],
 )
 def test_starts_nearly_at_zero_and_trains(build):
     torch.manual_seed(0)
     net = build()
     x, t = torch.randn(2, 3, 8, 8), torch.tensor([-1.0, 1.0])
     out = net(x, t)
-    assert out.shape == (2, 1, 8, 8) and out.abs().max() < 1e-3  # the last layer starts at (nearly) zero weights
+    assert (
+        out.shape == (2, 1, 8, 8) and out.abs().max() < 1e-3
+    )  # the last layer starts at (nearly) zero weights
     (out - 1).square().mean().backward()
     assert net.out_conv.weight.grad.abs().max() > 0
 
@@ -44,7 +50,11 @@ def test_checkpointing_changes_nothing():
     torch.manual_seed(0)
     net = SongUNet(1, width=16, multipliers=(1, 2), blocks=1, attention=(1,)).double()
     torch.nn.init.normal_(net.out_conv.weight)
-    x, t, gradients = torch.randn(1, 1, 8, 8, dtype=torch.float64), torch.zeros(1, dtype=torch.float64), []
+    x, t, gradients = (
+        torch.randn(1, 1, 8, 8, dtype=torch.float64),
+        torch.zeros(1, dtype=torch.float64),
+        [],
+    )
     for net.checkpointing in (False, True):
         net.zero_grad()
         net(x, t).square().sum().backward()
@@ -61,4 +71,7 @@ def test_mistakes_are_one_line():
     with pytest.raises(ValueError, match="class labels must lie in 0..2"):
         net(torch.zeros(1, 1, 8, 8), torch.zeros(1), torch.tensor([3]))
     with torch.no_grad():
-        assert torch.equal(net(torch.zeros(1, 1, 8, 8), torch.zeros(1)), net(torch.zeros(1, 1, 8, 8), torch.zeros(1), None))
+        assert torch.equal(
+            net(torch.zeros(1, 1, 8, 8), torch.zeros(1)),
+            net(torch.zeros(1, 1, 8, 8), torch.zeros(1), None),
+        )

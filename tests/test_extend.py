@@ -44,7 +44,11 @@ def test_every_file_is_written_and_every_command_runs(folder):
         door, *words = shlex.split(text)[1:]
         assert door == "sample.py"
         own = ["--model", str(world / "pixel"), "--accelerator", "cpu"]
-        own += [] if "--task" in words else ["--task", str(ROOT / "configs/tasks/inpainting_random.yaml")]
+        own += (
+            []
+            if "--task" in words
+            else ["--task", str(ROOT / "configs/tasks/inpainting_random.yaml")]
+        )
         own += [] if "--solver" in words else ["--steps", "3"]
         assert sample.main([*words, *own]) == 0
         records = tiny.records(Path(words[words.index("--save-dir") + 1]))
@@ -63,9 +67,15 @@ def test_the_operator_is_one(folder):
 
 
 BROKEN = {
-    "import of what there is not": ("import no_such_package\n", "No module named 'no_such_package'"),
+    "import of what there is not": (
+        "import no_such_package\n",
+        "No module named 'no_such_package'",
+    ),
     "syntax": ("def f(:\n", "invalid syntax"),
-    "run time": ("def inner():\n    return 1 / 0\n\n\ninner()\n", "ZeroDivisionError: division by zero"),
+    "run time": (
+        "def inner():\n    return 1 / 0\n\n\ninner()\n",
+        "ZeroDivisionError: division by zero",
+    ),
 }
 
 
@@ -75,7 +85,10 @@ def test_the_traceback_of_a_plug_in_is_shown(why, folder, capsys):
     (folder / "my_broken.py").write_text(text)
     assert sample.main(["--plugin", "my_broken"]) == 2
     said = capsys.readouterr().err
-    assert said.splitlines()[-1].startswith("sample.py: --plugin my_broken: ") and reason in said.splitlines()[-1]
+    assert (
+        said.splitlines()[-1].startswith("sample.py: --plugin my_broken: ")
+        and reason in said.splitlines()[-1]
+    )
     assert text.splitlines()[-1] in said and "my_broken.py" in said and "importlib" not in said
 
 
@@ -85,7 +98,9 @@ def test_a_module_that_is_not_there_is_one_line(folder, capsys):
 
 
 def test_a_class_that_cannot_be_built_shows_where(folder, capsys):
-    (folder / "my_class.py").write_text("class Mine:\n    def __init__(self, a: int = 3):\n        self.b = [][a]\n")
+    (folder / "my_class.py").write_text(
+        "class Mine:\n    def __init__(self, a: int = 3):\n        self.b = [][a]\n"
+    )
     plugins.admit("my_class")
     with pytest.raises(Refusal, match="my_class.Mine cannot be built"):
         config.build({"target": "my_class.Mine", "params": {}})
@@ -96,12 +111,16 @@ def test_a_prior_is_called_as_its_denoiser():
     prior = patched(8, 3)
     x = prior.to_state(torch.zeros(2, 1, 8, 8, dtype=torch.float64))
     level = torch.full((2,), 0.5, dtype=torch.float64)
-    assert torch.equal(prior(x, 0.5), prior.denoise(x, level)) and torch.equal(prior(x, level), prior.denoise(x, level))
+    assert torch.equal(prior(x, 0.5), prior.denoise(x, level)) and torch.equal(
+        prior(x, level), prior.denoise(x, level)
+    )
 
 
 def test_a_state_of_the_wrong_shape_is_one_line():
     image = torch.zeros(2, 1, 8, 8, dtype=torch.float64)
-    with pytest.raises(Refusal, match=r"a state of shape \[2, 1, 8, 8\]: a patch prior has states \[B,1,\d+,\d+\]"):
+    with pytest.raises(
+        Refusal, match=r"a state of shape \[2, 1, 8, 8\]: a patch prior has states \[B,1,\d+,\d+\]"
+    ):
         patched(8, 3)(image, 0.5)
     with pytest.raises(Refusal, match="a latent prior has states"):
         latent((1, 8, 8))(image[:, :, None], 0.5)

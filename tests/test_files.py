@@ -32,7 +32,9 @@ with locked(Path(sys.argv[1]), ""):
     print("held", flush=True)
     input()
 """
-LAUGHS = "\n".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'ha'}]" for i in range(9))
+LAUGHS = "\n".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9) if i else 'ha'}]" for i in range(9)
+)
 
 
 def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch):
@@ -46,18 +48,30 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(tmp_path, monkeypatch
     commit_folder(tmp_path / "b", {"x": b"1", "y": b"2"})
     with pytest.raises(Refusal, match="a new or empty folder is allowed"):
         commit_folder(tmp_path / "b", {"x": b"3"})
-    assert (tmp_path / "b" / "x").read_bytes() == b"1" and sorted(os.listdir(tmp_path)) == ["a.txt", "b"]
+    assert (tmp_path / "b" / "x").read_bytes() == b"1" and sorted(os.listdir(tmp_path)) == [
+        "a.txt",
+        "b",
+    ]
 
 
 def test_a_folder_has_one_writer_in_this_process_and_among_others(tmp_path):
-    with locked(tmp_path / "run", ""), pytest.raises(Refusal, match="another run is writing here; wait"):
+    with (
+        locked(tmp_path / "run", ""),
+        pytest.raises(Refusal, match="another run is writing here; wait"),
+    ):
         with locked(tmp_path / "run", "wait"):
             pass
     other = subprocess.Popen(
-        [sys.executable, "-c", HOLD, tmp_path / "run"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=ROOT
+        [sys.executable, "-c", HOLD, tmp_path / "run"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
     )
     assert other.stdout.readline() == b"held\n"
-    with pytest.raises(Refusal, match="another preparation is writing here"), locked(tmp_path / "run", "wait", "preparation"):
+    with (
+        pytest.raises(Refusal, match="another preparation is writing here"),
+        locked(tmp_path / "run", "wait", "preparation"),
+    ):
         pass
     other.communicate(b"\n")
     with locked(tmp_path / "run", ""):
@@ -66,8 +80,16 @@ def test_a_folder_has_one_writer_in_this_process_and_among_others(tmp_path):
 
 def test_digests_are_those_of_sha256sum(tmp_path):
     commit(tmp_path / "a", b"abc")
-    assert file_digest(tmp_path / "a") == digest(b"abc") == digest("abc") == hashlib.sha256(b"abc").hexdigest()
-    assert digest("ab", "c") != digest("a", "bc") and digest("\udcff") == hashlib.sha256(b"\xff").hexdigest()
+    assert (
+        file_digest(tmp_path / "a")
+        == digest(b"abc")
+        == digest("abc")
+        == hashlib.sha256(b"abc").hexdigest()
+    )
+    assert (
+        digest("ab", "c") != digest("a", "bc")
+        and digest("\udcff") == hashlib.sha256(b"\xff").hexdigest()
+    )
 
 
 def test_a_line_cut_short_is_no_record(tmp_path):
@@ -105,7 +127,11 @@ def test_yaml_is_bounded_before_it_is_parsed(text, reason):
 def test_yaml_of_unknown_origin():
     assert read_yaml("a: {b: [1, 2]}", "m.yaml") == {"a": {"b": [1, 2]}}
     for text, reason in (
-        {"a: &x 1\nb: *x": "aliases are not allowed", "a: 2000-13-01": "month must be", "!!python/name:os.system": "tag"}
+        {
+            "a: &x 1\nb: *x": "aliases are not allowed",
+            "a: 2000-13-01": "month must be",
+            "!!python/name:os.system": "tag",
+        }
     ).items():
         with pytest.raises(Refusal, match=f"^m.yaml: .*{reason}"):
             read_yaml(text, "m.yaml")

@@ -25,7 +25,9 @@ def head(path: Path) -> nibabel.Nifti1Image:
     x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SIDES), indexing="ij")
     inside = x**2 + y**2 + 0.5 * z**2 < 0.8
     pixels = (inside * (400 + 200 * np.sin(9 * x + 5 * z) * np.cos(7 * y))).astype(np.int16)
-    affine = np.array([[0, -1.02, 0, 90], [0.99, 0, 0, -126], [0, 0, 3.1, -72], [0, 0, 0, 1]], float)
+    affine = np.array(
+        [[0, -1.02, 0, 90], [0.99, 0, 0, -126], [0, 0, 3.1, -72], [0, 0, 0, 1]], float
+    )
     nibabel.save(nibabel.Nifti1Image(pixels, affine), path)
     return nibabel.load(path)  # whose affine is rounded to float32
 
@@ -37,7 +39,9 @@ def series(folder: Path) -> None:
     for i in range(CT_SLICES):
         ds = pydicom.dcmread(MAKE_SCAN)
         y, x = np.mgrid[-1:1:96j, -1:1:80j]
-        hu = np.where(x**2 + y**2 < 0.8, 40 + 60 * np.sin(6 * x + i), -1024) + rng.normal(0, 8, x.shape)
+        hu = np.where(x**2 + y**2 < 0.8, 40 + 60 * np.sin(6 * x + i), -1024) + rng.normal(
+            0, 8, x.shape
+        )
         hu[40:44, 30:50] = 1725
         slope, intercept = float(ds.get("RescaleSlope", 1)), float(ds.get("RescaleIntercept", 0))
         stored = np.round((hu.clip(-1024, 1725) - intercept) / slope)
@@ -46,7 +50,10 @@ def series(folder: Path) -> None:
         ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
         ds.PatientID, ds.SeriesInstanceUID, ds.StudyInstanceUID = "CT1", "2.25.11", "2.25.12"
         ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"2.25.{100 + i}"
-        ds.ImageOrientationPatient, ds.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 5.0 * (CT_SLICES - i)]
+        ds.ImageOrientationPatient, ds.ImagePositionPatient = (
+            [1, 0, 0, 0, 1, 0],
+            [0, 0, 5.0 * (CT_SLICES - i)],
+        )
         ds.InstanceNumber = i + 1
         ds.save_as(folder / f"{i:03d}.dcm", enforce_file_format=True)
 
@@ -63,7 +70,9 @@ def by_place(paths) -> dict[float, np.ndarray]:
 def run(place: Path, line: str) -> str:
     door, *words = shlex.split(line)
     assert door == "python", line
-    done = subprocess.run([sys.executable, *words], cwd=place, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(
+        [sys.executable, *words], cwd=place, capture_output=True, text=True, timeout=1500
+    )
     assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -73,22 +82,33 @@ def run(place: Path, line: str) -> str:
 def test_the_first_time(tmp_path):
     place = tmp_path / "checkout"
     place.mkdir()
-    archive = subprocess.run(["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True).stdout
+    archive = subprocess.run(
+        ["git", "archive", "HEAD"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     subprocess.run(["tar", "-x", "-C", place], input=archive, check=True)
     scans = place / "SCANS"
     series(scans / "ct")
     source = head(scans / "head.nii.gz")
 
     # one scan in, one scan out
-    first = BLOCKS[0][1].splitlines()[1].replace("models/demo-data/brain2.nii.gz", "SCANS/head.nii.gz")
+    first = (
+        BLOCKS[0][1].splitlines()[1].replace("models/demo-data/brain2.nii.gz", "SCANS/head.nii.gz")
+    )
     assert re.search(r"took \d+\.\d s", run(place, f"{first} --steps 3 --accelerator cpu"))
     restored = nibabel.load(place / "results/head/recon/head.nii.gz")
     assert restored.shape == SIDES
-    assert np.array_equal(restored.affine, source.affine) and restored.get_data_dtype() == source.get_data_dtype()
-    assert np.abs(restored.get_fdata() - source.get_fdata()).mean() < 60  # of 600: denoised, not another image
+    assert (
+        np.array_equal(restored.affine, source.affine)
+        and restored.get_data_dtype() == source.get_data_dtype()
+    )
+    assert (
+        np.abs(restored.get_fdata() - source.get_fdata()).mean() < 60
+    )  # of 600: denoised, not another image
 
     # HU beyond the window that the prior knows (-1000 to 400) come out as they went in
-    exact = "--measurements --task denoising likelihood.params.sigma_y=0 --steps 3 --accelerator cpu"
+    exact = (
+        "--measurements --task denoising likelihood.params.sigma_y=0 --steps 3 --accelerator cpu"
+    )
     run(place, f"python sample.py --data-root SCANS/ct --save-dir results/ct {exact}")
     truth = by_place((scans / "ct").glob("*.dcm"))
     came = by_place(path for path in (place / "results/ct/recon").rglob("*") if path.is_file())
@@ -99,7 +119,11 @@ def test_the_first_time(tmp_path):
     block = next(text for kind, text in BLOCKS if kind == "sh" and "SCANS" in text)
     assert "add --within-subject" in block
     for line in (line for line in block.splitlines() if line.startswith("python")):
-        more = "--within-subject" if "scripts/prepare" in line else next(more for key, more in QUICK.items() if key in line)
+        more = (
+            "--within-subject"
+            if "scripts/prepare" in line
+            else next(more for key, more in QUICK.items() if key in line)
+        )
         run(place, f"{line} {more}")
     assert list((place / "results/medical-sr/test/recon").iterdir())
     assert "A LEAK" in (place / "results/medical-sr/test/records.jsonl").read_text()

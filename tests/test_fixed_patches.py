@@ -32,7 +32,9 @@ def test_where_patches_overlap():
     left, right = (2 * u / 303 - 1 for u in (4, 52))
     for blend, expected in (("average", (left + right) / 2), ("stitch", right)):
         prior = FixedPatchPrior(Corner(), 1, 256, 56, blend=blend)
-        row = prior.denoise(torch.zeros(1, *prior.shape, dtype=torch.float64), torch.ones(1))[0, 0, 100]
+        row = prior.denoise(torch.zeros(1, *prior.shape, dtype=torch.float64), torch.ones(1))[
+            0, 0, 100
+        ]
         assert float(row[55]) == pytest.approx(expected) and float(row[51]) == pytest.approx(left)
 
 

@@ -39,7 +39,11 @@ def test_a_watcher_sees_every_call_and_what_comes_of_it(world: Path, words: dict
     results = P.restore(world / "scans", watch=watch, batch_size=1, **words)
     assert seen == [(f"scan{i}", i, 3, step, 4) for i in range(3) for step in range(4)]
     assert [image is None for image, *_ in images] == [True, False, False, False] * 3
-    assert images[1][0].shape == (1, 1, 16, 16) and images[1][1] > 0 and images[1][2] == pytest.approx(1 / 12)
+    assert (
+        images[1][0].shape == (1, 1, 16, 16)
+        and images[1][1] > 0
+        and images[1][2] == pytest.approx(1 / 12)
+    )
     assert images[0][3] is None and images[1][3] >= 0
     plain = P.restore(world / "scans", batch_size=1, **words)
     assert all(np.array_equal(a.image, b.image) for a, b in zip(results, plain))
@@ -79,14 +83,30 @@ def test_settings_are_those_of_the_file_and_the_class():
     assert arc.about == "degrees covered by the views"
     assert known["likelihood.params.sigma_y"].value == 0.1
     assert [one.kind for one in P.settings("tasks", "inpainting_mask")] == ["file", "number"]
-    assert all(P.settings(kind, name) for kind, names in (("tasks", P.tasks()), ("solvers", P.solvers())) for name in names)
+    assert all(
+        P.settings(kind, name)
+        for kind, names in (("tasks", P.tasks()), ("solvers", P.solvers()))
+        for name in names
+    )
 
 
 def test_the_command_line_is_understood():
-    line = P.command("a scan.dcm", "demo-pixel", task="mri_x4", draws=4, measurements=True, overrides=["operator.params.coils=2"])
+    line = P.command(
+        "a scan.dcm",
+        "demo-pixel",
+        task="mri_x4",
+        draws=4,
+        measurements=True,
+        overrides=["operator.params.coils=2"],
+    )
     assert line.startswith("python sample.py --data-root 'a scan.dcm' --model demo-pixel")
     options, changes, rest = flags.parse(line.replace("'a scan.dcm'", "x").split()[2:], "")
-    assert (options.num_samples, options.task, options.measurements, rest) == (4, ["mri_x4"], True, [])
+    assert (options.num_samples, options.task, options.measurements, rest) == (
+        4,
+        ["mri_x4"],
+        True,
+        [],
+    )
     assert changes == ["operator.params.coils=2"]
 
 
@@ -100,13 +120,19 @@ def test_what_a_result_says_beside_its_image(world: Path, words: dict):
     assert 0.69 < hidden.mean() < 0.72  # the task hides 70 to 71 %
     assert "dB" in result.words and "noise" in result.words
     shown = result.html()
-    assert shown.count("<img") == 2 + 1 + 4 and "compare" in shown and "polygon" in result.profile(3)
+    assert (
+        shown.count("<img") == 2 + 1 + 4 and "compare" in shown and "polygon" in result.profile(3)
+    )
     assert P.restore(world / "scans/scan0.png", **words).interval() is None
 
 
 def test_a_series_comes_and_goes_as_zip(world: Path, words: dict, tmp_path: Path):
     scan = pydicom.dcmread(SCAN)
-    scan.PixelData, scan.Rows, scan.Columns = scan.pixel_array[:32:2, :32:2].copy().tobytes(), 16, 16
+    scan.PixelData, scan.Rows, scan.Columns = (
+        scan.pixel_array[:32:2, :32:2].copy().tobytes(),
+        16,
+        16,
+    )
     with zipfile.ZipFile(tmp_path / "scan.zip", "w") as archive:
         for i in range(3):
             scan.SOPInstanceUID = scan.file_meta.MediaStorageSOPInstanceUID = f"1.2.{i + 1}"

@@ -13,7 +13,13 @@ import torch
 from data import formats
 from data.formats import Image, Meta
 
-RANGES = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-32768, 32767), "int32": (-(2**23), 2**23), "bool": (0, 1)}
+RANGES = {
+    "uint8": (0, 255),
+    "uint16": (0, 65535),
+    "int16": (-32768, 32767),
+    "int32": (-(2**23), 2**23),
+    "bool": (0, 1),
+}
 CASES = [
     (".png", "uint8", 1), (".png", "uint8", 3), (".png", "uint16", 1), (".png", "uint16", 3),
     (".bmp", "uint8", 1), (".bmp", "uint8", 3), (".tif", "uint8", 1), (".tif", "uint8", 3),
@@ -27,7 +33,9 @@ CASES = [
 ]  # fmt: skip
 
 
-def drawn(dtype: str, channels: int, height: int = 7, width: int = 10, seed: int = 0) -> torch.Tensor:
+def drawn(
+    dtype: str, channels: int, height: int = 7, width: int = 10, seed: int = 0
+) -> torch.Tensor:
     """Stored values over the whole range of the dtype, both ends included."""
     draw = np.random.default_rng(seed)
     low, high = RANGES.get(dtype, (-3e3, 3e3))
@@ -40,7 +48,11 @@ def drawn(dtype: str, channels: int, height: int = 7, width: int = 10, seed: int
 @pytest.mark.parametrize(("suffix", "dtype", "channels"), CASES)
 def test_round_trip_is_exact(tmp_path, suffix, dtype, channels):
     pixels = drawn(dtype, channels)
-    meta = Meta(formats.SUFFIXES[suffix], dtype, photometric="rgb" if channels == 3 and "nii" in suffix else "")
+    meta = Meta(
+        formats.SUFFIXES[suffix],
+        dtype,
+        photometric="rgb" if channels == 3 and "nii" in suffix else "",
+    )
     formats.write(Image(pixels, meta), tmp_path / f"a{suffix}")
     back = formats.read(tmp_path / f"a{suffix}")
     assert formats.count(tmp_path / f"a{suffix}") == 1
@@ -55,7 +67,11 @@ def test_round_trip_is_exact(tmp_path, suffix, dtype, channels):
 @pytest.mark.parametrize(("suffix", "dtype", "channels"), CASES)
 def test_same_input_same_bytes(tmp_path, suffix, dtype, channels):
     """No dates inside: a restarted run writes what the first one would have written."""
-    meta = Meta(formats.SUFFIXES[suffix], dtype, photometric="rgb" if channels == 3 and "nii" in suffix else "")
+    meta = Meta(
+        formats.SUFFIXES[suffix],
+        dtype,
+        photometric="rgb" if channels == 3 and "nii" in suffix else "",
+    )
     for name in "ab":
         formats.write(Image(drawn(dtype, channels), meta), tmp_path / f"{name}{suffix}")
     assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
@@ -109,7 +125,10 @@ def test_one_bit_palette_and_alpha(tmp_path):
 
     opaque = np.stack([gray, gray + 1, gray + 2, np.full_like(gray, 255)], -1)
     PIL.Image.fromarray(opaque).save(tmp_path / "opaque.png")
-    assert torch.equal(formats.read(tmp_path / "opaque.png").pixels, torch.tensor(opaque[..., :3]).permute(2, 0, 1).float())
+    assert torch.equal(
+        formats.read(tmp_path / "opaque.png").pixels,
+        torch.tensor(opaque[..., :3]).permute(2, 0, 1).float(),
+    )
 
 
 def test_pages_and_frames_need_an_index(tmp_path):
@@ -175,7 +194,9 @@ def test_matlab_7_3(tmp_path):
         with (tmp_path / f"{name}.mat").open("r+b") as file:
             file.write(b"MATLAB 7.3 MAT-file")
     assert np.allclose(formats.read(tmp_path / "real.mat", 2).pixels[0], array[..., 2], rtol=1e-7)
-    assert np.allclose(formats.read(tmp_path / "complex.mat").pixels, array[..., :2].transpose(2, 0, 1), rtol=1e-7)
+    assert np.allclose(
+        formats.read(tmp_path / "complex.mat").pixels, array[..., :2].transpose(2, 0, 1), rtol=1e-7
+    )
 
 
 def test_without_h5py_one_line_names_the_extra(tmp_path, monkeypatch):
@@ -187,11 +208,15 @@ def test_without_h5py_one_line_names_the_extra(tmp_path, monkeypatch):
 
 def test_zip_with_labels(tmp_path):
     pixels = [drawn("uint8", 1, seed=i) for i in range(3)]
-    images = [Image(p, Meta("png", key=f"00000/img{i}.png", label=i * 2)) for i, p in enumerate(pixels)]
+    images = [
+        Image(p, Meta("png", key=f"00000/img{i}.png", label=i * 2)) for i, p in enumerate(pixels)
+    ]
     formats.reassemble(images, tmp_path / "a.zip")
     assert formats.count(tmp_path / "a.zip") == 3
     back = [formats.read(tmp_path / "a.zip", i) for i in range(3)]
-    assert [b.meta.label for b in back] == [0, 2, 4] and all(torch.equal(b.pixels, p) for b, p in zip(back, pixels))
+    assert [b.meta.label for b in back] == [0, 2, 4] and all(
+        torch.equal(b.pixels, p) for b, p in zip(back, pixels)
+    )
     formats.write(back[1], tmp_path / "one.png")
     assert torch.equal(formats.read(tmp_path / "one.png").pixels, pixels[1])
     formats.reassemble(back[::-1], tmp_path / "b.zip")
@@ -203,11 +228,19 @@ def test_zip_with_labels(tmp_path):
 
 
 def test_resized_halves_spacing_and_keeps_the_field_of_view():
-    affine = ((0.0, 2.0, 0.0, 10.0), (3.0, 0.0, 0.0, 20.0), (0.0, 0.0, 5.0, 30.0), (0.0, 0.0, 0.0, 1.0))
+    affine = (
+        (0.0, 2.0, 0.0, 10.0),
+        (3.0, 0.0, 0.0, 20.0),
+        (0.0, 0.0, 5.0, 30.0),
+        (0.0, 0.0, 0.0, 1.0),
+    )
     fine = formats.resized(Meta("nifti", spacing=(3.0, 2.0), affine=affine), 2)
     assert fine.spacing == (1.5, 1.0)
     old, new = np.array(affine), np.array(fine.affine)
-    for n in (1, 4):  # the outer corner of an n×n image, half a pixel beyond the first and the last centre
+    for n in (
+        1,
+        4,
+    ):  # the outer corner of an n×n image, half a pixel beyond the first and the last centre
         assert np.allclose(old @ [n - 0.5, n - 0.5, 0, 1], new @ [2 * n - 0.5, 2 * n - 0.5, 0, 1])
         assert np.allclose(old @ [-0.5, -0.5, 0, 1], new @ [-0.5, -0.5, 0, 1])
 

@@ -15,7 +15,11 @@ def written(path, array, kinds=None, axis=None, **header):
     rows = list(PLACES[: array.ndim - (axis is not None)])
     if axis is not None:
         rows.insert(axis, NONE)
-    header = {"space": "left-posterior-superior", "space directions": np.array(rows), "space origin": [1, 2, 3]} | header
+    header = {
+        "space": "left-posterior-superior",
+        "space directions": np.array(rows),
+        "space origin": [1, 2, 3],
+    } | header
     nrrd.write(str(path), array, header | ({"kinds": kinds} if kinds else {}))
     return path
 
@@ -43,14 +47,19 @@ def test_an_axis_outside_space_is_repetitions(tmp_path, kind, axis):
     formats.reassemble([formats.upright(image) for image in images[::-1]], tmp_path / "b.nrrd")
     back, header = nrrd.read(str(tmp_path / "b.nrrd"))
     assert np.array_equal(back, stack) and header["kinds"] == kinds
-    assert np.isnan(header["space directions"][axis]).all() and np.array_equal(header["space origin"], [1, 2, 3])
+    assert np.isnan(header["space directions"][axis]).all() and np.array_equal(
+        header["space origin"], [1, 2, 3]
+    )
     formats.write(images[9], tmp_path / "one.nrrd")
     one, header = nrrd.read(str(tmp_path / "one.nrrd"))
     assert np.array_equal(one, stack.take(1, axis)[:, :, 2:3]) and header["kinds"] == ["domain"] * 3
     assert np.array_equal(header["space origin"], [1, 2, 7])
 
 
-@pytest.mark.parametrize(("kind", "dtype"), [("RGB-color", "u1"), ("vector", "u1"), ("3-color", "i2"), ("RGB-color", "f4")])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("RGB-color", "u1"), ("vector", "u1"), ("3-color", "i2"), ("RGB-color", "f4")],
+)
 def test_colours(tmp_path, kind, dtype):
     array = np.random.default_rng(0).integers(0, 255, (3, 6, 8, 7)).astype(dtype)
     path = written(tmp_path / "a.nrrd", array, [kind, *["domain"] * 3], 0)
@@ -82,8 +91,14 @@ def test_what_cannot_be_placed_is_refused(tmp_path, kind):
 
 
 def test_five_axes_and_two_lists_are_refused(tmp_path):
-    for kinds in (["list", "list", "domain", "domain"], ["list", *["domain"] * 4], ["list", "list", "domain"]):
-        nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((2,) * len(kinds), np.float32), {"kinds": kinds})
+    for kinds in (
+        ["list", "list", "domain", "domain"],
+        ["list", *["domain"] * 4],
+        ["list", "list", "domain"],
+    ):
+        nrrd.write(
+            str(tmp_path / "a.nrrd"), np.zeros((2,) * len(kinds), np.float32), {"kinds": kinds}
+        )
         with pytest.raises(ValueError, match="two or three, at most one"):
             formats.count(tmp_path / "a.nrrd")
 
@@ -94,7 +109,11 @@ def test_missing_spacings_and_single_entries(tmp_path):
     images, _ = volumes(tmp_path / "a.nrrd")
     assert len(images) == 5 and images[0].meta.spacing == (0.5, 0.6)
     assert np.array_equal(images[3].pixels[0], array[3])
-    nrrd.write(str(tmp_path / "b.nrrd"), array[:1], {"kinds": ["stub", "domain", "domain"], "spacings": [np.nan, 0.5, 0.6]})
+    nrrd.write(
+        str(tmp_path / "b.nrrd"),
+        array[:1],
+        {"kinds": ["stub", "domain", "domain"], "spacings": [np.nan, 0.5, 0.6]},
+    )
     image = formats.read(tmp_path / "b.nrrd")
     assert np.array_equal(image.pixels[0], array[0])
     formats.write(image, tmp_path / "c.nrrd")
@@ -104,13 +123,20 @@ def test_missing_spacings_and_single_entries(tmp_path):
 def test_a_plane_keeps_its_place_when_it_is_enlarged(tmp_path):
     """Two axes, in a space of two or of three dimensions: spacing and origin follow."""
     array = np.arange(48, dtype=np.int16).reshape(6, 8)
-    flat = {"space dimension": 2, "space directions": np.array([[0.5, 0], [0, 0.6]]), "space origin": [1, 2]}
+    flat = {
+        "space dimension": 2,
+        "space directions": np.array([[0.5, 0], [0, 0.6]]),
+        "space origin": [1, 2],
+    }
     nrrd.write(str(tmp_path / "2.nrrd"), array, flat)
     written(tmp_path / "3.nrrd", array)
     for name in "23":
         image = formats.read(tmp_path / f"{name}.nrrd")
         assert image.meta.spacing == (0.5, 0.6)
-        fine = formats.Image(image.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), formats.resized(image.meta, 2))
+        fine = formats.Image(
+            image.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2),
+            formats.resized(image.meta, 2),
+        )
         formats.write(fine, tmp_path / "fine.nrrd")
         back, header = nrrd.read(str(tmp_path / "fine.nrrd"))
         assert back.shape == (12, 16) and np.allclose(header["space directions"][0][0], 0.25)

@@ -49,7 +49,21 @@ def refuse(path: Path, *words: str, index: int | None = None) -> None:
             assert word in line, line
 
 
-PACKED = [".png", ".jpg", ".bmp", ".tif", ".dcm", ".nii", ".nii.gz", ".nrrd", ".npy", ".npz", ".zip", ".h5", ".mat"]
+PACKED = [
+    ".png",
+    ".jpg",
+    ".bmp",
+    ".tif",
+    ".dcm",
+    ".nii",
+    ".nii.gz",
+    ".nrrd",
+    ".npy",
+    ".npz",
+    ".zip",
+    ".h5",
+    ".mat",
+]
 
 
 @pytest.mark.parametrize("suffix", PACKED)
@@ -67,7 +81,10 @@ def test_empty_and_renamed(tmp_path, suffix):
     refuse(tmp_path / f"a{suffix}")
     refuse(tmp_path / f"a{suffix}", "empty")
     (tmp_path / f"b{suffix}").write_bytes(b"this is a text file, whatever its name says\n" * 20)
-    refuse(tmp_path / f"b{suffix}", "allowed" if suffix in (".dcm", ".nii", ".nii.gz", ".mat") else "its name says")
+    refuse(
+        tmp_path / f"b{suffix}",
+        "allowed" if suffix in (".dcm", ".nii", ".nii.gz", ".mat") else "its name says",
+    )
     other = ".png" if suffix != ".png" else ".jpg"
     (tmp_path / f"c{suffix}").write_bytes(good(tmp_path, other).read_bytes())
     refuse(tmp_path / f"c{suffix}", "its name says", formats.SUFFIXES[other])
@@ -89,8 +106,12 @@ def test_pictures_that_would_be_misread(tmp_path):
     for name, value in (("nan.tif", np.nan), ("inf.tif", np.inf), ("inf.npy", -np.inf)):
         array = GRAY.astype(np.float32)
         array[3, 4] = value
-        np.save(tmp_path / name, array) if name.endswith("npy") else PIL.Image.fromarray(array).save(tmp_path / name)
-        refuse(tmp_path / name, "1 of 600 values are NaN or infinite", "only finite values are allowed")
+        np.save(tmp_path / name, array) if name.endswith("npy") else PIL.Image.fromarray(
+            array
+        ).save(tmp_path / name)
+        refuse(
+            tmp_path / name, "1 of 600 values are NaN or infinite", "only finite values are allowed"
+        )
     fine = GRAY.astype(np.float32) / 7 - 20
     PIL.Image.fromarray(fine).save(tmp_path / "float.tif")
     assert np.array_equal(formats.read(tmp_path / "float.tif").pixels[0], fine)
@@ -105,12 +126,26 @@ def test_sixteen_bits_are_never_cut_to_eight(tmp_path):
             assert picture.mode == "RGB"  # here they are cut
         assert torch.equal(formats.read(tmp_path / name).pixels, pixels)
     # big-endian TIFF by hand: 2×1 RGB
-    entries = [(256, 4, 1, 2), (257, 4, 1, 1), (258, 3, 3, 122), (259, 3, 1, 1 << 16), (262, 3, 1, 2 << 16), (273, 4, 1, 128)]
+    entries = [
+        (256, 4, 1, 2),
+        (257, 4, 1, 1),
+        (258, 3, 3, 122),
+        (259, 3, 1, 1 << 16),
+        (262, 3, 1, 2 << 16),
+        (273, 4, 1, 128),
+    ]
     entries += [(277, 3, 1, 3 << 16), (278, 4, 1, 1), (279, 4, 1, 12)]
-    directory = struct.pack(">H", len(entries)) + b"".join(struct.pack(">HHII", *entry) for entry in entries) + bytes(4)
+    directory = (
+        struct.pack(">H", len(entries))
+        + b"".join(struct.pack(">HHII", *entry) for entry in entries)
+        + bytes(4)
+    )
     body = struct.pack(">9H", 16, 16, 16, 300, 301, 302, 4000, 50000, 65535)
     (tmp_path / "big.tif").write_bytes(b"MM\0*" + struct.pack(">I", 8) + directory + body)
-    assert formats.read(tmp_path / "big.tif").pixels[:, 0].T.tolist() == [[300, 301, 302], [4000, 50000, 65535]]
+    assert formats.read(tmp_path / "big.tif").pixels[:, 0].T.tolist() == [
+        [300, 301, 302],
+        [4000, 50000, 65535],
+    ]
     np.save(tmp_path / "deep.npy", np.full((4, 5), 2**23 + 1, np.int32))
     refuse(tmp_path / "deep.npy", "2^23")
 
@@ -127,7 +162,11 @@ def test_dicom(tmp_path):
 
     refuse(changed("pixels.dcm", PixelData=None), "allowed")
     refuse(changed("rows.dcm", Rows=None), "no image (CT Image Storage)", "allowed")
-    refuse(changed("short.dcm", PixelData=b"\0" * 1000), "promises 32768", "more than the file can hold")
+    refuse(
+        changed("short.dcm", PixelData=b"\0" * 1000),
+        "promises 32768",
+        "more than the file can hold",
+    )
     refuse(changed("long.dcm", Rows=64), "(2, 64, 128)", "(64, 128)")
     refuse(changed("frames.dcm", NumberOfFrames=3), "promises 98304", "more than the file can hold")
     refuse(changed("frames.dcm", NumberOfFrames=3), "", index=2)
@@ -146,11 +185,16 @@ def test_nifti(tmp_path):
         nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / name)
         return tmp_path / name
 
-    refuse(saved("4d.nii", np.zeros((4, 5, 3, 2), np.int16)), "holds 6 slices; an index 0 to 5 is needed")
+    refuse(
+        saved("4d.nii", np.zeros((4, 5, 3, 2), np.int16)),
+        "holds 6 slices; an index 0 to 5 is needed",
+    )
     refuse(saved("4d.nii", np.zeros((4, 5, 3, 2), np.int16)), "outside 0 to 5", index=6)
     refuse(saved("5d.nii", np.zeros((4, 5, 3, 2, 2), np.int16)), "two to four")
     refuse(saved("nan.nii", np.full((4, 5, 3), np.nan, np.float32)), "NaN", index=0)
-    data = saved("cut.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 5)).astype(np.int16)).read_bytes()
+    data = saved(
+        "cut.nii.gz", np.random.default_rng(0).integers(0, 99, (20, 20, 5)).astype(np.int16)
+    ).read_bytes()
     for cut in (1, 4, 8, 100, len(data) // 2):
         (tmp_path / "cut.nii.gz").write_bytes(data[:-cut])
         refuse(tmp_path / "cut.nii.gz", "gz", index=0)
@@ -213,7 +257,11 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, s
             formats.reassemble([formats.read(path, i) for i in range(2)], path)
         else:
             formats.write(image, path)
-    assert "\n" not in str(caught.value) and path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+    assert (
+        "\n" not in str(caught.value)
+        and path.read_bytes() == before
+        and os.listdir(tmp_path) == [path.name]
+    )
     if suffix == ".dcm":
         with pytest.raises(ValueError, match="No space left on device"):
             formats.reassemble([image], tmp_path / "series")
@@ -245,13 +293,19 @@ def one_line_or_image(path: Path) -> bool:
     except ValueError as error:
         assert "\n" not in str(error) and str(error).startswith(str(path)), repr(error)
         return False
-    assert image.pixels.dtype == torch.float32 and image.pixels.ndim == 3 and bool(torch.isfinite(image.pixels).all())
+    assert (
+        image.pixels.dtype == torch.float32
+        and image.pixels.ndim == 3
+        and bool(torch.isfinite(image.pixels).all())
+    )
     return True
 
 
 DAMAGE = st.tuples(
     st.sampled_from(PACKED),
-    st.lists(st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=8),  # headers: the first bytes
+    st.lists(
+        st.tuples(st.integers(0, 700), st.integers(0, 255)), min_size=1, max_size=8
+    ),  # headers: the first bytes
     st.one_of(st.none(), st.integers(0, 3000)),  # and cut there
 )
 
@@ -267,7 +321,11 @@ def check_damage(folder: Path, case) -> None:
     one_line_or_image(path)
 
 
-relaxed = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture], "derandomize": True}
+relaxed = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.function_scoped_fixture],
+    "derandomize": True,
+}
 
 
 @given(DAMAGE)
@@ -284,7 +342,9 @@ def test_damaged_headers_give_one_line_2000(tmp_path, case):
 
 
 ODD = st.one_of(
-    st.integers(-(2**40), 2**40), st.floats(), st.sampled_from(["", "1A", "nan", "1\\2\\3", "\\", "é" * 9, "9" * 40, "-1", "0"])
+    st.integers(-(2**40), 2**40),
+    st.floats(),
+    st.sampled_from(["", "1A", "nan", "1\\2\\3", "\\", "é" * 9, "9" * 40, "-1", "0"]),
 )
 DICOM_FIELDS = """
 Rows Columns BitsAllocated BitsStored HighBit PixelRepresentation SamplesPerPixel PlanarConfiguration NumberOfFrames
@@ -295,11 +355,19 @@ NIFTI_FIELDS = """
 dim datatype bitpix scl_slope scl_inter vox_offset sform_code qform_code srow_x quatern_b pixdim cal_min cal_max
 """.split()
 NRRD_LINES = """type: {}\ndimension: {}\nsizes: {} {} 1\nencoding: {}\nendian: {}\nspace: {}\nspace directions: {} {} none
-space origin: ({},{},0)\nkinds: {} {} domain\ndata file: {}\nspacings: {} {} 1\nline skip: {}\nbyte skip: {}""".split("\n")
+space origin: ({},{},0)\nkinds: {} {} domain\ndata file: {}\nspacings: {} {} 1\nline skip: {}\nbyte skip: {}""".split(
+    "\n"
+)
 ODD_HEADER = st.one_of(
-    st.tuples(st.just(".dcm"), st.dictionaries(st.sampled_from(DICOM_FIELDS), ODD, min_size=1, max_size=3)),
-    st.tuples(st.just(".nii"), st.dictionaries(st.sampled_from(NIFTI_FIELDS), ODD, min_size=1, max_size=3)),
-    st.tuples(st.just(".nrrd"), st.dictionaries(st.sampled_from(NRRD_LINES), ODD, min_size=1, max_size=3)),
+    st.tuples(
+        st.just(".dcm"), st.dictionaries(st.sampled_from(DICOM_FIELDS), ODD, min_size=1, max_size=3)
+    ),
+    st.tuples(
+        st.just(".nii"), st.dictionaries(st.sampled_from(NIFTI_FIELDS), ODD, min_size=1, max_size=3)
+    ),
+    st.tuples(
+        st.just(".nrrd"), st.dictionaries(st.sampled_from(NRRD_LINES), ODD, min_size=1, max_size=3)
+    ),
 )
 
 
@@ -309,10 +377,14 @@ def check_odd_header(folder: Path, case) -> None:
     sound = folder / f"good{suffix}"
     data = (sound if sound.exists() else good(folder, suffix)).read_bytes()
     path = folder / f"odd{suffix}"
-    path.write_bytes({".dcm": odd_dicom, ".nii": odd_nifti, ".nrrd": odd_nrrd}[suffix](data, fields))
+    path.write_bytes(
+        {".dcm": odd_dicom, ".nii": odd_nifti, ".nrrd": odd_nrrd}[suffix](data, fields)
+    )
     if one_line_or_image(path):
         try:
-            with mock.patch("os.fsync"):  # thousands of them, on a disk that is not the subject here
+            with mock.patch(
+                "os.fsync"
+            ):  # thousands of them, on a disk that is not the subject here
                 formats.write(formats.read(path, 0), folder / f"again{suffix}")
         except ValueError as error:
             assert "\n" not in str(error)
@@ -326,9 +398,15 @@ def odd_dicom(data: bytes, fields: dict) -> bytes:
     for keyword, value in fields.items():
         tag = pydicom.datadict.tag_for_keyword(keyword)
         vr = pydicom.datadict.dictionary_VR(tag)
-        raw = struct.pack("<q", value)[:2] if vr == "US" and isinstance(value, int) else str(value).encode()
+        raw = (
+            struct.pack("<q", value)[:2]
+            if vr == "US" and isinstance(value, int)
+            else str(value).encode()
+        )
         raw += b" " * (len(raw) % 2)
-        ds[tag] = pydicom.dataelem.RawDataElement(pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True)
+        ds[tag] = pydicom.dataelem.RawDataElement(
+            pydicom.tag.Tag(tag), vr, len(raw), raw, 0, False, True
+        )
     out = io.BytesIO()
     pydicom.dcmwrite(out, ds, enforce_file_format=False)
     return out.getvalue()

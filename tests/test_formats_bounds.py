@@ -38,7 +38,11 @@ def test_bombs_and_links(tmp_path, capsys):
     pytest.importorskip("h5py")
     paths = [path for path in cases(tmp_path)]
     ran = subprocess.run(
-        [sys.executable, "-c", CHILD, *map(str, paths)], capture_output=True, text=True, cwd=Path.cwd(), timeout=120
+        [sys.executable, "-c", CHILD, *map(str, paths)],
+        capture_output=True,
+        text=True,
+        cwd=Path.cwd(),
+        timeout=120,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     rows = [line.split("\t") for line in ran.stdout.splitlines()]
@@ -47,10 +51,18 @@ def test_bombs_and_links(tmp_path, capsys):
         print()
         for path, (seconds, megabytes, line) in zip(paths, rows):
             told = line.removeprefix(str(path))[:90]
-            print(f"  {path.name:20s} {path.stat().st_size:8d} bytes {seconds:>5s} s {megabytes:>4s} MB  {told}")
+            print(
+                f"  {path.name:20s} {path.stat().st_size:8d} bytes {seconds:>5s} s {megabytes:>4s} MB  {told}"
+            )
     for path, (seconds, megabytes, line) in zip(paths, rows):
-        assert line.startswith(str(path)) and ("allow" in line or "where the header promises" in line), (path.name, line)
-        assert float(seconds) <= SECONDS and float(megabytes) <= MEGABYTES, (path.name, seconds, megabytes)
+        assert line.startswith(str(path)) and (
+            "allow" in line or "where the header promises" in line
+        ), (path.name, line)
+        assert float(seconds) <= SECONDS and float(megabytes) <= MEGABYTES, (
+            path.name,
+            seconds,
+            megabytes,
+        )
         assert "secret number" not in line
 
 
@@ -63,7 +75,9 @@ def test_the_bound_is_the_users(tmp_path, monkeypatch):
     formats.allow(1600)
     assert os.environ[bounds.VARIABLE] == "1600"
     assert formats.read(tmp_path / "a.npy").pixels.shape == (1, 20, 20)
-    np.save(tmp_path / "b.npy", np.zeros((33, 20, 20), np.uint8))  # 13,200 bytes; 12,800 are allowed
+    np.save(
+        tmp_path / "b.npy", np.zeros((33, 20, 20), np.uint8)
+    )  # 13,200 bytes; 12,800 are allowed
     with pytest.raises(ValueError, match="33 images of 20 x 20"):
         formats.count(tmp_path / "b.npy")
     with pytest.raises(ValueError, match="a number of bytes from 1"):
@@ -77,8 +91,13 @@ def test_honest_files_that_pack_well_are_read(tmp_path):
     """A mask of zeros packs nearly as well as deflate can."""
     import nibabel
 
-    nibabel.save(nibabel.Nifti1Image(np.zeros((256, 256, 40), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz")
-    assert formats.count(tmp_path / "mask.nii.gz") == 40 and not formats.read(tmp_path / "mask.nii.gz", 39).pixels.any()
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((256, 256, 40), np.uint8), np.eye(4)), tmp_path / "mask.nii.gz"
+    )
+    assert (
+        formats.count(tmp_path / "mask.nii.gz") == 40
+        and not formats.read(tmp_path / "mask.nii.gz", 39).pixels.any()
+    )
     np.savez_compressed(tmp_path / "mask.npz", image=np.zeros((40, 256, 256), np.uint8))
     assert not formats.read(tmp_path / "mask.npz", 39).pixels.any()
 

@@ -57,7 +57,9 @@ def outcome(path: Path) -> str:
             expected = 2**image.meta.bits - 1 - expected
         expected = expected * image.meta.slope + image.meta.intercept
         # one rounding to float32, at most 2^-24 of the value
-        assert np.abs(image.pixels.numpy() - expected).max() <= 2**-24 * max(1, np.abs(expected).max()), path
+        assert np.abs(image.pixels.numpy() - expected).max() <= 2**-24 * max(
+            1, np.abs(expected).max()
+        ), path
     return "same"
 
 
@@ -68,15 +70,30 @@ def test_every_shipped_dicom_reads_as_pydicom_reads_it_or_fails_in_one_line():
     expected = dict(line.rsplit(maxsplit=1)[::-1] for line in GOLDEN.read_text().splitlines())
     known = table.keys() & expected.keys()  # other versions of pydicom ship other files
     assert len(known) > 150
-    assert {n: (table[n], expected[n]) for n in known if table[n] != expected[n] and (table[n], expected[n]) != MORE} == {}
+    assert {
+        n: (table[n], expected[n])
+        for n in known
+        if table[n] != expected[n] and (table[n], expected[n]) != MORE
+    } == {}
     # What pydicom itself reads, we read. Only what float32 cannot hold is refused on top.
-    refused = {name for name, word in table.items() if word != "same" and has_pixels(SHIPPED / name)}
+    refused = {
+        name for name, word in table.items() if word != "same" and has_pixels(SHIPPED / name)
+    }
     assert {table[name] for name in refused} <= {"2^23", "no DICM mark", "not a known image file"}
-    assert sorted(name for name in refused if table[name] == "2^23") == ["SC_rgb_rle_32bit.dcm", "SC_rgb_rle_32bit_2frame.dcm"]
+    assert sorted(name for name in refused if table[name] == "2^23") == [
+        "SC_rgb_rle_32bit.dcm",
+        "SC_rgb_rle_32bit_2frame.dcm",
+    ]
     # independent of which plug-ins are installed:
     assert table["MR_truncated.dcm"] == table["badVR.dcm"] == "damaged"
     assert table["rtplan.dcm"] == table["dicomdirtests/DICOMDIR"] == "no image"
-    assert table["CT_small.dcm"] == table["liver_1frame.dcm"] == table["examples_palette.dcm"] == table["image_dfl.dcm"] == "same"
+    assert (
+        table["CT_small.dcm"]
+        == table["liver_1frame.dcm"]
+        == table["examples_palette.dcm"]
+        == table["image_dfl.dcm"]
+        == "same"
+    )
     assert Counter(table.values())["same"] >= 79
 
 
@@ -98,15 +115,29 @@ ROUND_TRIP = ["CT_small.dcm", "MR_small_bigendian.dcm", "693_J2KI.dcm", "J2K_pix
 def test_round_trip(tmp_path, name, keep_patient):
     """Signed, 12- and 14-bit, 1-bit, RGB, palette, MONOCHROME1, slopes: exact, and every geometry and unit the same."""
     image = formats.read(SHIPPED / name, formats.count(SHIPPED / name) - 1)
-    moved = Image(image.pixels + 0.3 * image.meta.slope, image.meta)  # under half a stored unit: rounding brings it back
+    moved = Image(
+        image.pixels + 0.3 * image.meta.slope, image.meta
+    )  # under half a stored unit: rounding brings it back
     formats.write(moved, tmp_path / "a.dcm", keep_patient=keep_patient)
     back = formats.read(tmp_path / "a.dcm")
     assert torch.equal(back.pixels, image.pixels)
-    for field in ("dtype", "bits", "slope", "intercept", "window", "spacing", "affine", "photometric", "position"):
+    for field in (
+        "dtype",
+        "bits",
+        "slope",
+        "intercept",
+        "window",
+        "spacing",
+        "affine",
+        "photometric",
+        "position",
+    ):
         assert getattr(back.meta, field) == getattr(image.meta, field), field
     stored = pydicom_frames(tmp_path / "a.dcm")[0]
     if "palette" not in name:
-        assert np.array_equal(stored, pydicom_frames(SHIPPED / name)[-1])  # MONOCHROME1 is put back as it was
+        assert np.array_equal(
+            stored, pydicom_frames(SHIPPED / name)[-1]
+        )  # MONOCHROME1 is put back as it was
 
 
 def test_monochrome1_is_inverted_and_its_window_with_it():
@@ -115,7 +146,10 @@ def test_monochrome1_is_inverted_and_its_window_with_it():
     plain = ds.pixel_array * float(ds.RescaleSlope) + float(ds.RescaleIntercept)
     ends = 2 * float(ds.RescaleIntercept) + 4095 * float(ds.RescaleSlope)
     assert np.allclose(image.pixels[0].numpy(), ends - plain, rtol=1e-6)
-    centre, width = (v[0] if isinstance(v, pydicom.multival.MultiValue) else v for v in (ds.WindowCenter, ds.WindowWidth))
+    centre, width = (
+        v[0] if isinstance(v, pydicom.multival.MultiValue) else v
+        for v in (ds.WindowCenter, ds.WindowWidth)
+    )
     assert np.allclose(image.meta.window, (ends - centre - width / 2, ends - centre + width / 2))
 
 
@@ -127,13 +161,23 @@ def test_no_patient_data_unless_asked_for(tmp_path, name, caplog):
     source.save_as(tmp_path / "in.dcm")
     with caplog.at_level(logging.DEBUG):
         image = formats.read(tmp_path / "in.dcm", 0)
-        formats.write(image, tmp_path / "out.dcm", image_id="scan-7", config="c0ffee", derivation="daps, seed 0")
-        formats.write(image, tmp_path / "kept.dcm", image_id="scan-7", config="c0ffee", keep_patient=True)
+        formats.write(
+            image,
+            tmp_path / "out.dcm",
+            image_id="scan-7",
+            config="c0ffee",
+            derivation="daps, seed 0",
+        )
+        formats.write(
+            image, tmp_path / "kept.dcm", image_id="scan-7", config="c0ffee", keep_patient=True
+        )
     telling = [str(source.get(key)) for key in PHI if source.get(key)] + ["secret", "Smith^John"]
     raw = (tmp_path / "out.dcm").read_bytes()
     for text in telling:
         assert text not in caplog.text and text not in repr(image.meta), text
-        assert len(text) < 5 or text.encode() not in raw, text  # a short one may turn up among the pixels by chance
+        assert len(text) < 5 or text.encode() not in raw, (
+            text
+        )  # a short one may turn up among the pixels by chance
     out, kept = pydicom.dcmread(tmp_path / "out.dcm"), pydicom.dcmread(tmp_path / "kept.dcm")
     assert kept.PatientID == source.PatientID and kept.StudyInstanceUID == source.StudyInstanceUID
     assert kept.SOPInstanceUID == out.SOPInstanceUID != source.SOPInstanceUID
@@ -150,27 +194,46 @@ def test_uids_are_digests_of_image_and_config(tmp_path):
     def uids(**how):
         formats.write(image, tmp_path / "a.dcm", **how)
         ds = pydicom.dcmread(tmp_path / "a.dcm")
-        assert ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID and ds.SOPInstanceUID.is_valid
+        assert (
+            ds.file_meta.MediaStorageSOPInstanceUID == ds.SOPInstanceUID
+            and ds.SOPInstanceUID.is_valid
+        )
         return ds.SOPInstanceUID, ds.SeriesInstanceUID, ds.StudyInstanceUID
 
-    first, other_id, other_config = uids(image_id="a", config="1"), uids(image_id="b", config="1"), uids(image_id="a", config="2")
+    first, other_id, other_config = (
+        uids(image_id="a", config="1"),
+        uids(image_id="b", config="1"),
+        uids(image_id="a", config="2"),
+    )
     assert first == uids(image_id="a", config="1", derivation="another text")
-    assert first[0] != other_id[0] and first[1:] == other_id[1:]  # another image of the same series and study
-    assert first[0] != other_config[0] and first[1] != other_config[1] and first[2] == other_config[2]
+    assert (
+        first[0] != other_id[0] and first[1:] == other_id[1:]
+    )  # another image of the same series and study
+    assert (
+        first[0] != other_config[0] and first[1] != other_config[1] and first[2] == other_config[2]
+    )
 
 
 def test_super_resolution_divides_the_spacing_and_moves_the_first_centre(tmp_path):
     image = formats.read(shipped("CT_small.dcm"))
-    fine = Image(image.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), formats.resized(image.meta, 2))
+    fine = Image(
+        image.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), formats.resized(image.meta, 2)
+    )
     formats.write(fine, tmp_path / "a.dcm")
     old, new = pydicom.dcmread(shipped("CT_small.dcm")), pydicom.dcmread(tmp_path / "a.dcm")
     assert (new.Rows, new.Columns) == (256, 256)
     assert np.allclose(np.array(new.PixelSpacing, float), np.array(old.PixelSpacing, float) / 2)
     # axial, rows along +x and columns along +y: the centre of the first of four small pixels
     shift = np.array([-1, -1, 0]) * float(old.PixelSpacing[0]) / 4
-    assert np.allclose(np.array(new.ImagePositionPatient, float), np.array(old.ImagePositionPatient, float) + shift, atol=1e-6)
+    assert np.allclose(
+        np.array(new.ImagePositionPatient, float),
+        np.array(old.ImagePositionPatient, float) + shift,
+        atol=1e-6,
+    )
     back = formats.read(tmp_path / "a.dcm").meta
-    assert np.allclose(back.affine, fine.meta.affine, atol=1e-6) and np.allclose(back.spacing, fine.meta.spacing)
+    assert np.allclose(back.affine, fine.meta.affine, atol=1e-6) and np.allclose(
+        back.spacing, fine.meta.spacing
+    )
 
 
 def test_enhanced_multi_frame_takes_the_geometry_of_its_frame(tmp_path):
@@ -179,14 +242,21 @@ def test_enhanced_multi_frame_takes_the_geometry_of_its_frame(tmp_path):
     assert [m.meta.intercept for m in images] == [0, 10, 20] and images[2].meta.affine[2][3] == 10.0
     assert images[1].meta.spacing == (0.5, 0.25)
     fine = formats.resized(images[2].meta, 2)
-    formats.write(Image(images[2].pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), fine), tmp_path / "one.dcm")
+    formats.write(
+        Image(images[2].pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), fine),
+        tmp_path / "one.dcm",
+    )
     one = formats.read(tmp_path / "one.dcm")
     assert one.meta.count == 1 and one.meta.spacing == (0.25, 0.125) and one.meta.intercept == 20
     assert np.allclose(one.meta.affine, fine.affine)
     formats.reassemble(images[::-1], tmp_path / "all.dcm")
     again = [formats.read(tmp_path / "all.dcm", i) for i in range(3)]
     for a, b in zip(images, again):
-        assert torch.equal(a.pixels, b.pixels) and a.meta.affine == b.meta.affine and a.meta.slope == b.meta.slope
+        assert (
+            torch.equal(a.pixels, b.pixels)
+            and a.meta.affine == b.meta.affine
+            and a.meta.slope == b.meta.slope
+        )
     with pytest.raises(ValueError, match="slices 1 are missing"):
         formats.reassemble([images[0], images[2]], tmp_path / "part.dcm")
     assert not (tmp_path / "part.dcm").exists()
@@ -195,7 +265,13 @@ def test_enhanced_multi_frame_takes_the_geometry_of_its_frame(tmp_path):
 def enhanced(folder: Path) -> Path:
     """Three 4×6 frames whose place and scale are in functional groups."""
     ds = pydicom.dcmread(shipped("CT_small.dcm"))
-    for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
+    for keyword in (
+        "PixelSpacing",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
         del ds[keyword]
     ds.Rows, ds.Columns, ds.NumberOfFrames = 4, 6, 3
     ds.PixelData = np.arange(72, dtype=np.int16).tobytes()
@@ -208,9 +284,9 @@ def enhanced(folder: Path) -> Path:
         return outer
 
     shared = group("PixelMeasuresSequence", PixelSpacing=[0.5, 0.25], SliceThickness=5)
-    shared.PlaneOrientationSequence = group("PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0])[
-        0x00209116
-    ].value
+    shared.PlaneOrientationSequence = group(
+        "PlaneOrientationSequence", ImageOrientationPatient=[1, 0, 0, 0, 1, 0]
+    )[0x00209116].value
     ds.SharedFunctionalGroupsSequence, frames = [shared], []
     for i in range(3):
         frame = group("PlanePositionSequence", ImagePositionPatient=[1, 2, 5 * i])
@@ -242,13 +318,17 @@ def test_series_is_reassembled_in_order_along_its_normal(tmp_path):
     names = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert names == ["0001.dcm", "0002.dcm", "0003.dcm", "0004.dcm"]
     out = [pydicom.dcmread(tmp_path / "out" / name) for name in names]
-    assert [float(ds.ImagePositionPatient[2]) for ds in out] == [0, 5, 10, 15] and [ds.InstanceNumber for ds in out] == [
+    assert [float(ds.ImagePositionPatient[2]) for ds in out] == [0, 5, 10, 15] and [
+        ds.InstanceNumber for ds in out
+    ] == [
         1,
         2,
         3,
         4,
     ]
-    assert len({ds.SeriesInstanceUID for ds in out}) == len({ds.StudyInstanceUID for ds in out}) == 1
+    assert (
+        len({ds.SeriesInstanceUID for ds in out}) == len({ds.StudyInstanceUID for ds in out}) == 1
+    )
     assert len({ds.SOPInstanceUID for ds in out}) == 4
     formats.write(images[0], tmp_path / "a.dcm", image_id=ids[0], config="c")
     assert pydicom.dcmread(tmp_path / "a.dcm").SOPInstanceUID in {ds.SOPInstanceUID for ds in out}
@@ -259,4 +339,6 @@ def test_series_is_reassembled_in_order_along_its_normal(tmp_path):
         formats.reassemble([*images, other], tmp_path / "mixed")
     with pytest.raises(ValueError, match="new or empty folder"):
         formats.reassemble(images, tmp_path / "out")
-    assert not [p for p in tmp_path.iterdir() if p.name in ("twice", "mixed") or p.name.endswith(".tmp")]
+    assert not [
+        p for p in tmp_path.iterdir() if p.name in ("twice", "mixed") or p.name.endswith(".tmp")
+    ]

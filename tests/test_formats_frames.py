@@ -13,8 +13,17 @@ from data import formats
 from data.formats import Image
 from data.formats.dicom_units import FRAMES, PIXELS, REMOVED
 
-VALUES = {"SQ": [pydicom.Dataset()], "DS": [1.5, 2.5], "AT": 0x00181063, "DT": "2020", "TM": "10", "UI": "1.2"}
-VALUES |= dict.fromkeys(("OB", "OW", "OF", "UN"), bytes(4)) | dict.fromkeys(("CS", "SH", "LO", "ST", "LT", "UT"), "X")
+VALUES = {
+    "SQ": [pydicom.Dataset()],
+    "DS": [1.5, 2.5],
+    "AT": 0x00181063,
+    "DT": "2020",
+    "TM": "10",
+    "UI": "1.2",
+}
+VALUES |= dict.fromkeys(("OB", "OW", "OF", "UN"), bytes(4)) | dict.fromkeys(
+    ("CS", "SH", "LO", "ST", "LT", "UT"), "X"
+)
 
 
 def shipped(name: str) -> pydicom.Dataset:
@@ -36,7 +45,13 @@ def enlarged(image: Image, factor: int) -> Image:
 def enhanced(path: Path, total: int = 2) -> Path:
     """Frames whose macros stand in the shared group, with a private sequence of the same keywords in each frame's own."""
     ds = shipped("CT_small.dcm")
-    for keyword in ("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient", "RescaleSlope", "RescaleIntercept"):
+    for keyword in (
+        "PixelSpacing",
+        "ImagePositionPatient",
+        "ImageOrientationPatient",
+        "RescaleSlope",
+        "RescaleIntercept",
+    ):
         del ds[keyword]
     ds.Rows, ds.Columns, ds.NumberOfFrames = 4, 6, total
     ds.PixelData = np.full((total, 4, 6), 40, np.int16).tobytes()
@@ -68,11 +83,17 @@ def test_only_the_standard_macros_count(tmp_path):
         assert image.meta.window == (-160, 240)
         assert [row[3] for row in image.meta.affine[:3]] == [-1, -2, 5 * frame]
     formats.reassemble(images, tmp_path / "b.dcm")
-    formats.reassemble([enlarged(image, 2) for image in images], tmp_path / "c.dcm", keep_patient=True)
+    formats.reassemble(
+        [enlarged(image, 2) for image in images], tmp_path / "c.dcm", keep_patient=True
+    )
     assert bool((formats.read(tmp_path / "b.dcm", 1).pixels == 40).all())
     fine = formats.read(tmp_path / "c.dcm", 1)
-    assert fine.meta.spacing == (0.0625, 0.0625) and np.allclose(fine.meta.affine, enlarged(images[1], 2).meta.affine)
-    assert not [e for e in pydicom.dcmread(tmp_path / "c.dcm").iterall() if e.tag.is_private]  # in units nobody knows
+    assert fine.meta.spacing == (0.0625, 0.0625) and np.allclose(
+        fine.meta.affine, enlarged(images[1], 2).meta.affine
+    )
+    assert not [
+        e for e in pydicom.dcmread(tmp_path / "c.dcm").iterall() if e.tag.is_private
+    ]  # in units nobody knows
 
 
 def test_a_frames_own_macro_comes_before_the_shared_one(tmp_path):
@@ -85,7 +106,11 @@ def test_a_frames_own_macro_comes_before_the_shared_one(tmp_path):
     assert [image.meta.spacing for image in images] == [(0.125, 0.125), (0.5, 0.5)]
     formats.reassemble([enlarged(image, 2) for image in images], tmp_path / "b.dcm")
     for i, image in enumerate(images):  # each frame is moved along its own axes
-        assert np.allclose(formats.read(tmp_path / "b.dcm", i).meta.affine, enlarged(image, 2).meta.affine, atol=1e-6)
+        assert np.allclose(
+            formats.read(tmp_path / "b.dcm", i).meta.affine,
+            enlarged(image, 2).meta.affine,
+            atol=1e-6,
+        )
 
 
 def dose(path: Path, offsets: list[float], position: list[float] | None = None) -> Path:
@@ -107,7 +132,11 @@ def test_each_dose_plane_has_its_place(tmp_path, offsets, position, keep_patient
     assert [image.meta.affine[2][3] for image in images] == [3, 5, 8]
     formats.write(images[2], tmp_path / "one.dcm", keep_patient=keep_patient)
     ds = pydicom.dcmread(tmp_path / "one.dcm")
-    assert list(ds.ImagePositionPatient) == [1, 2, 8] and "GridFrameOffsetVector" not in ds and "FrameIncrementPointer" not in ds
+    assert (
+        list(ds.ImagePositionPatient) == [1, 2, 8]
+        and "GridFrameOffsetVector" not in ds
+        and "FrameIncrementPointer" not in ds
+    )
     formats.reassemble(images, tmp_path / "all.dcm", keep_patient=keep_patient)
     assert list(pydicom.dcmread(tmp_path / "all.dcm").GridFrameOffsetVector) == offsets
     assert [formats.read(tmp_path / "all.dcm", i).meta.affine[2][3] for i in range(3)] == [3, 5, 8]
@@ -137,9 +166,13 @@ def test_ultrasound_regions_follow_the_grid(tmp_path):
         got = pydicom.dcmread(tmp_path / "b.dcm").SequenceOfUltrasoundRegions[0]
         assert (got.RegionLocationMinX0, got.RegionLocationMaxX1, got.RegionLocationMinY0, got.RegionLocationMaxY1) == (
             40, 439, 80, 879)  # fmt: skip
-        assert np.allclose([got.PhysicalDeltaX, got.PhysicalDeltaY], [0.025, 0.05]) and got.ReferencePixelX0 in (201, 202)
+        assert np.allclose(
+            [got.PhysicalDeltaX, got.PhysicalDeltaY], [0.025, 0.05]
+        ) and got.ReferencePixelX0 in (201, 202)
         # the physical size of the region stays
-        assert np.isclose((got.RegionLocationMaxX1 - got.RegionLocationMinX0 + 1) * got.PhysicalDeltaX, 100 * 0.1)
+        assert np.isclose(
+            (got.RegionLocationMaxX1 - got.RegionLocationMinX0 + 1) * got.PhysicalDeltaX, 100 * 0.1
+        )
 
 
 def test_every_attribute_of_the_table_is_mended_or_removed(tmp_path):
@@ -151,12 +184,18 @@ def test_every_attribute_of_the_table_is_mended_or_removed(tmp_path):
             tag = tag_for_keyword(keyword)
             vr = pydicom.datadict.dictionary_VR(tag).split(" ")[0]
             value = VALUES.get(vr, 2)
-            setattr(ds, keyword, value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag) == "1" else value)
+            setattr(
+                ds,
+                keyword,
+                value[0] if vr == "DS" and pydicom.datadict.dictionary_VM(tag) == "1" else value,
+            )
         return ds
 
     named = " ".join(k for k, (rule, _) in PIXELS.items() if rule == REMOVED)
     filled(named).save_as(tmp_path / "a.dcm", enforce_file_format=False)
-    formats.write(enlarged(formats.read(tmp_path / "a.dcm"), 2), tmp_path / "b.dcm", keep_patient=True)
+    formats.write(
+        enlarged(formats.read(tmp_path / "a.dcm"), 2), tmp_path / "b.dcm", keep_patient=True
+    )
     assert [k for k in named.split() if k in pydicom.dcmread(tmp_path / "b.dcm")] == []
     formats.write(formats.read(tmp_path / "a.dcm"), tmp_path / "same.dcm", keep_patient=True)
     assert "ShutterShape" in pydicom.dcmread(tmp_path / "same.dcm")  # true as long as the grid is
@@ -182,7 +221,9 @@ def test_bits_sit_where_high_bit_says(tmp_path, signed):
     formats.write(image, tmp_path / "b.dcm")
     back = pydicom.dcmread(tmp_path / "b.dcm")
     assert (back.BitsStored, back.HighBit) == (12, 11) and np.array_equal(back.pixel_array, values)
-    ds.PixelData = ((values << 4) + 3).astype("<i2" if signed else "<u2").tobytes()  # nobody can say which bits are meant
+    ds.PixelData = (
+        ((values << 4) + 3).astype("<i2" if signed else "<u2").tobytes()
+    )  # nobody can say which bits are meant
     ds.save_as(tmp_path / "c.dcm")
     with pytest.raises(ValueError, match="bits lie below HighBit"):
         formats.read(tmp_path / "c.dcm")

@@ -22,7 +22,18 @@ from data import formats
 from data.formats.dicom_words import NUMBERS, WORDS
 
 CANARY = "CANARY"
-TEXT = {"AE": 16, "CS": 16, "LO": 64, "LT": 64, "PN": 64, "SH": 16, "ST": 64, "UC": 64, "UR": 64, "UT": 64}
+TEXT = {
+    "AE": 16,
+    "CS": 16,
+    "LO": 64,
+    "LT": 64,
+    "PN": 64,
+    "SH": 16,
+    "ST": 64,
+    "UC": 64,
+    "UR": 64,
+    "UT": 64,
+}
 
 
 def silent(*written: bytes | str) -> bool:
@@ -66,7 +77,11 @@ def filled(ds: pydicom.Dataset, keywords) -> list[str]:
 def test_dicom(tmp_path):
     """Every text attribute of the dictionary, at the top and inside the sequences that are kept; with VRs that lie, too."""
     ds = pydicom.dcmread(get_testdata_file("CT_small.dcm", download=False))
-    known = [entry[4] for tag, entry in DicomDictionary.items() if entry[4] and tag >> 16 > 2 and tag >> 16 < 0x5000]
+    known = [
+        entry[4]
+        for tag, entry in DicomDictionary.items()
+        if entry[4] and tag >> 16 > 2 and tag >> 16 < 0x5000
+    ]
     placed = filled(ds, known)
     assert len(placed) > 1500
     macro = pydicom.Dataset()
@@ -81,7 +96,11 @@ def test_dicom(tmp_path):
     ds.add_new(0x00091001, "LO", f"private {CANARY}")
     ds.preamble = f"preamble {CANARY}".encode().ljust(128, b"\0")
     ds.file_meta.SourceApplicationEntityTitle = CANARY
-    for keyword in ("KVP", "FlipAngle", "ExposureTime"):  # numbers that are none: text under a number's tag
+    for keyword in (
+        "KVP",
+        "FlipAngle",
+        "ExposureTime",
+    ):  # numbers that are none: text under a number's tag
         ds.add_new(keyword, "LO", f"{CANARY} here")
     ds.save_as(tmp_path / "a.dcm", enforce_file_format=False)
     assert not silent((tmp_path / "a.dcm").read_bytes())
@@ -122,7 +141,9 @@ def test_nrrd(tmp_path):
               "space directions": np.eye(3), "Patient": CANARY, "encoding": "gzip"}  # fmt: skip
     nrrd.write(str(tmp_path / "a.nrrd"), np.zeros((4, 5, 3), np.int16), header)
     (tmp_path / "a.nrrd").write_bytes(
-        (tmp_path / "a.nrrd").read_bytes().replace(b"\nencoding", f"\n# {CANARY}\ncenters: {CANARY} cell cell\nencoding".encode())
+        (tmp_path / "a.nrrd")
+        .read_bytes()
+        .replace(b"\nencoding", f"\n# {CANARY}\ncenters: {CANARY} cell cell\nencoding".encode())
     )
     check(tmp_path / "a.nrrd", tmp_path / "b.nrrd")
     back = nrrd.read_header(str(tmp_path / "b.nrrd"))
@@ -145,7 +166,11 @@ def test_names_of_arrays(tmp_path):
 
 def test_pictures_and_archives(tmp_path):
     gray = PIL.Image.fromarray(np.zeros((6, 5), np.uint8))
-    text, exif, tags = PIL.PngImagePlugin.PngInfo(), PIL.Image.Exif(), PIL.TiffImagePlugin.ImageFileDirectory_v2()
+    text, exif, tags = (
+        PIL.PngImagePlugin.PngInfo(),
+        PIL.Image.Exif(),
+        PIL.TiffImagePlugin.ImageFileDirectory_v2(),
+    )
     text.add_text("Author", CANARY)
     text.add_itxt(CANARY, CANARY)
     exif[0x013B] = exif[0x010E] = tags[270] = tags[315] = CANARY
@@ -159,7 +184,9 @@ def test_pictures_and_archives(tmp_path):
         archive.comment = CANARY.encode()
         for name in (f"{CANARY}/2.png", f"{CANARY}/1.png"):
             archive.write(tmp_path / "a.png", name)
-        archive.writestr("dataset.json", json.dumps({"labels": [[f"{CANARY}/1.png", 7], [f"{CANARY}/2.png", 3]]}))
+        archive.writestr(
+            "dataset.json", json.dumps({"labels": [[f"{CANARY}/1.png", 7], [f"{CANARY}/2.png", 3]]})
+        )
     check(tmp_path / "a.zip", tmp_path / "b.zip")
     assert [formats.read(tmp_path / "b.zip", i).meta.label for i in range(2)] == [7, 3]
 
@@ -179,7 +206,9 @@ def test_errors_do_not_quote(tmp_path):
              told("a.nrrd", nrrd_text % (b"uint8", b"spacings: " + CANARY.encode()))]  # fmt: skip
     two = io.BytesIO()
     np.savez(two, **{f"{CANARY}a": np.zeros((4, 5)), f"{CANARY}b": np.zeros((4, 5))})
-    scipy.io.savemat(tmp_path / "b.mat", {f"{CANARY}a": np.zeros((4, 5)), f"{CANARY}b": np.zeros((4, 5))})
+    scipy.io.savemat(
+        tmp_path / "b.mat", {f"{CANARY}a": np.zeros((4, 5)), f"{CANARY}b": np.zeros((4, 5))}
+    )
     lines += [told("a.npz", two.getvalue()), told("a.mat", (tmp_path / "b.mat").read_bytes())]
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         picture = io.BytesIO()

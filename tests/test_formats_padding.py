@@ -43,7 +43,9 @@ def padded_ct(path, value=-2000, vr="SS", limit=None, photometric="MONOCHROME2",
     return array, outside
 
 
-@pytest.mark.parametrize("how", [{}, {"value": 63536, "vr": "US"}, {"limit": -1500}, {"photometric": "MONOCHROME1"}])
+@pytest.mark.parametrize(
+    "how", [{}, {"value": 63536, "vr": "US"}, {"limit": -1500}, {"photometric": "MONOCHROME1"}]
+)
 def test_padding_takes_no_part_in_windows_and_is_written_back(tmp_path, how):
     array, outside = padded_ct(tmp_path / "a.dcm", **how)
     row = Row(str(tmp_path / "a.dcm"), "a")
@@ -60,17 +62,25 @@ def test_padding_takes_no_part_in_windows_and_is_written_back(tmp_path, how):
     ds = pydicom.dcmread(tmp_path / "b.dcm")
     assert np.array_equal(ds.pixel_array[outside], array[outside])
     assert torch.equal(formats.read(tmp_path / "b.dcm").meta.padded.isnan(), inside)
-    fine = Image(back.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), formats.resized(image.meta, 2))
+    fine = Image(
+        back.pixels.repeat_interleave(2, 1).repeat_interleave(2, 2), formats.resized(image.meta, 2)
+    )
     formats.write(fine, tmp_path / "c.dcm")
-    assert np.array_equal(pydicom.dcmread(tmp_path / "c.dcm").pixel_array[::2, ::2][outside], array[outside])
+    assert np.array_equal(
+        pydicom.dcmread(tmp_path / "c.dcm").pixel_array[::2, ::2][outside], array[outside]
+    )
 
 
 def test_a_result_never_looks_like_padding(tmp_path):
     padded_ct(tmp_path / "a.dcm", value=0)
     image = formats.read(tmp_path / "a.dcm")
-    at_zero = Image(torch.full_like(image.pixels, image.meta.intercept), image.meta)  # stored 0: the padding value
+    at_zero = Image(
+        torch.full_like(image.pixels, image.meta.intercept), image.meta
+    )  # stored 0: the padding value
     formats.write(at_zero, tmp_path / "b.dcm")
-    assert torch.equal(formats.read(tmp_path / "b.dcm").meta.padded.isnan(), image.meta.padded.isnan())
+    assert torch.equal(
+        formats.read(tmp_path / "b.dcm").meta.padded.isnan(), image.meta.padded.isnan()
+    )
 
 
 def test_prepare_leaves_padding_out(tmp_path):
@@ -102,9 +112,15 @@ def test_integers_deeper_than_16_bits_take_their_range(tmp_path, suffix, dtype):
     model, image, intensity = dataset.load(Row(str(tmp_path / f"a{suffix}"), "a"), 1)
     assert (intensity.low, intensity.high) == (1000, 300000) and model.max() == 1
     assert intensity.origin == "least and greatest value of the volume"
-    formats.write(Image(intensity.to_stored(model.double()).float(), image.meta), tmp_path / f"b{suffix}")
-    assert (formats.upright(formats.read(tmp_path / f"b{suffix}")).pixels - image.pixels).abs().max() <= 1
-    formats.write(Image(pixels * 100, Meta(formats.SUFFIXES[suffix], dtype)), tmp_path / f"c{suffix}")
+    formats.write(
+        Image(intensity.to_stored(model.double()).float(), image.meta), tmp_path / f"b{suffix}"
+    )
+    assert (
+        formats.upright(formats.read(tmp_path / f"b{suffix}")).pixels - image.pixels
+    ).abs().max() <= 1
+    formats.write(
+        Image(pixels * 100, Meta(formats.SUFFIXES[suffix], dtype)), tmp_path / f"c{suffix}"
+    )
     with pytest.raises(ValueError, match="2\\^23"):
         formats.read(tmp_path / f"c{suffix}")
 
@@ -116,24 +132,36 @@ def test_exif_orientation_is_applied_and_results_are_upright(tmp_path, suffix, o
     gray[:8, :16], gray[:8, 16:], gray[8:, :16] = 200, 100, 50
     exif = PIL.Image.Exif()
     exif[EXIF_ORIENTATION] = orientation
-    PIL.Image.fromarray(gray).save(tmp_path / f"a{suffix}", exif=exif, **({"quality": 100} if suffix == ".jpg" else {}))
+    PIL.Image.fromarray(gray).save(
+        tmp_path / f"a{suffix}", exif=exif, **({"quality": 100} if suffix == ".jpg" else {})
+    )
     turns = {1: lambda a: a, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose,
              6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}  # fmt: skip
     image = formats.read(tmp_path / f"a{suffix}")
     assert np.array_equal(image.pixels[0], turns[orientation](gray))
     formats.write(image, tmp_path / f"b{suffix}")
     with PIL.Image.open(tmp_path / f"b{suffix}") as back:
-        assert back.getexif().get(EXIF_ORIENTATION, 1) == 1 and back.size == image.pixels.shape[:0:-1]
+        assert (
+            back.getexif().get(EXIF_ORIENTATION, 1) == 1 and back.size == image.pixels.shape[:0:-1]
+        )
 
 
 def test_exif_orientation_of_16_bits(tmp_path):
-    for channels, array in ((1, np.arange(24).reshape(4, 6) * 2000), (3, np.arange(72).reshape(4, 6, 3) * 900)):
+    for channels, array in (
+        (1, np.arange(24).reshape(4, 6) * 2000),
+        (3, np.arange(72).reshape(4, 6, 3) * 900),
+    ):
         pixels = torch.tensor(array).float().reshape(4, 6, channels).permute(2, 0, 1)
         formats.write(Image(pixels, Meta("png", "uint16")), tmp_path / "a.png")
         data, exif = (tmp_path / "a.png").read_bytes(), PIL.Image.Exif()
         exif[EXIF_ORIENTATION] = 6
         body = exif.tobytes()[6:]
-        chunk = struct.pack(">I", len(body)) + b"eXIf" + body + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+        chunk = (
+            struct.pack(">I", len(body))
+            + b"eXIf"
+            + body
+            + struct.pack(">I", zlib.crc32(b"eXIf" + body))
+        )
         for place in (33, len(data) - 12):  # behind the header, or behind the pixels
             (tmp_path / "b.png").write_bytes(data[:place] + chunk + data[place:])
             assert torch.equal(formats.read(tmp_path / "b.png").pixels, pixels.rot90(-1, (1, 2)))
@@ -148,4 +176,6 @@ def test_a_nifti_slope_without_an_intercept_stands(tmp_path, intercept):
     images = [formats.read(tmp_path / "a.nii", i) for i in range(4)]
     assert images[3].pixels.max() == 46 and images[0].meta.slope == 2
     formats.reassemble(images, tmp_path / "b.nii")
-    assert np.array_equal(nibabel.load(tmp_path / "b.nii").get_fdata(), 2 * np.arange(24).reshape(2, 3, 4))
+    assert np.array_equal(
+        nibabel.load(tmp_path / "b.nii").get_fdata(), 2 * np.arange(24).reshape(2, 3, 4)
+    )

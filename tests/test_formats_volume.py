@@ -20,17 +20,31 @@ ENDINGS = (".nii", ".nii.gz", ".hdr", ".img", ".mgz")
 def outcome(path: Path) -> str:
     """`same` if every slice along every axis is nibabel's; else the reason, in a word."""
     try:
-        images = {axis: [formats.read(path, i, axis) for i in range(formats.count(path, axis))] for axis in range(3)}
+        images = {
+            axis: [formats.read(path, i, axis) for i in range(formats.count(path, axis))]
+            for axis in range(3)
+        }
     except ValueError as error:
         assert "\n" not in str(error) and str(error).startswith(str(path))
-        return next((word for word in ("not a known image file", "dimensions", "NaN") if word in str(error)), "damaged")
+        return next(
+            (
+                word
+                for word in ("not a known image file", "dimensions", "NaN")
+                if word in str(error)
+            ),
+            "damaged",
+        )
     expected = np.asarray(nibabel.load(path).dataobj, dtype=np.float64)
     expected = expected.reshape((*expected.shape, 1, 1)[:4])
     for axis, slices in images.items():
         for i, image in enumerate(slices):
             t, k = divmod(i, expected.shape[axis])
             error = np.abs(image.pixels[0].numpy() - np.take(expected[..., t], k, axis)).max()
-            assert error <= 2**-23 * np.abs(expected).max(), (path, axis, i)  # float32, and nibabel's own float32 scaling
+            assert error <= 2**-23 * np.abs(expected).max(), (
+                path,
+                axis,
+                i,
+            )  # float32, and nibabel's own float32 scaling
     return "same"
 
 
@@ -39,25 +53,38 @@ def test_every_shipped_nifti_reads_as_nibabel_reads_it_or_fails_in_one_line(caps
     table = {p.name: outcome(p) for p in files}
     with capsys.disabled():
         print("\n" + "\n".join(f"  {name:28s}{word}" for name, word in table.items()))
-    expected = dict.fromkeys(("anatomical.nii", "example4d.nii.gz", "example_nifti2.nii.gz", "functional.nii"), "same")
+    expected = dict.fromkeys(
+        ("anatomical.nii", "example4d.nii.gz", "example_nifti2.nii.gz", "functional.nii"), "same"
+    )
     expected |= {"reoriented_anat_moved.nii": "same", "standard.nii.gz": "same"}
     expected |= {"resampled_anat_moved.nii": "NaN", "row_major.dconn.nii": "dimensions"}
     assert {name: table[name] for name in expected} == expected
-    assert {word for name, word in table.items() if name not in expected} <= {"not a known image file"}
+    assert {word for name, word in table.items() if name not in expected} <= {
+        "not a known image file"
+    }
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "example4d.nii.gz", "reoriented_anat_moved.nii"])
+@pytest.mark.parametrize(
+    "name", ["anatomical.nii", "functional.nii", "example4d.nii.gz", "reoriented_anat_moved.nii"]
+)
 def test_nifti_volume_is_put_together_again(tmp_path, name, axis):
     path = next(SHIPPED.rglob(name))
     source = nibabel.load(path)
-    images = [formats.upright(formats.read(path, i, axis)) for i in range(formats.count(path, axis))]
+    images = [
+        formats.upright(formats.read(path, i, axis)) for i in range(formats.count(path, axis))
+    ]
     random.Random(0).shuffle(images)
     formats.reassemble(images, tmp_path / "out.nii.gz")
     back = nibabel.load(tmp_path / "out.nii.gz")
     assert back.get_data_dtype() == source.get_data_dtype() and back.shape == source.shape
-    assert np.array_equal(np.asarray(back.dataobj.get_unscaled()), np.asarray(source.dataobj.get_unscaled()))
-    assert np.array_equal(back.affine, source.affine) and back.header.get_zooms() == source.header.get_zooms()
+    assert np.array_equal(
+        np.asarray(back.dataobj.get_unscaled()), np.asarray(source.dataobj.get_unscaled())
+    )
+    assert (
+        np.array_equal(back.affine, source.affine)
+        and back.header.get_zooms() == source.header.get_zooms()
+    )
     assert np.array_equal(np.asarray(back.dataobj), np.asarray(source.dataobj))
     with pytest.raises(ValueError, match="incomplete"):
         formats.reassemble(images[1:], tmp_path / "part.nii.gz")
@@ -75,7 +102,9 @@ def test_one_slice_keeps_its_place(tmp_path, axis):
     where = [0, 0, 0, 1]
     where[axis] = 7
     assert np.allclose(one.affine @ [0, 0, 0, 1], source.affine @ where, atol=1e-4)
-    assert np.array_equal(np.asarray(one.dataobj).squeeze(), np.take(np.asarray(source.dataobj), 7, axis))
+    assert np.array_equal(
+        np.asarray(one.dataobj).squeeze(), np.take(np.asarray(source.dataobj), 7, axis)
+    )
 
 
 def test_super_resolved_volume_has_finer_voxels_in_the_same_place(tmp_path):
@@ -91,7 +120,10 @@ def test_super_resolved_volume_has_finer_voxels_in_the_same_place(tmp_path):
     assert fine.shape == (66, 82, 25)
     assert np.array_equal(np.asarray(fine.dataobj)[::2, 1::2], np.asarray(source.dataobj))
     # outer corners of the field of view, half a voxel beyond the centres
-    for old, new in (([-0.5, -0.5, 0, 1], [-0.5, -0.5, 0, 1]), ([32.5, 40.5, 24, 1], [65.5, 81.5, 24, 1])):
+    for old, new in (
+        ([-0.5, -0.5, 0, 1], [-0.5, -0.5, 0, 1]),
+        ([32.5, 40.5, 24, 1], [65.5, 81.5, 24, 1]),
+    ):
         assert np.allclose(fine.affine @ new, source.affine @ old, atol=1e-3)
     assert np.allclose(fine.header.get_zooms(), np.array(source.header.get_zooms()) / [2, 2, 1])
 
@@ -107,17 +139,28 @@ def test_upright_looks_the_same_however_the_file_is_stored(tmp_path, order, sign
     world = grid @ affine[:3, :3].T  # mm to the right, front, head
     directions = []
     for coordinate in range(3):
-        nibabel.save(nibabel.Nifti1Image(world[..., coordinate].astype(np.float32), affine), tmp_path / f"{coordinate}.nii")
+        nibabel.save(
+            nibabel.Nifti1Image(world[..., coordinate].astype(np.float32), affine),
+            tmp_path / f"{coordinate}.nii",
+        )
         image = formats.upright(formats.read(tmp_path / f"{coordinate}.nii", 0, axis))
         directions.append(
-            (float(image.pixels[0, 1, 0] - image.pixels[0, 0, 0]), float(image.pixels[0, 0, 1] - image.pixels[0, 0, 0]))
+            (
+                float(image.pixels[0, 1, 0] - image.pixels[0, 0, 0]),
+                float(image.pixels[0, 0, 1] - image.pixels[0, 0, 0]),
+            )
         )
         formats.write(image, tmp_path / "back.nii")
         assert np.array_equal(
-            np.asarray(nibabel.load(tmp_path / "back.nii").dataobj).squeeze(), np.take(world[..., coordinate], 0, axis)
+            np.asarray(nibabel.load(tmp_path / "back.nii").dataobj).squeeze(),
+            np.take(world[..., coordinate], 0, axis),
         )
     across = int(np.abs(affine[:3, axis]).argmax())
-    expected = {2: ((0, -1, 0), (-1, 0, 0)), 1: ((0, 0, -1), (-1, 0, 0)), 0: ((0, 0, -1), (0, -1, 0))}[across]
+    expected = {
+        2: ((0, -1, 0), (-1, 0, 0)),
+        1: ((0, 0, -1), (-1, 0, 0)),
+        0: ((0, 0, -1), (0, -1, 0)),
+    }[across]
     assert tuple(zip(*directions)) == expected
 
 
@@ -126,14 +169,25 @@ def test_upright_looks_the_same_however_the_file_is_stored(tmp_path, order, sign
 @pytest.mark.parametrize("encoding", ["raw", "gzip", "ascii"])
 def test_nrrd(tmp_path, encoding, space, axis):
     array = np.random.default_rng(0).integers(-1000, 3000, (5, 6, 7)).astype(np.int16)
-    place = {"space": space, "space directions": np.diag([0.7, 0.8, 5.0]), "space origin": [1.0, 2.0, 3.0]}
-    header = (place if space else {"spacings": [0.7, 0.8, 5.0]}) | {"encoding": encoding, "PatientName": "Smith^John"}
+    place = {
+        "space": space,
+        "space directions": np.diag([0.7, 0.8, 5.0]),
+        "space origin": [1.0, 2.0, 3.0],
+    }
+    header = (place if space else {"spacings": [0.7, 0.8, 5.0]}) | {
+        "encoding": encoding,
+        "PatientName": "Smith^John",
+    }
     nrrd.write(str(tmp_path / "a.nrrd"), array, header)
     images = [formats.read(tmp_path / "a.nrrd", i, axis) for i in range(array.shape[axis])]
-    assert all(np.array_equal(image.pixels[0], np.take(array, i, axis)) for i, image in enumerate(images))
+    assert all(
+        np.array_equal(image.pixels[0], np.take(array, i, axis)) for i, image in enumerate(images)
+    )
     formats.reassemble([formats.upright(image) for image in images[::-1]], tmp_path / "b.nrrd")
     back, after = nrrd.read(str(tmp_path / "b.nrrd"))
-    assert np.array_equal(back, array) and back.dtype == array.dtype and after["encoding"] == encoding
+    assert (
+        np.array_equal(back, array) and back.dtype == array.dtype and after["encoding"] == encoding
+    )
     for key in header.keys() - {"PatientName", "encoding"}:
         assert np.all(np.asarray(after[key]) == np.asarray(header[key])), key
     assert b"Smith" not in (tmp_path / "b.nrrd").read_bytes()
@@ -154,38 +208,61 @@ def test_rgb_complex_and_big_endian_nifti(tmp_path):
     for name in "RGB":
         colour[name] = draw.integers(0, 256, (4, 5, 3))
     waves = (draw.normal(size=(4, 5, 3)) + 1j * draw.normal(size=(4, 5, 3))).astype(np.complex64)
-    swapped = nibabel.Nifti1Image(draw.normal(size=(4, 5, 3)).astype(np.float32), np.diag([2, 3, 4, 1]))
+    swapped = nibabel.Nifti1Image(
+        draw.normal(size=(4, 5, 3)).astype(np.float32), np.diag([2, 3, 4, 1])
+    )
     swapped = nibabel.Nifti1Image(swapped.dataobj, swapped.affine, swapped.header.as_byteswapped())
-    for image in (nibabel.Nifti1Image(colour, np.eye(4)), nibabel.Nifti2Image(waves, np.eye(4)), swapped):
+    for image in (
+        nibabel.Nifti1Image(colour, np.eye(4)),
+        nibabel.Nifti2Image(waves, np.eye(4)),
+        swapped,
+    ):
         nibabel.save(image, tmp_path / "a.nii")
         images = [formats.read(tmp_path / "a.nii", i) for i in range(3)]
         formats.reassemble(images, tmp_path / "b.nii")
         back = nibabel.load(tmp_path / "b.nii")
-        assert type(back) is type(image) and np.array_equal(np.asarray(back.dataobj), np.asarray(image.dataobj))
+        assert type(back) is type(image) and np.array_equal(
+            np.asarray(back.dataobj), np.asarray(image.dataobj)
+        )
     nibabel.save(nibabel.Nifti1Image(colour, np.eye(4)), tmp_path / "a.nii")
-    assert torch.equal(formats.read(tmp_path / "a.nii", 1).pixels[2], torch.tensor(colour["B"][:, :, 1]).float())
+    assert torch.equal(
+        formats.read(tmp_path / "a.nii", 1).pixels[2], torch.tensor(colour["B"][:, :, 1]).float()
+    )
 
 
 def test_scaled_integers_and_free_text(tmp_path):
-    source = nibabel.Nifti1Image(np.arange(24, dtype=np.int16).reshape(2, 3, 4) * 1000 - 9000, np.eye(4))
+    source = nibabel.Nifti1Image(
+        np.arange(24, dtype=np.int16).reshape(2, 3, 4) * 1000 - 9000, np.eye(4)
+    )
     source.header["descrip"], source.header["db_name"] = b"Smith^John", b"Smith"
     source.header.set_slope_inter(0.0007, -1.5)
     raw = bytearray(source.to_bytes())
-    raw[112:120] = np.array([0.0007, -1.5], "<f4").tobytes()  # nibabel resets the scale when it saves
+    raw[112:120] = np.array(
+        [0.0007, -1.5], "<f4"
+    ).tobytes()  # nibabel resets the scale when it saves
     (tmp_path / "a.nii").write_bytes(raw)
     images = [formats.read(tmp_path / "a.nii", i) for i in range(4)]
-    assert np.allclose(images[0].meta.slope, 0.0007) and np.allclose(images[0].pixels[0, 0, 0], -9000 * 0.0007 - 1.5)
-    moved = [Image(image.pixels + 0.0003, image.meta) for image in images]  # under half a stored unit
+    assert np.allclose(images[0].meta.slope, 0.0007) and np.allclose(
+        images[0].pixels[0, 0, 0], -9000 * 0.0007 - 1.5
+    )
+    moved = [
+        Image(image.pixels + 0.0003, image.meta) for image in images
+    ]  # under half a stored unit
     formats.reassemble(moved, tmp_path / "b.nii")
     back = nibabel.load(tmp_path / "b.nii")
     assert np.array_equal(np.asarray(back.dataobj.get_unscaled()), np.asarray(source.dataobj))
-    assert b"Smith" in (tmp_path / "a.nii").read_bytes() and b"Smith" not in (tmp_path / "b.nii").read_bytes()
+    assert (
+        b"Smith" in (tmp_path / "a.nii").read_bytes()
+        and b"Smith" not in (tmp_path / "b.nii").read_bytes()
+    )
     formats.reassemble(images, tmp_path / "c.nii", keep_patient=True)
     assert b"Smith" in (tmp_path / "c.nii").read_bytes()
 
 
 def test_slices_of_a_packed_volume_are_unpacked_once(tmp_path, monkeypatch):
-    nibabel.save(nibabel.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.eye(4)), tmp_path / "a.nii.gz")
+    nibabel.save(
+        nibabel.Nifti1Image(np.zeros((8, 9, 10), np.int16), np.eye(4)), tmp_path / "a.nii.gz"
+    )
     opened, honest = [], gzip.open
     monkeypatch.setattr(gzip, "open", lambda *a, **k: opened.append(a) or honest(*a, **k))
     for i in range(10):

@@ -22,32 +22,88 @@ from solvers.resample import ReSample
 DESCENT = {"target": "solvers.descent.AdamW", "params": {"stop": 1e-6}}
 SOLVERS = [  # former class and settings -> today's object
     ("daps.DAPS", dict(steps=9), DAPS(steps=9)),
-    ("daps.DAPS", dict(inner="exact", covariance="trace", lr=1e-4, M=100, final_denoise=False), DAPS(covariance="trace")),
-    ("daps.DAPS", dict(inner="langevin", lr=5e-5, covariance="measured", cg=10), DAPSLangevin(lr=5e-5)),
-    ("daps.DAPS", dict(inner="langevin", sigma_max=None, clamp=1.0), DAPSLangevin(sigma_max=10.0, clamp=1.0)),
-    ("daps.DAPS", dict(inner="hmc", momentum=0.8, final_denoise=True), DAPSHMC(momentum=0.8, final_denoise=True)),
+    (
+        "daps.DAPS",
+        dict(inner="exact", covariance="trace", lr=1e-4, M=100, final_denoise=False),
+        DAPS(covariance="trace"),
+    ),
+    (
+        "daps.DAPS",
+        dict(inner="langevin", lr=5e-5, covariance="measured", cg=10),
+        DAPSLangevin(lr=5e-5),
+    ),
+    (
+        "daps.DAPS",
+        dict(inner="langevin", sigma_max=None, clamp=1.0),
+        DAPSLangevin(sigma_max=10.0, clamp=1.0),
+    ),
+    (
+        "daps.DAPS",
+        dict(inner="hmc", momentum=0.8, final_denoise=True),
+        DAPSHMC(momentum=0.8, final_denoise=True),
+    ),
     ("daps.DAPS", dict(inner="mh", tau=0.3, s0=None), DAPSMetropolis(tau=0.3)),
     ("codps.CoDPS", dict(steps=9, t_div=0), CoDPS(steps=9)),
-    ("codps.CoDPS", dict(scale=0.1, t_div=3, inv_var=0.1), PublishedCoDPS(scale=0.1, t_div=3, inv_var=0.1)),
+    (
+        "codps.CoDPS",
+        dict(scale=0.1, t_div=3, inv_var=0.1),
+        PublishedCoDPS(scale=0.1, t_div=3, inv_var=0.1),
+    ),
     ("codps.CoDPSPlus", dict(scale=None, inv_var=None), CoDPSPlus()),
-    ("codps.CoDPSPlus", dict(scale=0.4, div_ratio=5.0), PublishedCoDPSPlus(scale=0.4, div_ratio=5.0)),
+    (
+        "codps.CoDPSPlus",
+        dict(scale=0.4, div_ratio=5.0),
+        PublishedCoDPSPlus(scale=0.4, div_ratio=5.0),
+    ),
     ("dps.DPS", dict(guidance="norm", zeta=0.5), DPS(zeta=0.5)),
     ("dps.DPS", dict(guidance="likelihood", zeta=0.3, clip=False), DPSLikelihood(clip=False)),
     ("psld.PSLD", dict(back="noise", paste=False, steps=5), PSLD(steps=5)),
-    ("psld.PSLD", dict(back="adjoint", polish=False), PublishedPSLD(back="adjoint", polish=False, spacing="even")),
+    (
+        "psld.PSLD",
+        dict(back="adjoint", polish=False),
+        PublishedPSLD(back="adjoint", polish=False, spacing="even"),
+    ),
     ("psld.PSLD", dict(back="pinv"), PublishedPSLD(back="pinv", spacing="even")),
     ("psld.PSLD", dict(paste=True), PublishedPSLD(back="noise", paste=True, spacing="even")),
-    ("resample.ReSample", dict(inner="exact", look_ahead=0, spacing="even", skip=2), ReSample(skip=2)),
-    ("resample.ReSample", dict(inner="adamw", adamw=DESCENT, dps=0.5), PublishedReSample(adamw=AdamW(stop=1e-6), dps=0.5)),
-    ("resample.ReSample", dict(look_ahead=2, inner="exact"), PublishedReSample(adamw=None, look_ahead=2)),
+    (
+        "resample.ReSample",
+        dict(inner="exact", look_ahead=0, spacing="even", skip=2),
+        ReSample(skip=2),
+    ),
+    (
+        "resample.ReSample",
+        dict(inner="adamw", adamw=DESCENT, dps=0.5),
+        PublishedReSample(adamw=AdamW(stop=1e-6), dps=0.5),
+    ),
+    (
+        "resample.ReSample",
+        dict(look_ahead=2, inner="exact"),
+        PublishedReSample(adamw=None, look_ahead=2),
+    ),
     ("resample.ReSample", dict(dps=0.5), PublishedReSample(adamw=None, dps=0.5)),
     ("resample.ReSample", dict(tweedie="code"), PublishedReSample(adamw=None, tweedie="code")),
-    ("resample.ReSample", dict(spacing="leading"), PublishedReSample(adamw=None, spacing="leading")),
+    (
+        "resample.ReSample",
+        dict(spacing="leading"),
+        PublishedReSample(adamw=None, spacing="leading"),
+    ),
     ("padis.PaDIS", dict(data="ddnm", variance="corrected", zeta=1.0, inner=2), PaDIS(inner=2)),
     ("padis.PaDIS", dict(data="ddnm", variance="published"), PaDISDDNM()),
-    ("padis.PaDIS", dict(data="dps", normalisation="code", zeta=0.3), PaDISDPS(normalisation="code", zeta=0.3)),
-    ("padis.PaDIS", dict(data="langevin", variance="published"), PaDISLangevin(variance="published")),
-    ("padis.PaDIS", dict(data="langevin", normalisation="code"), PaDISLangevin(normalisation="paper")),
+    (
+        "padis.PaDIS",
+        dict(data="dps", normalisation="code", zeta=0.3),
+        PaDISDPS(normalisation="code", zeta=0.3),
+    ),
+    (
+        "padis.PaDIS",
+        dict(data="langevin", variance="published"),
+        PaDISLangevin(variance="published"),
+    ),
+    (
+        "padis.PaDIS",
+        dict(data="langevin", normalisation="code"),
+        PaDISLangevin(normalisation="paper"),
+    ),
     ("padis_pc.PaDISPC", dict(r0=0.08), PaDISPC(r0=0.08)),
 ]
 
@@ -60,7 +116,11 @@ def test_former_solvers_load(name, params, today):
 
 @pytest.mark.parametrize("target", former.SPLIT)
 def test_every_form_is_tried_and_leads_to_a_class(target):
-    tried = {former.today(f"solvers.{name}", params)[0] for name, params, _ in SOLVERS if f"solvers.{name}" == target}
+    tried = {
+        former.today(f"solvers.{name}", params)[0]
+        for name, params, _ in SOLVERS
+        if f"solvers.{name}" == target
+    }
     assert tried == {form.target for form in former.SPLIT[target]}
     assert all(config.resolve(form.target) for form in former.SPLIT[target])
 
@@ -73,7 +133,11 @@ def test_former_modules_lead_to_modules(module):
         assert config.resolve(module) is config.resolve(today)
         return
     found = __import__(today, fromlist=["_"])
-    classes = [name for name, value in vars(found).items() if isinstance(value, type) and value.__module__ == today]
+    classes = [
+        name
+        for name, value in vars(found).items()
+        if isinstance(value, type) and value.__module__ == today
+    ]
     assert all(config.resolve(f"{module}.{name}") is getattr(found, name) for name in classes)
 
 

@@ -40,7 +40,9 @@ def pixel(size: int = 8) -> Prior:
 
 
 def latent(size: int = 8) -> LatentPrior:
-    return LatentPrior(Pointwise(), (1, size // 2, size // 2), Stage(), sigma_min=0.01, sigma_max=10.0)
+    return LatentPrior(
+        Pointwise(), (1, size // 2, size // 2), Stage(), sigma_min=0.01, sigma_max=10.0
+    )
 
 
 def noise(*shape: int) -> torch.Tensor:
@@ -52,7 +54,9 @@ def test_a_prior_of_the_right_size_is_left_alone():
     assert resize.fit(prior, (1, 8, 8)) == (prior, "")
 
 
-@pytest.mark.parametrize("prior", [pixel(), latent(), PatchPrior(Pointwise(), 1, 8, 4)], ids=["pixel", "latent", "patch"])
+@pytest.mark.parametrize(
+    "prior", [pixel(), latent(), PatchPrior(Pointwise(), 1, 8, 4)], ids=["pixel", "latent", "patch"]
+)
 @pytest.mark.parametrize("shape", [(1, 5, 6), (1, 8, 3)])
 def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int, int, int]):
     framed, note = resize.fit(prior, shape)
@@ -65,7 +69,9 @@ def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int
         assert torch.equal(framed.to_image(state), image)
         x, y = noise(2, *framed.shape), noise(2, *shape)
         # <window x, y> = <x, lift y>: exact up to the order of the sum
-        assert torch.allclose((framed.to_image(x) * y).sum(), (x * framed.lift(y)).sum(), atol=1e-12)
+        assert torch.allclose(
+            (framed.to_image(x) * y).sum(), (x * framed.lift(y)).sum(), atol=1e-12
+        )
 
 
 def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
@@ -75,12 +81,20 @@ def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
     m = torch.zeros(2, *framed.shape, dtype=torch.float64)
     x = condition(m, 0.25, problem.seen_by(framed))
     inside = framed.to_image(x)
-    assert torch.allclose(inside, problem.y * 0.25 / (0.25 + 0.01), atol=1e-12)  # the scalar Gaussian update
+    assert torch.allclose(
+        inside, problem.y * 0.25 / (0.25 + 0.01), atol=1e-12
+    )  # the scalar Gaussian update
     assert float((x - framed.lift(inside)).abs().max()) == 0
 
 
 @pytest.mark.parametrize(
-    "prior, shape", [(pixel(), (1, 19, 13)), (latent(), (1, 20, 30)), (latent(), (1, 19, 9)), (pixel(), (1, 6, 20))]
+    "prior, shape",
+    [
+        (pixel(), (1, 19, 13)),
+        (latent(), (1, 20, 30)),
+        (latent(), (1, 19, 9)),
+        (pixel(), (1, 6, 20)),
+    ],
 )
 def test_tiles_of_local_networks_give_the_whole(prior: Prior, shape: tuple[int, int, int]):
     tiled, note = resize.fit(prior, shape)
@@ -90,7 +104,9 @@ def test_tiles_of_local_networks_give_the_whole(prior: Prior, shape: tuple[int, 
     assert torch.allclose(tiled.denoise(x, sigma), Pointwise()(x, sigma), atol=1e-12)
     if prior.kind == "latent":
         whole = functional.interpolate(x, scale_factor=2).tanh()
-        assert torch.allclose(tiled.decode(x), tiled.window(whole) if shape[1] % 2 else whole, atol=1e-12)
+        assert torch.allclose(
+            tiled.decode(x), tiled.window(whole) if shape[1] % 2 else whole, atol=1e-12
+        )
 
 
 def test_tiles_that_disagree_are_blended_without_a_seam():
@@ -118,9 +134,15 @@ def test_derivatives_through_a_tiled_decoder_are_those_of_the_whole():
     tiled, _ = resize.fit(latent(), (1, 20, 14))
     z, dz, g = noise(1, *tiled.shape), noise(1, *tiled.shape) * 0.3, noise(1, 1, 20, 14)
     whole = lambda z: functional.interpolate(z, scale_factor=2).tanh()  # noqa: E731
-    for f, expected in ((torch.func.vjp(tiled.decode, z)[1](g)[0], torch.func.vjp(whole, z)[1](g)[0]),):
+    for f, expected in (
+        (torch.func.vjp(tiled.decode, z)[1](g)[0], torch.func.vjp(whole, z)[1](g)[0]),
+    ):
         assert torch.allclose(f, expected, atol=1e-12)
-    assert torch.allclose(torch.func.jvp(tiled.decode, (z,), (dz,))[1], torch.func.jvp(whole, (z,), (dz,))[1], atol=1e-12)
+    assert torch.allclose(
+        torch.func.jvp(tiled.decode, (z,), (dz,))[1],
+        torch.func.jvp(whole, (z,), (dz,))[1],
+        atol=1e-12,
+    )
     z.requires_grad_()
     (tiled.decode(z) * g).sum().backward()
     assert torch.allclose(z.grad, torch.func.vjp(whole, z.detach())[1](g)[0], atol=1e-12)
@@ -145,7 +167,10 @@ def test_patch_priors_are_stretched_to_larger_images(shape):
     side = fitted.shape[-1]
     step = 2 / (side - 1)
     assert all(p.shape[-2:] == (4, 4) for p in seen)
-    assert all(torch.allclose(p[:, 0, 0, 1] - p[:, 0, 0, 0], torch.tensor(step, dtype=p.dtype), atol=1e-6) for p in seen)
+    assert all(
+        torch.allclose(p[:, 0, 0, 1] - p[:, 0, 0, 0], torch.tensor(step, dtype=p.dtype), atol=1e-6)
+        for p in seen
+    )
 
 
 def test_channels_must_agree():
@@ -164,7 +189,10 @@ def test_the_meter_counts_calls_and_backward_passes_and_lowers_the_denoiser_only
     prior = latent()
     prior.denoiser = Watched()
     decode = prior.first_stage.decode
-    prior.first_stage.decode = lambda z, **how: (decoding.append(torch.is_autocast_enabled("cpu")), decode(z, **how))[1]
+    prior.first_stage.decode = lambda z, **how: (
+        decoding.append(torch.is_autocast_enabled("cpu")),
+        decode(z, **how),
+    )[1]
     z = noise(1, *prior.shape).float().requires_grad_()
     with Meter(prior, torch.bfloat16) as meter:
         x0 = prior.denoise(z, torch.ones(1))

@@ -63,12 +63,18 @@ def test_ddim_is_song_2021_equation_12(eta: float):
     prior = Prior(VP(GaussianEps(table), table), SHAPE)
     found, noise = draw(sampling.DDIM(8, eta), prior)
     a = table[schedule.ddim_times(8)].tolist() + [1.0]
-    x = normal(noise) * math.sqrt((1 - a[0]) / a[0]) * math.sqrt(a[0])  # the sampler starts at sigma_max n in VE coordinates
+    x = (
+        normal(noise) * math.sqrt((1 - a[0]) / a[0]) * math.sqrt(a[0])
+    )  # the sampler starts at sigma_max n in VE coordinates
     for now, then in zip(a, a[1:]):
         eps = math.sqrt(1 - now) * (x - math.sqrt(now) * MEAN) / (now * SPREAD**2 + 1 - now)
         x0 = (x - math.sqrt(1 - now) * eps) / math.sqrt(now)
         s = eta * math.sqrt((1 - then) / (1 - now)) * math.sqrt(1 - now / then)
-        x = math.sqrt(then) * x0 + math.sqrt(1 - then - s**2) * eps + (s * normal(noise) if s > 0 else 0)
+        x = (
+            math.sqrt(then) * x0
+            + math.sqrt(1 - then - s**2) * eps
+            + (s * normal(noise) if s > 0 else 0)
+        )
     assert np.abs(found - x).max() < 1e-10
 
 
@@ -110,7 +116,9 @@ def test_langevin_keeps_the_level_it_is_told(corrected: bool):
             return torch.full_like(x, MEAN)
 
     prior = Prior(Fixed(), (1, 100, 100), 0.5, 0.5 + 1e-9)
-    sampler = sampling.Langevin(steps=30, sigma_max=0.5 + 1e-9, sigma_min=0.5, eps=1.0, corrected=corrected)
+    sampler = sampling.Langevin(
+        steps=30, sigma_max=0.5 + 1e-9, sigma_min=0.5, eps=1.0, corrected=corrected
+    )
     *_, last = sampler(prior, Noise(["0"], "solver"), torch.zeros((), dtype=torch.float64))
     expected = 0.25 if corrected else 0.25 / 0.75
     # 10,000 independent pixels: the variance's relative standard error is sqrt(2 / 10000); four of them.

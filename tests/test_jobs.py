@@ -18,7 +18,13 @@ from job_file import HOME, load
 JOBS = sorted(path.stem for path in HOME.glob("*.yaml"))
 SCHEMAS = json.loads((Path(__file__).parent / "schemas/kubernetes.json").read_text())
 SHELLS = ["runai", "runai-legacy", "slurm", "docker"]
-SIZES = [[], ["gpus=4"], ["gpus=0", "hours=8"], ["nodes=3", "gpus=2"], ["preemptible=false", "project="]]
+SIZES = [
+    [],
+    ["gpus=4"],
+    ["gpus=0", "hours=8"],
+    ["nodes=3", "gpus=2"],
+    ["preemptible=false", "project="],
+]
 
 
 def rendered(capsys, job: str, cluster: str, *changes: str) -> str:
@@ -27,7 +33,10 @@ def rendered(capsys, job: str, cluster: str, *changes: str) -> str:
 
 
 def manifests(capsys, job: str, *changes: str) -> dict[str, dict]:
-    return {made["kind"]: made for made in yaml.safe_load_all(rendered(capsys, job, "kubernetes", *changes))}
+    return {
+        made["kind"]: made
+        for made in yaml.safe_load_all(rendered(capsys, job, "kubernetes", *changes))
+    }
 
 
 def validate(made: dict) -> None:
@@ -46,7 +55,10 @@ def possible(job: str, cluster: str, changes: list[str]) -> list[str]:
 @pytest.mark.parametrize("job", JOBS)
 @pytest.mark.parametrize("changes", SIZES, ids=str)
 def test_manifests_are_what_kubernetes_takes(job, changes, capsys):
-    own = ["files={note.txt: 'two words'}", "volumes=[{mount: /r, claim: r, size: 5Gi}, {mount: /d, host: /s, read_only: true}]"]
+    own = [
+        "files={note.txt: 'two words'}",
+        "volumes=[{mount: /r, claim: r, size: 5Gi}, {mount: /d, host: /s, read_only: true}]",
+    ]
     for more in ([], own):
         made = manifests(capsys, job, *possible(job, "kubernetes", changes), *more)
         assert ("ConfigMap" in made) == ("PersistentVolumeClaim" in made) == bool(more)
@@ -108,7 +120,10 @@ def test_scripts_are_what_shells_take(job, cluster, capsys, tmp_path):
         (["name=Knee SR"], "name: 'Knee SR' is not a name of lower-case letters"),
         (["memory=64"], "memory: 64 is not a size like 64G or 500Gi"),
         (["command=[train]"], "command: 'train' is no program"),
-        (["volumes=[{mount: data, host: /a}]"], "volumes, 1: mount: 'data' is not an absolute path"),
+        (
+            ["volumes=[{mount: data, host: /a}]"],
+            "volumes, 1: mount: 'data' is not an absolute path",
+        ),
         (["volumes=[{mount: /data}]"], "volumes, 1: needs a mount, and a host folder or a claim"),
         (["volumes=[{mount: /a, host: /a}, {mount: /a, host: /b}]"], "two have the same mount"),
         (["environment={A B: c}"], "environment: a mapping of variables"),
@@ -139,7 +154,14 @@ def test_the_words_of_both_forms_of_runai(capsys):
     old = shlex.split(rendered(capsys, "train", "runai-legacy").replace("\\\n", ""))
     assert new[new.index("runai") :][:4] == ["runai", "training", "pytorch", "submit"]
     assert new[new.index("--workers") + 1] == "1" and "--num-nodes" in new
-    assert old[old.index("runai") :][:6] == ["runai", "submit", "--name", "medical-sr", "--image", "registry/palimpsest"]
+    assert old[old.index("runai") :][:6] == [
+        "runai",
+        "submit",
+        "--name",
+        "medical-sr",
+        "--image",
+        "registry/palimpsest",
+    ]
     assert old[old.index("--gpu") :][:6] == ["--gpu", "1", "--cpu", "8", "--memory", "64G"]
     assert old[old.index("--command") :][:4] == ["--command", "--", "python", "main.py"]
     assert "--volume" in old and "/shared/logs:/logs" in old
@@ -184,11 +206,17 @@ def cluster_of(where: Path) -> dict[str, str]:
     folder = where / "bin"
     folder.mkdir()
     for name in ("runai", "docker", "srun"):
-        (folder / name).write_text(STAND_IN.format(python=sys.executable, tests=str(Path(__file__).parent)))
+        (folder / name).write_text(
+            STAND_IN.format(python=sys.executable, tests=str(Path(__file__).parent))
+        )
         (folder / name).chmod(0o755)
     (folder / "scontrol").write_text(f'#!/bin/sh\necho "$@" > {where}/requeued\n')
     (folder / "scontrol").chmod(0o755)
-    return {"PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin", "SLURM_JOB_ID": "7", "TMPDIR": str(where)}
+    return {
+        "PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
+        "SLURM_JOB_ID": "7",
+        "TMPDIR": str(where),
+    }
 
 
 def small(where: Path, door: str = "sample.py") -> Path:
@@ -200,7 +228,16 @@ def small(where: Path, door: str = "sample.py") -> Path:
     (where / "results").chmod(0o777)
     for path in (where, *where.parents[:3]):
         os.chmod(path, 0o755)
-    words = ["--task", "/data/sr.yaml", "--solver", "baseline", "--model", "/data/pixel", "--data-root", "/data/scans"]
+    words = [
+        "--task",
+        "/data/sr.yaml",
+        "--solver",
+        "baseline",
+        "--model",
+        "/data/pixel",
+        "--data-root",
+        "/data/scans",
+    ]
     job = {
         "name": "tiny",
         "image": "image",
@@ -219,13 +256,28 @@ def in_pod(made: dict) -> list[str]:
     """What a kubelet would start, in a sandbox."""
     spec = made["spec"]["template"]["spec"]
     container = spec["containers"][0]
-    places = {volume["name"]: volume["hostPath"]["path"] for volume in spec["volumes"] if "hostPath" in volume}
-    mounts = [(places[m["name"]], m["mountPath"], m["readOnly"]) for m in container["volumeMounts"] if m["name"] in places]
-    return sandbox.command(["python", *container["args"]], mounts, {one["name"]: one["value"] for one in container["env"]})
+    places = {
+        volume["name"]: volume["hostPath"]["path"]
+        for volume in spec["volumes"]
+        if "hostPath" in volume
+    }
+    mounts = [
+        (places[m["name"]], m["mountPath"], m["readOnly"])
+        for m in container["volumeMounts"]
+        if m["name"] in places
+    ]
+    return sandbox.command(
+        ["python", *container["args"]],
+        mounts,
+        {one["name"]: one["value"] for one in container["env"]},
+    )
 
 
 def finished(where: Path) -> None:
-    assert len(tiny.records(where / "results/tiny")) == 3 and len(tiny.restored(where / "results/tiny")) == 3
+    assert (
+        len(tiny.records(where / "results/tiny")) == 3
+        and len(tiny.restored(where / "results/tiny")) == 3
+    )
     assert (where / "results/tiny/report.html").is_file()
 
 
@@ -245,7 +297,9 @@ def test_a_rendered_script_runs(cluster, tmp_path, capsys):
     """With stand-ins for docker, runai and srun that start the command in a sandbox."""
     (tmp_path / "job.sh").write_text(rendered(capsys, str(small(tmp_path)), cluster))
     environment = cluster_of(tmp_path)
-    done = subprocess.run(["bash", tmp_path / "job.sh"], capture_output=True, text=True, timeout=300, env=environment)
+    done = subprocess.run(
+        ["bash", tmp_path / "job.sh"], capture_output=True, text=True, timeout=300, env=environment
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     finished(tmp_path)
 

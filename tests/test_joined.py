@@ -53,14 +53,18 @@ def test_one_that_joins_nobody_does_it_all(world, alone, tmp_path):
 
 
 def test_reading_ahead_and_writing_behind_change_nothing(world, alone, tmp_path):
-    assert sample.main(tiny.words(world, tmp_path / "out", *MORE, "--workers", "2", task="mask")) == 0
+    assert (
+        sample.main(tiny.words(world, tmp_path / "out", *MORE, "--workers", "2", task="mask")) == 0
+    )
     same(alone, tmp_path / "out")
 
 
 def test_bounds_end_a_run_that_the_same_command_goes_on_with(world, alone, tmp_path, capsys):
     words = tiny.words(world, tmp_path / "out", *MORE, task="mask")
     assert sample.main([*words, "--max-images", "2"]) == 0
-    assert "--max-images 2 is reached; the same command goes on from here" in capsys.readouterr().out
+    assert (
+        "--max-images 2 is reached; the same command goes on from here" in capsys.readouterr().out
+    )
     assert len(records(tmp_path / "out")) == 2
     assert sample.main([*words, "--max-hours", "0.0001"]) == 0  # 0.36 s
     assert 2 <= len(records(tmp_path / "out")) < 6
@@ -71,9 +75,14 @@ def test_bounds_end_a_run_that_the_same_command_goes_on_with(world, alone, tmp_p
 def test_a_run_alone_and_runs_together_keep_each_other_out(world, tmp_path, capsys):
     words, out = tiny.words(world, tmp_path / "out", *MORE, task="mask"), tmp_path / "out"
     with_others = "import sys; from pathlib import Path; from solvers.run.shares import joined\n"
-    with_others += "with joined(Path(sys.argv[1]), lambda: print('first', flush=True), lambda: 0): input()"
+    with_others += (
+        "with joined(Path(sys.argv[1]), lambda: print('first', flush=True), lambda: 0): input()"
+    )
     other = subprocess.Popen(
-        [sys.executable, "-c", with_others, str(out)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", with_others, str(out)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     assert other.stdout.readline() == "first\n"
     try:
@@ -95,7 +104,9 @@ def test_one_is_killed_and_the_other_finishes_its_images(world, alone, tmp_path)
     second = subprocess.Popen(command, env=ENVIRONMENT)
     os.killpg(first.pid, signal.SIGKILL)
     first.wait()
-    for path in (out / ".run/workers").glob("*.json"):  # a process of this machine is known to be gone at once
+    for path in (out / ".run/workers").glob(
+        "*.json"
+    ):  # a process of this machine is known to be gone at once
         facts = json.loads(path.read_text())
         if facts["pid"] == first.pid:
             name = f"elsewhere-{facts['worker'].split('-', 1)[1]}"
@@ -127,8 +138,12 @@ def test_a_file_system_without_rename_or_locks_is_one_line(world, tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "replace", refused(errno.EPERM))
         assert sample.main(words) == 2
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py:")]
-    assert "cannot be written (Operation not permitted)" in line and not list((tmp_path / "out").glob("recon/*"))
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py:")
+    ]
+    assert "cannot be written (Operation not permitted)" in line and not list(
+        (tmp_path / "out").glob("recon/*")
+    )
     with monkeypatch.context() as patch:
         patch.setattr(files.fcntl, "lockf", refused(errno.ENOLCK))
         assert sample.main([*words, "--join"]) == 2

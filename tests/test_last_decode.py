@@ -11,7 +11,9 @@ from solvers.resample import ReSample
 from solvers.solver import Chain, final_image
 
 SHAPE, IDS, SIGMA_Y, GRID = (1, 8, 8), ("a", "b", "c"), 0.05, 0.5
-DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
+DENSE = Dense(
+    torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE
+)
 
 
 class Coded(Shuffle):
@@ -36,7 +38,10 @@ def posed(z):
 
 def test_each_image_takes_the_codes_where_they_explain_the_data():
     """The first latent lies near codes, the others between them: rounding costs 0.04, 4 and 7 of residual."""
-    z = GRID * torch.randint(-3, 4, (3, 4, 4, 4), generator=torch.Generator().manual_seed(2)).double()
+    z = (
+        GRID
+        * torch.randint(-3, 4, (3, 4, 4, 4), generator=torch.Generator().manual_seed(2)).double()
+    )
     z = (
         z
         + torch.tensor([0.01, 0.24, 0.24]).reshape(3, 1, 1, 1)
@@ -52,7 +57,9 @@ def test_released_resample_meets_the_codes():
     z = torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
     problem = posed(z)
     chain = Chain(problem, prior(), Noise(IDS, "solver"), [])
-    coded, plain = (PublishedReSample(codebook=codebook).decoded(chain) for codebook in (True, False))
+    coded, plain = (
+        PublishedReSample(codebook=codebook).decoded(chain) for codebook in (True, False)
+    )
     r, gradient = misfit(coded, z)
     torch.testing.assert_close(r, DENSE.forward(prior().decode(z)) - problem.y, rtol=0, atol=1e-12)
     nearest = (z / GRID).round() * GRID
@@ -61,7 +68,9 @@ def test_released_resample_meets_the_codes():
 
 def test_resample_still_meets_the_data_behind_a_coarse_codebook():
     """Rounding to the codes leaves 3 to 5 noise levels; 20 entries exceed 2 once in 10^6."""
-    problem = posed(torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64))
+    problem = posed(
+        torch.randn(3, 4, 4, 4, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    )
     *_, last = ReSample(steps=40, skip=3)(problem, prior(), Noise(IDS, "solver"))
     assert (problem.residual(prior().decode(last.x)) > 2).any()
     assert (problem.residual(last.x0) < 2).all()

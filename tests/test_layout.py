@@ -14,7 +14,12 @@ MAY_IMPORT = {
     "data": {"data"},
     "ldm": {"ldm", *LEAVES},
     "solvers": {"solvers", "ldm.schedule", "ldm.denoiser", "ldm.sampling", "ldm.volume", *LEAVES},
-    "solvers/operators": {"solvers", "ldm.denoiser", *LEAVES, "data.formats"},  # masks and kernels may be files
+    "solvers/operators": {
+        "solvers",
+        "ldm.denoiser",
+        *LEAVES,
+        "data.formats",
+    },  # masks and kernels may be files
     "solvers/measured": {"solvers", *LEAVES, "data.formats"},  # what scanners write
     "solvers/run": {
         "solvers",
@@ -46,7 +51,11 @@ LIGHTNING_SKINS = {
 
 def sources() -> list[Path]:
     rooms = [path for room in ROOMS for path in (ROOT / room).rglob("*.py")]
-    return rooms + [ROOT / "main.py", ROOT / "sample.py", ROOT / "palimpsest.py"] + sorted((ROOT / "scripts").glob("*.py"))
+    return (
+        rooms
+        + [ROOT / "main.py", ROOT / "sample.py", ROOT / "palimpsest.py"]
+        + sorted((ROOT / "scripts").glob("*.py"))
+    )
 
 
 def module_name(path: Path) -> str:
@@ -73,19 +82,37 @@ def imports(path: Path) -> set[str]:
 @pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
 def test_imports_follow_the_table(path: Path):
     place = str(path.relative_to(ROOT))
-    room = next(r for r in ("solvers/run", "solvers/operators", "solvers/measured", place.split("/")[0]) if place.startswith(r))
-    ours = {name for name in imports(path) if name.split(".")[0] in (*ROOMS, "main", "sample", "scripts", "tests")}
+    room = next(
+        r
+        for r in ("solvers/run", "solvers/operators", "solvers/measured", place.split("/")[0])
+        if place.startswith(r)
+    )
+    ours = {
+        name
+        for name in imports(path)
+        if name.split(".")[0] in (*ROOMS, "main", "sample", "scripts", "tests")
+    }
     if room in MAY_IMPORT:
         allowed = MAY_IMPORT[room]
         never = "data.prepare" if room == "solvers/run" else "solvers.run"
-        bad = {name for name in ours if name.startswith(never) or not any(name == a or name.startswith(a + ".") for a in allowed)}
+        bad = {
+            name
+            for name in ours
+            if name.startswith(never)
+            or not any(name == a or name.startswith(a + ".") for a in allowed)
+        }
     else:
-        bad = {name for name in ours if name.split(".")[0] in ("main", "sample", "scripts", "tests")}
+        bad = {
+            name for name in ours if name.split(".")[0] in ("main", "sample", "scripts", "tests")
+        }
     assert not bad
 
 
 def test_no_cycles():
-    graph = {module_name(p): {n for n in imports(p) if n in MODULES} - {module_name(p)} for p in sources()}
+    graph = {
+        module_name(p): {n for n in imports(p) if n in MODULES} - {module_name(p)}
+        for p in sources()
+    }
     done: set[str] = set()
 
     def visit(name: str, path: tuple[str, ...]) -> None:
@@ -100,7 +127,11 @@ def test_no_cycles():
 
 
 def test_lightning_is_a_skin():
-    users = {str(p.relative_to(ROOT)) for p in sources() if any(n.split(".")[0] == "pytorch_lightning" for n in imports(p))}
+    users = {
+        str(p.relative_to(ROOT))
+        for p in sources()
+        if any(n.split(".")[0] == "pytorch_lightning" for n in imports(p))
+    }
     assert users <= LIGHTNING_SKINS
 
 
@@ -120,7 +151,14 @@ def test_algorithms_stand_among_few_files():
     """At most 22 files in solvers/ beside its folders, none over 260 lines, and hardly any that asks what kind of prior it is."""
     files = sorted((ROOT / "solvers").glob("*.py"))
     assert len(files) <= 22
-    rooms = [*files, *(ROOT / "solvers/published").glob("*.py"), ROOT / "ldm/sampling.py", ROOT / "ldm/former.py"]
+    rooms = [
+        *files,
+        *(ROOT / "solvers/published").glob("*.py"),
+        ROOT / "ldm/sampling.py",
+        ROOT / "ldm/former.py",
+    ]
     assert not [path for path in rooms if len(path.read_text().splitlines()) > 260]
     shared = ("beliefs.py", "problem.py", "solver.py")
-    assert sum(path.read_text().count("prior.kind") for path in rooms if path.name not in shared) <= 3
+    assert (
+        sum(path.read_text().count("prior.kind") for path in rooms if path.name not in shared) <= 3
+    )

@@ -19,12 +19,26 @@ def refusal(capsys, *argv: str) -> str:
     """The one line of a refused command."""
     assert main.main(argv) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len([line for line in lines if line.startswith("main.py: ")]) == 1 and "Traceback" not in "".join(lines)
+    assert len(
+        [line for line in lines if line.startswith("main.py: ")]
+    ) == 1 and "Traceback" not in "".join(lines)
     return lines[-1]
 
 
 def test_prints_the_merged_configuration_without_train(capsys):
-    assert main.main(["--base", DEMO, "--max-steps", "7", "--precision=32", "model.params.optimiser.params.lr=0.25"]) == 0
+    assert (
+        main.main(
+            [
+                "--base",
+                DEMO,
+                "--max-steps",
+                "7",
+                "--precision=32",
+                "model.params.optimiser.params.lr=0.25",
+            ]
+        )
+        == 0
+    )
     printed = capsys.readouterr().out
     assert "max_steps: 7" in printed and "lr: 0.25" in printed and "precision: 32" in printed
 
@@ -48,25 +62,54 @@ def test_dashes_and_underscores_are_the_same():
         (["--base", DEMO, "--train", "perhaps"], "neither True nor False"),
         (["--base", "configs/projects/medical_super_resolution.yaml"], "training needs `model:`"),
         (
-            ["--base", DEMO, "--train", "--max_steps", "many", "data.params.train=README.md", "data.params.validation=null"],
+            [
+                "--base",
+                DEMO,
+                "--train",
+                "--max_steps",
+                "many",
+                "data.params.train=README.md",
+                "data.params.validation=null",
+            ],
             "trainer.max_steps: 'many' is not of type int",
         ),
         (["--base", DEMO, "--train", "--resume", "nowhere"], "no such checkpoint"),
-        (["--base", DEMO, "--train", "--resume", "epoch=3.ckpt"], "epoch=3.ckpt: no such checkpoint"),
-        (["--base", DEMO, "--plugin", "no_such_module"], "--plugin no_such_module: No module named"),
+        (
+            ["--base", DEMO, "--train", "--resume", "epoch=3.ckpt"],
+            "epoch=3.ckpt: no such checkpoint",
+        ),
+        (
+            ["--base", DEMO, "--plugin", "no_such_module"],
+            "--plugin no_such_module: No module named",
+        ),
         (["--base", DEMO, "modle.params.flip=true"], "modle: unknown key; did you mean 'model'?"),
         (["--base", DEMO, "prior=3"], "prior: 3 is not a mapping"),
         (["--base", DEMO, "save_every=0"], "save_every: 0 is not a number above 0"),
         (["--base", DEMO, "first_stage_weights=3"], "first_stage_weights: 3 is not a path"),
-        (["--base", DEMO, "data.target=ldm.schedule.Table", "data.params.kind=linear"], "data: is no LightningDataModule"),
-        (["--base", DEMO, "--train", "data.params.train=nowhere.csv"], "nowhere.csv: no such manifest"),
+        (
+            ["--base", DEMO, "data.target=ldm.schedule.Table", "data.params.kind=linear"],
+            "data: is no LightningDataModule",
+        ),
+        (
+            ["--base", DEMO, "--train", "data.params.train=nowhere.csv"],
+            "nowhere.csv: no such manifest",
+        ),
         (["--base", DEMO, "--devices", "[0"], "--devices: '[0' is not valid YAML"),
         (["--base", DEMO, "--train", "["], "'[' is not valid YAML"),
-        (["--base", DEMO, "--accumulate_grad_batches", "0"], "trainer.accumulate_grad_batches: 0 must be above 0"),
-        (["--base", DEMO, "--accumulate_grad_batches", "x"], "trainer.accumulate_grad_batches: 'x' is not of type int"),
+        (
+            ["--base", DEMO, "--accumulate_grad_batches", "0"],
+            "trainer.accumulate_grad_batches: 0 must be above 0",
+        ),
+        (
+            ["--base", DEMO, "--accumulate_grad_batches", "x"],
+            "trainer.accumulate_grad_batches: 'x' is not of type int",
+        ),
         (["--base", DEMO, "--max_epochs", "1.5"], "trainer.max_epochs: 1.5 is not"),
         (["--base", DEMO, "--log_every_n_steps", "x"], "trainer.log_every_n_steps: 'x' is not"),
-        (["--base", DEMO, "--val_check_interval", "0"], "trainer.val_check_interval: 0 must be above 0"),
+        (
+            ["--base", DEMO, "--val_check_interval", "0"],
+            "trainer.val_check_interval: 0 must be above 0",
+        ),
         (["--base", DEMO, "--max_steps"], "trainer.max_steps: True is not of type int"),
         (["--base", DEMO, "--overfit_batches", "2"], "name a manifest of a few rows"),
         (["--base", DEMO, "trainer.overfit_batches=2"], "trainer.overfit_batches"),
@@ -78,44 +121,74 @@ def test_mistakes_are_one_line(argv, says, capsys, tmp_path):
 
 
 def test_a_folder_that_cannot_be_written_is_one_line(data, tmp_path, capsys):
-    assert "/proc/nothing" in refusal(capsys, *arguments(data, tmp_path, "pixel", "--logdir", "/proc/nothing"))
+    assert "/proc/nothing" in refusal(
+        capsys, *arguments(data, tmp_path, "pixel", "--logdir", "/proc/nothing")
+    )
 
 
 def test_no_images(data, tmp_path, capsys):
     (tmp_path / "empty.csv").write_text("path\n")
-    assert "no rows" in refusal(capsys, *arguments(data, tmp_path, "pixel", f"data.params.train={tmp_path}/empty.csv"))
+    assert "no rows" in refusal(
+        capsys, *arguments(data, tmp_path, "pixel", f"data.params.train={tmp_path}/empty.csv")
+    )
 
 
 def test_one_image_trains(data, tmp_path):
     (data / "one.csv").write_text("path\ns0.png\n")
-    assert main.main(arguments(data, tmp_path, "patch", "--max_steps", "2", f"data.params.train={data}/one.csv")) == 0
+    assert (
+        main.main(
+            arguments(
+                data, tmp_path, "patch", "--max_steps", "2", f"data.params.train={data}/one.csv"
+            )
+        )
+        == 0
+    )
     assert last(tmp_path, "patch")["global_step"] == 2
 
 
 @pytest.mark.parametrize("kind", ["pixel", "patch", "latent"])
 def test_images_of_another_size(kind, data, tmp_path, capsys):
-    line = refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", "data.params.size=8"))
+    line = refusal(
+        capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", "data.params.size=8")
+    )
     assert "images of [1, 8, 8] do not fit this prior, made for [1, 16, 16]" in line
 
 
 def test_images_smaller_than_the_crops(data, tmp_path, capsys):
-    line = refusal(capsys, *arguments(data, tmp_path, "autoencoder", "--max_steps", "1", "model.params.crops={0: 32}"))
+    line = refusal(
+        capsys,
+        *arguments(data, tmp_path, "autoencoder", "--max_steps", "1", "model.params.crops={0: 32}"),
+    )
     assert "crops of 32 pixels do not fit into images of 16x16" in line
 
 
 def test_crops_of_another_patch_size(data, tmp_path, capsys):
-    assert "largest size must be the prior's 12" in refusal(capsys, *arguments(data, tmp_path, "patch", "prior.params.patch=12"))
+    assert "largest size must be the prior's 12" in refusal(
+        capsys, *arguments(data, tmp_path, "patch", "prior.params.patch=12")
+    )
 
 
 def test_labels_are_needed_for_classes(data, tmp_path, capsys):
     (data / "unlabelled.csv").write_text("path\ns0.png\ns1.png\n")
-    more = ["model.params.labels=true", "prior.params.denoiser.params.network.params.classes=2", "--max_steps", "2"]
+    more = [
+        "model.params.labels=true",
+        "prior.params.denoiser.params.network.params.classes=2",
+        "--max_steps",
+        "2",
+    ]
     assert main.main(arguments(data, tmp_path / "labelled", "pixel", *more)) == 0
-    line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/unlabelled.csv"))
+    line = refusal(
+        capsys,
+        *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/unlabelled.csv"),
+    )
     assert "needs a label from 0 to 1" in line
     (data / "third.csv").write_text("path,label\ns0.png,0\ns1.png,2\n")
-    assert "from 0 to 1" in refusal(capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/third.csv"))
-    assert "unconditional" in refusal(capsys, *arguments(data, tmp_path, "pixel", "model.params.labels=true"))
+    assert "from 0 to 1" in refusal(
+        capsys, *arguments(data, tmp_path, "pixel", *more, f"data.params.train={data}/third.csv")
+    )
+    assert "unconditional" in refusal(
+        capsys, *arguments(data, tmp_path, "pixel", "model.params.labels=true")
+    )
 
 
 def test_a_time_of_days_stays_text():
@@ -128,15 +201,33 @@ COLOUR = "channels of the images, the states and the networks do not fit each ot
 @pytest.mark.parametrize(
     "kind, changes, says",
     [
-        ("pixel", ["model.target=ldm.training.latent_diffusion.LatentDiffusion"], "LatentDiffusion trains a latent prior"),
-        ("latent", ["model.target=ldm.training.diffusion.PixelDiffusion"], "PixelDiffusion trains a pixel prior"),
-        ("autoencoder", ["model.params.bottleneck.target=ldm.training.bottleneck.Gaussian"], "a Gaussian needs a KL model"),
+        (
+            "pixel",
+            ["model.target=ldm.training.latent_diffusion.LatentDiffusion"],
+            "LatentDiffusion trains a latent prior",
+        ),
+        (
+            "latent",
+            ["model.target=ldm.training.diffusion.PixelDiffusion"],
+            "PixelDiffusion trains a pixel prior",
+        ),
+        (
+            "autoencoder",
+            ["model.params.bottleneck.target=ldm.training.bottleneck.Gaussian"],
+            "a Gaussian needs a KL model",
+        ),
         (
             "kl",
-            ["model.params.bottleneck={target: ldm.training.bottleneck.Codebook, params: {codes: 16}}"],
+            [
+                "model.params.bottleneck={target: ldm.training.bottleneck.Codebook, params: {codes: 16}}"
+            ],
             "a Codebook needs a VQ model",
         ),
-        ("autoencoder", ["model.params.bottleneck.params.codes=8"], "codes must be the model's 16, not 8"),
+        (
+            "autoencoder",
+            ["model.params.bottleneck.params.codes=8"],
+            "codes must be the model's 16, not 8",
+        ),
         ("autoencoder", ["model.params.crops={0: 0}"], "size from 1 on"),
         ("autoencoder", ["model.params.crops={0: a}"], "is not of type"),
         ("autoencoder", ["data.params.channels=3"], COLOUR),
@@ -150,12 +241,19 @@ def test_parts_that_do_not_fit_each_other(kind, changes, says, data, tmp_path, c
     target = "ldm.training.optimisation.AdamW"  # a new target forgets the old one
     optimiser = f"model.params.optimiser={{target: {target}, params: {{lr: 1.0e-3}}}}"
     more = [optimiser] if "model.target" in changes[0] else []
-    assert says in refusal(capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", *changes, *more))
+    assert says in refusal(
+        capsys, *arguments(data, tmp_path, kind, "--max_steps", "1", *changes, *more)
+    )
 
 
 @pytest.mark.parametrize("varied", ["data.params.augment=true", "data.params.crop=8"])
 def test_cached_latents_refuse_what_varies(varied, data, tmp_path, capsys):
-    line = refusal(capsys, *arguments(data, tmp_path, "latent", varied, "prior.params.shape=[3,4,4]", "--max_steps", "1"))
+    line = refusal(
+        capsys,
+        *arguments(
+            data, tmp_path, "latent", varied, "prior.params.shape=[3,4,4]", "--max_steps", "1"
+        ),
+    )
     assert f"cached latents cannot follow {varied.split('=')[0]}" in line
 
 
@@ -177,10 +275,16 @@ def test_what_a_checkpoint_is_not_resumed_with(data, tmp_path, capsys):
 
 
 def test_no_run_is_overwritten_by_the_resumption_of_another(data, tmp_path, capsys):
-    other = [word for word in arguments(data, tmp_path, "pixel", "--max_steps", "3") if word not in ("--resume", "auto")]
+    other = [
+        word
+        for word in arguments(data, tmp_path, "pixel", "--max_steps", "3")
+        if word not in ("--resume", "auto")
+    ]
     for name in ("a", "b"):
         assert main.main([*other, "--name", name, "--max_steps", "2"]) == 0
-    assert "b: holds an earlier run" in refusal(capsys, *other, "--name", "b", "--resume", str(tmp_path / "p" / "a"))
+    assert "b: holds an earlier run" in refusal(
+        capsys, *other, "--name", "b", "--resume", str(tmp_path / "p" / "a")
+    )
     for name, source in (("b", "b"), ("c", "a")):  # itself; and into a new folder
         assert main.main([*other, "--name", name, "--resume", str(tmp_path / "p" / source)]) == 0
 
@@ -238,7 +342,9 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     monkeypatch.setattr("data.files.os.fsync", full)
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", "--max_steps", "2"))
     assert (
-        "last.ckpt: the disk is full, " in line and "No space left on device" in line and "previous checkpoint is intact" in line
+        "last.ckpt: the disk is full, " in line
+        and "No space left on device" in line
+        and "previous checkpoint is intact" in line
     )
     assert last(tmp_path, "pixel")["global_step"] == before["global_step"] == 1
     assert not list((tmp_path / "p" / "pixel" / "checkpoints").glob(".*"))
@@ -248,7 +354,9 @@ def test_full_disk_at_save_keeps_the_checkpoint(data, tmp_path, capsys, monkeypa
     "error",
     [
         torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
-        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes."),
+        RuntimeError(
+            "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4503599627370496 bytes."
+        ),
         MemoryError("Unable to allocate 4.00 PiB"),
     ],
     ids=["gpu", "cpu", "numpy"],
@@ -259,8 +367,12 @@ def test_out_of_memory_says_what_to_lower(error, data, tmp_path, capsys, monkeyp
 
     monkeypatch.setattr("ldm.training.diffusion.PixelDiffusion.loss", exhausted)
     assert "lower data.params.batch_size" in refusal(capsys, *arguments(data, tmp_path, "pixel"))
-    monkeypatch.setattr("ldm.training.diffusion.PixelDiffusion.loss", lambda *_: torch.zeros(2).view(3))
-    with pytest.raises(RuntimeError, match="invalid for input of size"):  # a defect is not a lack of memory
+    monkeypatch.setattr(
+        "ldm.training.diffusion.PixelDiffusion.loss", lambda *_: torch.zeros(2).view(3)
+    )
+    with pytest.raises(
+        RuntimeError, match="invalid for input of size"
+    ):  # a defect is not a lack of memory
         main.main(arguments(data, tmp_path / "defect", "pixel"))
 
 
@@ -269,7 +381,12 @@ def test_a_bad_image_in_a_loaders_worker_is_one_line(data, tmp_path, capsys, mon
     monkeypatch.setattr("data.datamodule.MEMORY", 0)  # read by the workers, not beforehand
     (tmp_path / "scan.png").write_bytes(b"no picture")
     (tmp_path / "train.csv").write_text(f"path\n{data}/s0.png\nscan.png\n")
-    more = [f"data.params.train={tmp_path}/train.csv", "data.params.num_workers=1", "--max_steps", "2"]
+    more = [
+        f"data.params.train={tmp_path}/train.csv",
+        "data.params.num_workers=1",
+        "--max_steps",
+        "2",
+    ]
     line = refusal(capsys, *arguments(data, tmp_path, "pixel", *more))
     assert "scan.png" in line and "Caught" not in line and "Traceback" not in line
 
@@ -277,21 +394,51 @@ def test_a_bad_image_in_a_loaders_worker_is_one_line(data, tmp_path, capsys, mon
 def test_init_starts_from_a_checkpoint_and_adapts_channels(data, tmp_path, capsys, monkeypatch):
     colour = ["data.params.channels=3", "prior.params.shape=[3,16,16]"]
     colour += [f"prior.params.denoiser.params.network.params.{k}=3" for k in ("channels", "out")]
-    assert main.main(arguments(data, tmp_path / "colour", "pixel", "--max_steps", "2", *colour)) == 0
-    (tmp_path / "colour" / "p" / "pixel" / "checkpoints" / "last.ckpt").rename(tmp_path / "epoch=3.ckpt")
+    assert (
+        main.main(arguments(data, tmp_path / "colour", "pixel", "--max_steps", "2", *colour)) == 0
+    )
+    (tmp_path / "colour" / "p" / "pixel" / "checkpoints" / "last.ckpt").rename(
+        tmp_path / "epoch=3.ckpt"
+    )
     monkeypatch.chdir(tmp_path)  # where this word is a file and no override
-    assert main.main(arguments(data, tmp_path / "gray", "pixel", "--max_steps", "1", "--init", "epoch=3.ckpt")) == 0
-    assert "adapted from 3 image channels to 1: denoiser.network.conv_in.weight" in capsys.readouterr().out
+    assert (
+        main.main(
+            arguments(
+                data, tmp_path / "gray", "pixel", "--max_steps", "1", "--init", "epoch=3.ckpt"
+            )
+        )
+        == 0
+    )
+    assert (
+        "adapted from 3 image channels to 1: denoiser.network.conv_in.weight"
+        in capsys.readouterr().out
+    )
     assert "none" not in KINDS
 
 
 def test_writes_what_the_page_promises(data, tmp_path):
     assert (
-        main.main(arguments(data, tmp_path, "pixel", "--max_steps", "2", "--val_check_interval", "2", "--limit_val_batches", "1"))
+        main.main(
+            arguments(
+                data,
+                tmp_path,
+                "pixel",
+                "--max_steps",
+                "2",
+                "--val_check_interval",
+                "2",
+                "--limit_val_batches",
+                "1",
+            )
+        )
         == 0
     )
     folder = tmp_path / "p" / "pixel"
     assert (folder / "config.yaml").is_file() and list((folder / "tensorboard").glob("events*"))
     assert {path.name for path in (folder / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     saved = torch.load(folder / "checkpoints" / "best.ckpt", weights_only=True)
-    assert saved["config"]["prior"]["target"] == "ldm.denoiser.Prior" and saved["ema"] and saved["manifests"]
+    assert (
+        saved["config"]["prior"]["target"] == "ldm.denoiser.Prior"
+        and saved["ema"]
+        and saved["manifests"]
+    )

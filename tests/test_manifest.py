@@ -14,9 +14,19 @@ from data.manifest import COLUMNS, Row, check, identify, read
 
 
 def test_three_formats_say_the_same(tmp_path):
-    csv = write(tmp_path, f"{HEADER}\na/1.png,one,p1,train,,-1000:400,2,{'0' * 64}\nv.nii.gz,,,,7,,,\n")
+    csv = write(
+        tmp_path, f"{HEADER}\na/1.png,one,p1,train,,-1000:400,2,{'0' * 64}\nv.nii.gz,,,,7,,,\n"
+    )
     objects = [
-        dict(path="a/1.png", image_id="one", subject="p1", split="train", window="-1000:400", label=2, sha256="0" * 64),
+        dict(
+            path="a/1.png",
+            image_id="one",
+            subject="p1",
+            split="train",
+            window="-1000:400",
+            label=2,
+            sha256="0" * 64,
+        ),
         dict(path="v.nii.gz", slice=7),
     ]
     jsonl = write(tmp_path, "".join(json.dumps(o) + "\n" for o in objects), "m.jsonl")
@@ -30,7 +40,11 @@ def test_three_formats_say_the_same(tmp_path):
 
 
 def test_full_and_partial_columns_in_any_order(tmp_path):
-    full = write(tmp_path, "".join(json.dumps(dict.fromkeys(COLUMNS) | {"path": f"{i}.png"}) + "\n" for i in range(3)), "m.jsonl")
+    full = write(
+        tmp_path,
+        "".join(json.dumps(dict.fromkeys(COLUMNS) | {"path": f"{i}.png"}) + "\n" for i in range(3)),
+        "m.jsonl",
+    )
     part = write(tmp_path, "label, path\n" + "".join(f"{i},{i}.png\n" for i in range(3)))
     assert [row.image_id for row in read(full)] == ["0", "1", "2"]
     assert [(row.label, row.image_id) for row in read(part)] == [(0, "0"), (1, "1"), (2, "2")]
@@ -43,7 +57,14 @@ def test_line_ends_marks_blank_lines_and_spaces(tmp_path, end, mark, name):
     lines = {
         "m.csv": ["path,label", " a b.png ,1", "", '"c, d.png",2', " , "[:0], "é.png,-1"],
         "m.txt": ["", " a b.png ", "   ", "c, d.png", "", "é.png"],
-        "m.jsonl": ["", '{"path": " a b.png "}', "", '{"path": "c, d.png"}', " ", '{"path": "\\u00e9.png"}'],
+        "m.jsonl": [
+            "",
+            '{"path": " a b.png "}',
+            "",
+            '{"path": "c, d.png"}',
+            " ",
+            '{"path": "\\u00e9.png"}',
+        ],
     }[name]
     for tail in ("", end):
         rows = list(read(write(tmp_path, mark + end.join(lines) + tail, name)))
@@ -54,7 +75,9 @@ def test_line_ends_marks_blank_lines_and_spaces(tmp_path, end, mark, name):
 def test_absolute_paths_are_taken_and_ids_do_not_depend_on_the_mount(tmp_path):
     (tmp_path / "here").mkdir()
     inside, outside = f"{tmp_path}/here/train/1.png", "/elsewhere/1.png"
-    rows = list(read(write(tmp_path / "here", f"{inside}\n{outside}\ntrain/2.png\n", "train_images.txt")))
+    rows = list(
+        read(write(tmp_path / "here", f"{inside}\n{outside}\ntrain/2.png\n", "train_images.txt"))
+    )
     assert [row.path for row in rows] == [inside, outside, f"{tmp_path}/here/train/2.png"]
     assert [row.image_id for row in rows] == ["train__1", "elsewhere__1", "train__2"]
 
@@ -83,12 +106,21 @@ def test_spaces_about_cells_are_no_part_of_them(tmp_path):
     for name, content in (
         ("m.csv", 'path,subject\n" a b.png"," p"\n"c d.png",p\n'),
         ("n.csv", "path,subject\na b.png , p\nc d.png,p \n"),
-        ("m.jsonl", '{"path": " a b.png ", "subject": " p"}\n{"path": "c d.png", "subject": "p "}\n'),
+        (
+            "m.jsonl",
+            '{"path": " a b.png ", "subject": " p"}\n{"path": "c d.png", "subject": "p "}\n',
+        ),
         ("n.jsonl", '{"path":"a b.png","subject":"p "}\n{"path":"c d.png ","subject":"p"}\n'),
     ):
-        found = [(os.path.basename(row.path), row.subject) for row in read(write(tmp_path, content, name))]
+        found = [
+            (os.path.basename(row.path), row.subject)
+            for row in read(write(tmp_path, content, name))
+        ]
         assert found == [("a b.png", "p"), ("c d.png", "p")]
-    assert [os.path.basename(row.path) for row in read(write(tmp_path, "a b.png\n c d.png\ne.png \n", "m.txt"))] == [
+    assert [
+        os.path.basename(row.path)
+        for row in read(write(tmp_path, "a b.png\n c d.png\ne.png \n", "m.txt"))
+    ] == [
         "a b.png",
         "c d.png",
         "e.png",
@@ -107,7 +139,9 @@ def good(tmp_path):
     rows = []
     for i in range(6):
         (tmp_path / f"{i}.png").write_bytes(bytes([i]))
-        rows.append(f"{i}.png,,p{i // 2},{'train' if i < 4 else 'test'},,,,{hashlib.sha256(bytes([i])).hexdigest()}")
+        rows.append(
+            f"{i}.png,,p{i // 2},{'train' if i < 4 else 'test'},,,,{hashlib.sha256(bytes([i])).hexdigest()}"
+        )
     return tmp_path, rows
 
 
@@ -167,8 +201,21 @@ def test_a_million_rows(tmp_path, suffix, what, seconds, mebibytes):
     with path.open("w") as stream:
         stream.write(f"{HEADER}\n" if suffix == "csv" else "")
         for i in range(1_000_000):
-            cells = [f"v/{i % 1000}.png", f"i{i}", f"p{i}", "train", i // 1000, "-1000:400", 1, "0" * 64]
-            whole = {"csv": ",".join(map(str, cells)), "jsonl": json.dumps(dict(zip(COLUMNS, cells))), "txt": f"v/{i % 1000}.png"}
+            cells = [
+                f"v/{i % 1000}.png",
+                f"i{i}",
+                f"p{i}",
+                "train",
+                i // 1000,
+                "-1000:400",
+                1,
+                "0" * 64,
+            ]
+            whole = {
+                "csv": ",".join(map(str, cells)),
+                "jsonl": json.dumps(dict(zip(COLUMNS, cells))),
+                "txt": f"v/{i % 1000}.png",
+            }
             stream.write(whole[suffix] + "\n")
     (tmp_path / "v").mkdir()
     for i in range(1000):
@@ -181,7 +228,9 @@ def test_a_million_rows(tmp_path, suffix, what, seconds, mebibytes):
         peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
         print(n, time.process_time() - start, int(peak) / 1024)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=True
+    )
     n, took, peak = map(float, done.stdout.split())
     print(f"{suffix} {what}: {took:.2f} s of processor time, {peak:.0f} MiB")
     assert n == 1_000_000 and took <= seconds and peak <= mebibytes

@@ -61,8 +61,15 @@ def test_bad_rows(tmp_path, cells, reason):
 def test_bad_objects(tmp_path, line, reason):
     refused(write(tmp_path, f'{{"path": "fine.png"}}\n{line}\n', "m.jsonl"), 2, reason)
     full = {name: None for name in COLUMNS}
-    if line.startswith('{"path": "a.png", "'):  # the same where all rows have all keys, which goes another way
-        whole = json.dumps(full | {"path": "fine.png"}) + "\n" + json.dumps(full | json.loads(line)) + "\n"
+    if line.startswith(
+        '{"path": "a.png", "'
+    ):  # the same where all rows have all keys, which goes another way
+        whole = (
+            json.dumps(full | {"path": "fine.png"})
+            + "\n"
+            + json.dumps(full | json.loads(line))
+            + "\n"
+        )
         if "subjct" not in line:
             refused(write(tmp_path, whole, "m.jsonl"), 2, reason)
 
@@ -74,10 +81,21 @@ def whole(**given):
 @pytest.mark.parametrize(
     "content, row",
     [
-        (whole(path="a.png")[:-1] + "\n" + whole(path="b.png")[1:] + "," + whole(path="c.png"), 1),  # an object over two lines
+        (
+            whole(path="a.png")[:-1] + "\n" + whole(path="b.png")[1:] + "," + whole(path="c.png"),
+            1,
+        ),  # an object over two lines
         (whole(path="a.png") + "," + whole(path="b.png").replace(", ", "\n", 1), 1),
-        (whole(path="a.png").replace("a.png", "a\n.png") + "," + whole(path="b.png"), 1),  # a text over two lines
-        (whole(path="a.png") + "\n" + whole(path="b.png", sha256=[{}, {}]).replace("{}, {}", "{}\n{}"), 2),
+        (
+            whole(path="a.png").replace("a.png", "a\n.png") + "," + whole(path="b.png"),
+            1,
+        ),  # a text over two lines
+        (
+            whole(path="a.png")
+            + "\n"
+            + whole(path="b.png", sha256=[{}, {}]).replace("{}, {}", "{}\n{}"),
+            2,
+        ),
         (whole(path="a.png") + "\n" + whole(path="b.png") + "," + whole(path="c.png"), 2),
         ("[" + whole(path="a.png") + "\n" + whole(path="b.png") + "]", 1),
         (whole(path="a.png") + "\n" + whole(path="b.png") + " x", 2),
@@ -88,7 +106,11 @@ def whole(**given):
 )
 def test_lines_that_are_no_objects_by_themselves(tmp_path, content, row):
     """Joined with commas, as many as there are lines, most of these would pass."""
-    refused(write(tmp_path, content + "\n", "m.jsonl"), row, "not JSON" if content[0] == "{" else "is not")
+    refused(
+        write(tmp_path, content + "\n", "m.jsonl"),
+        row,
+        "not JSON" if content[0] == "{" else "is not",
+    )
 
 
 @pytest.mark.parametrize(

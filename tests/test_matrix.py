@@ -47,7 +47,11 @@ from solvers.tv import TV
 
 SHAPE, IDS, SIGMA_Y = (1, 8, 8), ("a", "b"), 0.05
 NOISY = Gaussian(SIGMA_Y)
-PRIORS = {"pixel": isotropic(SHAPE), "latent": latent(SHAPE, error_variance=1e-3), "patch": patched(8, 3)}
+PRIORS = {
+    "pixel": isotropic(SHAPE),
+    "latent": latent(SHAPE, error_variance=1e-3),
+    "patch": patched(8, 3),
+}
 OPERATORS = {
     "super-resolution": SuperResolution(2),
     "Gaussian blur": GaussianBlur(5, 1.0, "reflect"),
@@ -68,7 +72,9 @@ OPERATORS = {
 SOLVERS = {
     "resample": ReSample(steps=12, skip=3),
     "resample_fast": ReSample(steps=12, skip=3, sigma_latent=0.0),
-    "resample_published": PublishedReSample(steps=8, skip=3, adamw=AdamW(iterations_pixel=30, iterations_latent=30), dps=0.5),
+    "resample_published": PublishedReSample(
+        steps=8, skip=3, adamw=AdamW(iterations_pixel=30, iterations_latent=30), dps=0.5
+    ),
     "psld": PSLD(steps=10),
     "daps": DAPS(steps=8, sigma_min=0.02),
     "daps_trace": DAPS(steps=8, sigma_min=0.02, covariance="trace"),
@@ -84,7 +90,15 @@ SOLVERS = {
     "tv": TV(steps=20),
     "baseline": Baseline(),
 }
-CONDITIONED = {"resample", "resample_fast", "daps", "daps_trace", "pnp", "codps_plus", "padis"}  # their data step is the update
+CONDITIONED = {
+    "resample",
+    "resample_fast",
+    "daps",
+    "daps_trace",
+    "pnp",
+    "codps_plus",
+    "padis",
+}  # their data step is the update
 FEW = {"motion blur", "random inpainting", "HDR"}
 
 
@@ -107,13 +121,18 @@ def cell(solver: str, operator: str, prior: str, likelihood=NOISY) -> tuple[floa
     residual = problem.residual(last.x0)
     if solver in CONDITIONED:
         # 2: with few entries a residual of 1 fluctuates; the mean square of 16 entries exceeds 4 once in 10^6
-        assert (residual < 2).all(), f"{solver} on {operator} with a {prior} prior leaves {residual.tolist()}"
+        assert (residual < 2).all(), (
+            f"{solver} on {operator} with a {prior} prior leaves {residual.tolist()}"
+        )
     return float(residual.max()), ""
 
 
 @pytest.mark.parametrize("prior", PRIORS)
 @pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("operator", [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in OPERATORS])
+@pytest.mark.parametrize(
+    "operator",
+    [pytest.param(name, marks=[] if name in FEW else [pytest.mark.slow]) for name in OPERATORS],
+)
 def test_cell(operator, solver, prior):
     cell(solver, operator, prior)
 
@@ -137,7 +156,13 @@ def write(path: Path) -> None:
     ]
     reasons: dict[str, str] = {}
     for prior in PRIORS:
-        lines += ["", f"## {prior} prior", "", f"| | {' | '.join(SOLVERS)} |", "|---|" + "--:|" * len(SOLVERS)]
+        lines += [
+            "",
+            f"## {prior} prior",
+            "",
+            f"| | {' | '.join(SOLVERS)} |",
+            "|---|" + "--:|" * len(SOLVERS),
+        ]
         for operator in OPERATORS:
             row = []
             for solver in SOLVERS:
@@ -148,7 +173,13 @@ def write(path: Path) -> None:
                 row.append(reasons[reason] if reason else f"{residual:.2g}")
             lines.append(f"| {operator} | {' | '.join(row)} |")
             print(lines[-1], file=sys.stderr)
-    lines += ["", "Refusals:", "", *(f"* **{letter}** {reason}" for reason, letter in reasons.items()), ""]
+    lines += [
+        "",
+        "Refusals:",
+        "",
+        *(f"* **{letter}** {reason}" for reason, letter in reasons.items()),
+        "",
+    ]
     path.write_text("\n".join(lines), encoding="utf-8")
 
 

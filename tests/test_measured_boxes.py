@@ -27,7 +27,9 @@ SHAPE, SIGMA_Y, IDS = (1, 6, 6), 0.05, ("a", "b", "c")
 A = torch.randn(9, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 6
 LEVELS = (0.05, 0.4, 3.0)
 FALL = 1 / (1 + (boxes.KNOTS / 0.1) ** 2)  # of the errors towards high frequencies
-ROWS = tuple((s, tuple(4 * s**2 / (s**2 + 1) * FALL**power)) for s, power in zip(LEVELS, (0.3, 0.6, 1.0)))
+ROWS = tuple(
+    (s, tuple(4 * s**2 / (s**2 + 1) * FALL**power)) for s, power in zip(LEVELS, (0.3, 0.6, 1.0))
+)
 FLAT = tuple((s, 0.3 * s**2 / (s**2 + 1)) for s in LEVELS)
 ERROR = 0.002
 
@@ -54,21 +56,44 @@ def world(prior, image_id) -> boxes.Measured:
     y, tape, d = problem((image_id,)).y[0].numpy(), Tape(image_id), 36
     more = dict(size=SHAPE[1:], rows=ROWS, v=FLAT)
     if prior.kind == "latent":
-        order = torch.nn.functional.pixel_shuffle(torch.arange(36.0).reshape(1, 4, 3, 3), 2).flatten().long().numpy()
-        return boxes.Measured(A.numpy(), y, SIGMA_Y, np.eye(d), np.zeros(d), tape, order, BEND, **more)
+        order = (
+            torch.nn.functional.pixel_shuffle(torch.arange(36.0).reshape(1, 4, 3, 3), 2)
+            .flatten()
+            .long()
+            .numpy()
+        )
+        return boxes.Measured(
+            A.numpy(), y, SIGMA_Y, np.eye(d), np.zeros(d), tape, order, BEND, **more
+        )
     mixture = prior.denoiser.denoiser if prior.alpha_bar is not None else prior.denoiser
-    return boxes.Measured(A.numpy(), y, SIGMA_Y, mixture.covariances[0].numpy(), mixture.means[0].numpy(), tape, **more)
+    return boxes.Measured(
+        A.numpy(),
+        y,
+        SIGMA_Y,
+        mixture.covariances[0].numpy(),
+        mixture.means[0].numpy(),
+        tape,
+        **more,
+    )
 
 
 VP, EDM, LATENT = pixel(True), pixel(False), latents()
 EDGES = dict(sigma_min=0.02, sigma_max=5.0)
 CASES = {
     "daps": (EDM, DAPS(steps=8, **EDGES), partial(boxes.daps, sigmas=ve_levels(EDM, 8, 0.02, 5.0))),
-    "daps latent": (LATENT, DAPS(steps=6, **EDGES), partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0))),
+    "daps latent": (
+        LATENT,
+        DAPS(steps=6, **EDGES),
+        partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0)),
+    ),
     "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(0.4, 0.02, 12))),
     "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.04, 10))),
     "codps+": (VP, CoDPSPlus(steps=10), partial(boxes.codps_plus, levels=vp_levels(VP, 10))),
-    "codps+ ddim": (VP, CoDPSPlus(steps=10, eta=0.3), partial(boxes.codps_plus, levels=vp_levels(VP, 10), eta=0.3)),
+    "codps+ ddim": (
+        VP,
+        CoDPSPlus(steps=10, eta=0.3),
+        partial(boxes.codps_plus, levels=vp_levels(VP, 10), eta=0.3),
+    ),
     "padis": (
         EDM,
         PaDIS(steps=8, spacing="karras", **EDGES),
@@ -77,7 +102,14 @@ CASES = {
     "resample": (
         VP,
         ReSample(steps=10, skip=2),
-        partial(boxes.resample, levels=vp_levels(VP, 10), gamma=40, skip=2, sigma_pixel=6.6, sigma_max=VP.sigma_max),
+        partial(
+            boxes.resample,
+            levels=vp_levels(VP, 10),
+            gamma=40,
+            skip=2,
+            sigma_pixel=6.6,
+            sigma_max=VP.sigma_max,
+        ),
     ),
     "resample latent": (
         LATENT,
@@ -102,4 +134,6 @@ def test_default_is_its_box(name, monkeypatch):
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):
         expected = box(world(prior, image_id))
-        np.testing.assert_allclose(row, expected, rtol=0, atol=1e-10 * max(1, np.abs(expected).max()))
+        np.testing.assert_allclose(
+            row, expected, rtol=0, atol=1e-10 * max(1, np.abs(expected).max())
+        )

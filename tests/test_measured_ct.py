@@ -40,7 +40,9 @@ SAID = {
 GEOMETRY = Geometry(turn(48), 80, 6.0, 4.0, **FAN)
 
 
-def photons(geometry: Geometry = GEOMETRY, I0: float = 1e5, seed: int = 0, dark: float = 0.0) -> np.ndarray:
+def photons(
+    geometry: Geometry = GEOMETRY, I0: float = 1e5, seed: int = 0, dark: float = 0.0
+) -> np.ndarray:
     light = np.exp(-wedges(geometry))
     return np.random.default_rng(seed).poisson(I0 * light + dark).astype(np.float32)
 
@@ -56,7 +58,9 @@ def written(folder: Path, data: np.ndarray, name: str = "scan.npy", **said) -> P
 
 
 def posed(path: Path, index: int = 0, sigma_y: float | None = None, **params):
-    made = ScannerCT(**{"hu": (-1000.0, 1000.0), **params}).prepare(path, index, "scan", Gaussian(sigma_y), "dicom")
+    made = ScannerCT(**{"hu": (-1000.0, 1000.0), **params}).prepare(
+        path, index, "scan", Gaussian(sigma_y), "dicom"
+    )
     return made.pose(), made
 
 
@@ -132,7 +136,10 @@ def test_water_is_calibrated_by_a_scan_of_water(tmp_path):
     g = Geometry(turn(90), 160, 3.0, 4.0, **FAN)
     point = [g.rays(angle) for angle in g.angles]
     paths = [
-        np.diff(np.stack(sectors.chord(p, d / np.linalg.norm(d, axis=1, keepdims=True), 100.0)), axis=0)[0] for p, d in point
+        np.diff(
+            np.stack(sectors.chord(p, d / np.linalg.norm(d, axis=1, keepdims=True), 100.0)), axis=0
+        )[0]
+        for p, d in point
     ]
     np.save(tmp_path / "water.npy", 1e6 * np.exp(-0.0211 * np.stack(paths)))
     path = written(tmp_path, photons(g, 1e6), pitch=3.0, I0=1e6, mu_water={"scan": "water.npy"})
@@ -144,7 +151,13 @@ def test_water_is_calibrated_by_a_scan_of_water(tmp_path):
 def test_the_centre_of_rotation_is_found(tmp_path, beam):
     """To a fifth of a bin, from noisy counts; told one and a half bins wrong."""
     far = {} if beam == "parallel" else FAN
-    true = Geometry(turn(45, 180 if beam == "parallel" else 360), 120, 2.4 if beam == "parallel" else 4.0, 4.0, **far)
+    true = Geometry(
+        turn(45, 180 if beam == "parallel" else 360),
+        120,
+        2.4 if beam == "parallel" else 4.0,
+        4.0,
+        **far,
+    )
     true = replace(true, offset=1.7, curved=beam == "curved")
     p = -np.log(np.maximum(photons(true), 0.5) / 1e5)
     told = replace(true, offset=0.2)
@@ -175,7 +188,9 @@ def test_bad_channels_are_found_and_left_out(tmp_path):
 
 def test_results_lie_where_the_yaml_says(tmp_path):
     """Rows run to the back, columns to the left; each slice a step further to the head."""
-    path = written(tmp_path, np.stack([photons()] * 2), position=[10, -20, 30], slice_step=5.0, centre=[8, 4])
+    path = written(
+        tmp_path, np.stack([photons()] * 2), position=[10, -20, 30], slice_step=5.0, centre=[8, 4]
+    )
     _, made = posed(path, 1)
     affine = np.array(made.source.meta.affine)
     middle = affine @ [31.5, 31.5, 0, 1]
@@ -207,17 +222,33 @@ BAD = {  # what is said or measured otherwise: what the one line holds
     "too few angles": ({"angles": [0.0, 1.0, 2.0]}, None, "3 angles for 48 views"),
     "curved parallel": ({"beam": "parallel", "detector": "curved"}, None, "needs beam: fan"),
     "clockwise": ({"direction": "clockwise"}, None, "the other direction"),
-    "bins to the left": ({"bins_run": "left"}, None, "the other direction, or bins_run the other way"),
-    "cm": ({"pitch": 0.6, "pixel_size": 0.4, "source_to_axis": 54.1, "source_to_detector": 94.9}, None, "HU: do pitch"),
+    "bins to the left": (
+        {"bins_run": "left"},
+        None,
+        "the other direction, or bins_run the other way",
+    ),
+    "cm": (
+        {"pitch": 0.6, "pixel_size": 0.4, "source_to_axis": 54.1, "source_to_detector": 94.9},
+        None,
+        "HU: do pitch",
+    ),
     "two sizes are due": ({"pixel_size": None}, None, "two of image_size"),
     "source within": ({"image_size": 400}, None, "beyond the source"),
     "negative": ({"dark": 2000.0, "I0": 1e5 + 2000}, None, "negative"),
     "above I0": ({"I0": 1e3}, None, "above I0"),
     "gain": ({"I0": 1e7}, lambda data: data * 100, "gain of"),
-    "NaN": ({}, lambda data: np.where(np.arange(data.size).reshape(data.shape) == 7, np.nan, data), "1 of 3840 values are NaN"),
+    "NaN": (
+        {},
+        lambda data: np.where(np.arange(data.size).reshape(data.shape) == 7, np.nan, data),
+        "1 of 3840 values are NaN",
+    ),
     "air": ({}, lambda data: np.random.default_rng(0).poisson(1e5, data.shape), "air alone"),
     "zero integrals": ({"values": "integrals"}, lambda data: 0 * data, "air alone"),
-    "loud": ({"values": "integrals", "sigma_y": 5.0}, lambda data: -np.log(np.maximum(data, 0.5) / 1e5), "times what is said"),
+    "loud": (
+        {"values": "integrals", "sigma_y": 5.0},
+        lambda data: -np.log(np.maximum(data, 0.5) / 1e5),
+        "times what is said",
+    ),
     "turned axes": ({"axes": "bin view"}, None, "no image explains"),
 }
 
@@ -254,7 +285,16 @@ def test_cones_are_stacks_of_fans_near_the_middle_alone(tmp_path):
 
 def test_ct_pd_is_read(tmp_path):
     """A folder of projections: private elements by their numbers, channels down and rows across."""
-    g = Geometry(tuple(a + math.pi for a in turn(48)), 80, 6.0, 4.0, **FAN, curved=True, offset=0.5, flip=True)
+    g = Geometry(
+        tuple(a + math.pi for a in turn(48)),
+        80,
+        6.0,
+        4.0,
+        **FAN,
+        curved=True,
+        offset=0.5,
+        flip=True,
+    )
     p = wedges(g)
     for view, row in enumerate(p):
         write_projection(tmp_path / f"{view:03d}.dcm", row, view)
@@ -264,7 +304,11 @@ def test_ct_pd_is_read(tmp_path):
     assert np.abs(found.values - p).max() < 1e-3
     problem, _ = posed(first, 1, sigma_y=0.01)
     ours = problem.operator.scan
-    assert np.allclose(ours.cells, g.cells) and np.allclose(ours.angles, g.angles, atol=1e-6) and ours.curved
+    assert (
+        np.allclose(ours.cells, g.cells)
+        and np.allclose(ours.angles, g.angles, atol=1e-6)
+        and ours.curved
+    )
     ds = pydicom.dcmread(tmp_path / "047.dcm")
     ds[0x70311002].value = 300.0
     ds.save_as(tmp_path / "047.dcm")
@@ -276,7 +320,10 @@ def write_projection(path: Path, row: np.ndarray, view: int) -> None:
     ds = pydicom.Dataset()
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = pydicom.uid.SecondaryCaptureImageStorage, pydicom.uid.generate_uid()
+    ds.SOPClassUID, ds.SOPInstanceUID = (
+        pydicom.uid.SecondaryCaptureImageStorage,
+        pydicom.uid.generate_uid(),
+    )
     ds.Rows, ds.Columns, ds.SamplesPerPixel, ds.PhotometricInterpretation = 80, 3, 1, "MONOCHROME2"
     ds.BitsAllocated = ds.BitsStored = 16
     ds.HighBit, ds.PixelRepresentation, ds.RescaleSlope, ds.RescaleIntercept = 15, 0, "0.0002", "0"
@@ -303,8 +350,30 @@ def test_one_command_from_the_file_to_dicom(tmp_path):
     world = tiny.world(tmp_path / "world")
     g = Geometry(turn(60), 64, 8.0, 16.0, **FAN)
     path = written(tmp_path / "in", photons(g), pitch=8.0, image_size=16, pixel_size=16.0)
-    words = ["--measurements", str(path), "--task", "ct", "--solver", "baseline", "--model", str(world / "pixel")]
-    assert sample.main([*words, "--save-dir", str(tmp_path / "out"), "--accelerator", "cpu", "--center", "auto"]) == 0
+    words = [
+        "--measurements",
+        str(path),
+        "--task",
+        "ct",
+        "--solver",
+        "baseline",
+        "--model",
+        str(world / "pixel"),
+    ]
+    assert (
+        sample.main(
+            [
+                *words,
+                "--save-dir",
+                str(tmp_path / "out"),
+                "--accelerator",
+                "cpu",
+                "--center",
+                "auto",
+            ]
+        )
+        == 0
+    )
     ds = pydicom.dcmread(tmp_path / "out/recon/scan.dcm")
     image = ds.pixel_array * ds.RescaleSlope + ds.RescaleIntercept
     assert ds.Modality == "CT" and list(ds.PixelSpacing) == [16.0, 16.0]
@@ -314,9 +383,22 @@ def test_one_command_from_the_file_to_dicom(tmp_path):
 def test_simulated_files_are_of_every_kind(tmp_path):
     scan = PIL.Image.fromarray(np.full((4, 4), 1000, np.uint16))
     scan.save(tmp_path / "scan.png")
-    assert simulate_ct.main([str(tmp_path / "scan.png"), str(tmp_path / "out.npy")]) == 2  # has no pixel size
+    assert (
+        simulate_ct.main([str(tmp_path / "scan.png"), str(tmp_path / "out.npy")]) == 2
+    )  # has no pixel size
     for out in ("a.npy", "b.h5", "c.tif", "d.nrrd"):
-        words = ["wedges", str(tmp_path / out), "--views", "3", "--bins", "20", "--size", "16", "--dead", "3"]
+        words = [
+            "wedges",
+            str(tmp_path / out),
+            "--views",
+            "3",
+            "--bins",
+            "20",
+            "--size",
+            "16",
+            "--dead",
+            "3",
+        ]
         assert simulate_ct.main([*words, "--bins-run", "left", "--direction", "clockwise"]) == 0
         assert files.read(tmp_path / out, 0).values.shape == (3, 20)
     assert nrrd.read_header(str(tmp_path / "d.nrrd"))["sizes"].tolist() == [20, 3]

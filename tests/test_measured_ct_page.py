@@ -16,7 +16,9 @@ from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/measured-ct.md").read_text()
-COMMANDS = [shlex.split(line)[1:] for line in re.search(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines()]
+COMMANDS = [
+    shlex.split(line)[1:] for line in re.search(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines()
+]
 
 
 def test_the_page_is_understood(tmp_path):
@@ -38,17 +40,42 @@ def test_a_stack_of_fans_becomes_a_series_in_hounsfield_units(tmp_path, monkeypa
     names = ["lung2-ax-035.dcm", "lung2-ax-040.dcm"]
     for name in names:
         (tmp_path / "slices" / name).symlink_to(ROOT / "models/demo-data" / name)
-    simulate = ["slices", *COMMANDS[0][2:], "--detector", "curved", "--direction", "clockwise", "--misplaced", "1.5"]
+    simulate = [
+        "slices",
+        *COMMANDS[0][2:],
+        "--detector",
+        "curved",
+        "--direction",
+        "clockwise",
+        "--misplaced",
+        "1.5",
+    ]
     assert simulate_ct.main(simulate) == 0
-    assert sample.main([*COMMANDS[1][1:], "--center", "auto", "--steps", "8", "--accelerator", "cpu"]) == 0
-    records = [json.loads(line) for line in (tmp_path / "results/scan/records.jsonl").read_text().splitlines()]
-    assert len(records) == 2 and all(record["status"] == "ok" and 0.8 < record["residual"] < 1.3 for record in records)
+    assert (
+        sample.main([*COMMANDS[1][1:], "--center", "auto", "--steps", "8", "--accelerator", "cpu"])
+        == 0
+    )
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "results/scan/records.jsonl").read_text().splitlines()
+    ]
+    assert len(records) == 2 and all(
+        record["status"] == "ok" and 0.8 < record["residual"] < 1.3 for record in records
+    )
     series = sorted((tmp_path / "results/scan/recon").glob("scan/*.dcm"))
     assert len(series) == 2
     truths = [pydicom.dcmread(tmp_path / "slices" / name) for name in names]
-    for path, truth in zip(series, sorted(truths, key=lambda ds: float(ds.ImagePositionPatient[2]))):
+    for path, truth in zip(
+        series, sorted(truths, key=lambda ds: float(ds.ImagePositionPatient[2]))
+    ):
         ds = pydicom.dcmread(path)
-        assert max(abs(float(a) - float(b)) for a, b in zip(ds.ImagePositionPatient, truth.ImagePositionPatient)) < 0.01
+        assert (
+            max(
+                abs(float(a) - float(b))
+                for a, b in zip(ds.ImagePositionPatient, truth.ImagePositionPatient)
+            )
+            < 0.01
+        )
         found, was = formats.read(path).pixels, formats.read(truth.filename).pixels
         soft = (was > -50) & (was < 80)
         assert abs(float((found - was)[soft].mean())) < 10

@@ -35,7 +35,9 @@ def picture(made, x):
 
 
 def least_squares(problem, steps=10):
-    return list(LeastSquares(steps)(problem, build(Node(tiny.pixel())), Noise(problem.ids, "solver")))[-1].x0
+    return list(
+        LeastSquares(steps)(problem, build(Node(tiny.pixel())), Noise(problem.ids, "solver"))
+    )[-1].x0
 
 
 def psnr(image, truth):
@@ -70,7 +72,11 @@ def test_all_formats_hold_the_same_k_space(scans):
     first = files.read(folder / "scan.npy", 1)
     for name in LARGE:
         raw = files.read(folder / name, 1)
-        assert files.count(folder / name) == 2 and raw.kept == (64, 56) and raw.kspace.shape == (8, 128, 56)
+        assert (
+            files.count(folder / name) == 2
+            and raw.kept == (64, 56)
+            and raw.kspace.shape == (8, 128, 56)
+        )
         torch.testing.assert_close(raw.kspace, first.kspace, rtol=1e-6, atol=0)
         assert torch.equal(raw.mask, first.mask) and raw.spacing == pytest.approx((2, 3))
         if name not in ("scan.h5",):
@@ -115,11 +121,15 @@ def test_one_coil(tmp_path):
 def test_the_noise_of_coils_is_whitened():
     """Psi of 4,096 samples is known to 1.6 %; after W it is sigma^2 times one."""
     z = Noise(["z"], "noise").normal((1, 2, 4, 4096), torch.float64)[0]
-    L = torch.tensor([[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0.1, 0.3, 0.7, 0], [0, 0, 1j, 3]], dtype=torch.complex128)
+    L = torch.tensor(
+        [[1.0, 0, 0, 0], [0.5, 2, 0, 0], [0.1, 0.3, 0.7, 0], [0, 0, 1j, 3]], dtype=torch.complex128
+    )
     n = L @ torch.complex(z[0], z[1])
     W, sigma = noise.whitener(noise.of_scan(n))
     psi = noise.of_scan(noise.mixed(W, n))
-    torch.testing.assert_close(psi, 2 * sigma**2 * torch.eye(4, dtype=torch.complex128), rtol=0, atol=1e-9)
+    torch.testing.assert_close(
+        psi, 2 * sigma**2 * torch.eye(4, dtype=torch.complex128), rtol=0, atol=1e-9
+    )
     assert sigma == pytest.approx(float((L @ L.mH).diagonal().real.mean()) ** 0.5, rel=0.05)
 
 
@@ -133,20 +143,39 @@ def run(folder, *words):
 @pytest.mark.parametrize("output", ["nifti", "dicom"])
 def test_from_the_file_to_the_volume(scans, tmp_path, output):
     folder, truth = scans
-    words = ("--measurements", folder / "scan.mrd", "--task", "mri", "--solver", "least_squares", "--steps", "10")
+    words = (
+        "--measurements",
+        folder / "scan.mrd",
+        "--task",
+        "mri",
+        "--solver",
+        "least_squares",
+        "--steps",
+        "10",
+    )
     assert run(tmp_path, *words, "--output-format", output) == 0
     (volume,) = (tmp_path / "out/recon").iterdir()
-    paths = [(volume, 0), (volume, 1)] if output == "nifti" else [(volume / f"{i:04d}.dcm", None) for i in (1, 2)]
+    paths = (
+        [(volume, 0), (volume, 1)]
+        if output == "nifti"
+        else [(volume / f"{i:04d}.dcm", None) for i in (1, 2)]
+    )
     for (path, index), expected, number in zip(paths, truth, range(2)):
         image = formats.read(path, index)
         assert psnr(image.pixels[0], expected) > 28
-        assert image.meta.spacing == pytest.approx((2, 3)), "mm from row to row, from column to column"
+        assert image.meta.spacing == pytest.approx((2, 3)), (
+            "mm from row to row, from column to column"
+        )
         matrix = np.array(image.meta.affine)
         z = matrix[2, 3] + (matrix[2, 2] * number if output == "nifti" else 0)
-        assert z == pytest.approx(6.5 * (number - 0.5), abs=1e-3), "slices 6.5 mm apart, the volume around 0"
+        assert z == pytest.approx(6.5 * (number - 0.5), abs=1e-3), (
+            "slices 6.5 mm apart, the volume around 0"
+        )
     if output == "dicom":
         assert image.meta.modality == "MR"
-    records = [json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()]
+    records = [
+        json.loads(line) for line in (tmp_path / "out/records.jsonl").read_text().splitlines()
+    ]
     assert any("from the noise scan" in note for note in records[0]["notes"])
 
 
@@ -227,7 +256,9 @@ def test_what_means_nothing_is_refused(scans, tmp_path, capsys):
     assert "--scale means nothing" in said("--measurements", scan, "--task", "mri", "--scale", "2")
     assert "--measurements FILE" in said("--data-root", scan, "--task", "mri")
     assert "share no grid" in said("--measurements", scan, "--task", "mri", "mri_x4")
-    assert "but its noise is" in said("--measurements", scan, "--task", "mri", "likelihood.params.sigma_y=0.001")
+    assert "but its noise is" in said(
+        "--measurements", scan, "--task", "mri", "likelihood.params.sigma_y=0.001"
+    )
     picture = tmp_path / "body.png"
     formats.write(formats.Image(body()[None], formats.Meta("png")), picture)
     assert "not a known k-space file" in said("--measurements", picture, "--task", "mri")

@@ -17,8 +17,14 @@ from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/measured-mri.md").read_text()
-COMMANDS = [shlex.split(line)[1:] for line in re.search(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines()]
-DOORS = {"scripts/simulate_raw.py": simulate_raw.main, "sample.py": sample.main, "scripts/evaluate.py": evaluate.main}
+COMMANDS = [
+    shlex.split(line)[1:] for line in re.search(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines()
+]
+DOORS = {
+    "scripts/simulate_raw.py": simulate_raw.main,
+    "sample.py": sample.main,
+    "scripts/evaluate.py": evaluate.main,
+}
 
 
 def linked(folder: Path, monkeypatch) -> None:
@@ -32,7 +38,9 @@ def test_the_page_is_understood(tmp_path):
     assert flags.parse(COMMANDS[1][1:], "")[2] == []
     (tmp_path / "scan.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
     assert described(tmp_path / "scan.yaml").slice_step == 6.5
-    assert set(yaml.safe_load((tmp_path / "scan.yaml").read_text())) <= set(described(tmp_path / "none.yaml").__dict__)
+    assert set(yaml.safe_load((tmp_path / "scan.yaml").read_text())) <= set(
+        described(tmp_path / "none.yaml").__dict__
+    )
 
 
 @pytest.mark.slow
@@ -55,6 +63,11 @@ def test_sixteen_slices_of_eight_coils_become_a_series(tmp_path, monkeypatch):
     linked(tmp_path, monkeypatch)
     for words in COMMANDS:
         assert DOORS[words[0]](words[1:]) == 0
-    records = [json.loads(line) for line in (tmp_path / "results/scan/records.jsonl").read_text().splitlines()]
-    assert len(records) == 16 and all(record["status"] == "ok" and 0.8 < record["residual"] < 1.3 for record in records)
+    records = [
+        json.loads(line)
+        for line in (tmp_path / "results/scan/records.jsonl").read_text().splitlines()
+    ]
+    assert len(records) == 16 and all(
+        record["status"] == "ok" and 0.8 < record["residual"] < 1.3 for record in records
+    )
     assert len(list((tmp_path / "results/scan/recon").glob("*/*.dcm"))) == 16

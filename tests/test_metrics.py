@@ -19,11 +19,15 @@ def noise(*shape: int) -> torch.Tensor:
 
 def test_psnr_and_nmse_by_hand():
     truth = torch.zeros(2, 1, 4, 4, dtype=torch.float64)  # 0.5 in the report range
-    image = truth + torch.tensor([0.2, 0.02], dtype=torch.float64).reshape(2, 1, 1, 1)  # errors 0.1 and 0.01 there
+    image = truth + torch.tensor([0.2, 0.02], dtype=torch.float64).reshape(
+        2, 1, 1, 1
+    )  # errors 0.1 and 0.01 there
     assert metrics.psnr(image, truth).tolist() == pytest.approx([20.0, 40.0], abs=1e-9)
     assert metrics.nmse(image, truth).tolist() == pytest.approx([0.04, 0.0004], abs=1e-12)
     assert metrics.psnr(truth, truth).tolist() == pytest.approx([100.0, 100.0])
-    assert metrics.psnr(truth + 5, truth + 1).tolist() == pytest.approx([100.0, 100.0]), "values outside [-1, 1] are clamped"
+    assert metrics.psnr(truth + 5, truth + 1).tolist() == pytest.approx([100.0, 100.0]), (
+        "values outside [-1, 1] are clamped"
+    )
 
 
 def test_ssim_equals_a_transcription():
@@ -39,7 +43,9 @@ def test_ssim_equals_a_transcription():
         mu, nu = local(u), local(v)
         suu, svv, suv = local(u * u) - mu**2, local(v * v) - nu**2, local(u * v) - mu * nu
         c1, c2 = 0.01**2, 0.03**2
-        expected = ((2 * mu * nu + c1) * (2 * suv + c2) / ((mu**2 + nu**2 + c1) * (suu + svv + c2))).mean()
+        expected = (
+            (2 * mu * nu + c1) * (2 * suv + c2) / ((mu**2 + nu**2 + c1) * (suu + svv + c2))
+        ).mean()
         assert value.item() == pytest.approx(expected, abs=1e-9)
 
 
@@ -50,7 +56,9 @@ def test_images_smaller_than_the_window_have_an_ssim():
 
 def test_half_turns_and_shifts_are_undone_for_scoring():
     truth = noise(2, 1, 8, 9)
-    turned = torch.stack([truth[0].flip(-1, -2).roll((3, 2), (-2, -1)), truth[1].roll((-1, 4), (-2, -1))])
+    turned = torch.stack(
+        [truth[0].flip(-1, -2).roll((3, 2), (-2, -1)), truth[1].roll((-1, 4), (-2, -1))]
+    )
     assert torch.equal(metrics.aligned(turned, truth), truth)
 
 
@@ -71,34 +79,61 @@ def test_scores_are_of_the_result_its_first_draw_and_the_baseline():
     found = scores(image, truth, draws, baseline, False)
     x, t, first = image[None], truth[None], draws[:1]
     assert found == {
-        **{"psnr": metrics.psnr(x, t).item(), "ssim": metrics.ssim(x, t).item(), "nmse": metrics.nmse(x, t).item()},
+        **{
+            "psnr": metrics.psnr(x, t).item(),
+            "ssim": metrics.ssim(x, t).item(),
+            "nmse": metrics.nmse(x, t).item(),
+        },
         **{"psnr_draw": metrics.psnr(first, t).item(), "ssim_draw": metrics.ssim(first, t).item()},
-        **{"coverage": metrics.coverage(draws, truth), "baseline_psnr": metrics.psnr(baseline[None], t).item()},
+        **{
+            "coverage": metrics.coverage(draws, truth),
+            "baseline_psnr": metrics.psnr(baseline[None], t).item(),
+        },
     }
     turned = truth.flip(-1, -2).roll(3, -1)
-    assert scores(turned, truth, None, None, True)["psnr"] == 100 > scores(turned, truth, None, None, False)["psnr"] + 50
+    assert (
+        scores(turned, truth, None, None, True)["psnr"]
+        == 100
+        > scores(turned, truth, None, None, False)["psnr"] + 50
+    )
 
 
 def test_a_column_is_described_by_mean_interval_and_number():
     column = [1.0, 2.0, 4.0]
     found = metrics.describe(column)
     low, high = stats.t.interval(0.95, 2, np.mean(column), stats.sem(column))
-    assert found["n"] == 3 and found["mean"] == pytest.approx(7 / 3) and found["interval_95"] == pytest.approx((high - low) / 2)
+    assert (
+        found["n"] == 3
+        and found["mean"] == pytest.approx(7 / 3)
+        and found["interval_95"] == pytest.approx((high - low) / 2)
+    )
     assert metrics.describe([3.0]) == {"mean": 3.0, "interval_95": None, "n": 1}
 
 
 def test_frechet_distance_of_diagonal_gaussians():
-    mu_a, mu_b, s_a, s_b = np.array([0.0, 1.0]), np.array([2.0, 1.5]), np.array([1.0, 4.0]), np.array([9.0, 0.25])
+    mu_a, mu_b, s_a, s_b = (
+        np.array([0.0, 1.0]),
+        np.array([2.0, 1.5]),
+        np.array([1.0, 4.0]),
+        np.array([9.0, 0.25]),
+    )
     expected = ((mu_a - mu_b) ** 2).sum() + ((np.sqrt(s_a) - np.sqrt(s_b)) ** 2).sum()
-    assert distributions.frechet(mu_a, np.diag(s_a), mu_b, np.diag(s_b)) == pytest.approx(expected, abs=1e-10)
+    assert distributions.frechet(mu_a, np.diag(s_a), mu_b, np.diag(s_b)) == pytest.approx(
+        expected, abs=1e-10
+    )
     q, _ = np.linalg.qr(noise(2, 2).numpy())
-    turned = distributions.frechet(q @ mu_a, q @ np.diag(s_a) @ q.T, q @ mu_b, q @ np.diag(s_b) @ q.T)
+    turned = distributions.frechet(
+        q @ mu_a, q @ np.diag(s_a) @ q.T, q @ mu_b, q @ np.diag(s_b) @ q.T
+    )
     assert turned == pytest.approx(expected, abs=1e-10)
 
 
 def test_kernel_distance_is_zero_for_one_population_and_not_for_two():
     x = noise(600, 4).numpy()
-    same, other = distributions.kernel_distance(x[:300], x[300:]), distributions.kernel_distance(x[:300], x[300:] + 1)
+    same, other = (
+        distributions.kernel_distance(x[:300], x[300:]),
+        distributions.kernel_distance(x[:300], x[300:] + 1),
+    )
     # Population value for a mean shift of 1: > 1; the standard error of the unbiased estimate at n = 300 is below 0.1.
     assert abs(same) < 0.4 and other > 1
 
@@ -108,7 +143,9 @@ def test_white_noise_has_a_flat_spectrum():
     spectrum = distributions.radial_spectrum(images)[1:]
     # Each ring averages at least 8 x 200 chi-squared values of mean 0.09: relative error sqrt(2 / 1600), four of them.
     assert len(spectrum) == 7 and float((spectrum / 0.09 - 1).abs().max()) < 4 * math.sqrt(2 / 1600)
-    assert distributions.spectral_distance(images, 2 * images) == pytest.approx(20 * math.log10(2), abs=1e-9)
+    assert distributions.spectral_distance(images, 2 * images) == pytest.approx(
+        20 * math.log10(2), abs=1e-9
+    )
 
 
 def test_copies_of_the_reference_are_found():

@@ -46,7 +46,9 @@ def test_full_sampling_is_undone_by_the_baseline():
         operator = MRI(torch.ones(8, 9), coils).draw((1, 8, 9), Noise(IDS, "mask"))
         x = field(2, 1, 8, 9).clamp(-1, 1)
         torch.testing.assert_close(operator.baseline(operator.forward(x), (1, 8, 9)), x)
-        operator = MRI(torch.ones(8, 9), coils, complex_image=True).draw((2, 8, 9), Noise(IDS, "mask"))
+        operator = MRI(torch.ones(8, 9), coils, complex_image=True).draw(
+            (2, 8, 9), Noise(IDS, "mask")
+        )
         z = field(2, 2, 8, 9)
         torch.testing.assert_close(operator.baseline(operator.forward(z), (2, 8, 9)), z)
 
@@ -71,7 +73,9 @@ def test_masks_keep_their_share_and_the_centre(pattern, acceleration, centre):
         assert (masks == masks[:, :1]).all()
 
 
-@pytest.mark.parametrize("w, acceleration, centre", [(32, 4.0, 1.0), (8, 8.0, 0.0), (8, 16.0, 0.0), (1, 4.0, 0.08)])
+@pytest.mark.parametrize(
+    "w, acceleration, centre", [(32, 4.0, 1.0), (8, 8.0, 0.0), (8, 16.0, 0.0), (1, 4.0, 0.08)]
+)
 def test_equispaced_masks_of_extreme_settings_measure_something(w, acceleration, centre):
     """A centre that is everything, and no more columns than the acceleration: every image keeps one at least."""
     masks = kspace.equispaced(4, w, acceleration, centre, Noise(tuple(map(str, range(40))), "mask"))
@@ -85,7 +89,9 @@ def test_points_of_a_poisson_disc_keep_their_distance():
     i, j = np.nonzero(kspace.thrown(order, radius))
     distance = np.hypot(i[:, None] - i, j[:, None] - j)
     assert distance[distance > 0].min() >= 3
-    assert (np.hypot(np.arange(40)[:, None, None] - i, np.arange(40)[:, None] - j).min(-1) < 3).all()  # and leave no gap
+    assert (
+        np.hypot(np.arange(40)[:, None, None] - i, np.arange(40)[:, None] - j).min(-1) < 3
+    ).all()  # and leave no gap
 
 
 def test_radial_positions_from_a_table(tmp_path):
@@ -119,23 +125,33 @@ def test_rows_and_conjugate_gradients_agree():
     iterated = Iterated(operator.mask, operator.sensitivities).bind((1, 6, 8))
     m, v = field(2, 1, 6, 8), torch.tensor([0.2, 3.0], dtype=torch.float64)
     y = operator.forward(field(2, 1, 6, 8, seed=1))
-    a, b = (conditioned(plain(m, v), Problem(y, op, Gaussian(0.1), IDS), accuracy=1e-9, cap=300) for op in (operator, iterated))
+    a, b = (
+        conditioned(plain(m, v), Problem(y, op, Gaussian(0.1), IDS), accuracy=1e-9, cap=300)
+        for op in (operator, iterated)
+    )
     torch.testing.assert_close(a.x, b.x, rtol=1e-7, atol=1e-7)
     assert (b.iterations > 0).all() and not a.iterations.any()
     ones = conditioned(plain(m[1:], v[1:]), Problem(y, operator, Gaussian(0.1), IDS).select([1]))
     torch.testing.assert_close(a.x[1:], ones.x, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("sigma_y, dtype, limit", [(1e-5, torch.float32, 1e-4), (0.0, torch.float64, 1e-2)])
+@pytest.mark.parametrize(
+    "sigma_y, dtype, limit", [(1e-5, torch.float32, 1e-4), (0.0, torch.float64, 1e-2)]
+)
 def test_rows_that_coils_see_too_little_of_are_not_filled_by_rounding(sigma_y, dtype, limit):
     """Two coils at 4-fold acceleration leave half of a complex image to the belief, whatever the noise is divided by."""
-    operator = CartesianMRI("equispaced", 4.0, 0.1, coils=2, complex_image=True).draw((2, 6, 16), Noise(IDS[:1], "mask"))
+    operator = CartesianMRI("equispaced", 4.0, 0.1, coils=2, complex_image=True).draw(
+        (2, 6, 16), Noise(IDS[:1], "mask")
+    )
     A = operator.forward(torch.eye(192).double().reshape(192, 2, 6, 16)).flatten(1).T
     y = operator.forward(field(1, 2, 6, 16))
     x = conditioned(
-        plain(torch.zeros(1, 2, 6, 16, dtype=dtype), 0.5), Problem(y.to(dtype), operator, Gaussian(sigma_y), IDS[:1])
+        plain(torch.zeros(1, 2, 6, 16, dtype=dtype), 0.5),
+        Problem(y.to(dtype), operator, Gaussian(sigma_y), IDS[:1]),
     ).x
-    expected = torch.linalg.pinv(A, rtol=1e-10) @ y.flatten()  # sigma_y is far below every singular value
+    expected = (
+        torch.linalg.pinv(A, rtol=1e-10) @ y.flatten()
+    )  # sigma_y is far below every singular value
     assert float((x.flatten() - expected).abs().max()) < limit
 
 
@@ -168,7 +184,9 @@ def test_bad_input_is_one_line():
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("transform, n", [("hadamard", 8), ("cosine", 7), ("fourier", 6), ("fourier", 5)])
+@pytest.mark.parametrize(
+    "transform, n", [("hadamard", 8), ("cosine", 7), ("fourier", 6), ("fourier", 5)]
+)
 def test_transforms_are_orthonormal(transform, n):
     T = basis(transform, n, torch.float64, torch.device("cpu"))
     torch.testing.assert_close(T @ T.T, torch.eye(n, dtype=torch.float64), rtol=0, atol=1e-12)
@@ -176,7 +194,9 @@ def test_transforms_are_orthonormal(transform, n):
 
 def test_a_composition_is_linear_if_its_parts_are():
     noise = Noise(IDS, "mask")
-    assert isinstance(Composition([Denoising(), Denoising()]).draw((1, 4, 4), noise), LinearOperator)
+    assert isinstance(
+        Composition([Denoising(), Denoising()]).draw((1, 4, 4), noise), LinearOperator
+    )
     bent = Composition([Denoising(), HighDynamicRange()]).draw((1, 4, 4), noise)
     assert not isinstance(bent, LinearOperator)
     x = 0.1 * field(2, 1, 4, 4)

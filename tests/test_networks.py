@@ -21,9 +21,17 @@ PUBLISHED = {  # facts of the published checkpoints
     "configs/autoencoder/kl-f8.yaml": ("first_stage", "model", 83_653_863),
     "configs/pixel-diffusion/ffhq-256.yaml": ("prior", "denoiser", 93_563_910),
     "configs/pixel-diffusion/imagenet-256.yaml": ("prior", "denoiser", 552_814_086),
-    "configs/patch-diffusion/ct-256.yaml": ("prior", "denoiser", 60_483_713),  # "around 60 M"; 60.48 M by the formulas
+    "configs/patch-diffusion/ct-256.yaml": (
+        "prior",
+        "denoiser",
+        60_483_713,
+    ),  # "around 60 M"; 60.48 M by the formulas
 }
-TRAINED = sorted(p for kind in ("autoencoder", "latent", "patch", "pixel") for p in Path("configs").glob(f"{kind}*/*.yaml"))
+TRAINED = sorted(
+    p
+    for kind in ("autoencoder", "latent", "patch", "pixel")
+    for p in Path("configs").glob(f"{kind}*/*.yaml")
+)
 
 
 @pytest.mark.parametrize("file", PUBLISHED)
@@ -50,7 +58,9 @@ def test_groups_reach_every_norm(model):
         built = model(1, (32, 64), 1, attention=True, groups=8)
     norms = [module for module in built.modules() if isinstance(module, torch.nn.GroupNorm)]
     assert len(norms) > 10 and {norm.num_groups for norm in norms} == {8}
-    assert {m.num_groups for m in model(1, (32,), 1).modules() if isinstance(m, torch.nn.GroupNorm)} == {32}
+    assert {
+        m.num_groups for m in model(1, (32,), 1).modules() if isinstance(m, torch.nn.GroupNorm)
+    } == {32}
 
 
 def test_latents_of_f4_and_f8():
@@ -70,7 +80,9 @@ def test_attention_levels():
     with torch.device("meta"):
         plain, attending = UNet(1, (32, 32), 1), UNet(1, (32, 32), 1, attention=(1,))
     assert not any("attentions" in name for name, _ in plain.named_parameters())
-    assert {n.split(".attentions")[0] for n, _ in attending.named_parameters() if "attentions" in n} == {
+    assert {
+        n.split(".attentions")[0] for n, _ in attending.named_parameters() if "attentions" in n
+    } == {
         "down_blocks.1",
         "mid_block",
         "up_blocks.0",

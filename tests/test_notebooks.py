@@ -17,15 +17,27 @@ LARGEST = 400_000  # bytes of a notebook with its outputs
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path: Path, tmp_path: Path, monkeypatch):
-    tiny.folder(tmp_path / "demo-patch", tiny.patch(256))  # what is found in the working folder goes before what is shipped
+    tiny.folder(
+        tmp_path / "demo-patch", tiny.patch(256)
+    )  # what is found in the working folder goes before what is shipped
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     notebook = nbformat.read(path, 4)
     for cell in notebook.cells:
-        cell.source = re.sub(r"\b(max_steps|steps|draws)=\d+", lambda found: f"{found[1]}={FEW[found[1]]}", cell.source)
-    manager = AsyncKernelManager(kernel_name="python3", transport="ipc", ip=str(tmp_path / "kernel"))
+        cell.source = re.sub(
+            r"\b(max_steps|steps|draws)=\d+",
+            lambda found: f"{found[1]}={FEW[found[1]]}",
+            cell.source,
+        )
+    manager = AsyncKernelManager(
+        kernel_name="python3", transport="ipc", ip=str(tmp_path / "kernel")
+    )
     place = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources=place).execute()
-    assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
+    assert any(
+        "image/png" in output.get("data", {})
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    )
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

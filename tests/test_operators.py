@@ -44,7 +44,9 @@ def test_is_a_matrix_and_its_transpose(case):
     operator = one(case)
     A = dense(operator, case.shape)
     x = field((2, *case.shape))
-    torch.testing.assert_close(operator.forward(x).flatten(1), x.flatten(1) @ A.T, rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        operator.forward(x).flatten(1), x.flatten(1) @ A.T, rtol=0, atol=1e-12
+    )
     m = A.shape[0]
     basis = torch.eye(m, dtype=torch.float64).reshape(m, *operator.shape_out(case.shape))
     torch.testing.assert_close(operator.adjoint(basis).flatten(1), A, rtol=0, atol=1e-12)
@@ -57,9 +59,13 @@ def test_solve_is_the_dense_solve(case, s2, v):
     operator = one(case)
     A = dense(operator, case.shape)
     r = field((2, *operator.shape_out(case.shape)), 2)
-    expected = torch.linalg.solve(s2 * torch.eye(len(A), dtype=torch.float64) + v * A @ A.T, r.flatten(1).T).T
+    expected = torch.linalg.solve(
+        s2 * torch.eye(len(A), dtype=torch.float64) + v * A @ A.T, r.flatten(1).T
+    ).T
     scale = float(expected.abs().max())
-    torch.testing.assert_close(operator.solve(r, s2, v).flatten(1), expected, rtol=0, atol=1e-9 * scale)
+    torch.testing.assert_close(
+        operator.solve(r, s2, v).flatten(1), expected, rtol=0, atol=1e-9 * scale
+    )
     corrected = operator.correct(r, s2, v).flatten(1)
     torch.testing.assert_close(corrected, expected @ A, rtol=0, atol=1e-9 * scale)
 
@@ -72,7 +78,9 @@ def test_solve_takes_one_number_per_image(case):
     together = operator.solve(r, s2, v)
     for i in range(3):
         alone = operator.select([i]).solve(r[i : i + 1], float(s2[i]), float(v[i]))
-        torch.testing.assert_close(together[i : i + 1], alone, rtol=0, atol=1e-10 * float(alone.abs().max()))
+        torch.testing.assert_close(
+            together[i : i + 1], alone, rtol=0, atol=1e-10 * float(alone.abs().max())
+        )
 
 
 @every
@@ -89,9 +97,15 @@ def test_rows_of_a_batch_are_single_images(case):
     x = field((3, *case.shape), 6)
     y = operator.forward(x)
     for i, name in enumerate(IDS):
-        torch.testing.assert_close(operator.select([i]).forward(x[i : i + 1]), y[i : i + 1], rtol=0, atol=1e-13)
-        if all(len(tensor) == 1 for tensor in case.make().files().values()):  # else the user gave one for each of three
-            torch.testing.assert_close(case.drawn((name,)).forward(x[i : i + 1]), y[i : i + 1], rtol=0, atol=1e-13)
+        torch.testing.assert_close(
+            operator.select([i]).forward(x[i : i + 1]), y[i : i + 1], rtol=0, atol=1e-13
+        )
+        if all(
+            len(tensor) == 1 for tensor in case.make().files().values()
+        ):  # else the user gave one for each of three
+            torch.testing.assert_close(
+                case.drawn((name,)).forward(x[i : i + 1]), y[i : i + 1], rtol=0, atol=1e-13
+            )
     twice = operator.select([2, 2, 0])
     torch.testing.assert_close(twice.forward(x[[2, 2, 0]]), y[[2, 2, 0]], rtol=0, atol=1e-13)
 
@@ -103,19 +117,28 @@ def test_precision_and_counts(case):
     x = field((3, *case.shape), 7)
     y = operator.forward(x)
     assert y.dtype == torch.float64 and operator.forward(x.float()).dtype == torch.float32
-    torch.testing.assert_close(operator.forward(x.float()).double(), y, rtol=1e-5, atol=1e-5 * float(y.abs().max()))
+    torch.testing.assert_close(
+        operator.forward(x.float()).double(), y, rtol=1e-5, atol=1e-5 * float(y.abs().max())
+    )
     count = operator.measured(y)
     assert count.shape == (3,)
     torch.testing.assert_close(operator.restrict(torch.ones_like(y)).flatten(1).sum(1), count)
     if isinstance(operator, LinearOperator):
-        assert operator.adjoint(y.float()).dtype == operator.solve(y.float(), 0.1, 1.0).dtype == torch.float32
+        assert (
+            operator.adjoint(y.float()).dtype
+            == operator.solve(y.float(), 0.1, 1.0).dtype
+            == torch.float32
+        )
 
 
 @linear
 def test_norm(case):
     """Closed forms to rounding; power iteration's 50 rounds to 2 %, from below."""
     operator = case.drawn()
-    truth = max(float(torch.linalg.matrix_norm(dense(operator.select([i]), case.shape), 2)) for i in range(3))
+    truth = max(
+        float(torch.linalg.matrix_norm(dense(operator.select([i]), case.shape), 2))
+        for i in range(3)
+    )
     assert truth * (1 - (1e-9 if operator.exact else 0.02)) <= operator.norm() <= truth * (1 + 1e-5)
 
 
@@ -135,5 +158,9 @@ def test_the_device_follows_the_input(case):
     y = operator.forward(x)
     torch.testing.assert_close(operator.forward(x.cuda()).cpu(), y, rtol=0, atol=1e-11)
     if isinstance(operator, LinearOperator):
-        torch.testing.assert_close(operator.adjoint(y.cuda()).cpu(), operator.adjoint(y), rtol=0, atol=1e-11)
-        torch.testing.assert_close(operator.solve(y.cuda(), 0.1, 1.0).cpu(), operator.solve(y, 0.1, 1.0), rtol=0, atol=1e-8)
+        torch.testing.assert_close(
+            operator.adjoint(y.cuda()).cpu(), operator.adjoint(y), rtol=0, atol=1e-11
+        )
+        torch.testing.assert_close(
+            operator.solve(y.cuda(), 0.1, 1.0).cpu(), operator.solve(y, 0.1, 1.0), rtol=0, atol=1e-8
+        )

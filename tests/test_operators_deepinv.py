@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from solvers.operators import GaussianBlur, GaussianSuperResolution, Inpainting, KernelBlur, KernelSuperResolution
+from solvers.operators import (
+    GaussianBlur,
+    GaussianSuperResolution,
+    Inpainting,
+    KernelBlur,
+    KernelSuperResolution,
+)
 from solvers.operators.kernels import gaussian_taps, product
 from tests.operator_list import holes, skew
 from tests.test_operators import field

@@ -32,7 +32,9 @@ def test_two_muon_steps_equal_the_published_ones(shape):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=shape), rng.normal(size=(2, *shape))
     p = torch.nn.Parameter(torch.tensor(start))
-    optimiser = MuonAdamW([{"params": [p], "lr": 0.1, "matrices": True}], momentum=0.95, weight_decay=0.1)
+    optimiser = MuonAdamW(
+        [{"params": [p], "lr": 0.1, "matrices": True}], momentum=0.95, weight_decay=0.1
+    )
     x, m, n, rest = start, np.zeros(shape), shape[0], math.prod(shape[1:])
     for g in gradients:
         p.grad = torch.tensor(g)
@@ -71,7 +73,10 @@ def test_which_weights_are_matrices():
     matrices, rest = optimiser.param_groups
     names = {id(p): name for name, p in network.named_parameters()}
     assert (matrices["initial_lr"], rest["initial_lr"]) == (0.02, 0.003)
-    assert all("conv" in names[id(p)] or names[id(p)].startswith(("down", "up")) for p in matrices["params"])
+    assert all(
+        "conv" in names[id(p)] or names[id(p)].startswith(("down", "up"))
+        for p in matrices["params"]
+    )
     first_and_last = {"enter.weight", "leave.weight"}
     assert first_and_last < {names[id(p)] for p in rest["params"]}
     assert len(matrices["params"]) + len(rest["params"]) == len(names)
@@ -87,26 +92,55 @@ def test_learning_rates_by_hand(kind):
 
 
 def muon(*more: str) -> list[str]:
-    return ["model.params.optimiser={target: ldm.training.optimisation.Muon, params: {decay: 0.5, floor: 1.0, warmup: 2}}", *more]
+    return [
+        "model.params.optimiser={target: ldm.training.optimisation.Muon, params: {decay: 0.5, floor: 1.0, warmup: 2}}",
+        *more,
+    ]
 
 
-def test_a_resumed_run_with_muon_and_three_averages_equals_an_unbroken_one_to_the_bit(data, tmp_path):
-    more = muon("ema_half_life=[100, 0.25, 0.2]")  # the first is held at a twentieth of the images seen: 0.4 at most
+def test_a_resumed_run_with_muon_and_three_averages_equals_an_unbroken_one_to_the_bit(
+    data, tmp_path
+):
+    more = muon(
+        "ema_half_life=[100, 0.25, 0.2]"
+    )  # the first is held at a twentieth of the images seen: 0.4 at most
     assert main.main(arguments(data, tmp_path / "whole", "pixel", "--max_steps", "4", *more)) == 0
     for steps in ("3", "4"):
-        assert main.main(arguments(data, tmp_path / "parts", "pixel", "--max_steps", steps, *more)) == 0
+        assert (
+            main.main(arguments(data, tmp_path / "parts", "pixel", "--max_steps", steps, *more))
+            == 0
+        )
     a, b = last(tmp_path / "whole", "pixel"), last(tmp_path / "parts", "pixel")
-    assert list(a["ema_others"]) == ["0.25", "0.2"] and "momentum" in a["optimizer_states"][0]["state"][0]
-    for key in ("state_dict", "ema", "ema_others", "ema_images", "optimizer_states", "lr_schedulers", "global_step"):
+    assert (
+        list(a["ema_others"]) == ["0.25", "0.2"]
+        and "momentum" in a["optimizer_states"][0]["state"][0]
+    )
+    for key in (
+        "state_dict",
+        "ema",
+        "ema_others",
+        "ema_images",
+        "optimizer_states",
+        "lr_schedulers",
+        "global_step",
+    ):
         assert same(a[key], b[key]), key
 
 
 def test_a_constant_run_is_ended_by_a_branch(data, tmp_path):
     """The same steps, then a decay to 0 in another folder: it begins with the weights and the momentum of the run."""
-    more = muon("model.params.optimiser.params.floor=0.0", "model.params.optimiser.params.decay=0.0")
+    more = muon(
+        "model.params.optimiser.params.floor=0.0", "model.params.optimiser.params.decay=0.0"
+    )
     assert main.main(arguments(data, tmp_path / "run", "pixel", "--max_steps", "4", *more)) == 0
     checkpoint = tmp_path / "run" / "p" / "pixel" / "checkpoints" / "last.ckpt"
-    branch = [*muon("model.params.optimiser.params.floor=0.0"), "--resume", str(checkpoint), "--max_steps", "8"]
+    branch = [
+        *muon("model.params.optimiser.params.floor=0.0"),
+        "--resume",
+        str(checkpoint),
+        "--max_steps",
+        "8",
+    ]
     assert main.main(arguments(data, tmp_path / "branch", "pixel", *branch)) == 0
     saved = last(tmp_path / "branch", "pixel")
     assert saved["global_step"] == 8 and saved["optimizer_states"][0]["param_groups"][0]["lr"] == 0
@@ -114,13 +148,23 @@ def test_a_constant_run_is_ended_by_a_branch(data, tmp_path):
 
 
 def test_averages_are_chosen_by_their_half_life(data, tmp_path):
-    more = muon("ema_half_life=[100, 0.25]")  # the first is held at a twentieth of the images seen: 0.5
+    more = muon(
+        "ema_half_life=[100, 0.25]"
+    )  # the first is held at a twentieth of the images seen: 0.5
     assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "5", *more)) == 0
     saved, path = last(tmp_path, "pixel"), tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt"
     key = "denoiser.network.conv_in.weight"
-    for asked, held in ((True, saved["ema"]), (100, saved["ema"]), (0.25, saved["ema_others"]["0.25"])):
-        assert torch.equal(checkpoints.load(path, ema=asked).state_dict()[key], held[f"prior.{key}"])
-    assert not torch.equal(saved["ema"][f"prior.{key}"], saved["ema_others"]["0.25"][f"prior.{key}"])
+    for asked, held in (
+        (True, saved["ema"]),
+        (100, saved["ema"]),
+        (0.25, saved["ema_others"]["0.25"]),
+    ):
+        assert torch.equal(
+            checkpoints.load(path, ema=asked).state_dict()[key], held[f"prior.{key}"]
+        )
+    assert not torch.equal(
+        saved["ema"][f"prior.{key}"], saved["ema_others"]["0.25"][f"prior.{key}"]
+    )
     with pytest.raises(ValueError, match="no average of half-life 7; 100 and 0.25 are there"):
         checkpoints.load(path, ema=7)
 
@@ -143,19 +187,40 @@ def test_a_training_kept_in_half_precision_is_gone_on_with(data, tmp_path, capsy
 
     more = muon("ema_half_life=[100, 3]")
     assert main.main(arguments(data, tmp_path, "pixel", "--max_steps", "3", *more)) == 0
-    source, kept = tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt", tmp_path / "training.ckpt"
+    source, kept = (
+        tmp_path / "p" / "pixel" / "checkpoints" / "last.ckpt",
+        tmp_path / "training.ckpt",
+    )
     assert convert_checkpoint.main([str(source), str(kept), "--training"]) == 0
-    assert kept.stat().st_size < 0.45 * source.stat().st_size  # two of six tensors a weight are left out, the others halved
+    assert (
+        kept.stat().st_size < 0.45 * source.stat().st_size
+    )  # two of six tensors a weight are left out, the others halved
     for name, file in (("whole", source), ("half", kept)):
-        assert main.main(arguments(data, tmp_path / name, "pixel", "--resume", str(file), "--max_steps", "5", *more)) == 0
+        assert (
+            main.main(
+                arguments(
+                    data, tmp_path / name, "pixel", "--resume", str(file), "--max_steps", "5", *more
+                )
+            )
+            == 0
+        )
     whole, half = (last(tmp_path / name, "pixel") for name in ("whole", "half"))
     assert half["global_step"] == 5 and half["ema_images"] == whole["ema_images"] == 10
-    assert half["loops"]["fit_loop"]["epoch_progress"] == whole["loops"]["fit_loop"]["epoch_progress"]
+    assert (
+        half["loops"]["fit_loop"]["epoch_progress"] == whole["loops"]["fit_loop"]["epoch_progress"]
+    )
     for key in ("state_dict", "ema"):
         for name, tensor in whole[key].items():
             assert half[key][name].dtype == tensor.dtype
             if tensor.is_floating_point():
-                assert (half[key][name] - tensor).norm() < 2**-8 * max(1, float(tensor.norm())), name
+                assert (half[key][name] - tensor).norm() < 2**-8 * max(1, float(tensor.norm())), (
+                    name
+                )
     capsys.readouterr()
-    assert convert_checkpoint.main(["models/demo-latent/model.safetensors", str(tmp_path / "b"), "--training"]) == 2
+    assert (
+        convert_checkpoint.main(
+            ["models/demo-latent/model.safetensors", str(tmp_path / "b"), "--training"]
+        )
+        == 2
+    )
     assert "not a training checkpoint" in capsys.readouterr().err

@@ -14,7 +14,14 @@ import solver_gallery
 pytest.importorskip("mkdocs")
 pytest.importorskip("mkdocstrings")
 ROOT = Path(__file__).parents[1]
-FETCHED = {"script": "src", "img": "src", "link": "href", "iframe": "src", "source": "src", "use": "href"}
+FETCHED = {
+    "script": "src",
+    "img": "src",
+    "link": "href",
+    "iframe": "src",
+    "source": "src",
+    "use": "href",
+}
 
 
 class Fetched(HTMLParser):
@@ -32,7 +39,16 @@ class Fetched(HTMLParser):
 @pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Path:
     where = tmp_path_factory.mktemp("site")
-    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(where)]
+    words = [
+        sys.executable,
+        "-m",
+        "mkdocs",
+        "build",
+        "--strict",
+        "--quiet",
+        "--site-dir",
+        str(where),
+    ]
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return where
@@ -44,7 +60,9 @@ def test_they_build_and_fetch_nothing_from_elsewhere(site: Path):
     for page in pages:
         parser = Fetched()
         parser.feed(page.read_text())
-        assert [address for address in parser.found if re.match(r"(https?:)?//", address)] == [], page.name
+        assert [address for address in parser.found if re.match(r"(https?:)?//", address)] == [], (
+            page.name
+        )
     styles = "".join(path.read_text() for path in site.rglob("*.css"))
     assert re.findall(r"url\(['\"]?(?:https?:)?//[^)]*", styles) == []
 
@@ -61,7 +79,9 @@ def test_every_solver_of_the_quality_page_is_in_its_plot():
         task, _, noise = title.partition(", ")
         tree = ElementTree.parse(ROOT / f"docs/plots/{task}-{noise.split()[-1]}.svg")
         names = [node.text for node in tree.iter("{http://www.w3.org/2000/svg}text")]
-        assert sum(names.count(solver) for solver in {row["solver"] for row in rows}) == len(rows), title
+        assert sum(names.count(solver) for solver in {row["solver"] for row in rows}) == len(
+            rows
+        ), title
 
 
 def test_the_page_on_choosing_a_solver_has_a_picture_of_each():

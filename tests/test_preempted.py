@@ -12,7 +12,17 @@ import main
 from ldm.trained import checkpoint_of
 from ldm.training.diffusion import PixelDiffusion
 
-MORE = ("--limit_val_batches", "3", "--val_check_interval", "2", "--log_every_n_steps", "1", "save_every=100", "--max_steps", "6")
+MORE = (
+    "--limit_val_batches",
+    "3",
+    "--val_check_interval",
+    "2",
+    "--log_every_n_steps",
+    "1",
+    "save_every=100",
+    "--max_steps",
+    "6",
+)
 
 
 def asked_at(step: int, number: signal.Signals, batches: list):
@@ -32,7 +42,11 @@ def asked_at(step: int, number: signal.Signals, batches: list):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_inside_a_validation_it_does_not_wait_for_its_end(number, data, tmp_path, monkeypatch):  # noqa: F811
     """And the resumed run validates first: weights, averages, error spectra and the best are those of an unbroken run."""
-    words, seen, folder = arguments(data, tmp_path, "pixel", *MORE), [], tmp_path / "p/pixel/checkpoints"
+    words, seen, folder = (
+        arguments(data, tmp_path, "pixel", *MORE),
+        [],
+        tmp_path / "p/pixel/checkpoints",
+    )
     assert main.main(words) == 0
     shutil.move(folder, tmp_path / "whole")
     shutil.rmtree(folder.parent)
@@ -45,7 +59,9 @@ def test_inside_a_validation_it_does_not_wait_for_its_end(number, data, tmp_path
     assert main.main(words) == 0
     for name in ("last.ckpt", "best.ckpt"):
         a, b = (torch.load(path / name, weights_only=True) for path in (tmp_path / "whole", folder))
-        assert [key for key in a if key != "loops" and not same(a[key], b[key])] == []  # those count validation batches
+        assert [
+            key for key in a if key != "loops" and not same(a[key], b[key])
+        ] == []  # those count validation batches
 
 
 def test_before_the_first_batch_it_ends_at_once_and_starts_anew(data, tmp_path, monkeypatch):  # noqa: F811
@@ -64,7 +80,12 @@ def test_before_the_first_batch_it_ends_at_once_and_starts_anew(data, tmp_path, 
     assert main.main(words) == 0 and last(tmp_path, "pixel")["global_step"] == 6
 
 
-def test_a_scheduler_s_job_goes_on_by_itself_in_a_folder_of_its_name(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+def test_a_scheduler_s_job_goes_on_by_itself_in_a_folder_of_its_name(
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     words = arguments(data, tmp_path, "pixel", "--max_steps", "2")
     for flag in ("--name", "--resume"):
         at = words.index(flag)
@@ -74,7 +95,10 @@ def test_a_scheduler_s_job_goes_on_by_itself_in_a_folder_of_its_name(data, tmp_p
     assert main.main([*words[: words.index("--max_steps")], "--max_steps", "3"]) == 0
     assert last(tmp_path, "knee")["global_step"] == 3
     monkeypatch.delenv("PALIMPSEST_JOB")
-    assert main.main([*words, "--name", "knee"]) == 2 and "holds an earlier run" in capsys.readouterr().err
+    assert (
+        main.main([*words, "--name", "knee"]) == 2
+        and "holds an earlier run" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
@@ -85,7 +109,9 @@ def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage, data, tm
     content = bytearray(path.read_bytes())
     if damage == "flipped":
         content[len(content) // 2] ^= 1
-    path.write_bytes(b"" if damage == "empty" else content[: len(content) // 2] if damage == "cut" else content)
+    path.write_bytes(
+        b"" if damage == "empty" else content[: len(content) // 2] if damage == "cut" else content
+    )
     assert checkpoint_of("auto", folder) == folder / "checkpoints/best.ckpt"
     assert "last.ckpt is damaged" in capsys.readouterr().out
     assert main.main(arguments(data, tmp_path, "pixel", *MORE)) == 0

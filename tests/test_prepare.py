@@ -32,14 +32,21 @@ def test_published_behaviour(source, tmp_path):
     listed = (tmp_path / "out" / "train_images.txt").read_text()
     assert listed == "train/Scan.JPG.png\ntrain/sub__b.png\n"
     for name, pixels in (("Scan.JPG", colour), ("sub__b", gray)):
-        expected = np.asarray(ImageOps.fit(Image.fromarray(pixels), (16, 16), Image.Resampling.LANCZOS)).astype(int)
+        expected = np.asarray(
+            ImageOps.fit(Image.fromarray(pixels), (16, 16), Image.Resampling.LANCZOS)
+        ).astype(int)
         # Pillow rounds 8-bit pictures after each of its two passes (1/2 each, times a gain of the filter below 1.5), ours
         # once; it also clips between them, so the noise stays away from black and white
-        assert np.abs(made(tmp_path / "out" / "train" / f"{name}.png").astype(int) - expected).max() <= 2
+        assert (
+            np.abs(made(tmp_path / "out" / "train" / f"{name}.png").astype(int) - expected).max()
+            <= 2
+        )
     assert check(tmp_path / "out" / "train.csv", checksums=True) == 2
 
 
-@pytest.mark.parametrize("suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp", ".BMP", ".tif", ".TIFF"])
+@pytest.mark.parametrize(
+    "suffix", [".png", ".PNG", ".jpg", ".JPEG", ".bmp", ".BMP", ".tif", ".TIFF"]
+)
 def test_published_suffixes_and_their_capitals(source, tmp_path, suffix):
     pixels = picture(source / f"a{suffix}", (16, 16))
     assert call(source, tmp_path / "out", "--image-size", 16) == 0
@@ -65,7 +72,9 @@ def test_dicom_window_default_and_percentiles(source, tmp_path):
     for options, (low, high) in {
         (): (hu.min(), hu.max()),
         ("--window", "-1000:400"): (-1000, 400),
-        ("--percentiles", "1:99"): tuple(np.sort(hu.ravel())[np.round((hu.size - 1) * np.array([0.01, 0.99])).astype(int)]),
+        ("--percentiles", "1:99"): tuple(
+            np.sort(hu.ravel())[np.round((hu.size - 1) * np.array([0.01, 0.99])).astype(int)]
+        ),
     }.items():
         out = tmp_path / "-".join(["out", *options]).replace(":", "_")
         assert call(source, out, *options) == 0
@@ -81,9 +90,23 @@ def test_volumes_become_upright_slices(source, tmp_path):
     found = rows(tmp_path / "out")
     assert [row.image_id for row in found] == [f"v-{i:04d}" for i in range(5)]
     for i, row in enumerate(found):
-        expected = formats.upright(formats.read(source / "v.nii.gz", i)).pixels[0].numpy() / 1523 * 65535
+        expected = (
+            formats.upright(formats.read(source / "v.nii.gz", i)).pixels[0].numpy() / 1523 * 65535
+        )
         assert np.abs(made(row.path) - expected.clip(0, 65535)).max() <= 1
-    assert call(source, tmp_path / "side", "--slice-axis", 0, "--image-size", 8, "--min-foreground", 0.05) == 0
+    assert (
+        call(
+            source,
+            tmp_path / "side",
+            "--slice-axis",
+            0,
+            "--image-size",
+            8,
+            "--min-foreground",
+            0.05,
+        )
+        == 0
+    )
     report = json.loads((tmp_path / "side" / "report.json").read_text())["train"]
     assert report["images"] + report["passed_over"] == 256 and report["passed_over"] > 0
 
@@ -91,7 +114,9 @@ def test_volumes_become_upright_slices(source, tmp_path):
 def test_grayscale_and_colour(source, tmp_path):
     pixels = picture(source / "a.png", (16, 16, 3))
     assert (
-        call(source, tmp_path / "c", "--image-size", 16) == call(source, tmp_path / "g", "--image-size", 16, "--grayscale") == 0
+        call(source, tmp_path / "c", "--image-size", 16)
+        == call(source, tmp_path / "g", "--image-size", 16, "--grayscale")
+        == 0
     )
     assert (made(rows(tmp_path / "c")[0].path) == pixels).all()
     gray = made(rows(tmp_path / "g")[0].path)
@@ -99,7 +124,9 @@ def test_grayscale_and_colour(source, tmp_path):
 
 
 def test_names_never_collide(source, tmp_path):
-    for i, name in enumerate(["a/x.png", "b/x.png", "a__x.png", "x.png", "x.tif", "X.png", "a/b__x.png", "a__b/x.png"]):
+    for i, name in enumerate(
+        ["a/x.png", "b/x.png", "a__x.png", "x.png", "x.tif", "X.png", "a/b__x.png", "a__b/x.png"]
+    ):
         picture(source / name, seed=i)
     assert call(source, tmp_path / "out", "--image-size", 40) == 0
     found = rows(tmp_path / "out")
@@ -110,8 +137,23 @@ def test_names_never_collide(source, tmp_path):
 def test_division_by_subject(source, tmp_path):
     for i in range(40):
         picture(source / f"p{i // 4:02d}_{i}.png", (4, 4), seed=i)
-    assert call(source, tmp_path / "out", "--image-size", 4, "--subject", r"^p\d\d", "--split", "0.6/0.2/0.2") == 0
-    homes = {split: {row.subject for row in rows(tmp_path / "out", split)} for split in ("train", "val", "test")}
+    assert (
+        call(
+            source,
+            tmp_path / "out",
+            "--image-size",
+            4,
+            "--subject",
+            r"^p\d\d",
+            "--split",
+            "0.6/0.2/0.2",
+        )
+        == 0
+    )
+    homes = {
+        split: {row.subject for row in rows(tmp_path / "out", split)}
+        for split in ("train", "val", "test")
+    }
     assert [len(homes[split]) for split in ("train", "val", "test")] == [6, 2, 2]
     assert len(set.union(*homes.values())) == 10
 
@@ -122,7 +164,9 @@ def test_shares_are_kept_and_no_split_is_empty_if_it_need_not_be(source, n):
         picture(source / f"{i}.png", (2, 2))
     planned = plan({"train": source}, (0.8, 0.1, 0.1))
     counts = [sum(s.split == split for s in planned.sources) for split in ("train", "val", "test")]
-    assert sum(counts) == n and all(abs(c - s * n) < 1 or n < 10 for c, s in zip(counts, (0.8, 0.1, 0.1)))
+    assert sum(counts) == n and all(
+        abs(c - s * n) < 1 or n < 10 for c, s in zip(counts, (0.8, 0.1, 0.1))
+    )
     assert n < 3 or min(counts) > 0
     again = plan({"train": source}, (0.8, 0.1, 0.1))
     assert again.sources == planned.sources
@@ -137,7 +181,10 @@ def test_patients_are_told_apart_but_never_named(source, tmp_path):
         scan.InstanceNumber = i
         scan.save_as(folder / f"{i}.dcm")
     assert call(source, tmp_path / "out", "--image-size", 16, "--split", "0.5/0.5") == 0
-    assert len({row.subject for split in ("train", "val") for row in rows(tmp_path / "out", split)}) == 2
+    assert (
+        len({row.subject for split in ("train", "val") for row in rows(tmp_path / "out", split)})
+        == 2
+    )
     for path in (tmp_path / "out").rglob("*"):
         assert "Doe" not in path.name and "Roe" not in path.name
         if path.suffix in (".csv", ".txt"):
@@ -187,7 +234,11 @@ def test_report_and_contact_sheet(source, tmp_path, capsys):
     assert sum(report["histogram"]) == 2 * 32 * 32
     assert "1 enlarged, 1 strays" in capsys.readouterr().out
     sheet = made(tmp_path / "out" / "contact_sheet.png")
-    tile = np.array(Image.open(tmp_path / "out" / "train" / "a.png").convert("RGB").resize((160, 160), Image.Resampling.BOX))
+    tile = np.array(
+        Image.open(tmp_path / "out" / "train" / "a.png")
+        .convert("RGB")
+        .resize((160, 160), Image.Resampling.BOX)
+    )
     assert (sheet[16:176, :160] == tile).all()
 
 
@@ -203,8 +254,17 @@ def test_two_workers_make_the_same(source, tmp_path):
 def test_command_line(source, tmp_path):
     """The real program: help with an example, exit code 2 in one line."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, SCRIPT, "--help"], capture_output=True, text=True, env=environment, cwd=tmp_path)
-    assert done.returncode == 0 and "python scripts/prepare_super_resolution_dataset.py --train-dir" in done.stdout
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--help"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    )
+    assert (
+        done.returncode == 0
+        and "python scripts/prepare_super_resolution_dataset.py --train-dir" in done.stdout
+    )
 
 
 @pytest.mark.slow
@@ -213,7 +273,10 @@ def test_thousand_images_use_both_cores_in_constant_memory(source, tmp_path):
     y, x = np.mgrid[:512, :512]
     generator = random.Random(0)
     for i in range(1000):
-        wave = np.sin(x / generator.uniform(5, 50)) * np.cos(y / generator.uniform(5, 50)) * 30000 + 32768
+        wave = (
+            np.sin(x / generator.uniform(5, 50)) * np.cos(y / generator.uniform(5, 50)) * 30000
+            + 32768
+        )
         Image.fromarray(wave.astype(np.uint16)).save(source / f"{i:04d}.png", compress_level=1)
     few = tmp_path / "few"
     few.mkdir()
@@ -230,14 +293,27 @@ sys.exit(code)
     wall, memory = {}, {}
     for folder, workers in ((few, 1), (source, 1), (source, 2)):
         out = tmp_path / f"out{workers}-{folder.name}"
-        command = [sys.executable, SCRIPT, "--train-dir", folder, "--output-root", out, "--workers", str(workers)]
+        command = [
+            sys.executable,
+            SCRIPT,
+            "--train-dir",
+            folder,
+            "--output-root",
+            out,
+            "--workers",
+            str(workers),
+        ]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", watch, *command], capture_output=True, text=True, env=environment)
+        done = subprocess.run(
+            [sys.executable, "-c", watch, *command], capture_output=True, text=True, env=environment
+        )
         assert done.returncode == 0, done.stderr
         n = len(rows(out))
         wall[n, workers], processor, memory[n, workers] = map(float, done.stdout.split()[-3:])
         print(
             f"{n} images, {workers} workers: {wall[n, workers]:.1f} s, processor {processor:.1f} s, {memory[n, workers]:.0f} MiB"
         )
-    assert memory[1000, 1] <= memory[100, 1] + 20  # MiB: the list of a thousand files, and the allocator's whims
+    assert (
+        memory[1000, 1] <= memory[100, 1] + 20
+    )  # MiB: the list of a thousand files, and the allocator's whims
     assert wall[1000, 1] / wall[1000, 2] >= 1.6

@@ -43,7 +43,10 @@ def test_the_same_picture_in_two_splits_is_told(source, tmp_path, capsys):
         picture(source / f"{i}.png", seed=i)
         picture(tmp_path / "test" / f"t{i}.png", seed=10 + i)
     picture(tmp_path / "test" / "copy.png", seed=1)
-    for black in (source / "black.png", tmp_path / "test" / "empty.png"):  # no two scans, but two that show nothing
+    for black in (
+        source / "black.png",
+        tmp_path / "test" / "empty.png",
+    ):  # no two scans, but two that show nothing
         Image.fromarray(np.zeros((40, 40), np.uint8)).save(black)
     assert call(source, tmp_path / "out", "--image-size", 16, "--test-dir", tmp_path / "test") == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -159,13 +162,17 @@ def test_mistakes_are_one_line(source, tmp_path, capsys, options, reason):
 def test_names_that_cannot_be_printed(source, tmp_path, capsysbinary):
     fine = picture(source / "fine.png", (16, 16)).tobytes()
     for name in (b"good\xff.png", b"two\nlines.png", b"\x1b[31mred.png", b'=1+2, "x".png'):
-        (Path(os.fsdecode(bytes(source) + b"/" + name))).write_bytes((source / "fine.png").read_bytes())
+        (Path(os.fsdecode(bytes(source) + b"/" + name))).write_bytes(
+            (source / "fine.png").read_bytes()
+        )
         (Path(os.fsdecode(bytes(source) + b"/bad-" + name))).write_bytes(b"x")
     assert call(source, tmp_path / "out", "--image-size", 16) == 1
     said = capsysbinary.readouterr().out
     assert rb"bad-good\udcff.png" in said and rb"bad-two\nlines.png" in said and b"\x1b" not in said
     found = rows(tmp_path / "out")
-    assert not [row for row in found if row.image_id[0] in "=+-@"], "a spreadsheet would compute them"
+    assert not [row for row in found if row.image_id[0] in "=+-@"], (
+        "a spreadsheet would compute them"
+    )
     assert len(found) == 5 and {made(row.path).tobytes() for row in found} == {fine}
     assert len(json.loads((tmp_path / "out" / "report.json").read_text())["skipped"]) == 4
     assert call(source, tmp_path / "out", "--image-size", 16, "--strict") == 2
@@ -231,8 +238,21 @@ def test_kill_9_leaves_nobody_behind_and_the_rest_is_made_later(source, tmp_path
     for i in range(200):
         picture(source / f"{i}.png", (128, 128), seed=i)
     out = tmp_path / "broken"
-    command = [sys.executable, SCRIPT, "--train-dir", source, "--output-root", out, "--workers", "2"]
-    running = subprocess.Popen(list(map(str, command)), env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        SCRIPT,
+        "--train-dir",
+        source,
+        "--output-root",
+        out,
+        "--workers",
+        "2",
+    ]
+    running = subprocess.Popen(
+        list(map(str, command)),
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stderr=subprocess.DEVNULL,
+    )
     wait_for(lambda: len(list(out.glob("train/*.png"))) > 5)
     assert call(source, out) == 2 and "another preparation" in capsys.readouterr().err
     workers = Path(f"/proc/{running.pid}/task/{running.pid}/children").read_text().split()
@@ -260,4 +280,7 @@ def test_lost_lines_of_the_journal_are_made_again(source, tmp_path):
     lines = journal.read_bytes().splitlines(keepends=True)
     journal.write_bytes(b"".join([*lines[:2], bytes(len(lines[2]) - 1) + b"\n", lines[3]]))
     assert call(source, tmp_path / "out", "--image-size", 16) == 0
-    assert everything(tmp_path / "out") == before and journal.read_bytes().splitlines(keepends=True) == lines
+    assert (
+        everything(tmp_path / "out") == before
+        and journal.read_bytes().splitlines(keepends=True) == lines
+    )

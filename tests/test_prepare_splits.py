@@ -29,7 +29,9 @@ def dicoms(folder, *people):
 
 
 def test_blanks_around_an_id_make_no_other_subject(tmp_path):
-    planned = plan({"train": dicoms(tmp_path / "in", (" P01", 1), ("P01", 2), ("P02", 3))}, (0.5, 0.5))
+    planned = plan(
+        {"train": dicoms(tmp_path / "in", (" P01", 1), ("P01", 2), ("P02", 3))}, (0.5, 0.5)
+    )
     subjects = {source.name: source.subject for source in planned.sources}
     assert subjects["0.dcm"] == subjects["1.dcm"] != subjects["2.dcm"]
     picture(tmp_path / "paths/a P01.png"), picture(tmp_path / "paths/bP01.png")
@@ -42,7 +44,12 @@ def test_equal_ids_cannot_be_divided_but_studies_can(tmp_path, capsys):
     assert call(source, tmp_path / "out", "--split", "0.5/0.5", "--image-size", 16) == 0
     said = capsys.readouterr().out
     assert "all files are of one subject" in said and "--subject StudyInstanceUID" in said
-    assert "train: 3 images" in said and "val: empty; " in said and "--val-dir" in said and "test: empty" in said
+    assert (
+        "train: 3 images" in said
+        and "val: empty; " in said
+        and "--val-dir" in said
+        and "test: empty" in said
+    )
     studies = ["--split", "0.5/0.5", "--subject", "StudyInstanceUID", "--image-size", 16]
     assert call(source, tmp_path / "studies", *studies) == 0
     assert "one subject" not in capsys.readouterr().out
@@ -92,30 +99,50 @@ def test_one_subject_is_divided_when_that_is_asked_for_and_every_page_says_so(tm
     assert "A LEAK that was asked for" in said and "are of one subject" not in said
     found = {split: rows(tmp_path / "out", split) for split in ("train", "val", "test")}
     assert all(row.leak == "within-subject" for split in found.values() for row in split)
-    slices = {s: sorted(int(r.image_id[-4:]) for r in rs if r.image_id.startswith("head")) for s, rs in found.items()}
-    assert max(slices["train"]) + 1 < min(slices["val"]) and max(slices["val"]) + 1 < min(slices["test"])
-    names = {
-        source.image_id: int(source.path.stem) for source in plan({"train": tmp_path / "in"}, None).sources if source.subject
+    slices = {
+        s: sorted(int(r.image_id[-4:]) for r in rs if r.image_id.startswith("head"))
+        for s, rs in found.items()
     }
-    order = {s: sorted(5 - names[r.image_id] for r in rs if r.image_id in names) for s, rs in found.items()}
-    assert order == {"train": [0, 1], "val": [3], "test": [5]}  # along the body, not by the files' names
+    assert max(slices["train"]) + 1 < min(slices["val"]) and max(slices["val"]) + 1 < min(
+        slices["test"]
+    )
+    names = {
+        source.image_id: int(source.path.stem)
+        for source in plan({"train": tmp_path / "in"}, None).sources
+        if source.subject
+    }
+    order = {
+        s: sorted(5 - names[r.image_id] for r in rs if r.image_id in names)
+        for s, rs in found.items()
+    }
+    assert order == {
+        "train": [0, 1],
+        "val": [3],
+        "test": [5],
+    }  # along the body, not by the files' names
     report = json.loads((tmp_path / "out/report.json").read_text())
     assert report["within_subject"] and report["left_out_between"] == 4
     before = {split: [row.sha256 for row in rows(tmp_path / "out", split)] for split in found}
     assert call(tmp_path / "in", tmp_path / "out", *options) == 0  # from its journal
-    assert before == {split: [row.sha256 for row in rows(tmp_path / "out", split)] for split in found}
+    assert before == {
+        split: [row.sha256 for row in rows(tmp_path / "out", split)] for split in found
+    }
     data = ManifestData(str(tmp_path / "out/train.csv"), str(tmp_path / "out/val_images.txt"))
     assert data.validates and "within-subject split" in data.doubts
 
 
 def test_a_split_that_got_nothing_is_an_empty_manifest_and_training_does_without(tmp_path, capsys):
     head(tmp_path / "in/head.nii.gz", 20)
-    assert call(tmp_path / "in", tmp_path / "out", "--split", "0.8/0.1/0.1", "--image-size", 16) == 0
+    assert (
+        call(tmp_path / "in", tmp_path / "out", "--split", "0.8/0.1/0.1", "--image-size", 16) == 0
+    )
     assert "val: empty; training keeps its last weights" in capsys.readouterr().out
     lists = [str(tmp_path / f"out/{split}_images.txt") for split in ("train", "val")]
     data = ManifestData(*lists, batch_size=4)
     assert not data.validates and data.doubts.startswith("training images")
-    assert sum(len(batch["image"]) for batch in data.val_dataloader()) == 16  # of the 20 that are trained on
+    assert (
+        sum(len(batch["image"]) for batch in data.val_dataloader()) == 16
+    )  # of the 20 that are trained on
     assert manifest.leak(lists[0]) == ""
 
 
@@ -138,4 +165,6 @@ def test_twelve_bits_in_sixteen_are_remarked(tmp_path, capsys):
 def test_a_long_name_fits_below_its_picture():
     assert shortened("head-0007") == "head-0007"
     name = "a" * 40 + "-0123"
-    assert len(shortened(name)) <= LETTERS and shortened(name).endswith("-0123") and LETTERS * 6 < 160
+    assert (
+        len(shortened(name)) <= LETTERS and shortened(name).endswith("-0123") and LETTERS * 6 < 160
+    )

@@ -18,7 +18,10 @@ def test_a_log_gets_whole_lines_and_nothing_is_computed_for_nobody(capsys, monke
     shown.finished(2)
     shown.close()
     lines = capsys.readouterr().err.splitlines()
-    assert any("0/2" in line and r"\x1b[31mred and 1 more  step 1/2  residual 0.500" in line for line in lines)
+    assert any(
+        "0/2" in line and r"\x1b[31mred and 1 more  step 1/2  residual 0.500" in line
+        for line in lines
+    )
     assert "2/2" in lines[-1] and not any("\r" in line or "\x1b" in line for line in lines)
 
 

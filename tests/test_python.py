@@ -50,7 +50,9 @@ def small_dicom(path: Path) -> Path:
     """A shipped scan as 16 x 16 pixels."""
     scan = formats.read(LUNG)
     pixels = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 16).round()
-    formats.write(formats.Image(pixels, formats.resized(scan.meta, 16 / 256)), path, image_id="small")
+    formats.write(
+        formats.Image(pixels, formats.resized(scan.meta, 16 / 256)), path, image_id="small"
+    )
     return path
 
 
@@ -63,11 +65,18 @@ def test_importing_it_costs_nothing(tmp_path: Path):
     code = "import sys, time; t = time.perf_counter(); import palimpsest; print(time.perf_counter() - t, 'torch' in sys.modules)"
     told = [
         subprocess.run(
-            [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env={"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
         ).stdout.split()
         for _ in range(5)
     ]
-    assert min(float(seconds) for seconds, _ in told) < 0.2 and all(torch_too == "False" for _, torch_too in told)
+    assert min(float(seconds) for seconds, _ in told) < 0.2 and all(
+        torch_too == "False" for _, torch_too in told
+    )
 
 
 @pytest.fixture
@@ -90,21 +99,44 @@ def test_the_page_is_true(notebook: Path, capsys):
     scope: dict = {}
     for block in BLOCKS:
         exec(block, scope)
-    assert capsys.readouterr().out.splitlines()[-1].endswith("without a range; say range='unit', 'model' or (low, high)")
+    assert (
+        capsys.readouterr()
+        .out.splitlines()[-1]
+        .endswith("without a range; say range='unit', 'model' or (low, high)")
+    )
     assert scope["result"].image.shape == (16, 16) and len(BLOCKS) >= 8
-    assert {p.name for p in notebook.glob("*")} >= {"restored.png", "filled.dcm", "filled.png", "filled"}
+    assert {p.name for p in notebook.glob("*")} >= {
+        "restored.png",
+        "filled.dcm",
+        "filled.png",
+        "filled",
+    }
 
 
-@pytest.mark.parametrize("model, solver", [("pixel", "codps"), ("latent", "resample"), ("patch", "daps")])
-def test_files_and_arrays_become_what_the_command_line_makes(world: Path, tmp_path: Path, model: str, solver: str):
-    line = tiny.words(world, tmp_path / "line", "--num-samples", "2", "--seed", "3", model=model, solver=solver)
+@pytest.mark.parametrize(
+    "model, solver", [("pixel", "codps"), ("latent", "resample"), ("patch", "daps")]
+)
+def test_files_and_arrays_become_what_the_command_line_makes(
+    world: Path, tmp_path: Path, model: str, solver: str
+):
+    line = tiny.words(
+        world, tmp_path / "line", "--num-samples", "2", "--seed", "3", model=model, solver=solver
+    )
     assert sample.main(line) == 0
-    prior, same = P.load(world / model), words(world, solver=world / f"{solver}.yaml", draws=2, seed=3)
+    prior, same = (
+        P.load(world / model),
+        words(world, solver=world / f"{solver}.yaml", draws=2, seed=3),
+    )
     for i, result in enumerate(P.restore(world / "scans", prior, **same)):
         result.save(tmp_path / f"scan{i}.png")
-        assert (tmp_path / f"scan{i}.png").read_bytes() == (tmp_path / f"line/recon/scan{i}.png").read_bytes()
+        assert (tmp_path / f"scan{i}.png").read_bytes() == (
+            tmp_path / f"line/recon/scan{i}.png"
+        ).read_bytes()
     pixels = formats.read(world / "scans/scan1.png").pixels[0].numpy().astype(np.uint16)
-    written = [formats.read(p).pixels[0].numpy() for p in sorted((tmp_path / "line/samples").glob("scan1-*"))]
+    written = [
+        formats.read(p).pixels[0].numpy()
+        for p in sorted((tmp_path / "line/samples").glob("scan1-*"))
+    ]
     record = tiny.records(tmp_path / "line")["scan1"]
     of_array = P.restore(pixels, prior, ids="scan1", **same)
     assert np.array_equal(of_array.draws, written) and of_array.image.dtype == np.uint16
@@ -117,25 +149,50 @@ def test_files_and_arrays_become_what_the_command_line_makes(world: Path, tmp_pa
 
 
 SHAPES = [(16, 12), (1, 16, 12), (2, 1, 16, 12), (1, 1, 16, 12)]
-TYPES = [np.float16, np.float32, np.float64, np.uint8, np.uint16, np.int16, torch.float32, torch.bfloat16, torch.uint8]
+TYPES = [
+    np.float16,
+    np.float32,
+    np.float64,
+    np.uint8,
+    np.uint16,
+    np.int16,
+    torch.float32,
+    torch.bfloat16,
+    torch.uint8,
+]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 def test_results_have_the_form_of_what_came_in(prior, shape: tuple, dtype):
     """Denoising of almost no noise, answered classically: what comes back is what went in."""
-    name = str(dtype).removeprefix("torch.") if isinstance(dtype, torch.dtype) else np.dtype(dtype).name
+    name = (
+        str(dtype).removeprefix("torch.")
+        if isinstance(dtype, torch.dtype)
+        else np.dtype(dtype).name
+    )
     low, high = {"uint8": (0, 255), "uint16": (0, 65535), "int16": (-1000, 400)}.get(name, (0, 1))
     values = low + (high - low) * image(*shape)
-    given = torch.from_numpy(values).to(dtype) if isinstance(dtype, torch.dtype) else values.astype(dtype)
+    given = (
+        torch.from_numpy(values).to(dtype)
+        if isinstance(dtype, torch.dtype)
+        else values.astype(dtype)
+    )
     stated = (low, high) if name == "int16" else None
     problem = P.measure(P.operators.Denoising(), given, 1e-5, range=stated)
     result = P.restore(problem, prior, solver=Baseline(), accelerator="cpu")
-    assert type(result.image) is type(given) and result.image.dtype == given.dtype and result.image.shape == given.shape
+    assert (
+        type(result.image) is type(given)
+        and result.image.dtype == given.dtype
+        and result.image.shape == given.shape
+    )
     assert result.draws.shape == (*shape[:-3], 1, *shape[-3:]) if len(shape) == 4 else (1, *shape)
     # noise: 5 sigma of half the range; float32 on the way: a few 2^-24 of it; then the result's rounding, at most half a step
     steps = {"float16": 2**-11, "bfloat16": 2**-8}.get(name, 0.5 if "int" in name else 2**-22)
-    away = np.abs(np.asarray(torch.as_tensor(result.image).double()) - np.asarray(torch.as_tensor(given).double()))
+    away = np.abs(
+        np.asarray(torch.as_tensor(result.image).double())
+        - np.asarray(torch.as_tensor(given).double())
+    )
     assert away.max() <= 5e-5 * (high - low) / 2 + steps
     if len(shape) == 4:
         assert len(result.residual) == len(result.record) == shape[0]
@@ -158,7 +215,11 @@ BAD_ARRAYS = [
     (2 * image(16, 16), {}, "without a range; say range='unit', 'model' or"),
     ((2 * image(16, 16)).astype(int), {}, "torch.int64 values from 0 to 1 without a range"),
     (2 * image(16, 16), {"range": "unit"}, "range='unit' is 0 to 1, but values reach from"),
-    (image(16, 16), {"range": "units"}, r"range='units': 'unit', 'model' or \(low, high\) is allowed"),
+    (
+        image(16, 16),
+        {"range": "units"},
+        r"range='units': 'unit', 'model' or \(low, high\) is allowed",
+    ),
     (image(16, 16), {"range": (0, 1, 2)}, r"range=\(0, 1, 2\): 'unit'"),
     (image(16, 16), {"range": (1, 0)}, "needs low < high"),
     (image(16, 16, 3), {}, "move the channels to the front"),
@@ -180,15 +241,27 @@ BAD_ARRAYS = [
     (image(16, 16), {"solver": lambda *_: [], "steps": 2}, "steps= means nothing with function"),
     (image(16, 16), {"prior": 3}, "prior=3: what P.load returns or takes is allowed"),
     (image(16, 16), {"task": P.operators.SuperResolution(4)}, "operators go to P.measure"),
-    (image(16, 16), {"task": ["super_resolution", "mri_x4"]}, "one task and one solver a call, not"),
-    (image(16, 16), {"task": None, "solver": "prior"}, "prior draws from the prior itself and restores nothing"),
+    (
+        image(16, 16),
+        {"task": ["super_resolution", "mri_x4"]},
+        "one task and one solver a call, not",
+    ),
+    (
+        image(16, 16),
+        {"task": None, "solver": "prior"},
+        "prior draws from the prior itself and restores nothing",
+    ),
     (image(16, 16), {"overrides": ["steps"]}, "'steps' is not of the form key=value"),
     (image(16, 16), {"start": 1}, "start=1 leaves no image"),
     (image(16, 16), {"precision": "16-mixed"}, "16-mixed needs a GPU"),
 ]
 
 
-@pytest.mark.parametrize("given, more, expected", BAD_ARRAYS, ids=[f"{i}-{case[2][:20]}" for i, case in enumerate(BAD_ARRAYS)])
+@pytest.mark.parametrize(
+    "given, more, expected",
+    BAD_ARRAYS,
+    ids=[f"{i}-{case[2][:20]}" for i, case in enumerate(BAD_ARRAYS)],
+)
 def test_mistakes_are_one_line(world: Path, prior, monkeypatch, given, more: dict, expected: str):
     """Before any network runs."""
     monkeypatch.setattr(prior.denoiser, "forward", lambda *_: pytest.fail("a network ran"))
@@ -199,7 +272,13 @@ def test_mistakes_are_one_line(world: Path, prior, monkeypatch, given, more: dic
 
 def test_words_that_mean_nothing_are_refused(world: Path, prior):
     problem = P.measure(P.operators.SuperResolution(4), image(16, 16), 0.05)
-    for word, value in {"task": "mri_x4", "measurements": True, "range": "unit", "ids": "a", "limit": 1}.items():
+    for word, value in {
+        "task": "mri_x4",
+        "measurements": True,
+        "range": "unit",
+        "ids": "a",
+        "limit": 1,
+    }.items():
         with pytest.raises(P.Refusal, match=f"{word}= means nothing with a problem"):
             P.restore(problem, prior, **{word: value})
     with pytest.raises(P.Refusal, match="range= means nothing with files"):
@@ -216,8 +295,12 @@ def test_random_operators_draw_for_each_image(prior):
     problem = P.measure(recipe, x, 0.05, seed=2, ids=["a", "b"])
     assert not torch.equal(problem.operator.mask[0], problem.operator.mask[1])
     alone = P.measure(recipe, x[1:], 0.05, seed=2, ids=["b"])
-    assert torch.equal(alone.operator.mask[0], problem.operator.mask[1]) and torch.equal(alone.y[0], problem.y[1])
-    plain = problems.measure(P.operators.MotionBlur(5), torch.zeros(1, 1, 16, 16), 0.05, Noise(["a"], "noise"))
+    assert torch.equal(alone.operator.mask[0], problem.operator.mask[1]) and torch.equal(
+        alone.y[0], problem.y[1]
+    )
+    plain = problems.measure(
+        P.operators.MotionBlur(5), torch.zeros(1, 1, 16, 16), 0.05, Noise(["a"], "noise")
+    )
     assert plain.operator.shape == (1, 16, 16)
 
 
@@ -225,14 +308,21 @@ def test_problems_made_elsewhere_come_back_as_tensors_in_the_model_range(world: 
     x = torch.from_numpy(2 * image(2, 1, 16, 16) - 1).float()
     problem = problems.measure(P.operators.SuperResolution(4), x, 0.05, Noise(["a", "b"], "noise"))
     result = P.restore(problem, prior, solver=world / "codps.yaml", draws=2, accelerator="cpu")
-    assert isinstance(result.image, torch.Tensor) and result.image.shape == x.shape and result.draws.shape == (2, 2, 1, 16, 16)
+    assert (
+        isinstance(result.image, torch.Tensor)
+        and result.image.shape == x.shape
+        and result.draws.shape == (2, 2, 1, 16, 16)
+    )
 
 
 def test_solvers_may_be_objects(world: Path, prior):
     named = P.restore(image(16, 16), prior, **words(world))
     made = P.restore(image(16, 16), prior, **words(world, solver=CoDPSPlus(steps=4)))
     fewer = P.restore(image(16, 16), prior, **words(world, solver=CoDPSPlus(steps=4), steps=2))
-    assert np.array_equal(named.image, made.image) and (made.record["nfe"], fewer.record["nfe"]) == (4, 2)
+    assert np.array_equal(named.image, made.image) and (
+        made.record["nfe"],
+        fewer.record["nfe"],
+    ) == (4, 2)
 
 
 def test_the_callers_prior_is_left_as_it_is(world: Path):
@@ -240,7 +330,10 @@ def test_the_callers_prior_is_left_as_it_is(world: Path):
     colours = P.restore(image(3, 16, 16), prior, **words(world)).image
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("COLUMNS", "80")
-        assert P.restore(image(16, 16), prior, **words(world)).image.shape == (16, 16)  # gray under a prior of colours
+        assert P.restore(image(16, 16), prior, **words(world)).image.shape == (
+            16,
+            16,
+        )  # gray under a prior of colours
     P.restore(image(3, 16, 16), prior, **words(world, precision="64-true"))
     assert not prior.gray and next(prior.parameters()).dtype == torch.float32
     assert np.array_equal(P.restore(image(3, 16, 16), prior, **words(world)).image, colours)
@@ -249,10 +342,16 @@ def test_the_callers_prior_is_left_as_it_is(world: Path):
 def test_a_measured_array_is_y_itself(world: Path, tmp_path: Path, prior):
     """Of CT in physical units, whose result is in [0, 1]; of images in the model range."""
     tiny.task(tmp_path / "ct.yaml", "CT", views=6, bins=24)
-    sino = P.restore(image(16, 16), prior, **words(world, task=tmp_path / "ct.yaml", precision="64-true"))
+    sino = P.restore(
+        image(16, 16), prior, **words(world, task=tmp_path / "ct.yaml", precision="64-true")
+    )
     y = sino.outcomes[0].y
     again = P.restore(
-        y.float(), prior, ids="image", measurements=True, **words(world, task=tmp_path / "ct.yaml", precision="64-true")
+        y.float(),
+        prior,
+        ids="image",
+        measurements=True,
+        **words(world, task=tmp_path / "ct.yaml", precision="64-true"),
     )
     assert tuple(again.image.shape) == (1, 16, 16) and "psnr" not in again.record
     # float32 of y, amplified by a well-conditioned solve
@@ -262,9 +361,15 @@ def test_a_measured_array_is_y_itself(world: Path, tmp_path: Path, prior):
 def test_measured_integers_are_read_as_their_file_is(world: Path, tmp_path: Path, prior):
     """Noise beyond black and white is noise, and not clamped away; the id of both is that of the file."""
     y = np.clip(66000 * image(4, 4), 0, 65535).astype(np.uint16)
-    formats.write(formats.Image(torch.from_numpy(y.astype(np.float32))[None], formats.Meta("png", "uint16")), tmp_path / "y.png")
+    formats.write(
+        formats.Image(torch.from_numpy(y.astype(np.float32))[None], formats.Meta("png", "uint16")),
+        tmp_path / "y.png",
+    )
     same = words(world, measurements=True)
-    of_file, of_array = P.restore(tmp_path / "y.png", prior, **same), P.restore(y, prior, ids="y", **same)
+    of_file, of_array = (
+        P.restore(tmp_path / "y.png", prior, **same),
+        P.restore(y, prior, ids="y", **same),
+    )
     narrow = P.restore(y, prior, ids="y", range=(10000, 50000), **same)
     assert np.array_equal(np.rint(of_file.image).clip(0, 65535), of_array.image)
     assert narrow.outcomes[0].y.max() > 1 and narrow.record["notes"] == []
@@ -279,11 +384,14 @@ def test_volumes_come_back_whole(world: Path, tmp_path: Path, prior):
     result = P.restore(tmp_path / "in/head.nii.gz", prior, **words(world))
     assert result.image.shape == (3, 16, 16) and len(result.residual) == 3
     result.save(tmp_path / "out.nii.gz")
-    assert sample.main(tiny.words(world, tmp_path / "line", "--data-root", str(tmp_path / "in"))) == 0
+    assert (
+        sample.main(tiny.words(world, tmp_path / "line", "--data-root", str(tmp_path / "in"))) == 0
+    )
     ours, theirs = tmp_path / "out.nii.gz", tmp_path / "line/recon/head.nii.gz"
     assert ours.read_bytes() == theirs.read_bytes()
     assert (
-        np.array_equal(nibabel.load(ours).affine, affine.astype(np.float32)) and nibabel.load(ours).get_data_dtype() == np.int16
+        np.array_equal(nibabel.load(ours).affine, affine.astype(np.float32))
+        and nibabel.load(ours).get_data_dtype() == np.int16
     )
     for name in ("out.png", "out.dcm"):
         with pytest.raises(P.Refusal, match=r"\.nii\.gz, \.npy, a folder, and \.png"):
@@ -294,10 +402,18 @@ def test_dicom_stays_dicom(world: Path, tmp_path: Path, prior):
     result = P.restore(small_dicom(tmp_path / "scan.dcm"), prior, **words(world))
     result.save(tmp_path / "out.dcm")
     before, after = pydicom.dcmread(tmp_path / "scan.dcm"), pydicom.dcmread(tmp_path / "out.dcm")
-    assert after.PixelSpacing == before.PixelSpacing and after.ImagePositionPatient == before.ImagePositionPatient
-    assert after.SOPInstanceUID != before.SOPInstanceUID and "not for diagnosis" in after.DerivationDescription
+    assert (
+        after.PixelSpacing == before.PixelSpacing
+        and after.ImagePositionPatient == before.ImagePositionPatient
+    )
+    assert (
+        after.SOPInstanceUID != before.SOPInstanceUID
+        and "not for diagnosis" in after.DerivationDescription
+    )
     hounsfield = after.pixel_array * float(after.RescaleSlope) + float(after.RescaleIntercept)
-    assert np.abs(hounsfield - result.image.clip(-1024, 3071)).max() <= 0.5  # rounded to the file's depth
+    assert (
+        np.abs(hounsfield - result.image.clip(-1024, 3071)).max() <= 0.5
+    )  # rounded to the file's depth
 
 
 def test_results_are_saved(world: Path, tmp_path: Path, prior):
@@ -307,13 +423,28 @@ def test_results_are_saved(world: Path, tmp_path: Path, prior):
     assert np.array_equal(np.load(tmp_path / "a.npy"), result.image)
     stored = formats.read(tmp_path / "a.png")
     # half a 16-bit step, and float32 of 65535
-    assert stored.meta.dtype == "uint16" and np.abs(stored.pixels[0] / 65535 - result.image.clip(0, 1)).max() <= 0.6 / 65535
+    assert (
+        stored.meta.dtype == "uint16"
+        and np.abs(stored.pixels[0] / 65535 - result.image.clip(0, 1)).max() <= 0.6 / 65535
+    )
     lines = (tmp_path / "folder/records.jsonl").read_text().splitlines()
-    assert len(lines) == 1 and json.loads(lines[0])["files"].keys() >= {"recon", "samples", "std", "measurement", "panels"}
-    assert (tmp_path / "folder/report.html").is_file() and (tmp_path / "folder/config.yaml").is_file()
-    eight = P.restore((255 * image(3, 16, 16)).astype(np.uint8), P.load(world / "rgb"), **words(world))
+    assert len(lines) == 1 and json.loads(lines[0])["files"].keys() >= {
+        "recon",
+        "samples",
+        "std",
+        "measurement",
+        "panels",
+    }
+    assert (tmp_path / "folder/report.html").is_file() and (
+        tmp_path / "folder/config.yaml"
+    ).is_file()
+    eight = P.restore(
+        (255 * image(3, 16, 16)).astype(np.uint8), P.load(world / "rgb"), **words(world)
+    )
     eight.save(tmp_path / "b.png")
-    assert np.array_equal(np.asarray(PIL.Image.open(tmp_path / "b.png")).transpose(2, 0, 1), eight.image)
+    assert np.array_equal(
+        np.asarray(PIL.Image.open(tmp_path / "b.png")).transpose(2, 0, 1), eight.image
+    )
     with pytest.raises(P.Refusal, match="a.dcm: .npy, a folder, and .png"):
         result.save(tmp_path / "a.dcm")
     with pytest.raises(P.Refusal, match="--overwrite"):
@@ -355,12 +486,18 @@ def test_a_bug_looks_like_one(world: Path, prior):
 
 
 def test_it_says_where_it_must_run_from(tmp_path: Path, monkeypatch):
-    assert list(P.models()) == ["demo-latent", "demo-patch", "demo-pixel"] and "ReSample" in repr(P.solvers())
+    assert list(P.models()) == ["demo-latent", "demo-patch", "demo-pixel"] and "ReSample" in repr(
+        P.solvers()
+    )
     assert set(P.tasks()) == {p.stem for p in (ROOT / "configs/tasks").glob("*.yaml")} - {"aliases"}
     assert all(
-        line and len(line) <= catalogue.LINE for listing in (P.tasks(), P.solvers(), P.models()) for line in listing.values()
+        line and len(line) <= catalogue.LINE
+        for listing in (P.tasks(), P.solvers(), P.models())
+        for line in listing.values()
     )
     monkeypatch.setattr(catalogue, "HOME", tmp_path)
     for ask in (P.tasks, P.models, lambda: catalogue.settings("tasks", "mri_x4")):
-        with pytest.raises(P.Refusal, match=r"run from a checkout, installed with `pip install -e \.`"):
+        with pytest.raises(
+            P.Refusal, match=r"run from a checkout, installed with `pip install -e \.`"
+        ):
             ask()

@@ -28,7 +28,11 @@ ROOT = Path(__file__).parents[1]
 SECONDS = 1.5  # of processor time
 HEAVY = {"torch", "numpy", "pytorch_lightning", "diffusers", "pydicom", "nibabel", "scipy", "PIL"}
 PIXEL = "configs/pixel-diffusion/demo.yaml"
-OVERLAY = ("--base", "configs/latent-diffusion/ffhq-ldm-vq-4.yaml", "configs/projects/medical_super_resolution.yaml")
+OVERLAY = (
+    "--base",
+    "configs/latent-diffusion/ffhq-ldm-vq-4.yaml",
+    "configs/projects/medical_super_resolution.yaml",
+)
 SAID = {  # door and words -> what comes out
     ("main", "--help"): "--base F...",
     ("sample", "--help"): "--data-root DIR",
@@ -59,8 +63,17 @@ SAID = {  # door and words -> what comes out
     ("main", "--base", PIXEL, "--init", "no.ckpt"): "unknown model 'no.ckpt'",
     ("main", "--base", PIXEL, "--first-stage", "no.ckpt"): "unknown model 'no.ckpt'",
     ("main", "--base", PIXEL, "--resume", "no.ckpt"): "no.ckpt: no such",
-    ("main", "--train", *OVERLAY): "--init MODEL begins with a whole model, --first-stage RUN|FOLDER|FILE with an autoencoder",
-    ("main", "--train", "--base", "configs/latent-diffusion/medical-vq-4.yaml"): "train the autoencoder first",
+    (
+        "main",
+        "--train",
+        *OVERLAY,
+    ): "--init MODEL begins with a whole model, --first-stage RUN|FOLDER|FILE with an autoencoder",
+    (
+        "main",
+        "--train",
+        "--base",
+        "configs/latent-diffusion/medical-vq-4.yaml",
+    ): "train the autoencoder first",
 }
 SCRIPT = """
 import contextlib, io, json, sys, time
@@ -79,7 +92,12 @@ print(json.dumps([code or 0, said.getvalue(), time.process_time(), sorted(m for 
 @pytest.mark.parametrize("words", SAID, ids=" ".join)
 def test_help_lists_and_mistakes_come_without_torch(words):
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, json.dumps(words)], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
+        [sys.executable, "-c", SCRIPT, json.dumps(words)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
     )
     code, said, seconds, modules = json.loads(done.stdout)
     asked = {"--help", "--list", "--print-config"} & set(words) and "task" not in words
@@ -93,58 +111,84 @@ def test_the_trainer_that_is_read_is_the_one_that_is_installed():
     assert list(inspect.signature(ours).parameters) == list(inspect.signature(installed).parameters)
     hints, theirs = typing.get_type_hints(ours), typing.get_type_hints(installed)
     words = lambda hint: {word for part in typing.get_args(hint) for word in typing.get_args(part)}  # noqa: E731
-    assert words(hints["precision"]) == words(theirs["precision"]) and hints["max_steps"] == theirs["max_steps"]
+    assert (
+        words(hints["precision"]) == words(theirs["precision"])
+        and hints["max_steps"] == theirs["max_steps"]
+    )
 
 
 @pytest.mark.parametrize("flag", ["--max_steps", "--max-steps", "--MAX_steps"])
 def test_flags_are_spelt_in_one_way(flag):
     options, _ = main.parse(["--base", "a.yaml", flag, "3"])
     assert options.max_steps == 3
-    options, _ = sample.parse([flag.replace("max", "ddim").replace("MAX", "DDIM"), "3", "--window", "-1000:400"])
+    options, _ = sample.parse(
+        [flag.replace("max", "ddim").replace("MAX", "DDIM"), "3", "--window", "-1000:400"]
+    )
     assert options.steps == 3 and options.window == ("values", -1000, 400)
 
 
 def needs(solver) -> str:
     """What a solver refuses, in the words of `--list`."""
-    shape, priors = (1, 8, 8), {"pixel": isotropic((1, 8, 8)), "patch": patched(8, 3), "latent": latent((1, 8, 8))}
+    shape, priors = (
+        (1, 8, 8),
+        {"pixel": isotropic((1, 8, 8)), "patch": patched(8, 3), "latent": latent((1, 8, 8))},
+    )
 
     def takes(prior, operator) -> bool:
         noise = Noise(["a"], "noise")
         x = 0.5 * noise.normal((1, *shape), torch.float64)
         try:
-            check(solver, measure(operator.draw(shape, noise), x, Gaussian(0.05), noise), priors[prior])
+            check(
+                solver,
+                measure(operator.draw(shape, noise), x, Gaussian(0.05), noise),
+                priors[prior],
+            )
         except ValueError:
             return False
         return True
 
     taken = [prior for prior in priors if takes(prior, operators.SuperResolution(2))]
     kinds = [] if len(taken) == 3 else [f"{' or '.join(taken)} prior"]
-    return ", ".join(kinds + ["linear operator"] * (not takes(taken[0], operators.HighDynamicRange())))
+    return ", ".join(
+        kinds + ["linear operator"] * (not takes(taken[0], operators.HighDynamicRange()))
+    )
 
 
 def test_solvers_need_what_their_list_says():
     for entry in listing.entries("solvers"):
         solver = config.build(config.load([catalogue.settings("solvers", entry.name)])["solver"])
-        assert entry.needs == ("no task" if isinstance(solver, Sampler) else needs(solver)), entry.name
+        assert entry.needs == ("no task" if isinstance(solver, Sampler) else needs(solver)), (
+            entry.name
+        )
 
 
 def test_operators_are_what_their_list_says():
     entries = {entry.name: entry for entry in listing.entries("operators")}
-    assert sorted(entries) == sorted(operators.__all__) and all(entry.line for entry in entries.values())
+    assert sorted(entries) == sorted(operators.__all__) and all(
+        entry.line for entry in entries.values()
+    )
     for name, entry in entries.items():
         try:
             drawn = getattr(operators, name)().draw((1, 16, 16), Noise(["a"], "noise"))
         except (TypeError, ValueError):  # needs a file or parts; a class that says what it is
             drawn = None
         if drawn is not None:
-            assert entry.needs == ("linear" if isinstance(drawn, LinearOperator) else "nonlinear"), name
+            assert entry.needs == (
+                "linear" if isinstance(drawn, LinearOperator) else "nonlinear"
+            ), name
 
 
 def test_tasks_and_models_are_what_their_list_says():
     for entry in listing.entries("tasks"):
-        name = config.load([catalogue.settings("tasks", entry.name)])["operator"]["target"].rpartition(".")[2]
+        name = config.load([catalogue.settings("tasks", entry.name)])["operator"][
+            "target"
+        ].rpartition(".")[2]
         assert ("nonlinear solver" in entry.needs) == (name in listing.NONLINEAR), entry.name
-    assert [entry.needs for entry in listing.entries("models")] == ["latent prior", "patch prior", "pixel prior"]
+    assert [entry.needs for entry in listing.entries("models")] == [
+        "latent prior",
+        "patch prior",
+        "pixel prior",
+    ]
 
 
 def test_aliases_stand_apart():
@@ -155,12 +199,25 @@ def test_aliases_stand_apart():
 
 
 @pytest.mark.parametrize(
-    "line, among", [("--sol", "--solver"), ("--task gauss", "gaussian_deblur"), ("--model demo-p", "demo-patch")]
+    "line, among",
+    [("--sol", "--solver"), ("--task gauss", "gaussian_deblur"), ("--model demo-p", "demo-patch")],
 )
 def test_the_shell_completes_flags_and_names(line, among):
     pytest.importorskip("argcomplete")
     words = f"sample.py {line}"
-    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": words, "COMP_POINT": str(len(words)), "_ARGCOMPLETE_IFS": " "}
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": words,
+        "COMP_POINT": str(len(words)),
+        "_ARGCOMPLETE_IFS": " ",
+    }
     script = f"exec {sys.executable} sample.py 8>&1 1>/dev/null 9>&2"  # where argcomplete answers
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=os.environ | asked, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=ROOT,
+        env=os.environ | asked,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert among in done.stdout.split()

@@ -10,7 +10,9 @@ def test_hand_values():
     ct = Intensity(-1000, 400)
     stored = torch.tensor([-1000.0, -300.0, 400.0, 900.0, -2000.0])
     assert ct.to_model(stored).tolist() == [-1, 0, 1, 1, -1]
-    assert ct.to_stored(torch.tensor([-1.0, 0.0, 1.0, 1.1])).tolist() == pytest.approx([-1000, -300, 400, 470])
+    assert ct.to_stored(torch.tensor([-1.0, 0.0, 1.0, 1.1])).tolist() == pytest.approx(
+        [-1000, -300, 400, 470]
+    )
     assert ct.per_unit == 700
 
 

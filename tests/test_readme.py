@@ -25,12 +25,18 @@ README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(\w+)\n(.*?)^```", README, re.S | re.M)
 PROSE = re.sub(r"^```.*?^```", "", README, flags=re.S | re.M)
 SPANS = re.findall(r"`([^`\n]+)`", PROSE)
-COMMANDS = [line.split(" #")[0].strip() for kind, text in BLOCKS if kind == "sh" for line in text.splitlines()]
+COMMANDS = [
+    line.split(" #")[0].strip()
+    for kind, text in BLOCKS
+    if kind == "sh"
+    for line in text.splitlines()
+]
 COMMANDS = [line for line in COMMANDS if line and not line.startswith("#")]
 TOLD = [span for span in SPANS if span.startswith(("python ", "make ", "conda "))]
 
 FEW = (
-    "--max_steps 1 --val_check_interval 1 --limit_val_batches 1 --precision 32-true --accelerator cpu --enable_progress_bar False"
+    "--max_steps 1 --val_check_interval 1 --limit_val_batches 1 --precision 32-true"
+    " --accelerator cpu --enable_progress_bar False"
 )
 STAGE = "first_stage.params.model.params.widths=[32,32,32] first_stage.params.model.params.codes=16"
 QUICK = {  # what is written behind a command of the block on one's own scans
@@ -66,10 +72,20 @@ def test_every_command_is_one_that_is_tried_here():
     assert [c for c in COMMANDS + TOLD if not c.startswith(doors)] == []
 
 
-@pytest.mark.parametrize("target", sorted({t for w in COMMANDS + TOLD if w.startswith("make ") for t in w.split()[1:]}))
+@pytest.mark.parametrize(
+    "target", sorted({t for w in COMMANDS + TOLD if w.startswith("make ") for t in w.split()[1:]})
+)
 def test_make_knows_its_targets(target: str):
-    told = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    known = {"demo": "sample.py", "web": "scripts/web.py", "docs": "mkdocs build", "test": "-m pytest", "check": "ruff check"}
+    told = subprocess.run(
+        ["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    known = {
+        "demo": "sample.py",
+        "web": "scripts/web.py",
+        "docs": "mkdocs build",
+        "test": "-m pytest",
+        "check": "ruff check",
+    }
     assert known[target] in told
 
 
@@ -86,7 +102,10 @@ def test_one_scan_becomes_one_scan(tmp_path: Path, monkeypatch, capsys):
     assert re.search(r"took \d+\.\d s", capsys.readouterr().out.splitlines()[-1])
     volume = nibabel.load(tmp_path / "results/head/recon/head.nii.gz")
     assert volume.shape == pixels.shape
-    assert np.array_equal(volume.affine, nibabel.load(tmp_path / "head.nii.gz").affine) and volume.get_data_dtype() == np.int16
+    assert (
+        np.array_equal(volume.affine, nibabel.load(tmp_path / "head.nii.gz").affine)
+        and volume.get_data_dtype() == np.int16
+    )
 
 
 def test_own_scans_become_a_data_set_a_prior_and_results(tmp_path: Path, monkeypatch):
@@ -120,7 +139,21 @@ def test_commands_told_in_passing_are_right(line: str, tmp_path: Path, monkeypat
             sample.main(words)
         assert "super_resolution" in capsys.readouterr().out
         return
-    assert sample.main([*words, "--dry-run", "--accelerator", "cpu", "--precision", "32-true", "--num-samples", "1"]) == 0
+    assert (
+        sample.main(
+            [
+                *words,
+                "--dry-run",
+                "--accelerator",
+                "cpu",
+                "--precision",
+                "32-true",
+                "--num-samples",
+                "1",
+            ]
+        )
+        == 0
+    )
     assert "s an image" in capsys.readouterr().out
 
 
@@ -132,7 +165,11 @@ def test_flags_told_in_passing_exist():
 
 def test_files_told_of_exist():
     links = re.findall(r"\]\(([^)#:]+)\)", README)
-    paths = [s for s in SPANS if re.fullmatch(r"[\w./-]+\.(py|yaml|md)|[\w-]+(/[\w-]+)*/", s) and "every_other" not in s]
+    paths = [
+        s
+        for s in SPANS
+        if re.fullmatch(r"[\w./-]+\.(py|yaml|md)|[\w-]+(/[\w-]+)*/", s) and "every_other" not in s
+    ]
     assert len(links) > 5 and len(paths) > 5
     rooms = ("", "solvers", "configs", "recon")
     missing = [p for p in [*links, *paths] if not any((ROOT / room / p).exists() for room in rooms)]
@@ -162,7 +199,9 @@ def test_the_operator_in_ten_lines_restores_images_as_a_plug_in(tmp_path: Path, 
     (tmp_path / "rows_module.py").write_text(example())
     monkeypatch.syspath_prepend(tmp_path)
     task = tiny.task(tmp_path / "every_other_row.yaml")
-    task.write_text(task.read_text().replace("solvers.operators.SuperResolution", "rows_module.EveryOtherRow"))
+    task.write_text(
+        task.read_text().replace("solvers.operators.SuperResolution", "rows_module.EveryOtherRow")
+    )
     words = tiny.words(world, tmp_path / "out", "--task", str(task), "--plugin", "rows_module")
     assert sample.main(words) == 0
     assert all(record["status"] == "ok" for record in tiny.records(tmp_path / "out").values())

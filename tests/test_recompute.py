@@ -27,7 +27,10 @@ def kept(prior: nn.Module, checkpointed: bool) -> int:
         return tensor
 
     x = torch.zeros(2, *prior.shape, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), recomputing(prior, checkpointed):
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        recomputing(prior, checkpointed),
+    ):
         prior.denoise(x, torch.ones(2))
     return count
 
@@ -38,7 +41,10 @@ def test_recomputed_gradients_are_the_same(node, solver):
     prior, noise = build(node).eval().requires_grad_(False).double(), Noise(IDS, "noise")
     x0 = noise.normal((2, *SHAPE), torch.float64) / 2
     problem = measure(SuperResolution(2).draw(SHAPE, noise), x0, Gaussian(0.05), noise)
-    plain, again = ([*solver(steps=3, checkpoint=flag)(problem, prior, Noise(IDS, "solver"))][-1].x0 for flag in (False, True))
+    plain, again = (
+        [*solver(steps=3, checkpoint=flag)(problem, prior, Noise(IDS, "solver"))][-1].x0
+        for flag in (False, True)
+    )
     assert torch.equal(plain, again)
     assert not any("forward" in vars(module) for module in prior.modules())
     assert kept(prior.float(), True) < 0.7 * kept(prior, False)

@@ -37,7 +37,15 @@ def outcome(name: str = "a", draws: bool = True, y: torch.Tensor | None = None) 
     truth = torch.linspace(-1, 1, 24 * 20).reshape(1, 24, 20)
     source = formats.Image(DEPTH_16.to_stored(truth), formats.Meta("png", "uint16"))
     image = (truth * 0.9).clamp(-1, 1)
-    record = {"image_id": name, "psnr": 26.0, "residual": 1.01, "seconds": 0.5, "nfe": 3, "vjps": 0, "status": "ok"}
+    record = {
+        "image_id": name,
+        "psnr": 26.0,
+        "residual": 1.01,
+        "seconds": 0.5,
+        "nfe": 3,
+        "vjps": 0,
+        "status": "ok",
+    }
     record["notes"] = ["<said>"]
     several = torch.stack([image, image + 0.1, image - 0.1]) if draws else None
     y = truth[:, ::4, ::4] if y is None else y
@@ -65,25 +73,38 @@ def test_what_came_out_below_the_classical_answer_is_named(tmp_path: Path):
             if name == "better":
                 assert results.beaten() == ""
         results.commit(outcome("nothing to compare with"))
-    assert results.beaten() == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 3"
+    assert (
+        results.beaten()
+        == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 3"
+    )
 
 
 def test_the_panel_holds_truth_measurement_reconstruction_error_and_spread():
     whole, plain = panel(outcome()), panel(outcome(draws=False))
     assert whole.height == plain.height and whole.width > plain.width > 4 * 200
-    left = whole.crop((8, 22, 8 + 213, 22 + 256)).convert("L")  # the truth: 24 x 20 enlarged to 256 x 213, black to white
+    left = whole.crop((8, 22, 8 + 213, 22 + 256)).convert(
+        "L"
+    )  # the truth: 24 x 20 enlarged to 256 x 213, black to white
     assert left.getpixel((0, 0)) == 0 and left.getpixel((212, 255)) == 255
 
 
 @pytest.mark.parametrize("shape", [(1, 9, 40), (4, 24, 20), (1, 100), (300,)], ids=str)
 def test_measurements_of_any_shape_are_pictured(shape: tuple[int, ...]):
-    assert panel(outcome(y=torch.linspace(0, 50, torch.Size(shape).numel()).reshape(shape))).width > 800
+    assert (
+        panel(outcome(y=torch.linspace(0, 50, torch.Size(shape).numel()).reshape(shape))).width
+        > 800
+    )
 
 
 def test_a_weak_sinogram_has_its_own_scale():
     """Line integrals up to 0.5 span black to white, instead of the gray of images."""
-    seen = replace(outcome(y=torch.linspace(0, 0.5, 24 * 20).reshape(1, 24, 20)), truth=None)  # the first tile is y's then
-    own, images = (np.asarray(panel(replace(seen, image_like=like)).convert("L"))[22:278, 8:221] for like in (False, True))
+    seen = replace(
+        outcome(y=torch.linspace(0, 0.5, 24 * 20).reshape(1, 24, 20)), truth=None
+    )  # the first tile is y's then
+    own, images = (
+        np.asarray(panel(replace(seen, image_like=like)).convert("L"))[22:278, 8:221]
+        for like in (False, True)
+    )
     assert own.min() == 0 and own.max() == 255 and images.min() > 100
 
 
@@ -93,14 +114,18 @@ class Sources(HTMLParser):
         self.found: list[str] = []
 
     def handle_starttag(self, tag, attrs):
-        self.found += [value for key, value in attrs if key in ("src", "href") and not value.startswith("#")]
+        self.found += [
+            value for key, value in attrs if key in ("src", "href") and not value.startswith("#")
+        ]
 
 
 def test_the_report_needs_nothing_else(folder: Path):
     text = report.write(folder).read_text()
     parser = Sources()
     parser.feed(text)
-    assert len(parser.found) == 2 and all(source.startswith("data:image/png;base64,") for source in parser.found)
+    assert len(parser.found) == 2 and all(
+        source.startswith("data:image/png;base64,") for source in parser.found
+    )
     assert "&lt;said&gt;" in text and "<said>" not in text and "non-finite values at step 3" in text
     assert "26.00" in text and "2 images restored, 1 failed" in text
 
@@ -131,9 +156,21 @@ def test_the_report_script(folder: Path, tmp_path: Path, capsys):
 def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
     """Two cells of a grid, four draws and one, and a noisier one; the numbers are those of the records."""
     main = script("quality_table")
-    for name, draws, sigma_y in (("mri_x4-daps", 4, 0.01), ("mri_x4-tv", 1, 0.01), ("mri_x4-daps", 4, 0.05)):
-        config = {"prior": {"model": "models/demo"}, "likelihood": {"params": {"sigma_y": sigma_y}}, "run": {"draws": draws}}
-        results = Results(tmp_path / str(sigma_y) / name, config, {"cell": name, "command": f"python sample.py {sigma_y}"})
+    for name, draws, sigma_y in (
+        ("mri_x4-daps", 4, 0.01),
+        ("mri_x4-tv", 1, 0.01),
+        ("mri_x4-daps", 4, 0.05),
+    ):
+        config = {
+            "prior": {"model": "models/demo"},
+            "likelihood": {"params": {"sigma_y": sigma_y}},
+            "run": {"draws": draws},
+        }
+        results = Results(
+            tmp_path / str(sigma_y) / name,
+            config,
+            {"cell": name, "command": f"python sample.py {sigma_y}"},
+        )
         with results.opened():
             for i in range(2):
                 made = outcome(str(i), draws > 1)
@@ -143,8 +180,13 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
     assert main(tmp_path, "--output", tmp_path / "table.md") == 0
     text = (tmp_path / "table.md").read_text()
     several = "| demo | daps | 2 | 4 | 24.00 | 0.400 | 27.00 | 0.500 | 20.00 | +7.00 | 1.010 | – | 2.0 | 3 + 0 |"
-    assert text.count(several) == 2 and "| none | tv | 2 | 1 | 27.00 | 0.500 | – | – | 20.00 | +7.00 |" in text
-    assert text.count("    python sample.py 0.01\n") == text.count("    python sample.py 0.05\n") == 1
+    assert (
+        text.count(several) == 2
+        and "| none | tv | 2 | 1 | 27.00 | 0.500 | – | – | 20.00 | +7.00 |" in text
+    )
+    assert (
+        text.count("    python sample.py 0.01\n") == text.count("    python sample.py 0.05\n") == 1
+    )
     assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
     assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 
@@ -161,7 +203,9 @@ def test_the_runs_of_the_quality_table_are_commands(capsys):
             for solver in options.solver
             if catalogue.settings("tasks", task) and catalogue.settings("solvers", solver)
         ]
-    assert len(places) > 90 and len(set(places)) == len(places), "every cell has a folder of its own"
+    assert len(places) > 90 and len(set(places)) == len(places), (
+        "every cell has a folder of its own"
+    )
 
 
 def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
@@ -177,13 +221,23 @@ def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
     assert evaluate(truth, folder / "recon") == 1 and "alone" in one_line(capsys)
     (truth / "b.png").write_bytes(b"no picture")
     assert evaluate(truth, folder / "recon") == 1
-    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == ["without a partner", f"{truth}/b.png"]
-    assert evaluate(truth, folder / "recon", "--features", "a.npy", "b.npy") == 2 and "belongs to" in one_line(capsys)
+    assert [line.split(": ")[1] for line in capsys.readouterr().err.splitlines()] == [
+        "without a partner",
+        f"{truth}/b.png",
+    ]
+    assert evaluate(
+        truth, folder / "recon", "--features", "a.npy", "b.npy"
+    ) == 2 and "belongs to" in one_line(capsys)
     assert evaluate(truth, folder / "panels") == 2 and one_line(capsys)
     hounsfield = tmp_path / "hounsfield"
     hounsfield.mkdir()
-    formats.write(formats.Image(formats.read(truth / "a.png").pixels, formats.Meta("dicom", "int16")), hounsfield / "a.dcm")
-    assert evaluate(truth, hounsfield) == 2 and "is a picture; compare it with its source" in one_line(capsys)
+    formats.write(
+        formats.Image(formats.read(truth / "a.png").pixels, formats.Meta("dicom", "int16")),
+        hounsfield / "a.dcm",
+    )
+    assert evaluate(
+        truth, hounsfield
+    ) == 2 and "is a picture; compare it with its source" in one_line(capsys)
     assert evaluate(truth, "--nope") == 2 and one_line(capsys)
 
 
@@ -194,38 +248,71 @@ def mixed(where: Path) -> Path:
     pixels = formats.read(where / "a scan.png").pixels
     scan = formats.read(ROOT / "models/demo-data/lung2-ax-035.dcm")
     low = torch.nn.functional.adaptive_avg_pool2d(scan.pixels, 16).round()
-    formats.write(formats.Image(low, formats.resized(scan.meta, 16 / 256)), where / "ct.dcm", image_id="ct")
-    formats.write(formats.Image(pixels / 65535, formats.Meta("tiff", "float32")), where / "float.tiff")
-    array = (pixels[0, ..., None] / 2 * torch.tensor([1.0, 0.7, 0.9]) - 300).round().numpy().astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([0.8, -0.9, 3.0, 1.0])), where / "volume-0.nii.gz")
+    formats.write(
+        formats.Image(low, formats.resized(scan.meta, 16 / 256)), where / "ct.dcm", image_id="ct"
+    )
+    formats.write(
+        formats.Image(pixels / 65535, formats.Meta("tiff", "float32")), where / "float.tiff"
+    )
+    array = (
+        (pixels[0, ..., None] / 2 * torch.tensor([1.0, 0.7, 0.9]) - 300)
+        .round()
+        .numpy()
+        .astype(np.int16)
+    )
+    nibabel.save(
+        nibabel.Nifti1Image(array, np.diag([0.8, -0.9, 3.0, 1.0])), where / "volume-0.nii.gz"
+    )
     return where
 
 
 def copied(row: Row, where: Path) -> None:
     """An image as an 8-bit PNG, as it is looked at."""
     where.parent.mkdir(exist_ok=True)
-    formats.write(formats.Image((255 * to_report(dataset.load(row, 1)[0])).round(), formats.Meta("png")), where)
+    formats.write(
+        formats.Image((255 * to_report(dataset.load(row, 1)[0])).round(), formats.Meta("png")),
+        where,
+    )
 
 
 def test_results_of_every_format_are_compared_as_they_were_scored(tmp_path: Path):
     """PSNR of the written files is that of the images before they were written; so is that of 8-bit PNG copies."""
-    evaluate, world, truth = script("evaluate"), tiny.world(tmp_path / "world"), mixed(tmp_path / "truth")
-    assert sample.main(tiny.words(world, tmp_path / "out", "--data-root", str(truth), "--solver", "baseline")) == 0
+    evaluate, world, truth = (
+        script("evaluate"),
+        tiny.world(tmp_path / "world"),
+        mixed(tmp_path / "truth"),
+    )
+    assert (
+        sample.main(
+            tiny.words(world, tmp_path / "out", "--data-root", str(truth), "--solver", "baseline")
+        )
+        == 0
+    )
     records, recon = tiny.records(tmp_path / "out"), tmp_path / "out/recon"
     assert len(records) == 6 and len(list(recon.iterdir())) == 4
     for name in ("a scan", "ct"):  # truth and result have one window
         file = Path(records[name]["files"]["recon"])
         window = tuple(records[name]["contract"])
-        copied(Row(str(tmp_path / "out" / file), name, window=window), tmp_path / "copies" / f"{file.stem}.png")
-    for folder, code, held in ((recon, 0, list(records)), (tmp_path / "copies", 1, ["a scan", "ct"])):
+        copied(
+            Row(str(tmp_path / "out" / file), name, window=window),
+            tmp_path / "copies" / f"{file.stem}.png",
+        )
+    for folder, code, held in (
+        (recon, 0, list(records)),
+        (tmp_path / "copies", 1, ["a scan", "ct"]),
+    ):
         assert evaluate(truth, folder, "--output", tmp_path / "n.json") == code
         psnr = json.loads((tmp_path / "n.json").read_text())["psnr"]
         assert psnr["n"] == len(held)
         # 8 bits round by 0.001 (r.m.s.) errors of 0.02 and more: 10 log10(1 + 0.05^2) = 0.01 dB
-        assert psnr["mean"] == pytest.approx(sum(records[name]["psnr"] for name in held) / len(held), abs=0.02)
+        assert psnr["mean"] == pytest.approx(
+            sum(records[name]["psnr"] for name in held) / len(held), abs=0.02
+        )
     copied(Row(f"{truth}/volume-0.nii.gz", "", slice=1), tmp_path / "upright/volume-0-0001.png")
     assert evaluate(truth, tmp_path / "upright", "--output", tmp_path / "n.json") == 1
-    assert json.loads((tmp_path / "n.json").read_text())["psnr"]["mean"] > 50, "8 bits of the truth itself, turned as it is"
+    assert json.loads((tmp_path / "n.json").read_text())["psnr"]["mean"] > 50, (
+        "8 bits of the truth itself, turned as it is"
+    )
 
 
 def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
@@ -234,9 +321,15 @@ def test_populations_are_compared_without_weights(tmp_path: Path, capsys):
     tiny.scans(tmp_path / "b", 6)
     assert evaluate("offline", tmp_path / "a", tmp_path / "b", "--output", tmp_path / "n.json") == 0
     assert json.loads((tmp_path / "n.json").read_text())["psnr_to_nearest"]["mean"] == 100.0
-    assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth") == 2 and one_line(capsys)
-    (tmp_path / "hostile.pth").write_bytes(b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R.")
-    assert evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "hostile.pth") == 2
+    assert evaluate(
+        "fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "none.pth"
+    ) == 2 and one_line(capsys)
+    (tmp_path / "hostile.pth").write_bytes(
+        b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\x04true\x85R."
+    )
+    assert (
+        evaluate("fid", tmp_path / "a", tmp_path / "b", "--weights", tmp_path / "hostile.pth") == 2
+    )
     assert "os.system" in one_line(capsys)
 
 
@@ -247,23 +340,53 @@ def test_job_scripts_submit_the_published_flags(job: str, tmp_path: Path):
     fake = tmp_path / "runai"
     fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     fake.chmod(0o755)
-    settings = {"IMAGE": "image", "PROJECT": "team", "DATA": "/scans", "LOGS": "/logs", "PATH": f"{tmp_path}:/usr/bin:/bin"}
-    done = subprocess.run([script, "job", "--extra", "two words"], env=settings, capture_output=True, text=True, check=True)
+    settings = {
+        "IMAGE": "image",
+        "PROJECT": "team",
+        "DATA": "/scans",
+        "LOGS": "/logs",
+        "PATH": f"{tmp_path}:/usr/bin:/bin",
+    }
+    done = subprocess.run(
+        [script, "job", "--extra", "two words"],
+        env=settings,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     words = done.stdout.split("\n")
     assert words[:4] == ["submit", "job", "--image", "image"]
-    assert {"--project", "--gpu", "--cpu", "--memory", "--volume", "--command", "two words"} <= set(words)
+    assert {"--project", "--gpu", "--cpu", "--memory", "--volume", "--command", "two words"} <= set(
+        words
+    )
     door = {"train": "main.py", "sample": "sample.py", "evaluate": "scripts/evaluate.py"}[job]
     assert words[words.index("--command") + 1 :][:3] == ["--", "python", door]
-    assert words[words.index("--gpu") + 1 : words.index("--volume")] == ["1", "--cpu", "8", "--memory", "64G"]
-    lacking = subprocess.run([script, "job"], env={"PATH": settings["PATH"]}, capture_output=True, text=True)
+    assert words[words.index("--gpu") + 1 : words.index("--volume")] == [
+        "1",
+        "--cpu",
+        "8",
+        "--memory",
+        "64G",
+    ]
+    lacking = subprocess.run(
+        [script, "job"], env={"PATH": settings["PATH"]}, capture_output=True, text=True
+    )
     assert lacking.returncode != 0 and "IMAGE" in lacking.stderr
 
 
 def test_the_report_is_looked_at_by_parts_of_its_panels(folder: Path):
     text = report.write(folder).read_text()
-    assert text.count("class=compare") == 2 and text.count("background-position") == 2 * 4  # slider of two, error, std
-    assert "<a href='#image-0'>a</a>" in text and "id=image-0" in text and "prefers-color-scheme: dark" in text
-    assert text.count("<svg") == 1 and ">residual<" in text  # no truth was covered: no histogram of it
+    assert (
+        text.count("class=compare") == 2 and text.count("background-position") == 2 * 4
+    )  # slider of two, error, std
+    assert (
+        "<a href='#image-0'>a</a>" in text
+        and "id=image-0" in text
+        and "prefers-color-scheme: dark" in text
+    )
+    assert (
+        text.count("<svg") == 1 and ">residual<" in text
+    )  # no truth was covered: no histogram of it
     assert not re.search(r"(src|href)=['\"]?(https?:)?//", text)
 
 
@@ -284,16 +407,22 @@ def test_masks_sinograms_and_spectra_are_shown_as_such():
     pixels = np.asarray(panel(masked).crop(panel(masked).info["tiles"]["measurement"]))
     assert (pixels[:120] == MISSING).all() and not (pixels[136:] == MISSING).all(-1).any()
 
-    sinogram = replace(outcome(y=torch.rand(1, 8, 32)), image_like=False, axes=Axes("8 views", "32 cells"))
+    sinogram = replace(
+        outcome(y=torch.rand(1, 8, 32)), image_like=False, axes=Axes("8 views", "32 cells")
+    )
     left, top, right, bottom = panel(sinogram).info["tiles"]["measurement"]
     plain = panel(replace(sinogram, axes=None)).info["tiles"]["measurement"]
     assert (left - plain[0], plain[3] - bottom, right - left) == (AXIS, AXIS, 2 * (256 - AXIS))
 
     spectrum = torch.full((2, 24, 20), 1e-3)
     spectrum[0, 12, 10] = 1.0
-    kspace = replace(outcome(y=spectrum), image_like=False, axes=Axes("ky", "kx", True), operator=masked.operator)
+    kspace = replace(
+        outcome(y=spectrum), image_like=False, axes=Axes("ky", "kx", True), operator=masked.operator
+    )
     tile = np.asarray(panel(kspace).crop(panel(kspace).info["tiles"]["measurement"]))
-    assert (tile[5, 50] == MISSING).all() and tile.max() == 255 and 40 < tile[-5, 50, 0] < 90  # 10^-3 of 10^-4 to 1
+    assert (
+        (tile[5, 50] == MISSING).all() and tile.max() == 255 and 40 < tile[-5, 50, 0] < 90
+    )  # 10^-3 of 10^-4 to 1
 
 
 def test_the_worst_region_is_enlarged_where_asked():
@@ -302,10 +431,13 @@ def test_the_worst_region_is_enlarged_where_asked():
     bad[:, 4:7, 3:6] += 0.7
     asked = replace(plain, image=bad, zoom=True)
     assert (
-        panels.worst_region(asked)[:2] in [(4, 3), (5, 4), (5, 3), (4, 4), (4, 5), (5, 5)] and panels.worst_region(asked)[2] == 2
+        panels.worst_region(asked)[:2] in [(4, 3), (5, 4), (5, 3), (4, 4), (4, 5), (5, 5)]
+        and panels.worst_region(asked)[2] == 2
     )
     box = panel(asked).info["tiles"]["error"]
-    same, other = (np.asarray(panel(o).crop(box)).astype(int) for o in (asked, replace(asked, zoom=False)))
+    same, other = (
+        np.asarray(panel(o).crop(box)).astype(int) for o in (asked, replace(asked, zoom=False))
+    )
     changed = np.argwhere((same != other).any(-1))
     assert changed.max(0)[0] > 250 and changed.max(0)[1] > 205  # the corner that is farthest
 
@@ -322,12 +454,16 @@ def test_the_report_of_a_training_run(tmp_path: Path, capsys):
     writer.close()
     assert script("report")(tmp_path / "run") == 0
     text = (tmp_path / "run/report.html").read_text()
-    assert "held-out PSNR by level" in text and text.count("<svg") == 3 and "samples, step 4" in text
+    assert (
+        "held-out PSNR by level" in text and text.count("<svg") == 3 and "samples, step 4" in text
+    )
     (tmp_path / "empty/tensorboard").mkdir(parents=True)
     assert script("report")(tmp_path / "empty") == 2 and "holds no numbers yet" in one_line(capsys)
 
 
-@pytest.mark.parametrize("values", [[1.0], [1.0, 1.0 + 2e-16], [1.0 - 1e-12, 1.0 + 1e-12], [1e9, 1e9 + 1e-6]])
+@pytest.mark.parametrize(
+    "values", [[1.0], [1.0, 1.0 + 2e-16], [1.0 - 1e-12, 1.0 + 1e-12], [1e9, 1e9 + 1e-6]]
+)
 def test_values_that_differ_by_rounding_have_a_histogram(values):
     assert "<rect" in figures.bars(values, "residual", mark=1.0)
     assert "<rect" in figures.bars(values, "residual")

@@ -9,7 +9,9 @@ from ldm.networks.residual_unet import ResidualUNet
 from ldm.resize import fit
 
 SMALL = dict(widths=(8, 12), blocks=1)
-REACH = 4 + 2 + (2 + 2 + 2 + 1) * 2 + (2 + 2) * 4  # pixels, of SMALL: convolutions of the finest level see 2, of the other 4
+REACH = (
+    4 + 2 + (2 + 2 + 2 + 1) * 2 + (2 + 2) * 4
+)  # pixels, of SMALL: convolutions of the finest level see 2, of the other 4
 
 
 def random(**arguments) -> ResidualUNet:
@@ -24,7 +26,11 @@ def random(**arguments) -> ResidualUNet:
 @pytest.mark.parametrize("size", [(64, 64), (1, 1), (7, 9), (33, 50), (5, 64)])
 def test_any_size(size):
     network = random(channels=2, out=3)
-    assert network(torch.randn(2, 2, *size).double(), torch.zeros(2).double()).shape == (2, 3, *size)
+    assert network(torch.randn(2, 2, *size).double(), torch.zeros(2).double()).shape == (
+        2,
+        3,
+        *size,
+    )
 
 
 def test_sizes_and_parameters():
@@ -85,5 +91,7 @@ def test_a_prior_of_it_takes_any_size_as_it_is(tmp_path):
     prior = Prior(EDM(ResidualUNet(**SMALL)), (1, 16, 16))
     assert prior.any_size
     sized, note = fit(prior, (1, 37, 21))
-    assert sized.shape == sized.image_shape == (1, 37, 21) and not note and prior.shape == (1, 16, 16)
+    assert (
+        sized.shape == sized.image_shape == (1, 37, 21) and not note and prior.shape == (1, 16, 16)
+    )
     assert sized.denoise(torch.randn(2, 1, 37, 21), torch.ones(2)).shape == (2, 1, 37, 21)

@@ -47,7 +47,9 @@ def committed(folder: Path) -> int:
 def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
     """SIGKILL at random moments, then a last run to the end: files as if nothing had happened, one record per image."""
     more = ["--batch-size", "2", "solver.params.steps=50"]
-    whole = started(tiny.command(*tiny.words(world, tmp_path / "whole", *more, task="mask")), tmp_path / "whole")
+    whole = started(
+        tiny.command(*tiny.words(world, tmp_path / "whole", *more, task="mask")), tmp_path / "whole"
+    )
     began = time.monotonic()
     assert whole.wait() == 0
     work = time.monotonic() - began
@@ -60,7 +62,9 @@ def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
         process.wait()
         after.append(committed(tmp_path / "killed"))
     finish(arguments)
-    print(f"{moments} kills, each within {2 * work / moments:.1f} s of its start; images committed after each: {after}")
+    print(
+        f"{moments} kills, each within {2 * work / moments:.1f} s of its start; images committed after each: {after}"
+    )
     assert restored(tmp_path / "killed") == restored(tmp_path / "whole")
     first, second = records(tmp_path / "whole"), records(tmp_path / "killed")
     for record in (*first.values(), *second.values()):
@@ -81,14 +85,20 @@ def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Pat
     kept = {name: (tmp_path / "stopped/recon" / f"{name}.png").stat().st_mtime_ns for name in done}
     finish(tiny.command(*words))
     assert len(records(tmp_path / "stopped")) == 8 and len(restored(tmp_path / "stopped")) == 8
-    assert kept == {name: (tmp_path / "stopped/recon" / f"{name}.png").stat().st_mtime_ns for name in done}
+    assert kept == {
+        name: (tmp_path / "stopped/recon" / f"{name}.png").stat().st_mtime_ns for name in done
+    }
 
 
 def test_two_processes_give_a_single_process_its_images(world: Path, tmp_path: Path):
     more = ["--batch-size", "1", "--limit", "3"]
     finish(tiny.command(*tiny.words(world, tmp_path / "one", *more, solver="daps")))
     two = tiny.command(*tiny.words(world, tmp_path / "two", *more, "--devices", "2", solver="daps"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "MASTER_PORT": str(20000 + os.getpid() % 20000),
+    }
     done = subprocess.run(two, capture_output=True, text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr[-2000:]
     assert restored(tmp_path / "two") == restored(tmp_path / "one")
@@ -107,10 +117,25 @@ def peak(world: Path, tmp_path: Path, rows: int) -> float:
     """MiB that a run over so many rows of a manifest takes at its peak."""
     lines = [f"{world}/scans/scan{i % 8}.png,r{i}" for i in range(rows)]
     (tmp_path / f"{rows}.csv").write_text("\n".join(["path,image_id", *lines]) + "\n")
-    words = ["--task", f"{world}/sr.yaml", "--solver", "baseline", "--model", f"{world}/pixel", "--accelerator", "cpu"]
+    words = [
+        "--task",
+        f"{world}/sr.yaml",
+        "--solver",
+        "baseline",
+        "--model",
+        f"{world}/pixel",
+        "--accelerator",
+        "cpu",
+    ]
     words += ["--manifest", f"{tmp_path}/{rows}.csv", "--save-dir", f"{tmp_path}/{rows}"]
     root = Path(__file__).parents[1]
-    run = subprocess.run([sys.executable, "-c", MEASURED, *words], capture_output=True, text=True, check=True, cwd=root)
+    run = subprocess.run(
+        [sys.executable, "-c", MEASURED, *words],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=root,
+    )
     done, size = run.stdout.splitlines()[-1].split()
     assert done == "0" and len(records(tmp_path / str(rows))) == rows
     return float(size)

@@ -12,7 +12,17 @@ import main
 from data import files
 from ldm.training.diffusion import PixelDiffusion
 
-MORE = ("--limit_val_batches", "2", "--val_check_interval", "2", "--log_every_n_steps", "1", "save_every=2", "--max_steps", "8")
+MORE = (
+    "--limit_val_batches",
+    "2",
+    "--val_check_interval",
+    "2",
+    "--log_every_n_steps",
+    "1",
+    "save_every=2",
+    "--max_steps",
+    "8",
+)
 
 
 def killed(function, count: int, matching=lambda *_: True, after: bool = False):
@@ -68,8 +78,12 @@ def points(patch):
     """Where the run is killed, one after the other; each starts from what the one before has left."""
     step, replace, fsync = PixelDiffusion.validation_step, os.replace, os.fsync
     return [
-        lambda: patch(PixelDiffusion, "validation_step", killed(step, 2)),  # in the first validation
-        lambda: patch(files.os, "replace", killed(replace, 1, of("best.ckpt"))),  # best.ckpt written, not renamed
+        lambda: patch(
+            PixelDiffusion, "validation_step", killed(step, 2)
+        ),  # in the first validation
+        lambda: patch(
+            files.os, "replace", killed(replace, 1, of("best.ckpt"))
+        ),  # best.ckpt written, not renamed
         lambda: patch(files.os, "replace", killed(replace, 1, of("last.ckpt"), after=True)),
         lambda: patch(PixelDiffusion, "validation_step", killed(step, 1)),
         lambda: patch(files.os, "fsync", killed(fsync, 1)),
@@ -108,7 +122,11 @@ def scalars(folder: Path) -> dict[str, dict[int, float]]:
     return found
 
 
-def test_killed_in_validations_and_in_writes_a_run_ends_as_if_nothing_had_been(data, tmp_path, monkeypatch):  # noqa: F811
+def test_killed_in_validations_and_in_writes_a_run_ends_as_if_nothing_had_been(
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+):
     words, folder = arguments(data, tmp_path, "pixel", *MORE), tmp_path / "p" / "pixel"
     assert child(words, lambda: None) == 0
     shutil.move(folder, tmp_path / "whole")
@@ -117,7 +135,10 @@ def test_killed_in_validations_and_in_writes_a_run_ends_as_if_nothing_had_been(d
         assert child(words, hook) == -signal.SIGKILL, place
     assert child(words, free) == 0
     for name in ("last.ckpt", "best.ckpt"):
-        a, b = (torch.load(f / "checkpoints" / name, weights_only=True) for f in (tmp_path / "whole", folder))
+        a, b = (
+            torch.load(f / "checkpoints" / name, weights_only=True)
+            for f in (tmp_path / "whole", folder)
+        )
         assert a.keys() == b.keys()
         assert [key for key in a if not same(a[key], b[key])] == []
     assert (folder / "config.yaml").read_bytes() == (tmp_path / "whole/config.yaml").read_bytes()

@@ -67,16 +67,26 @@ if not torch.cuda.is_available():
 
 
 @pytest.mark.parametrize("more", BAD, ids=" ".join)
-def test_mistakes_give_one_line_and_exit_2(world: Path, tmp_path: Path, capsys, more: tuple[str, ...]):
+def test_mistakes_give_one_line_and_exit_2(
+    world: Path, tmp_path: Path, capsys, more: tuple[str, ...]
+):
     assert run(world, tmp_path / "out", *(word.replace("WORLD", str(world)) for word in more)) == 2
     assert BAD[more] in tiny.refusal(capsys)
     assert not (tmp_path / "out/records.jsonl").exists()
 
 
 @pytest.mark.parametrize(
-    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no"), MemoryError()], ids=repr
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: no"),
+        MemoryError(),
+    ],
+    ids=repr,
 )
-def test_out_of_memory_says_what_to_lower(world: Path, tmp_path: Path, capsys, monkeypatch, error: Exception):
+def test_out_of_memory_says_what_to_lower(
+    world: Path, tmp_path: Path, capsys, monkeypatch, error: Exception
+):
     def exhausted(*_):
         raise error
 
@@ -90,7 +100,9 @@ def test_measurements_are_the_users_own(capsys):
     assert "needs --data-root or --manifest" in tiny.refusal(capsys)
 
 
-def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_runs(world: Path, tmp_path: Path, capsys):
+def test_a_latent_only_solver_on_a_pixel_prior_is_refused_before_any_network_runs(
+    world: Path, tmp_path: Path, capsys
+):
     tiny.solver(tmp_path / "psld.yaml", "psld.PSLD", steps=2)
     assert run(world, tmp_path / "out", "--solver", str(tmp_path / "psld.yaml")) == 2
     assert "PSLD needs a latent prior" in tiny.refusal(capsys) and not (tmp_path / "out").exists()

@@ -22,12 +22,16 @@ def posed(operator) -> Problem:
     return Problem(Y, operator.draw((1, 1, 5), Noise(["a"], "noise")), Gaussian(SIGMA_Y), ("a",))
 
 
-@pytest.mark.parametrize("operator", [HighDynamicRange(GAIN), Composition([Denoising(), HighDynamicRange(GAIN)])])
+@pytest.mark.parametrize(
+    "operator", [HighDynamicRange(GAIN), Composition([Denoising(), HighDynamicRange(GAIN)])]
+)
 def test_saturated_entries_are_pulled_back(operator):
     """Entries whose y lies in the range obey y = gain x; one whose y is at the end that m is beyond stays at m."""
     x = condition(M, V, posed(operator))
     linear = M + V * GAIN * (Y - GAIN * M) / (SIGMA_Y**2 + V * GAIN**2)
-    torch.testing.assert_close(x[..., :3], linear[..., :3], rtol=0, atol=0.1 * SIGMA_Y)  # what iterations may leave
+    torch.testing.assert_close(
+        x[..., :3], linear[..., :3], rtol=0, atol=0.1 * SIGMA_Y
+    )  # what iterations may leave
     torch.testing.assert_close(x[..., 3], M[..., 3])
     assert float((operator.forward(x) - Y).abs().max()) < 3 * SIGMA_Y
 
@@ -49,7 +53,10 @@ def test_a_clean_measurement_keeps_its_ends():
 
 def test_a_saturated_blur_is_left_where_y_is_dark():
     """From white, where light is clipped, back to a gray that y shows; white stays where y is white."""
-    operator, noise = NonlinearBlur(5, 1.0).draw((1, 8, 8), Noise(["a"], "noise")), Noise(["a"], "noise")
+    operator, noise = (
+        NonlinearBlur(5, 1.0).draw((1, 8, 8), Noise(["a"], "noise")),
+        Noise(["a"], "noise"),
+    )
     white = torch.ones(1, 1, 8, 8, dtype=torch.float64)
     for truth in (-0.2, 0.3):
         y = operator.forward(truth * white) + SIGMA_Y * noise.like(white)
@@ -65,7 +72,12 @@ def test_behind_a_decoder_too():
     truth = 0.4 * noise.normal((2, 1, 8, 8), torch.float64)
     operator = HighDynamicRange(GAIN).draw((1, 8, 8), noise)
     y = operator.forward(truth) + SIGMA_Y * noise.like(truth)
-    problem, z = Problem(y, operator, Gaussian(SIGMA_Y), ids), noise.normal((2, 4, 4, 4), torch.float64)
+    problem, z = (
+        Problem(y, operator, Gaussian(SIGMA_Y), ids),
+        noise.normal((2, 4, 4, 4), torch.float64),
+    )
     seen = Problem(y, view_through(operator, prior), Gaussian(SIGMA_Y), ids)
     assert (problem.residual(prior.decode(z)) > 5).all()
-    assert (problem.residual(prior.decode(condition(discrepancy(Isotropic(z, 1.0), seen), seen))) < 1.5).all()
+    assert (
+        problem.residual(prior.decode(condition(discrepancy(Isotropic(z, 1.0), seen), seen))) < 1.5
+    ).all()

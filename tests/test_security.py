@@ -31,7 +31,9 @@ def corpus(place, trap):
     """name -> (path, what the line must say)."""
     files = {}
     place.mkdir(exist_ok=True)
-    for case in chain(hostile_pickles.cases(trap), hostile_checkpoints.cases(), hostile_folders.cases(trap)):
+    for case in chain(
+        hostile_pickles.cases(trap), hostile_checkpoints.cases(), hostile_folders.cases(trap)
+    ):
         path = place / f"{case.name}{case.suffix}"
         case.write(path)
         files[case.name] = (path, case.says)
@@ -62,7 +64,8 @@ def read(tmp_path_factory):
     files = corpus(place, trap)
     sound = folder(place / "sound", good_state())  # read first, so that imports do not count
     lines = "".join(
-        json.dumps([name, str(path)]) + "\n" for name, path in [("sound", sound), *((n, p) for n, (p, _) in files.items())]
+        json.dumps([name, str(path)]) + "\n"
+        for name, path in [("sound", sound), *((n, p) for n, (p, _) in files.items())]
     )
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", MOST + textwrap.dedent(READER)],
@@ -97,7 +100,9 @@ def test_none_hangs_and_none_takes_memory(read):
     for name, (path, _, _, seconds, grown) in read[0].items():
         size = path.stat().st_size if path.is_file() else 0
         assert seconds < 10, f"{name} took {seconds:.1f} s"
-        assert grown * 1024 < 2 * size + (32 << 20), f"{name} grew by {grown} kB"  # 32 MB: allocator's slack, late imports
+        assert grown * 1024 < 2 * size + (32 << 20), (
+            f"{name} grew by {grown} kB"
+        )  # 32 MB: allocator's slack, late imports
 
 
 def test_the_trap_would_spring(tmp_path):
@@ -116,7 +121,13 @@ def test_old_lightning_callbacks_are_left_inert(tmp_path):
     module = types.ModuleType("pytorch_lightning.callbacks.gone")
     module.Gone = type("Gone", (), {"__module__": "pytorch_lightning.callbacks.gone"})
     sys.modules[module.__name__] = module
-    content = {"config": {"prior": NODE}, "state_dict": {f"prior.{k}": v for k, v in good_state().items()}, "ema": {}}
-    torch.save({**content, "callbacks": {module.Gone: {"best": module.Gone()}}}, tmp_path / "old.ckpt")
+    content = {
+        "config": {"prior": NODE},
+        "state_dict": {f"prior.{k}": v for k, v in good_state().items()},
+        "ema": {},
+    }
+    torch.save(
+        {**content, "callbacks": {module.Gone: {"best": module.Gone()}}}, tmp_path / "old.ckpt"
+    )
     del sys.modules[module.__name__]
     assert checkpoints.load(tmp_path / "old.ckpt").shape == (1, 8, 8)

@@ -128,7 +128,10 @@ def test_a_new_queue(tmp_path):
         first.finished(KEYS[number])
     clear(tmp_path)
     forget(tmp_path)
-    assert len(list(zip(range(3), member(tmp_path, clock).take(KEYS)))) == 3 and len(workers(tmp_path)) == 1
+    assert (
+        len(list(zip(range(3), member(tmp_path, clock).take(KEYS)))) == 3
+        and len(workers(tmp_path)) == 1
+    )
 
 
 @pytest.mark.parametrize("number", shares.LOCKLESS)
@@ -144,7 +147,9 @@ def test_a_file_system_without_locks_is_one_line(number, tmp_path, monkeypatch):
 def test_a_full_disk_and_a_held_queue_are_one_line(tmp_path, monkeypatch):
     member_ = member(tmp_path, clock := Clock(), wait=60)
     with monkeypatch.context() as patch, pytest.raises(Unwritable, match="the disk is full"):
-        patch.setattr(Shares, "_follow", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space")))
+        patch.setattr(
+            Shares, "_follow", lambda *_: (_ for _ in ()).throw(OSError(errno.ENOSPC, "no space"))
+        )
         next(member_.take(KEYS))
 
     def lockf(*_):

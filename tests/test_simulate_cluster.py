@@ -6,7 +6,9 @@ import pytest
 import simulate_cluster
 from simulate_cluster import Plan, simulate
 
-CALM = Plan(images=6400, gpus=8, seconds=2.0, spread=0.0, batch=8, write=0.0, lock=0.0, preemptions=0.0)
+CALM = Plan(
+    images=6400, gpus=8, seconds=2.0, spread=0.0, batch=8, write=0.0, lock=0.0, preemptions=0.0
+)
 
 
 def changed(plan: Plan, **values) -> Plan:
@@ -15,7 +17,11 @@ def changed(plan: Plan, **values) -> Plan:
 
 def test_without_trouble_the_time_is_that_of_the_network():
     out = simulate(CALM)
-    assert out.hours * 3600 == pytest.approx(6400 * 2 / 8) and out.busy == pytest.approx(1) and out.lost == out.preempted == 0
+    assert (
+        out.hours * 3600 == pytest.approx(6400 * 2 / 8)
+        and out.busy == pytest.approx(1)
+        and out.lost == out.preempted == 0
+    )
 
 
 def test_one_disk_bounds_the_rate():
@@ -44,7 +50,11 @@ def test_every_image_is_done_however_often_a_gpu_goes():
 
 
 def test_mistakes_are_one_line(capsys):
-    wrong = {"whole number": "--gpus 0", "not a number": "--seconds -1", "ends never": "--seconds 1e6"}
+    wrong = {
+        "whole number": "--gpus 0",
+        "not a number": "--seconds -1",
+        "ends never": "--seconds 1e6",
+    }
     for says, words in wrong.items():
         assert simulate_cluster.main(words.split()) == 2
         assert says in capsys.readouterr().err

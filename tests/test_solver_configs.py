@@ -19,9 +19,13 @@ def test_solver_file_builds(path):
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda p: "/".join(p.parts[-3:]))
 def test_published_run_builds(path):
     config = load([path])
-    assert set(config) == {"prior", "operator", "likelihood", "solver"} and config["prior"].startswith("models/")
+    assert set(config) == {"prior", "operator", "likelihood", "solver"} and config[
+        "prior"
+    ].startswith("models/")
     build(config["solver"]), build(config["likelihood"])
-    if "weights" not in config["operator"].get("params", {}):  # the blur network's weights are the user's
+    if "weights" not in config["operator"].get(
+        "params", {}
+    ):  # the blur network's weights are the user's
         build(config["operator"])
 
 
@@ -29,7 +33,20 @@ def test_every_published_system_and_setting_is_there():
     found = {"/".join(p.parts[-3:-1]): 0 for p in PUBLISHED}
     for p in PUBLISHED:
         found["/".join(p.parts[-3:-1])] += 1
-    expected = {"resample/ffhq-ddim": 5, "psld/ffhq_ldm-ddim": 4, "psld/sd-ddim": 5, "padis/aapm-dps": 4, "padis/celebahq-dps": 2}
-    expected |= {f"codps/{data}-{sampler}": 4 for data in ("ffhq", "imagenet") for sampler in ("ddim", "ddpm")}
-    expected |= {f"daps/{run}": 8 for run in ("ffhq-langevin", "ffhq-hmc", "ffhq_ldm-hmc", "sd-hmc", "imagenet-langevin")}
+    expected = {
+        "resample/ffhq-ddim": 5,
+        "psld/ffhq_ldm-ddim": 4,
+        "psld/sd-ddim": 5,
+        "padis/aapm-dps": 4,
+        "padis/celebahq-dps": 2,
+    }
+    expected |= {
+        f"codps/{data}-{sampler}": 4
+        for data in ("ffhq", "imagenet")
+        for sampler in ("ddim", "ddpm")
+    }
+    expected |= {
+        f"daps/{run}": 8
+        for run in ("ffhq-langevin", "ffhq-hmc", "ffhq_ldm-hmc", "sd-hmc", "imagenet-langevin")
+    }
     assert expected.items() <= found.items()

@@ -126,7 +126,9 @@ def daps_langevin_recursion(steps, K, M, lr):
         (CoDPSPlus(steps=100, clip=False), codps_plus_recursion(100)),
         (DAPS(steps=50, sigma_max=TOP, sigma_min=LOW), daps_recursion(50)),
         (
-            DAPSLangevin(steps=10, sigma_max=TOP, sigma_min=LOW, M=20, lr=1e-6, lr_min_ratio=1, tau=SIGMA_Y),
+            DAPSLangevin(
+                steps=10, sigma_max=TOP, sigma_min=LOW, M=20, lr=1e-6, lr_min_ratio=1, tau=SIGMA_Y
+            ),
             daps_langevin_recursion(10, 5, 20, 1e-6),
         ),
     ],
@@ -151,10 +153,19 @@ def test_recursions_give_the_known_numbers():
 # --- images do not couple, and nothing global is touched
 
 SHAPE, IDS = (1, 8, 8), ("a", "b", "c")
-VP, EDM, LATENT, PATCH = correlated(SHAPE, vp=True), isotropic(SHAPE), latent(SHAPE, error_variance=1e-3), patched(8, 3)
+VP, EDM, LATENT, PATCH = (
+    correlated(SHAPE, vp=True),
+    isotropic(SHAPE),
+    latent(SHAPE, error_variance=1e-3),
+    patched(8, 3),
+)
 BY_FREQUENCY = isotropic(SHAPE)
-BY_FREQUENCY.variances = [[s, *(0.05 * s * KNOTS**-0.7)] for s in (0.01, 10.0)]  # errors as smooth as networks'
-DENSE = Dense(torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE)
+BY_FREQUENCY.variances = [
+    [s, *(0.05 * s * KNOTS**-0.7)] for s in (0.01, 10.0)
+]  # errors as smooth as networks'
+DENSE = Dense(
+    torch.randn(20, 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 8, SHAPE
+)
 SOLVERS = {
     "resample": (ReSample(steps=12, skip=3), LATENT),
     "resample fast": (ReSample(steps=12, skip=3, sigma_latent=0.0), LATENT),
@@ -198,9 +209,15 @@ def test_batch_order_and_global_state(name):
     before = torch.get_rng_state()
     together = final(solver, prior).x0
     assert torch.equal(torch.get_rng_state(), before)
-    assert together.shape == (3, *SHAPE) and torch.isfinite(together).all() and not together.requires_grad
+    assert (
+        together.shape == (3, *SHAPE)
+        and torch.isfinite(together).all()
+        and not together.requires_grad
+    )
     for k in (2, 0):
-        torch.testing.assert_close(final(solver, prior, (IDS[k],)).x0, together[k : k + 1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            final(solver, prior, (IDS[k],)).x0, together[k : k + 1], rtol=0, atol=1e-10
+        )
     assert torch.equal(final(solver, prior).x0, together)
 
 
@@ -222,7 +239,11 @@ ITERATED = {  # without a closed form
     "motion blur, codps": (CoDPS(steps=5), MotionBlur(9), Gaussian(0.01)),
     "motion blur without noise": (DAPS(steps=5), MotionBlur(9), Clean()),
     "ct of counts": (DAPS(steps=5), CT(10, bins=64, detector=20.0, box=10.0), Poisson(1e4)),
-    "whole covariance": (DAPS(steps=5, covariance="operator"), GaussianBlur(7, 1.5), Gaussian(0.01)),
+    "whole covariance": (
+        DAPS(steps=5, covariance="operator"),
+        GaussianBlur(7, 1.5),
+        Gaussian(0.01),
+    ),
 }
 
 
@@ -237,19 +258,25 @@ def test_conjugate_gradients_keep_images_apart(name):
     together = final(solver, prior, IDS, posed).x0
     for k in (2, 0):
         alone = Problem(posed.y[k : k + 1], operator.select([k]), likelihood, IDS[k : k + 1])
-        torch.testing.assert_close(final(solver, prior, IDS[k : k + 1], alone).x0, together[k : k + 1], rtol=0, atol=1e-10)
+        torch.testing.assert_close(
+            final(solver, prior, IDS[k : k + 1], alone).x0, together[k : k + 1], rtol=0, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("s2", [0.1, 1e-3])
 def test_psld_glues_by_iteration_where_there_is_no_closed_form(s2):
     operator = MotionBlur(9).draw((1, 16, 16), Noise(IDS, "mask"))
     r = Noise(IDS, "noise").normal((3, 1, 16, 16), torch.float64)
-    error = operator.forward(back(operator, torch.zeros(3, 1, 16, 16), r, s2) - operator.correct(r, s2, 1.0))
+    error = operator.forward(
+        back(operator, torch.zeros(3, 1, 16, 16), r, s2) - operator.correct(r, s2, 1.0)
+    )
     assert not operator.exact and bool((norm(error) <= 1e-3 * norm(r)).all())
 
 
 BROKEN = [(name, torch.nan) for name in SOLVERS if name != "tv"]
-BROKEN += [(name, torch.inf) for name in ("codps", "codps+", "dps")]  # whose clamp would make an image of it
+BROKEN += [
+    (name, torch.inf) for name in ("codps", "codps+", "dps")
+]  # whose clamp would make an image of it
 
 
 @pytest.mark.parametrize("name, value", BROKEN)
@@ -295,7 +322,9 @@ def test_leading_times_are_the_published_ones():
     """1, 3, ..., 999 for 500 steps; the resampling variance at index 330 is 0.8841 (code) and 34.96 (paper)."""
     table = VP.alpha_bar
     found = vp_levels(VP, 500, "leading")
-    assert found[:-1] == [float(table[t]) for t in range(999, 0, -2)] and found[-1] == float(table[0])
+    assert found[:-1] == [float(table[t]) for t in range(999, 0, -2)] and found[-1] == float(
+        table[0]
+    )
     a, a_next = found[499 - 330], found[500 - 330]
     s2 = 40 * (1 - a_next) * (1 - a / a_next)
     assert round(a, 5) == 0.02466 and round(s2 / (1 - a), 4) == 0.8841 and round(s2 / a, 2) == 34.96
@@ -307,12 +336,22 @@ def test_published_forms_take_the_published_table_where_a_prior_has_none():
     own = Prior(Shrink(), SHAPE, LOW, 200.0)  # of whose levels the table has all
     for solver in (DPS(), PublishedCoDPS()):
         assert solver.levels(problem(), own) == [*table.flip(0).tolist(), 1.0]
-    assert PublishedCoDPSPlus().levels(problem(), own) == [*table[torch.arange(990, -1, -10)].tolist(), 1.0]
+    assert PublishedCoDPSPlus().levels(problem(), own) == [
+        *table[torch.arange(990, -1, -10)].tolist(),
+        1.0,
+    ]
     usable = int((schedule.sigma_of(table) <= TOP).sum())
-    assert PublishedCoDPS().levels(problem(), EDM) == [*table[:usable].flip(0).tolist(), 1.0] == DPS().levels(problem(), EDM)
+    assert (
+        PublishedCoDPS().levels(problem(), EDM)
+        == [*table[:usable].flip(0).tolist(), 1.0]
+        == DPS().levels(problem(), EDM)
+    )
     latents = schedule.scaled_linear_alpha_bar()
     for solver in (PublishedPSLD(steps=500), PublishedReSample(spacing="leading")):
-        assert solver.levels(problem(), own) == [*latents[torch.arange(999, 0, -2)].tolist(), float(latents[0])]
+        assert solver.levels(problem(), own) == [
+            *latents[torch.arange(999, 0, -2)].tolist(),
+            float(latents[0]),
+        ]
 
 
 def test_resample_counts_match_the_published_schedule():
@@ -354,8 +393,18 @@ UNTOUCHED = Untouchable(Shrink(), SHAPE, LOW, TOP)
         (PaDIS(), Squares(), UNTOUCHED, "linear operator"),
         (PaDISDPS(), DENSE, LATENT, "latent"),
         (PaDISPC(), DENSE, LATENT, "decoder"),
-        (DAPS(covariance="operator"), Squares(), UNTOUCHED, "^covariance: operator needs a linear operator"),
-        (DAPS(covariance="operator"), DENSE, LATENT, "^covariance: operator needs a pixel or patch prior"),
+        (
+            DAPS(covariance="operator"),
+            Squares(),
+            UNTOUCHED,
+            "^covariance: operator needs a linear operator",
+        ),
+        (
+            DAPS(covariance="operator"),
+            DENSE,
+            LATENT,
+            "^covariance: operator needs a pixel or patch prior",
+        ),
         (DAPS(sigma_min=20.0), DENSE, UNTOUCHED, "outside the prior's"),
         (PaDIS(sigma_min=5.0, sigma_max=1.0), DENSE, UNTOUCHED, "at most sigma_max"),
         (PaDISPC(sigma_min=0.0), DENSE, UNTOUCHED, "above 0"),
@@ -420,7 +469,11 @@ def test_settings_without_a_meaning_are_refused(cls, name, value, word):
 
 def test_pnp_stands_still_at_the_posterior_mean():
     """Of a Gaussian prior, at any noise level: D contracts by S0^2 / (S0^2 + sigma^2) = 0.61 a step, which 70 times is 1e-15."""
-    steps = list(PnP(steps=70, sigma_max=0.4, sigma_min=0.4, sigma_last=1.0)(problem(), EDM, Noise(IDS, "solver")))
+    steps = list(
+        PnP(steps=70, sigma_max=0.4, sigma_min=0.4, sigma_last=1.0)(
+            problem(), EDM, Noise(IDS, "solver")
+        )
+    )
     A, y = DENSE.A, problem().y
     mean = torch.linalg.solve(A.T @ A / 0.05**2 + torch.eye(64) / S0**2, A.T @ y.T / 0.05**2).T
     torch.testing.assert_close(steps[-2].x.flatten(1), mean, rtol=0, atol=1e-10)
@@ -443,7 +496,17 @@ def test_pnp_is_half_quadratic_splitting(lam):
 # --- the data are met
 
 
-MEETING = ["resample", "resample fast", "resample pixel", "daps", "daps latent", "pnp", "pnp latent", "codps+", "padis"]
+MEETING = [
+    "resample",
+    "resample fast",
+    "resample pixel",
+    "daps",
+    "daps latent",
+    "pnp",
+    "pnp latent",
+    "codps+",
+    "padis",
+]
 
 
 @pytest.mark.parametrize("name", MEETING)
@@ -460,4 +523,6 @@ def test_an_estimate_that_explains_y_at_once_is_left_alone():
     """Of a saturated image HDR is flat: |A x - y| is 0, by which the latent-DPS step of ReSample divides."""
     posed = Problem(-torch.ones(3, *SHAPE, dtype=torch.float64), HighDynamicRange(), Clean(), IDS)
     black = Prior(Shrink(0.05, -1.0), SHAPE, LOW, TOP)
-    assert torch.isfinite(final(PublishedReSample(steps=4, adamw=None, dps=0.5), black, posed=posed).x0).all()
+    assert torch.isfinite(
+        final(PublishedReSample(steps=4, adamw=None, dps=0.5), black, posed=posed).x0
+    ).all()

@@ -64,14 +64,25 @@ def world(prior, image_id) -> World:
     y = problem((image_id,)).y[0].numpy()
     tape = Tape(image_id)
     if prior.kind == "latent":
-        order = torch.nn.functional.pixel_shuffle(torch.arange(16.0).reshape(1, 4, 2, 2), 2).flatten().long().numpy()
+        order = (
+            torch.nn.functional.pixel_shuffle(torch.arange(16.0).reshape(1, 4, 2, 2), 2)
+            .flatten()
+            .long()
+            .numpy()
+        )
         return World(A.numpy(), y, SIGMA_Y, np.eye(16), np.zeros(16), tape, order, BEND)
     mixture = prior.denoiser.denoiser if prior.alpha_bar is not None else prior.denoiser
-    return World(A.numpy(), y, SIGMA_Y, mixture.covariances[0].numpy(), mixture.means[0].numpy(), tape)
+    return World(
+        A.numpy(), y, SIGMA_Y, mixture.covariances[0].numpy(), mixture.means[0].numpy(), tape
+    )
 
 
 VP, EDM, LATENT = correlated(SHAPE, vp=True), correlated(SHAPE), latent(SHAPE)
-VP10, STRIDED, LEADING = vp_levels(VP, 10), vp_levels(VP, 10, "strided"), vp_levels(LATENT, 6, "leading")
+VP10, STRIDED, LEADING = (
+    vp_levels(VP, 10),
+    vp_levels(VP, 10, "strided"),
+    vp_levels(LATENT, 6, "leading"),
+)
 EDM8, LATENT8 = ve_levels(EDM, 8, 0.05, 5.0), ve_levels(LATENT, 6, 0.1, 5.0)
 CHAIN = dict(M=4, lr=1e-4, lr_min_ratio=0.1, tau=0.03)
 BOX_CHAIN = dict(M=4, lr=1e-4, lmr=0.1, tau=0.03)
@@ -81,9 +92,21 @@ EDGES = dict(sigma_min=0.05, sigma_max=5.0)
 
 CASES = {
     "dps": (VP, DPS(steps=10, zeta=0.3, clip=False), partial(dps_box, levels=VP10, zeta=0.3)),
-    "dps clipped": (VP, DPS(steps=10, zeta=0.3), partial(dps_box, levels=VP10, zeta=0.3, clip=True)),
-    "dps ddim": (VP, DPS(steps=10, zeta=0.3, clip=False, eta=0.0), partial(dps_box, levels=VP10, zeta=0.3, eta=0.0)),
-    "dps latent": (LATENT, DPS(steps=10, zeta=0.3), partial(dps_box, levels=vp_levels(LATENT, 10), zeta=0.3)),
+    "dps clipped": (
+        VP,
+        DPS(steps=10, zeta=0.3),
+        partial(dps_box, levels=VP10, zeta=0.3, clip=True),
+    ),
+    "dps ddim": (
+        VP,
+        DPS(steps=10, zeta=0.3, clip=False, eta=0.0),
+        partial(dps_box, levels=VP10, zeta=0.3, eta=0.0),
+    ),
+    "dps latent": (
+        LATENT,
+        DPS(steps=10, zeta=0.3),
+        partial(dps_box, levels=vp_levels(LATENT, 10), zeta=0.3),
+    ),
     "codps": (
         VP,
         PublishedCoDPS(steps=10, scale=0.1, t_div=3, div_ratio=10.0, inv_var=0.1),
@@ -107,9 +130,15 @@ CASES = {
     "codps+ free of tuning, ddim": (
         VP,
         CoDPSPlus(steps=10, eta=0.5),
-        partial(codps_box, levels=VP10, scale=None, t_div=0, div_ratio=1, lam=4.0, plus=True, eta=0.5),
+        partial(
+            codps_box, levels=VP10, scale=None, t_div=0, div_ratio=1, lam=4.0, plus=True, eta=0.5
+        ),
     ),
-    "daps exact": (EDM, DAPS(steps=8, **EDGES), partial(daps_exact_box, sigmas=EDM8, s0=0.5, covariance="heuristic")),
+    "daps exact": (
+        EDM,
+        DAPS(steps=8, **EDGES),
+        partial(daps_exact_box, sigmas=EDM8, s0=0.5, covariance="heuristic"),
+    ),
     "daps trace": (
         EDM,
         DAPS(steps=8, covariance="trace", **EDGES),
@@ -118,25 +147,66 @@ CASES = {
     "daps langevin": (
         EDM,
         DAPSLangevin(steps=8, ode_steps=3, **EDGES, **CHAIN),
-        partial(daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="langevin", momentum=0, **BOX_CHAIN),
+        partial(
+            daps_published_box,
+            sigmas=EDM8,
+            ode="euler",
+            K=3,
+            s_end=0.01,
+            inner="langevin",
+            momentum=0,
+            **BOX_CHAIN,
+        ),
     ),
     "daps hmc, heun, final denoise": (
         EDM,
-        DAPSHMC(steps=8, ode="heun", ode_steps=3, momentum=0.4, final_denoise=True, **EDGES, **CHAIN),
-        partial(daps_published_box, sigmas=EDM8, ode="heun", K=3, s_end=0.01, inner="hmc", momentum=0.4, final=True, **BOX_CHAIN),
+        DAPSHMC(
+            steps=8, ode="heun", ode_steps=3, momentum=0.4, final_denoise=True, **EDGES, **CHAIN
+        ),
+        partial(
+            daps_published_box,
+            sigmas=EDM8,
+            ode="heun",
+            K=3,
+            s_end=0.01,
+            inner="hmc",
+            momentum=0.4,
+            final=True,
+            **BOX_CHAIN,
+        ),
     ),
     "daps mh": (
         EDM,
         DAPSMetropolis(steps=8, ode_steps=3, M=12, lr=4e-3, lr_min_ratio=0.1, tau=0.3, **EDGES),
         partial(
-            daps_published_box, sigmas=EDM8, ode="euler", K=3, s_end=0.01, inner="mh", M=12, lr=4e-3, lmr=0.1, tau=0.3, momentum=0
+            daps_published_box,
+            sigmas=EDM8,
+            ode="euler",
+            K=3,
+            s_end=0.01,
+            inner="mh",
+            M=12,
+            lr=4e-3,
+            lmr=0.1,
+            tau=0.3,
+            momentum=0,
         ),
     ),
     "daps latent, clamped": (
         LATENT,
-        DAPSHMC(steps=6, sigma_min=0.1, sigma_max=5.0, ode_steps=2, momentum=0.4, clamp=0.5, **CHAIN),
+        DAPSHMC(
+            steps=6, sigma_min=0.1, sigma_max=5.0, ode_steps=2, momentum=0.4, clamp=0.5, **CHAIN
+        ),
         partial(
-            daps_published_box, sigmas=LATENT8, ode="euler", K=2, s_end=0.01, inner="hmc", momentum=0.4, clamp=0.5, **BOX_CHAIN
+            daps_published_box,
+            sigmas=LATENT8,
+            ode="euler",
+            K=2,
+            s_end=0.01,
+            inner="hmc",
+            momentum=0.4,
+            clamp=0.5,
+            **BOX_CHAIN,
         ),
     ),
     "resample": (
@@ -158,7 +228,15 @@ CASES = {
     ),
     "resample published": (
         LATENT,
-        PublishedReSample(steps=10, skip=2, look_ahead=3, adamw=DESCENT, resampling="code", tweedie="code", dps=0.5),
+        PublishedReSample(
+            steps=10,
+            skip=2,
+            look_ahead=3,
+            adamw=DESCENT,
+            resampling="code",
+            tweedie="code",
+            dps=0.5,
+        ),
         partial(
             resample_box,
             levels=vp_levels(LATENT, 10),
@@ -204,12 +282,16 @@ CASES = {
     "psld": (
         LATENT,
         PSLD(steps=6, gamma=0.2, omega=0.5, checkpoint=True),
-        partial(psld_box, levels=vp_levels(LATENT, 6), gamma=0.2, omega=0.5, s2=(SIGMA_Y / 0.5) ** 2),
+        partial(
+            psld_box, levels=vp_levels(LATENT, 6), gamma=0.2, omega=0.5, s2=(SIGMA_Y / 0.5) ** 2
+        ),
     ),
     "padis ddnm": (
         EDM,
         PaDIS(steps=8, spacing="karras", final="state", **EDGES),
-        partial(padis_box, sigmas=EDM8, inner=1, data="ddnm", rule=None, zeta=1, eps=1.0, corrected=True),
+        partial(
+            padis_box, sigmas=EDM8, inner=1, data="ddnm", rule=None, zeta=1, eps=1.0, corrected=True
+        ),
     ),
     **{
         f"padis dps {rule}": (
@@ -225,23 +307,64 @@ CASES = {
                 final="state",
                 **EDGES,
             ),
-            partial(padis_box, sigmas=EDM8, inner=2, data="dps", rule=rule, zeta=0.3, eps=0.5, corrected=False),
+            partial(
+                padis_box,
+                sigmas=EDM8,
+                inner=2,
+                data="dps",
+                rule=rule,
+                zeta=0.3,
+                eps=0.5,
+                corrected=False,
+            ),
         )
         for rule in ("operator", "paper", "code")
     },
     **{
         f"padis langevin {rule}": (
             EDM,
-            PaDISLangevin(steps=8, spacing="karras", normalisation=rule, zeta=0.01, eps=0.5, final="state", **EDGES),
-            partial(padis_box, sigmas=EDM8, inner=1, data="langevin", rule=rule, zeta=0.01, eps=0.5, corrected=True),
+            PaDISLangevin(
+                steps=8,
+                spacing="karras",
+                normalisation=rule,
+                zeta=0.01,
+                eps=0.5,
+                final="state",
+                **EDGES,
+            ),
+            partial(
+                padis_box,
+                sigmas=EDM8,
+                inner=1,
+                data="langevin",
+                rule=rule,
+                zeta=0.01,
+                eps=0.5,
+                corrected=True,
+            ),
         )
         for rule in ("operator", "paper")
     },
     **{
         f"padis pc {rule}": (
             EDM,
-            PaDISPC(steps=8, spacing="karras", normalisation=rule, zeta=0.01, variance=variance, final="state", **EDGES),
-            partial(padis_pc_box, sigmas=EDM8, rule=rule, zeta=0.01, r0=0.16, corrected=variance == "corrected"),
+            PaDISPC(
+                steps=8,
+                spacing="karras",
+                normalisation=rule,
+                zeta=0.01,
+                variance=variance,
+                final="state",
+                **EDGES,
+            ),
+            partial(
+                padis_pc_box,
+                sigmas=EDM8,
+                rule=rule,
+                zeta=0.01,
+                r0=0.16,
+                corrected=variance == "corrected",
+            ),
         )
         for rule, variance in (("operator", "corrected"), ("published", "published"))
     },
@@ -258,7 +381,9 @@ def test_solver_is_its_box(name):
     prior, solver, box = CASES[name]
     found = run(solver, prior).x.flatten(1).numpy()
     for row, image_id in zip(found, IDS):
-        np.testing.assert_allclose(row, box(world(prior, image_id)), rtol=0, atol=1e-10 * max(1, np.abs(row).max()))
+        np.testing.assert_allclose(
+            row, box(world(prior, image_id)), rtol=0, atol=1e-10 * max(1, np.abs(row).max())
+        )
 
 
 def test_daps_with_the_whole_covariance():
@@ -266,7 +391,9 @@ def test_daps_with_the_whole_covariance():
     solver = DAPS(steps=8, covariance="operator", **EDGES)
     found = run(solver, EDM).x.flatten(1).numpy()
     for row, image_id in zip(found, IDS):
-        np.testing.assert_allclose(row, daps_exact_box(world(EDM, image_id), EDM8, 0.5, "operator"), atol=SIGMA_Y / 10)
+        np.testing.assert_allclose(
+            row, daps_exact_box(world(EDM, image_id), EDM8, 0.5, "operator"), atol=SIGMA_Y / 10
+        )
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -311,7 +438,9 @@ def test_pasting_ends_with_y_itself():
     image = run(PublishedPSLD(steps=4, back="noise", paste=True), LATENT).x0
     plain = run(PublishedPSLD(steps=4, back="noise", polish=False), LATENT).x0
     posed = problem()
-    torch.testing.assert_close(posed.operator.forward(image), posed.y, rtol=0, atol=1e-4)  # s2 = 1e-6 of |A|^2 below 1
+    torch.testing.assert_close(
+        posed.operator.forward(image), posed.y, rtol=0, atol=1e-4
+    )  # s2 = 1e-6 of |A|^2 below 1
     added = (image - plain).flatten(1)
     inside = added @ torch.linalg.pinv(A) @ A
     torch.testing.assert_close(inside, added, rtol=0, atol=1e-10)

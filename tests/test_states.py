@@ -33,11 +33,15 @@ def test_cropping_in_thought_is_cropping_the_padded_image():
 def test_crops_carry_the_positions_of_the_prior():
     prior = PatchPrior(nn.Identity(), 1, 16, 8)
     crops = Crops({4: 0.5, 8: 0.5}, per_image=2)
-    ramp = positions(prior.shape[-1])[:1, prior.margin : -prior.margin, prior.margin : -prior.margin][None]
+    ramp = positions(prior.shape[-1])[
+        :1, prior.margin : -prior.margin, prior.margin : -prior.margin
+    ][None]
     patches, place = crops.take(ramp, 4, prior.margin, Draws(0, 0, 0))
     assert patches.shape == (8, 1, 4, 4) and place.shape == (8, 2, 4, 4)
     inside = patches > -1
-    assert torch.equal(patches[inside], place[:, :1][inside])  # an image of x coordinates shows each patch its own
+    assert torch.equal(
+        patches[inside], place[:, :1][inside]
+    )  # an image of x coordinates shows each patch its own
     many = torch.tensor([crops.size(Draws(0, -1, step)) for step in range(400)])
     assert abs((many == 4).float().mean() - 0.5) < 4 * 0.5 / 20
 
@@ -45,7 +49,13 @@ def test_crops_carry_the_positions_of_the_prior():
 @pytest.mark.parametrize("step, size, count", [(0, 16, 4), (9, 16, 4), (10, 32, 1), (20, 64, 1)])
 def test_autoencoders_crops_grow_and_become_fewer(step, size, count):
     """As many of a larger size as make up the pixels of the first, and at least one; every one is a part of its image."""
-    module = Autoencoder(VQ(VQModel(1, (32, 32), 1, codes=8)), Codebook(8), AdamW(1e-3), {20: 64, 0: 16, 10: 32}, per_image=4)
+    module = Autoencoder(
+        VQ(VQModel(1, (32, 32), 1, codes=8)),
+        Codebook(8),
+        AdamW(1e-3),
+        {20: 64, 0: 16, 10: 32},
+        per_image=4,
+    )
     module.trainer = SimpleNamespace(global_step=step)
     image = torch.arange(2 * 64 * 64.0).reshape(2, 1, 64, 64)
     found = module.crop(image, Draws(0, 0, step))
@@ -65,7 +75,9 @@ def test_patch_training_holds_no_whole_image_of_activations():
     seen = []
 
     def record(layer, inputs, output):
-        seen.extend(tuple(t.shape) for t in (*inputs, output) if isinstance(t, torch.Tensor) and t.ndim == 4)
+        seen.extend(
+            tuple(t.shape) for t in (*inputs, output) if isinstance(t, torch.Tensor) and t.ndim == 4
+        )
 
     for layer in module.denoiser.modules():
         layer.register_forward_hook(record)
@@ -74,7 +86,11 @@ def test_patch_training_holds_no_whole_image_of_activations():
     for step in range(3):  # sizes are drawn by step
         module.trainer.global_step = step
         module.training_step({"image": image}, 0).backward()
-    assert len(seen) > 100 and {shape[2] for shape in seen} & {16, 32} and max(shape[2] for shape in seen) == patch
+    assert (
+        len(seen) > 100
+        and {shape[2] for shape in seen} & {16, 32}
+        and max(shape[2] for shape in seen) == patch
+    )
     assert max(n * h * w for n, _, h, w in seen) <= 2 * per_image * patch**2 < 2 * 256**2
 
 
@@ -84,12 +100,17 @@ def test_kl_latents_are_kept_as_moments_and_drawn_anew():
     image, kept = Noise(["a", "b"], "noise").normal((2, 1, 16, 16)), Latents(stage, cache=True)
     mean, logvar = kept.posterior(image, ["a", "b"], [False, True])
     belief = stage.model.encode(torch.cat([image[:1], image[1:].flip(3)])).latent_dist
-    torch.testing.assert_close(mean, belief.mean, rtol=0, atol=1e-5)  # batch of two against one by one, float32
+    torch.testing.assert_close(
+        mean, belief.mean, rtol=0, atol=1e-5
+    )  # batch of two against one by one, float32
     torch.testing.assert_close(logvar, belief.logvar, rtol=0, atol=1e-5)
     assert set(kept.found) == {("a", False), ("b", True)}
     stage.model = None  # what is kept needs no encoder
     assert torch.equal(kept.posterior(image, ["a", "b"], [False, True])[0], mean)
-    assert Latents(VQ(VQModel(1, (32, 32), 1)), False).posterior(image, ["a", "b"], [False] * 2)[1] is None
+    assert (
+        Latents(VQ(VQModel(1, (32, 32), 1)), False).posterior(image, ["a", "b"], [False] * 2)[1]
+        is None
+    )
 
 
 def test_latents_of_a_kl_autoencoder_vary_in_training_only():
@@ -104,8 +125,13 @@ def test_latents_of_a_kl_autoencoder_vary_in_training_only():
     drawn = torch.cat([module.train().whole(batch, Draws(0, 0, step)) for step in range(400)])
     expected = (belief.mean - 0.5) * 2
     z = (drawn - expected) / (2 * belief.std)  # 76,800 draws of N(0, 1)
-    assert abs(float(z.mean())) < 4 / z.numel() ** 0.5 and abs(float(z.var()) - 1) < 4 * (2 / z.numel()) ** 0.5
-    torch.testing.assert_close(module.eval().whole(batch, Draws(0, 0, 0)), expected, rtol=0, atol=1e-5)
+    assert (
+        abs(float(z.mean())) < 4 / z.numel() ** 0.5
+        and abs(float(z.var()) - 1) < 4 * (2 / z.numel()) ** 0.5
+    )
+    torch.testing.assert_close(
+        module.eval().whole(batch, Draws(0, 0, 0)), expected, rtol=0, atol=1e-5
+    )
 
 
 def test_padis_on_latents_pads_the_latent_and_nothing_else():
@@ -114,7 +140,12 @@ def test_padis_on_latents_pads_the_latent_and_nothing_else():
     first = VQ(VQModel(1, (32, 32), 1, codes=16, attention=False))
     prior = LatentPatchPrior(patches, first, scale=2.0, shift=0.5)
     plain = LatentPrior(VP(nn.Identity(), Table("linear")), (3, 8, 8), first, scale=2.0, shift=0.5)
-    assert (prior.kind, prior.patched, prior.shape, prior.image_shape) == ("latent", True, (3, 16, 16), (1, 16, 16))
+    assert (prior.kind, prior.patched, prior.shape, prior.image_shape) == (
+        "latent",
+        True,
+        (3, 16, 16),
+        (1, 16, 16),
+    )
     image, sigma = Noise(["a", "b"], "noise").normal((2, 1, 16, 16)), torch.tensor([0.5, 2.0])
     with torch.no_grad():
         z = prior.encode(image)

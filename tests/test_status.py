@@ -22,8 +22,13 @@ def beating(folder: Path, rank: int, seconds: float, **facts) -> Heart:
 
 def recorded(folder: Path, good: int, bad: int = 0) -> None:
     folder.mkdir(exist_ok=True)
-    lines = [{"image_id": f"i{n}", "status": "ok" if n >= bad else "failed: why"} for n in range(good + bad)]
-    (folder / "records.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[-1]]))
+    lines = [
+        {"image_id": f"i{n}", "status": "ok" if n >= bad else "failed: why"}
+        for n in range(good + bad)
+    ]
+    (folder / "records.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, lines[-1]])
+    )
 
 
 def shown(capsys, *words: str) -> tuple[int, str]:
@@ -60,7 +65,11 @@ def test_a_training_run(tmp_path, capsys):
     (tmp_path / "checkpoints/last.ckpt").write_bytes(b"")
     beating(tmp_path, 0, 50, step=100, steps=400, steps_per_second=2.0, loss=0.25)
     code, said = shown(capsys, tmp_path)
-    assert code == 0 and "step 100 of 400, loss 0.25, last.ckpt of 20" in said and "2 min 30 s to go" in said
+    assert (
+        code == 0
+        and "step 100 of 400, loss 0.25, last.ckpt of 20" in said
+        and "2 min 30 s to go" in said
+    )
 
 
 def test_the_same_for_programs(tmp_path, capsys):
@@ -74,6 +83,8 @@ def test_a_folder_that_is_no_run_is_one_line(tmp_path, capsys):
     assert "no run: neither records.jsonl" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("length", "said"), [(5, "5 s"), (65, "1 min 5 s"), (3700, "1 h 1 min"), (93784, "1 d 2 h")])
+@pytest.mark.parametrize(
+    ("length", "said"), [(5, "5 s"), (65, "1 min 5 s"), (3700, "1 h 1 min"), (93784, "1 d 2 h")]
+)
 def test_spans(length, said):
     assert status.span(length) == said

@@ -63,4 +63,10 @@ def test_published_names_lead_somewhere():
     aliases = yaml.safe_load((FOLDER / "aliases.yaml").read_text())
     names = {path.stem for path in TASKS}
     assert set(aliases.values()) <= names and not set(aliases) & names
-    assert {"down_sampling", "inpainting_rand", "gaussian_blur", "motion_blur", "nonlinear_blur"} <= set(aliases)
+    assert {
+        "down_sampling",
+        "inpainting_rand",
+        "gaussian_blur",
+        "motion_blur",
+        "nonlinear_blur",
+    } <= set(aliases)

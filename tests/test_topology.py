@@ -16,16 +16,33 @@ SLURM = {
     "SLURM_JOB_ID": "77", "SLURM_JOB_NAME": "knee", "SLURM_PROCID": "3", "SLURM_LOCALID": "1", "SLURM_NTASKS": "4",
     "SLURM_NODEID": "1", "SLURM_NNODES": "2",
 }  # fmt: skip
-POD = {"MASTER_ADDR": "knee-master-0", "MASTER_PORT": "23456", "RANK": "1", "WORLD_SIZE": "3", "KUBERNETES_SERVICE_HOST": "k"}
-RUNAI = {"JOB_NAME": "knee", "JOB_UUID": "0123456789ab", "POD_UUID": "other", "RUNAI_NUM_OF_GPUS": "1"}
+POD = {
+    "MASTER_ADDR": "knee-master-0",
+    "MASTER_PORT": "23456",
+    "RANK": "1",
+    "WORLD_SIZE": "3",
+    "KUBERNETES_SERVICE_HOST": "k",
+}
+RUNAI = {
+    "JOB_NAME": "knee",
+    "JOB_UUID": "0123456789ab",
+    "POD_UUID": "other",
+    "RUNAI_NUM_OF_GPUS": "1",
+}
 LINES = {
     "alone": ({}, "topology: 1 process on 1 node"),
     "torchrun": (TORCHRUN, "topology: 8 processes on 2 nodes by torchrun, start 3"),
     "slurm": (SLURM, "topology: 4 processes on 2 nodes by Slurm, job knee-77"),
-    "slurm's array": (SLURM | {"SLURM_ARRAY_JOB_ID": "70"}, "topology: 4 processes on 2 nodes by Slurm, job knee-70"),
+    "slurm's array": (
+        SLURM | {"SLURM_ARRAY_JOB_ID": "70"},
+        "topology: 4 processes on 2 nodes by Slurm, job knee-70",
+    ),
     "a shell of slurm's": (SLURM | {"SLURM_JOB_NAME": "bash"}, "topology: 1 process on 1 node"),
     "pytorchjob": (POD, "topology: 3 nodes by PyTorchJob"),
-    "pytorchjob, two each": (POD | {"WORLD_SIZE": "6", "PET_NPROC_PER_NODE": "2"}, "topology: 3 nodes by PyTorchJob"),
+    "pytorchjob, two each": (
+        POD | {"WORLD_SIZE": "6", "PET_NPROC_PER_NODE": "2"},
+        "topology: 3 nodes by PyTorchJob",
+    ),
     "run:ai": (RUNAI, "topology: 1 process on 1 node, job knee-01234567"),
     "run:ai's workers": (RUNAI | POD, "topology: 3 nodes by Run:AI, job knee-01234567"),
     "rendered": (RUNAI | {"PALIMPSEST_JOB": "my job"}, "topology: 1 process on 1 node, job my-job"),
@@ -51,8 +68,14 @@ def test_ranks():
 
 def test_a_name_is_the_same_after_a_preemption():
     """What changes with the pod has no part in it."""
-    assert detect(RUNAI).job == detect(RUNAI | {"POD_UUID": "new", "NODE_NAME": "n7"}).job == "knee-01234567"
-    assert detect(SLURM).job == detect(SLURM | {"SLURM_RESTART_COUNT": "1", "SLURM_NODEID": "0"}).job
+    assert (
+        detect(RUNAI).job
+        == detect(RUNAI | {"POD_UUID": "new", "NODE_NAME": "n7"}).job
+        == "knee-01234567"
+    )
+    assert (
+        detect(SLURM).job == detect(SLURM | {"SLURM_RESTART_COUNT": "1", "SLURM_NODEID": "0"}).job
+    )
 
 
 def test_pods_are_nodes_to_lightning():
@@ -69,7 +92,13 @@ def test_pods_are_nodes_to_lightning():
     [
         ({}, 4, 1, 1, "--devices 4: this machine has 1 GPU; at most 1 can be used"),
         ({}, 1, 1, 0, "this machine has 0 GPUs"),
-        (TORCHRUN, 4, 1, 4, "torchrun started 8 processes, --devices 4 and --num-nodes 1 ask for 4"),
+        (
+            TORCHRUN,
+            4,
+            1,
+            4,
+            "torchrun started 8 processes, --devices 4 and --num-nodes 1 ask for 4",
+        ),
         (SLURM, 4, 2, None, "Slurm started 4 processes, --devices 4 and --num-nodes 2 ask for 8"),
         (POD, 2, 2, 2, "PyTorchJob started 3 nodes, --devices 2 and --num-nodes 2 ask for 2"),
     ],
@@ -87,7 +116,10 @@ def test_a_world_that_fits():
     detect(POD).check(8, 3, 8)
 
 
-@pytest.mark.parametrize("environment", [TORCHRUN | {"RANK": "8"}, TORCHRUN | {"RANK": "x"}, SLURM | {"SLURM_PROCID": "4"}])
+@pytest.mark.parametrize(
+    "environment",
+    [TORCHRUN | {"RANK": "8"}, TORCHRUN | {"RANK": "x"}, SLURM | {"SLURM_PROCID": "4"}],
+)
 def test_numbers_that_contradict_each_other(environment):
     with pytest.raises(Refusal):
         detect(environment)
@@ -97,7 +129,15 @@ def test_both_doors_refuse(monkeypatch, capsys, tmp_path):
     for key, value in TORCHRUN.items():
         monkeypatch.setenv(key, value)
     assert sample.main(["--devices", "2", "--save-dir", str(tmp_path), "--accelerator", "cpu"]) == 2
-    base = ["--base", "configs/pixel-diffusion/demo.yaml", "--train", "--devices", "2", "--accelerator", "cpu"]
+    base = [
+        "--base",
+        "configs/pixel-diffusion/demo.yaml",
+        "--train",
+        "--devices",
+        "2",
+        "--accelerator",
+        "cpu",
+    ]
     assert main.main([*base, "--logdir", str(tmp_path)]) == 2
     said = capsys.readouterr().err
     assert said.count("torchrun started 8 processes, --devices 2 and --num-nodes 1 ask for 2") == 2

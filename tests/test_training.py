@@ -22,11 +22,17 @@ from ldm.training.randomness import Draws
 
 
 def test_losses_by_hand():
-    z, z_q = torch.tensor([0.0, 2.0], requires_grad=True), torch.tensor([1.0, 2.0], requires_grad=True)
+    z, z_q = (
+        torch.tensor([0.0, 2.0], requires_grad=True),
+        torch.tensor([1.0, 2.0], requires_grad=True),
+    )
     loss = commitment(z, z_q, 0.25)  # (1 + 0.25) * mean(1, 0)
     loss.backward()
     assert loss.item() == 0.625
-    assert z.grad.tolist() == [-0.25, 0] and z_q.grad.tolist() == [1, 0]  # beta and 1 times 2 (a - b) / 2
+    assert z.grad.tolist() == [-0.25, 0] and z_q.grad.tolist() == [
+        1,
+        0,
+    ]  # beta and 1 times 2 (a - b) / 2
     assert hinge(torch.tensor([2.0, 0.0]), torch.tensor([-2.0, 1.0])).item() == (0.5 + 1.0) / 2
     zero = torch.zeros(2, 1, 1, 1)
     assert kl_to_normal(zero, zero).item() == 0
@@ -35,7 +41,9 @@ def test_losses_by_hand():
 
 def test_adaptive_weight_is_the_ratio_of_gradient_norms():
     w = nn.Parameter(torch.tensor([1.0, 1.0]))
-    assert adaptive_weight((3 * w).sum(), (4 * w).sum(), w).item() == pytest.approx(0.75, rel=1e-4)  # 1e-4 is in its formula
+    assert adaptive_weight((3 * w).sum(), (4 * w).sum(), w).item() == pytest.approx(
+        0.75, rel=1e-4
+    )  # 1e-4 is in its formula
 
 
 @pytest.mark.parametrize("predicts", ["eps", "v", "x0"])
@@ -54,7 +62,9 @@ def test_weights_turn_the_denoiser_loss_into_the_networks_own(predicts):
     a = column(1 / (1 + sigma**2))
     target = {"eps": n, "v": a.sqrt() * n - (1 - a).sqrt() * x0, "x0": x0}[predicts]
     mine = weight(predicts, sigma) * (d - x0).square().mean([1, 2, 3])
-    torch.testing.assert_close(mine, (output - target).square().mean([1, 2, 3]), rtol=1e-9, atol=0)  # (1 + 40^2) * 1e-16 * 1e3
+    torch.testing.assert_close(
+        mine, (output - target).square().mean([1, 2, 3]), rtol=1e-9, atol=0
+    )  # (1 + 40^2) * 1e-16 * 1e3
 
 
 def test_edm_weight_is_the_inverse_square_of_c_out():
@@ -69,7 +79,10 @@ def test_levels_cover_what_solvers_use():
     sigma = Mixture().draw(20_000, 0.002, 80, None, draws).log()
     assert sigma.min() >= math.log(0.002) - 1e-6 and sigma.max() <= math.log(80) + 1e-6
     span = math.log(80 / 0.002)
-    for low, high in [(0.002, 0.01), (10, 80)]:  # at least the uniform half's share, whose error is 1/n
+    for low, high in [
+        (0.002, 0.01),
+        (10, 80),
+    ]:  # at least the uniform half's share, whose error is 1/n
         share = ((sigma >= math.log(low)) & (sigma <= math.log(high))).float().mean()
         assert share > 0.5 * math.log(high / low) / span - 4 * 0.5 / 20_000**0.5
     table = Table("linear").alpha_bar()
@@ -114,7 +127,9 @@ def test_average_warms_up():
     with torch.no_grad():
         module.weight.add_(1)
     ema.update(module, 8)
-    assert (ema.weights["weight"] - start).item() == pytest.approx(1 - 0.5**20, abs=1e-5)  # 8 images, half-life 0.4
+    assert (ema.weights["weight"] - start).item() == pytest.approx(
+        1 - 0.5**20, abs=1e-5
+    )  # 8 images, half-life 0.4
 
 
 def test_whitening_changes_coordinates_and_nothing_else():
@@ -127,8 +142,12 @@ def test_whitening_changes_coordinates_and_nothing_else():
         whiten(model, before)
         after = model.encode(x).latents
         points = after.permute(1, 0, 2, 3).flatten(1)
-        torch.testing.assert_close(torch.cov(points), torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-9)
-        torch.testing.assert_close(model.decode(after, force_not_quantize=True).sample, image, rtol=0, atol=1e-9)
+        torch.testing.assert_close(
+            torch.cov(points), torch.eye(3, dtype=torch.float64), rtol=0, atol=1e-9
+        )
+        torch.testing.assert_close(
+            model.decode(after, force_not_quantize=True).sample, image, rtol=0, atol=1e-9
+        )
 
 
 def test_codebook_is_set_from_data_and_dead_codes_are_revived():
@@ -157,7 +176,12 @@ def test_codes_change_once_an_optimiser_step():
     for step, part in ((1, 0), (1, 1), (3, 0), (3, 1)):
         before = codes.detach().clone(), coordinates.detach().clone()
         codebook.uses += step == 3 and part == 0  # every code was used since the last revival
-        codebook(model, Noise([f"{step}{part}"], "noise").normal((1, 1, 8, 8)), step, Draws(0, 0, step, part))
+        codebook(
+            model,
+            Noise([f"{step}{part}"], "noise").normal((1, 1, 8, 8)),
+            step,
+            Draws(0, 0, step, part),
+        )
         changed = not torch.equal(codes, before[0]), not torch.equal(coordinates, before[1])
         assert changed == ((True, True) if (step, part) == (1, 0) else (False, False)), (step, part)
 
@@ -180,11 +204,19 @@ def test_lpips_equals_torchmetrics_with_the_same_weights(tmp_path):
     oracle = _LPIPS(pretrained=True, net="vgg", pnet_rand=True, eval_mode=True)
     slices = [getattr(oracle.net, f"slice{i}") for i in range(1, 6)]
     layers = {name: layer for part in slices for name, layer in part.named_children()}
-    torch.save({f"features.{n}.{k}": v for n, l in layers.items() for k, v in l.state_dict().items()}, tmp_path / "vgg.pth")
+    torch.save(
+        {f"features.{n}.{k}": v for n, l in layers.items() for k, v in l.state_dict().items()},
+        tmp_path / "vgg.pth",
+    )
     mine = LPIPS(str(tmp_path / "vgg.pth"))
-    a, b = (Noise(["a", "b"], purpose).normal((2, 3, 64, 64)).clamp(-1, 1) for purpose in ("noise", "mask"))
+    a, b = (
+        Noise(["a", "b"], purpose).normal((2, 3, 64, 64)).clamp(-1, 1)
+        for purpose in ("noise", "mask")
+    )
     with torch.no_grad():
-        torch.testing.assert_close(mine(a, b), oracle(a, b).flatten(), rtol=1e-4, atol=0)  # float32 through 13 layers
+        torch.testing.assert_close(
+            mine(a, b), oracle(a, b).flatten(), rtol=1e-4, atol=0
+        )  # float32 through 13 layers
         assert mine(a[:, :1], a[:, :1]).abs().max() == 0
     with pytest.raises(ValueError, match="not torchvision's VGG16"):
         torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "other.pth")
@@ -198,7 +230,9 @@ def test_turned_images_are_seen_in_all_eight_positions_and_of_any_size():
     image = torch.arange(64.0).reshape(1, 1, 8, 8)
     batch = {"image": image.expand(200, -1, -1, -1)}
     seen = {tuple(one.flatten().tolist()) for one in module.train().whole(batch, Draws(0, 0, 0))}
-    wanted = [turn for k in range(4) for turn in (image.rot90(k, (2, 3)), image.rot90(k, (2, 3)).flip(3))]
+    wanted = [
+        turn for k in range(4) for turn in (image.rot90(k, (2, 3)), image.rot90(k, (2, 3)).flip(3))
+    ]
     assert seen == {tuple(one.flatten().tolist()) for one in wanted}
     assert torch.equal(module.eval().whole(batch, Draws(0, 0, 0)), batch["image"])
     with pytest.raises(ValueError, match="do not fit"):

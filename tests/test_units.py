@@ -10,7 +10,14 @@ import sample
 from data import formats
 from data.seeding import Noise
 from solvers import units
-from solvers.operators import CT, CartesianMRI, Denoising, PhaseRetrieval, RandomInpainting, SuperResolution
+from solvers.operators import (
+    CT,
+    CartesianMRI,
+    Denoising,
+    PhaseRetrieval,
+    RandomInpainting,
+    SuperResolution,
+)
 from solvers.operators.base import Operator
 from solvers.operators.kspace import to_complex, to_real
 from solvers.problem import Gaussian, from_measurement, measure
@@ -34,7 +41,14 @@ def measured(operator: Operator, factor: float, sigma_y: float, level: float = 0
     return y, drawn
 
 
-OPERATORS = [SuperResolution(4), Denoising(), CT(20), CartesianMRI(), PhaseRetrieval(), RandomInpainting()]
+OPERATORS = [
+    SuperResolution(4),
+    Denoising(),
+    CT(20),
+    CartesianMRI(),
+    PhaseRetrieval(),
+    RandomInpainting(),
+]
 
 
 @pytest.mark.parametrize("operator", OPERATORS, ids=lambda o: type(o).__name__)
@@ -42,13 +56,19 @@ def test_orders_of_magnitude_are_told_with_the_scale_that_fits(operator):
     for factor in (3e-5, 1e-3, 1e3):
         y, drawn = measured(operator, factor, 0.01)
         problem = measure(drawn, body(), 0.01 * factor, Noise(("scan",), "noise"))
-        bad = type(problem)(y - (problem.stored() - problem.y), drawn, Gaussian(0.01 * factor), ("scan",))
+        bad = type(problem)(
+            y - (problem.stored() - problem.y), drawn, Gaussian(0.01 * factor), ("scan",)
+        )
         with pytest.raises(ValueError, match=r"^scan: its y .* would fit \(--scale") as error:
             units.check(bad)
         named = float(str(error.value).split("--scale ")[1].split(",")[0])
         assert 1 / 4 < named * factor < 4  # the disc is as bright as images are
-    quiet = type(problem)(1e-6 * problem.stored() - (problem.stored() - problem.y), drawn, Gaussian(0.01), ("scan",))
-    with pytest.raises(ValueError, match=r"below its own noise: sigma_y 0.01; y times .* would fit"):
+    quiet = type(problem)(
+        1e-6 * problem.stored() - (problem.stored() - problem.y), drawn, Gaussian(0.01), ("scan",)
+    )
+    with pytest.raises(
+        ValueError, match=r"below its own noise: sigma_y 0.01; y times .* would fit"
+    ):
         units.check(quiet)
 
 
@@ -75,13 +95,19 @@ def test_an_empty_slice_is_noise_and_passes(operator):
 def test_sigma_y_of_bytes_is_told():
     noise = Noise(("scan",), "noise")
     problem = measure(Denoising().draw(SHAPE, noise), body(), 25.5, noise)
-    with pytest.raises(ValueError, match=r"sigma_y 25.5 drowns .* 25.5 in 0 to 255 is 0.2 in \[-1, 1\]"):
+    with pytest.raises(
+        ValueError, match=r"sigma_y 25.5 drowns .* 25.5 in 0 to 255 is 0.2 in \[-1, 1\]"
+    ):
         units.check(problem)
-    with pytest.raises(ValueError, match="below its own noise: sigma_y 25.5; noise of 25.5 in 0 to 255 is 0.2"):
+    with pytest.raises(
+        ValueError, match="below its own noise: sigma_y 25.5; noise of 25.5 in 0 to 255 is 0.2"
+    ):
         units.check(type(problem)(body(), problem.operator, Gaussian(25.5), ("scan",)))
 
 
-@pytest.mark.parametrize("operator", [CT(40), CartesianMRI(acceleration=2.0), CartesianMRI(complex_image=True)], ids=str)
+@pytest.mark.parametrize(
+    "operator", [CT(40), CartesianMRI(acceleration=2.0), CartesianMRI(complex_image=True)], ids=str
+)
 @pytest.mark.parametrize("factor", [3e-5, 1.0, 40.0])
 def test_auto_takes_the_brightest_of_an_image_to_one(operator, factor):
     """Of 0.8 white to within a third, whatever the file's units: the cheap answers err by as much."""
@@ -95,7 +121,9 @@ def test_auto_takes_the_brightest_of_an_image_to_one(operator, factor):
 
 def test_auto_is_no_answer_for_images():
     with pytest.raises(ValueError, match="y of SuperResolution is an image"):
-        units.scale(SuperResolution(4).draw(SHAPE, Noise(("a",), "mask")), torch.zeros(1, 1, 8, 8), SHAPE)
+        units.scale(
+            SuperResolution(4).draw(SHAPE, Noise(("a",), "mask")), torch.zeros(1, 1, 8, 8), SHAPE
+        )
 
 
 @pytest.fixture(scope="module")
@@ -114,11 +142,22 @@ def world(tmp_path_factory):
 
 def again(world, out, factor: float, *more: str) -> int:
     return sample.main(
-        tiny.words(world, out, "--measurements", "--data-root", f"{world}/units{factor:g}", *more, task="ct", solver="daps")
+        tiny.words(
+            world,
+            out,
+            "--measurements",
+            "--data-root",
+            f"{world}/units{factor:g}",
+            *more,
+            task="ct",
+            solver="daps",
+        )
     )
 
 
-def test_measurements_in_other_units_are_refused_and_the_named_scale_mends_them(world, tmp_path, capsys):
+def test_measurements_in_other_units_are_refused_and_the_named_scale_mends_them(
+    world, tmp_path, capsys
+):
     """The image comes back in the file's own units, and so does y; to float32 rounding of y and the scale."""
     assert again(world, tmp_path / "one", 1) == 0
     expected = formats.read(tmp_path / "one/recon/scan0.npy").pixels
@@ -129,7 +168,10 @@ def test_measurements_in_other_units_are_refused_and_the_named_scale_mends_them(
         found = formats.read(out / "recon/scan0.npy").pixels
         torch.testing.assert_close(found / factor, expected, rtol=0, atol=1e-4)
         assert records(out)["scan0"]["scale"] == 1 / factor
-        y, ours = (np.load(p) for p in (world / f"units{factor:g}/scan0.npy", out / "measurement/scan0.npy"))
+        y, ours = (
+            np.load(p)
+            for p in (world / f"units{factor:g}/scan0.npy", out / "measurement/scan0.npy")
+        )
         assert np.abs(y - ours).max() <= 1e-5 * np.abs(y).max()
 
 
@@ -139,17 +181,25 @@ def test_auto_is_each_scan_s_own_and_undone(world, tmp_path):
     first, other = (records(tmp_path / name) for name in "ab")
     for name in first:
         assert first[name]["scale"] * 3e-5 == pytest.approx(other[name]["scale"] * 500, rel=1e-3)
-        a, b = (formats.read(tmp_path / n / f"recon/{name}.npy").pixels / f for n, f in (("a", 3e-5), ("b", 500)))
+        a, b = (
+            formats.read(tmp_path / n / f"recon/{name}.npy").pixels / f
+            for n, f in (("a", 3e-5), ("b", 500))
+        )
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)
 
 
 def test_a_task_in_bytes_is_refused_before_anything_is_solved(world, tmp_path, capsys):
     tiny.task(tmp_path / "loud.yaml", "Denoising", sigma_y=25.5)
-    assert sample.main(tiny.words(world, tmp_path / "out", "--task", str(tmp_path / "loud.yaml"))) == 2
+    assert (
+        sample.main(tiny.words(world, tmp_path / "out", "--task", str(tmp_path / "loud.yaml"))) == 2
+    )
     assert "noise of 25.5 in 0 to 255 is 0.2 in [-1, 1]" in refusal(capsys)
 
 
-@pytest.mark.parametrize("words", [["--scale", "2"], ["--measurements", "--scale", "0"], ["--measurements", "--scale", "much"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--scale", "2"], ["--measurements", "--scale", "0"], ["--measurements", "--scale", "much"]],
+)
 def test_a_scale_is_a_number_or_auto_and_for_measurements(world, tmp_path, capsys, words):
     assert sample.main(tiny.words(world, tmp_path / "out", *words)) == 2
     assert "--scale" in refusal(capsys)
@@ -176,7 +226,9 @@ def test_k_space_of_another_reading_is_told_with_the_one_that_fits(coils, readin
     units.check(right)
     k = READINGS[reading](to_complex(right.stored()))
     bad = from_measurement(drawn, to_real(k), Gaussian(0.01), noise, SHAPE)
-    with pytest.raises(ValueError, match="^scan: no image explains .* of its k-space; with .* it would") as error:
+    with pytest.raises(
+        ValueError, match="^scan: no image explains .* of its k-space; with .* it would"
+    ) as error:
         units.check(bad)
     assert "\n" not in str(error.value)
     if coils > 1:
@@ -187,13 +239,18 @@ def test_k_space_with_its_middle_in_the_corner_is_told():
     noise = Noise(("scan",), "noise")
     drawn = CartesianMRI(acceleration=1).draw(SHAPE, noise)
     k = torch.fft.ifftshift(to_complex(measure(drawn, body(), 0.01, noise).stored()), dim=(-2, -1))
-    with pytest.raises(ValueError, match=r"loudest at \[0, 0\]; frequency 0 at \[16, 16\] is allowed"):
+    with pytest.raises(
+        ValueError, match=r"loudest at \[0, 0\]; frequency 0 at \[16, 16\] is allowed"
+    ):
         units.check(from_measurement(drawn, to_real(k), Gaussian(0.01), noise, SHAPE))
 
 
 def test_k_space_with_noise_of_another_size_is_told():
     noise = Noise(("scan",), "noise")
-    for coils, sigma_y, said in ((1, 0.001, "but its k-space has noise of"), (8, 0.08, "it is too large")):
+    for coils, sigma_y, said in (
+        (1, 0.001, "but its k-space has noise of"),
+        (8, 0.08, "it is too large"),
+    ):
         drawn = CartesianMRI(coils=coils, acceleration=min(coils, 2)).draw(SHAPE, noise)
         y = measure(drawn, body(), 0.01, noise)
         units.check(y)

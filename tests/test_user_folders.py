@@ -32,7 +32,9 @@ from solvers.run.volumes import reassemble
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     place = tiny.world(tmp_path_factory.mktemp("world"))
-    (place / "baseline.yaml").write_text(configuration.dump({"solver": {"target": "solvers.baseline.Baseline", "params": {}}}))
+    (place / "baseline.yaml").write_text(
+        configuration.dump({"solver": {"target": "solvers.baseline.Baseline", "params": {}}})
+    )
     return place
 
 
@@ -51,7 +53,9 @@ def dicom(path: Path, seed: str, series: str = "s", **more) -> Path:
 
 def volume(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(array, np.diag([0.8, 0.9, 3, 1]) if affine is None else affine), path)
+    nibabel.save(
+        nibabel.Nifti1Image(array, np.diag([0.8, 0.9, 3, 1]) if affine is None else affine), path
+    )
     return path
 
 
@@ -70,7 +74,10 @@ def test_what_is_read_is_never_cleared(world, tmp_path, capsys):
     (tmp_path / "mine/recon").mkdir(parents=True)
     (tmp_path / "mine/recon/thesis.txt").touch()
     assert run(world, world / "scans", tmp_path / "mine", "--overwrite") == 2
-    assert "recon was not written by sample.py" in tiny.refusal(capsys) and (tmp_path / "mine/recon/thesis.txt").exists()
+    assert (
+        "recon was not written by sample.py" in tiny.refusal(capsys)
+        and (tmp_path / "mine/recon/thesis.txt").exists()
+    )
 
 
 def test_results_below_the_images_are_no_images(world, tmp_path, capsys):
@@ -86,12 +93,20 @@ def test_results_below_the_images_are_no_images(world, tmp_path, capsys):
 def test_a_run_that_goes_on_with_other_images_makes_the_volume(world, tmp_path):
     volume(tmp_path / "data/head.nii.gz", smooth(16, 16, 4))
     assert run(world, tmp_path / "data", tmp_path / "out", "--limit", "2") == 0
-    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    assert (
+        not (tmp_path / "out/recon").exists()
+        and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    )
     assert run(world, tmp_path / "data", tmp_path / "out", "--start", "2") == 0
     assert [path.name for path in (tmp_path / "out/recon").iterdir()] == ["head.nii.gz"]
     (tmp_path / "data/head.nii.gz").rename(tmp_path / "data/other.nii.gz")
-    assert run(world, tmp_path / "data", tmp_path / "out") == 0  # the first head is gone, its result is left alone
-    assert {path.name for path in (tmp_path / "out/recon").iterdir()} == {"head.nii.gz", "other.nii.gz"}
+    assert (
+        run(world, tmp_path / "data", tmp_path / "out") == 0
+    )  # the first head is gone, its result is left alone
+    assert {path.name for path in (tmp_path / "out/recon").iterdir()} == {
+        "head.nii.gz",
+        "other.nii.gz",
+    }
     assert json.loads((tmp_path / "out/summary.json").read_text())["images"] == 8
 
 
@@ -103,8 +118,15 @@ def test_an_input_that_changed_is_restored_again(world, tmp_path, capsys):
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     second = tiny.records(tmp_path / "out")
     assert "note: a: is another file than was restored before" in capsys.readouterr().out
-    assert first["a"]["psnr"] != second["a"]["psnr"] and second["b"]["contract"] == second["a"]["contract"]
-    assert second["a"]["input_sha256"] == formats.checksum(tmp_path / "data/a.dcm") != first["a"]["input_sha256"]
+    assert (
+        first["a"]["psnr"] != second["a"]["psnr"]
+        and second["b"]["contract"] == second["a"]["contract"]
+    )
+    assert (
+        second["a"]["input_sha256"]
+        == formats.checksum(tmp_path / "data/a.dcm")
+        != first["a"]["input_sha256"]
+    )
 
 
 def test_slices_that_lie_apart_or_twice_in_one_place_come_back_as_a_series(world, tmp_path):
@@ -124,7 +146,9 @@ def test_a_series_that_was_copied_is_two_volumes_of_other_instances(world, tmp_p
     shutil.copytree(tmp_path / "data/once", tmp_path / "data/twice")
     assert run(world, tmp_path / "data", tmp_path / "out", "--num-samples", "2") == 0
     files = [path for path in (tmp_path / "out").rglob("*.dcm")]
-    assert len({pydicom.dcmread(path).SOPInstanceUID for path in files}) == len(files) == 2 * 2 * 4  # mean, std, two draws
+    assert (
+        len({pydicom.dcmread(path).SOPInstanceUID for path in files}) == len(files) == 2 * 2 * 4
+    )  # mean, std, two draws
 
 
 def test_a_series_whose_slice_failed_is_not_put_together(world, tmp_path, capsys):
@@ -132,7 +156,10 @@ def test_a_series_whose_slice_failed_is_not_put_together(world, tmp_path, capsys
     files[1].write_bytes(files[1].read_bytes()[:-100])
     assert run(world, tmp_path / "data", tmp_path / "out") == 1
     assert ": 1 failed" in capsys.readouterr().out
-    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    assert (
+        not (tmp_path / "out/recon").exists()
+        and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    )
 
 
 def test_files_of_several_frames_in_one_series_are_several_volumes(world, tmp_path):
@@ -144,7 +171,9 @@ def test_files_of_several_frames_in_one_series_are_several_volumes(world, tmp_pa
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     written = [pydicom.dcmread(path) for path in (tmp_path / "out/recon").iterdir()]
     assert [int(ds.get("NumberOfFrames") or 1) for ds in written] == [2, 2]
-    assert len({ds.SOPInstanceUID for ds in written}) == 2, "a volume is no instance of its first frame"
+    assert len({ds.SOPInstanceUID for ds in written}) == 2, (
+        "a volume is no instance of its first frame"
+    )
 
 
 def test_two_patients_results_are_two_instances(world, tmp_path):
@@ -166,14 +195,18 @@ def test_files_named_by_their_uid_and_links_to_folders_are_found(tmp_path):
     (tmp_path / "data/version.2").write_text("no image")
     passed: list[Passed] = []
     found = [row.image_id for row in sources.find(tmp_path / "data", passed=passed)]
-    assert found == ["1.2.840.113619.1", "1.2.840.113619.2", "link__slice"] and [one.path.name for one in passed] == ["version.2"]
+    assert found == ["1.2.840.113619.1", "1.2.840.113619.2", "link__slice"] and [
+        one.path.name for one in passed
+    ] == ["version.2"]
 
 
 def test_a_name_that_is_no_text_is_no_hindrance(world, tmp_path):
     data = tiny.scans(tmp_path / "data", 1)
     (data / "scan0.png").rename(data / "caf\udce9.png")
     assert run(world, data, tmp_path / "out") == 0
-    assert (tmp_path / "out/report.html").is_file() and list(tiny.restored(tmp_path / "out")) == [file_name("caf\udce9") + ".png"]
+    assert (tmp_path / "out/report.html").is_file() and list(tiny.restored(tmp_path / "out")) == [
+        file_name("caf\udce9") + ".png"
+    ]
 
 
 def test_eight_bits_with_a_scale_are_seen_whole(tmp_path):
@@ -189,21 +222,36 @@ def test_eight_bits_with_a_scale_are_seen_whole(tmp_path):
 
 @pytest.mark.parametrize("kind", ["nifti", "nrrd", "dicom"])
 def test_colours_that_became_gray_are_gray_in_the_file(world, tmp_path, kind):
-    colours = (40 * Noise(["a"], "noise").uniform((1, 16, 12, 2, 3))[0] + 100).numpy().astype(np.uint8)
+    colours = (
+        (40 * Noise(["a"], "noise").uniform((1, 16, 12, 2, 3))[0] + 100).numpy().astype(np.uint8)
+    )
     (tmp_path / "data").mkdir()
     if kind == "nifti":
-        volume(tmp_path / "data/a.nii.gz", colours.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0])
+        volume(
+            tmp_path / "data/a.nii.gz",
+            colours.view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0],
+        )
     elif kind == "nrrd":
         directions = [[np.nan] * 3, [0.7, 0, 0], [0, 0.8, 0], [0, 0, 3]]
-        header = {"kinds": ["RGB-color", *["domain"] * 3], "space": "left-posterior-superior", "space directions": directions}
+        header = {
+            "kinds": ["RGB-color", *["domain"] * 3],
+            "space": "left-posterior-superior",
+            "space directions": directions,
+        }
         nrrd.write(str(tmp_path / "data/a.nrrd"), np.moveaxis(colours, -1, 0), header)
     else:
         pixels = torch.from_numpy(colours[:, :, 0].transpose(2, 0, 1).copy()).float()
-        formats.write(Image(pixels, Meta("dicom", "uint8", photometric="RGB")), tmp_path / "data/a.dcm")
+        formats.write(
+            Image(pixels, Meta("dicom", "uint8", photometric="RGB")), tmp_path / "data/a.dcm"
+        )
     assert run(world, tmp_path / "data", tmp_path / "out") == 0
     for path in (tmp_path / "out/recon").iterdir():
         back = formats.read(path, 0)
-        assert len(back.pixels) == 1 and back.meta.photometric in ("gray", "MONOCHROME2") and back.meta.dtype == "uint8"
+        assert (
+            len(back.pixels) == 1
+            and back.meta.photometric in ("gray", "MONOCHROME2")
+            and back.meta.dtype == "uint8"
+        )
         if kind == "nrrd":
             assert np.allclose(np.abs(np.diag(np.array(back.meta.affine)))[:3], [0.7, 0.8, 3])
 
@@ -218,7 +266,17 @@ def test_a_real_image_of_complex_measurements_is_real(world, tmp_path):
     np.save(tmp_path / "data/k.npy", k.astype(np.complex64))
     np.save(tmp_path / "mask.npy", np.ones((16, 16), np.float32))
     tiny.task(tmp_path / "mri.yaml", "MRI", mask=str(tmp_path / "mask.npy"))
-    assert run(world, tmp_path / "data", tmp_path / "out", "--measurements", "--task", str(tmp_path / "mri.yaml")) == 0
+    assert (
+        run(
+            world,
+            tmp_path / "data",
+            tmp_path / "out",
+            "--measurements",
+            "--task",
+            str(tmp_path / "mri.yaml"),
+        )
+        == 0
+    )
     found = np.load(tmp_path / "out/recon/k.npy")
     assert found.shape == (1, 16, 16) and found.dtype == np.float32
     with pytest.raises(ValueError, match="1 channels cannot be written as complex numbers"):
@@ -227,9 +285,16 @@ def test_a_real_image_of_complex_measurements_is_real(world, tmp_path):
 
 def test_the_spread_lies_on_the_image(world, tmp_path):
     """Of a volume that is turned to be looked at, sample by sample."""
-    volume(tmp_path / "data/a.nii.gz", smooth(12, 16, 1).astype(np.float32), np.diag([-0.8, -0.9, 3, 1]))
+    volume(
+        tmp_path / "data/a.nii.gz",
+        smooth(12, 16, 1).astype(np.float32),
+        np.diag([-0.8, -0.9, 3, 1]),
+    )
     assert run(world, tmp_path / "data", tmp_path / "out", "--num-samples", "3", solver="daps") == 0
-    draws = [nibabel.load(path).get_fdata()[:, :, 0] for path in sorted((tmp_path / "out/samples").iterdir())]
+    draws = [
+        nibabel.load(path).get_fdata()[:, :, 0]
+        for path in sorted((tmp_path / "out/samples").iterdir())
+    ]
     std = np.load(tmp_path / "out/std/a.npy")[0]
     assert std.shape == (12, 16)
     np.testing.assert_allclose(np.std(draws, 0, ddof=1), std, rtol=1e-4)
@@ -247,7 +312,9 @@ def test_what_a_format_cannot_hold_fails_alone(world, tmp_path, capsys, monkeypa
     assert run(world, data, tmp_path / "a") == run(world, data, tmp_path / "b") == 1
     assert tiny.records(tmp_path / "a")["scan0"]["status"] == "failed: cannot hold this"
     assert not (tmp_path / "a" / "logs").exists()
-    assert tiny.records(tmp_path / "b")["scan0"]["status"].startswith("failed: KeyError: 'x' (a bug in the program")
+    assert tiny.records(tmp_path / "b")["scan0"]["status"].startswith(
+        "failed: KeyError: 'x' (a bug in the program"
+    )
     assert "in picky" in (tmp_path / "b" / "logs" / "scan0.txt").read_text()
     assert list(tiny.restored(tmp_path / "b")) == ["scan1.png"]
     monkeypatch.undo()
@@ -255,7 +322,9 @@ def test_what_a_format_cannot_hold_fails_alone(world, tmp_path, capsys, monkeypa
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_bug_fails_its_image_and_leaves_its_traceback(world, tmp_path, capsys, monkeypatch, alone):
+def test_a_bug_fails_its_image_and_leaves_its_traceback(
+    world, tmp_path, capsys, monkeypatch, alone
+):
     """alone: the bug is one image's; else it comes up in batches only, whose images are restored one by one."""
     data, solve = tiny.scans(tmp_path / "data", 3), Baseline.__call__
 
@@ -266,7 +335,9 @@ def test_a_bug_fails_its_image_and_leaves_its_traceback(world, tmp_path, capsys,
 
     monkeypatch.setattr(Baseline, "__call__", buggy)
     assert run(world, data, tmp_path / "out", "--batch-size", "3") == int(alone)
-    bad = [name for name, record in tiny.records(tmp_path / "out").items() if record["status"] != "ok"]
+    bad = [
+        name for name, record in tiny.records(tmp_path / "out").items() if record["status"] != "ok"
+    ]
     assert bad == ["scan1"] * alone
     (log,) = (tmp_path / "out" / "logs").iterdir()
     assert log.name == ("scan1.txt" if alone else "scan0.txt") and "in buggy" in log.read_text()
@@ -281,13 +352,20 @@ def test_values_outside_the_window_are_told(world, tmp_path):
     ds.save_as(tmp_path / "data/a.dcm")
     assert run(world, tmp_path / "data", tmp_path / "out", "--window", "header") == 0
     outside = (formats.read(tmp_path / "data/a.dcm").pixels > 500).float().mean()
-    assert f"{outside:.0%} of the values lie outside the window 0 to 500" in tiny.records(tmp_path / "out")["a"]["notes"][0]
+    assert (
+        f"{outside:.0%} of the values lie outside the window 0 to 500"
+        in tiny.records(tmp_path / "out")["a"]["notes"][0]
+    )
 
 
 def test_a_volume_of_results_that_are_gone_is_left_alone(tmp_path):
     results = Results(tmp_path, {}, {})
     meta = Meta("nifti", "int16", count=2, series="0" * 32, shape=(4, 4, 2))
     with results.opened():
-        scan = Scan("a-0000", torch.zeros(1, 4, 4), Image(torch.zeros(1, 4, 4), meta), DEPTH_8, volume="a")
-        results.commit(Outcome(scan, {"image_id": "a-0000", "status": "ok", "seconds": 1.0}, scan.pixels))
+        scan = Scan(
+            "a-0000", torch.zeros(1, 4, 4), Image(torch.zeros(1, 4, 4), meta), DEPTH_8, volume="a"
+        )
+        results.commit(
+            Outcome(scan, {"image_id": "a-0000", "status": "ok", "seconds": 1.0}, scan.pixels)
+        )
         assert reassemble(results, {"a": ["a-0000"]}, lambda name: None) == []

@@ -29,14 +29,18 @@ class Wiener(nn.Module):
         return k * x
 
 
-def validated(module: PixelDiffusion, image: torch.Tensor, label: torch.Tensor | None = None) -> Prior:
+def validated(
+    module: PixelDiffusion, image: torch.Tensor, label: torch.Tensor | None = None
+) -> Prior:
     """The module's prior after a validation on one batch."""
     module.trainer = SimpleNamespace(sanity_checking=False, global_rank=0)  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     module.all_gather = lambda x: x  # type: ignore[method-assign]
     module.eval()
     with torch.no_grad():
-        module.validation_step({"image": image, "image_id": [str(i) for i in range(len(image))], "label": label}, 0)
+        module.validation_step(
+            {"image": image, "image_id": [str(i) for i in range(len(image))], "label": label}, 0
+        )
     module.on_validation_epoch_end()
     return module.prior
 
@@ -46,11 +50,15 @@ def noise(*shape: int) -> torch.Tensor:
 
 
 def test_an_exact_denoiser_measures_the_posterior_variance():
-    prior = validated(PixelDiffusion(Prior(Wiener(), (1, 64, 64)), AdamW(1e-3)), noise(8, 1, 64, 64))
+    prior = validated(
+        PixelDiffusion(Prior(Wiener(), (1, 64, 64)), AdamW(1e-3)), noise(8, 1, 64, 64)
+    )
     entries = 8 * 64 * 64
     for sigma, *_ in prior.variances:
         exact = S0**2 * sigma**2 / (S0**2 + sigma**2)
-        assert abs(prior.variance(sigma) / exact - 1) < 5 * math.sqrt(2 / entries)  # a mean of squares; 12 comparisons
+        assert abs(prior.variance(sigma) / exact - 1) < 5 * math.sqrt(
+            2 / entries
+        )  # a mean of squares; 12 comparisons
     assert len(prior.variances) == LEVELS
 
 
@@ -63,7 +71,9 @@ def test_a_latent_prior_also_measures_what_it_decodes():
     entries = 4 * 64 * 64  # half of the batch is decoded
     for sigma, *_ in found.image_variances:
         exact = 4 * sigma**2 / (1 + sigma**2)
-        assert abs(float(found.image_density(sigma).mean()) / exact - 1) < 5 * math.sqrt(2 / entries)
+        assert abs(float(found.image_density(sigma).mean()) / exact - 1) < 5 * math.sqrt(
+            2 / entries
+        )
     assert len(found.image_variances) == LEVELS
     framed, _ = fit(found, (1, 60, 50))
     assert framed.image_density(1.0).shape == (60, 50)
@@ -94,23 +104,32 @@ def smooth(side: int) -> torch.Tensor:
 def test_errors_are_measured_by_frequency():
     """At every knot the density is S sigma^2 / (S + sigma^2), to the spread of a mean of that many squares."""
     side, images = 64, 16
-    x0 = torch.fft.ifft2(smooth(side).sqrt() * torch.fft.fft2(noise(images, 1, side, side) / S0)).real.float()
+    x0 = torch.fft.ifft2(
+        smooth(side).sqrt() * torch.fft.fft2(noise(images, 1, side, side) / S0)
+    ).real.float()
     prior = validated(PixelDiffusion(Prior(Smooth(), (1, side, side)), AdamW(1e-3)), x0)
     S, knot = smooth(side), spectra.nearest(side, side)
     for sigma, *density in prior.variances:
         exact = S * sigma**2 / (S + sigma**2)
         for k in knot.unique().tolist():
             expected, count = float(exact[knot == k].mean()), images * int((knot == k).sum())
-            unequal = float(exact[knot == k].square().mean().sqrt()) / expected  # terms of one knot are not quite alike
+            unequal = (
+                float(exact[knot == k].square().mean().sqrt()) / expected
+            )  # terms of one knot are not quite alike
             assert abs(density[k] / expected - 1) < 5 * unequal * math.sqrt(2 / count), (sigma, k)
 
 
 def test_the_padding_of_patches_does_not_count():
     """Noise inside, black around: the padding alone would be wrong by (1 - k)^2 at high levels."""
     prior = PatchPrior(Wiener(), 1, 32, 12)
-    measured = validated(PatchDiffusion(prior, AdamW(1e-3), crops=Crops({12: 1.0}, per_image=4)), noise(16, 1, 32, 32))
+    measured = validated(
+        PatchDiffusion(prior, AdamW(1e-3), crops=Crops({12: 1.0}, per_image=4)),
+        noise(16, 1, 32, 32),
+    )
     sigma = measured.variances[0][0]
-    assert abs(measured.variance(sigma) / (S0**2 * sigma**2 / (S0**2 + sigma**2)) - 1) < 5 * math.sqrt(2 / (16 * 32 * 32))
+    assert abs(
+        measured.variance(sigma) / (S0**2 * sigma**2 / (S0**2 + sigma**2)) - 1
+    ) < 5 * math.sqrt(2 / (16 * 32 * 32))
 
 
 class Classes(nn.Module):
@@ -133,12 +152,16 @@ def test_patch_priors_measure_each_image_under_its_own_label():
 
 
 def test_between_levels_below_and_above():
-    prior = Prior(Wiener(), (1, 8, 8), variances=[[1.0, 0.1], [0.1, 0.001]])  # in training's order, from the highest level down
+    prior = Prior(
+        Wiener(), (1, 8, 8), variances=[[1.0, 0.1], [0.1, 0.001]]
+    )  # in training's order, from the highest level down
     assert prior.variance(0.1) == pytest.approx(0.001)
     assert prior.variance(10**-0.5) == pytest.approx(0.01)
     assert prior.variance(0.01) == pytest.approx(1e-5)  # as sigma^2
     assert prior.variance(50.0) == pytest.approx(0.1)
-    assert Prior(Wiener(), (1, 8, 8), variances=[[0.1, 0.5]]).variance(0.1) == pytest.approx(0.01)  # D(x) = x is no worse
+    assert Prior(Wiener(), (1, 8, 8), variances=[[0.1, 0.5]]).variance(0.1) == pytest.approx(
+        0.01
+    )  # D(x) = x is no worse
     assert Prior(Wiener(), (1, 8, 8)).variance(0.1) is None
 
 
@@ -150,7 +173,8 @@ def test_grids_of_any_size_read_one_table():
         assert found.shape == (height, width)
         inner = spectra.radius(height, width) < spectra.KNOTS[-1]
         torch.testing.assert_close(
-            torch.from_numpy(found * spectra.radius(height, width) ** 2)[inner], torch.ones(int(inner.sum())).double()
+            torch.from_numpy(found * spectra.radius(height, width) ** 2)[inner],
+            torch.ones(int(inner.sum())).double(),
         )
 
 

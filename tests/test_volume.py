@@ -48,7 +48,9 @@ def test_a_volume_is_denoised_slice_by_slice_whatever_the_batch():
     for batch in (1, 3, 100):
         found = VolumePrior(slices, (1, 5, 8, 8), batch=batch).denoise(x, sigma)
         for d in range(5):
-            torch.testing.assert_close(found[:, :, d], slices.denoise(x[:, :, d], sigma), rtol=0, atol=1e-12)
+            torch.testing.assert_close(
+                found[:, :, d], slices.denoise(x[:, :, d], sigma), rtol=0, atol=1e-12
+            )
 
 
 def test_planes_are_averaged_each_with_its_own_slices():
@@ -83,10 +85,16 @@ def test_the_belief_of_a_volume_is_a_dense_covariance():
     n = density.size
     basis = np.eye(n).reshape(n, *density.shape)
     T = belief.place.flatten().numpy()
-    filtered = np.fft.ifftn(np.sqrt(density) * np.fft.fftn(basis, axes=(1, 2, 3)), axes=(1, 2, 3)).real.reshape(n, n).T
+    filtered = (
+        np.fft.ifftn(np.sqrt(density) * np.fft.fftn(basis, axes=(1, 2, 3)), axes=(1, 2, 3))
+        .real.reshape(n, n)
+        .T
+    )
     H = T[:, None] * filtered * T
     x = noise(1, *shape, purpose="mask")
-    np.testing.assert_allclose(belief.apply(x).flatten().numpy(), H @ H @ x.flatten().numpy(), atol=1e-12)
+    np.testing.assert_allclose(
+        belief.apply(x).flatten().numpy(), H @ H @ x.flatten().numpy(), atol=1e-12
+    )
     assert float(belief.entry) == pytest.approx(density.mean())
 
 
@@ -97,18 +105,30 @@ def test_a_missing_slice_is_filled_from_its_neighbours_exactly():
     problem = measure(MissingSlices([2]), x, Gaussian(0.05), Noise(IDS[:1], "noise"))
     for length in (1.5, 0.0):
         prior = VolumePrior(any_size((1, 4, 4)), shape, length=length)
-        belief = Spectral(torch.zeros(1, *shape, dtype=torch.float64), prior.density(0.5)[None, None, ..., :3])
+        belief = Spectral(
+            torch.zeros(1, *shape, dtype=torch.float64), prior.density(0.5)[None, None, ..., :3]
+        )
         belief.accuracy = 1e-12  # type: ignore[misc]
         found = condition(belief, problem)
         n = 96
-        V = np.stack([belief.apply(e.reshape(1, *shape)).flatten().numpy() for e in torch.eye(n, dtype=torch.float64)])
+        V = np.stack(
+            [
+                belief.apply(e.reshape(1, *shape)).flatten().numpy()
+                for e in torch.eye(n, dtype=torch.float64)
+            ]
+        )
         A = np.diag(MissingSlices([2]).forward(torch.ones(1, *shape)).flatten().numpy())
         gain = V @ A.T @ np.linalg.inv(0.05**2 * np.eye(n) + A @ V @ A.T)
-        np.testing.assert_allclose(found.flatten().numpy(), gain @ problem.y.flatten().numpy(), atol=1e-8)
+        np.testing.assert_allclose(
+            found.flatten().numpy(), gain @ problem.y.flatten().numpy(), atol=1e-8
+        )
         assert (float(found[:, :, 2].abs().max()) > 0.01) == (length > 0)
 
 
-SLOW = [pytest.param(operator, marks=pytest.mark.slow) for operator in (ThroughPlane(2.0), Slicewise(GaussianBlur(3, 1.0)))]
+SLOW = [
+    pytest.param(operator, marks=pytest.mark.slow)
+    for operator in (ThroughPlane(2.0), Slicewise(GaussianBlur(3, 1.0)))
+]
 
 
 @pytest.mark.parametrize("operator", [MissingSlices([0, 3]), *SLOW], ids=repr)
@@ -123,11 +143,19 @@ def test_daps_samples_the_exact_posterior_of_a_correlated_volume(operator):
     prior = volume_of(S, shape)
     drawn = operator.draw(shape, Noise(("truth",), "mask"))
     truth = torch.from_numpy(np.linalg.cholesky(S)) @ noise(1, 64, ids=("truth",)).T
-    problem = measure(drawn, truth.T.reshape(1, *shape), Gaussian(sigma_y), Noise(("truth",), "noise")).repeat(count)
+    problem = measure(
+        drawn, truth.T.reshape(1, *shape), Gaussian(sigma_y), Noise(("truth",), "noise")
+    ).repeat(count)
     solver = DAPS(steps=30, sigma_max=5.0, sigma_min=0.02, covariance="operator", rank=64)
     *_, last = solver(problem, prior, Noise(("truth",) * count, "solver", 0, range(count)))
     draws = last.x0.flatten(1).numpy()
-    A = np.stack([drawn.forward(e.reshape(1, *shape)).flatten().numpy() for e in torch.eye(64, dtype=torch.float64)], 1)
+    A = np.stack(
+        [
+            drawn.forward(e.reshape(1, *shape)).flatten().numpy()
+            for e in torch.eye(64, dtype=torch.float64)
+        ],
+        1,
+    )
     gain = S @ A.T @ np.linalg.inv(sigma_y**2 * np.eye(len(A)) + A @ S @ A.T)
     mean, variance = gain @ problem.y[0].flatten().numpy(), np.diag(S - gain @ A @ S)
     assert (np.abs(draws.mean(0) - mean) / np.sqrt(variance / count)).max() < 5
@@ -174,7 +202,9 @@ def test_solvers_run_on_volumes_and_explain_the_data(solver):
 
 
 def test_total_variation_along_slices_is_of_volumes():
-    problem = measure(GaussianBlur(3, 1.0), noise(1, 1, 6, 5), Gaussian(0.05), Noise(IDS[:1], "noise"))
+    problem = measure(
+        GaussianBlur(3, 1.0), noise(1, 1, 6, 5), Gaussian(0.05), Noise(IDS[:1], "noise")
+    )
     with pytest.raises(Refusal, match="z_tv ties the slices of a volume"):
         PnP(steps=2, z_tv=0.5).solve(problem, isotropic((1, 6, 5)))
 
@@ -223,7 +253,11 @@ def test_noise_of_neighbours_goes_together_and_every_slice_stays_standard_normal
 def test_planes_take_turns_and_meet_at_the_last_level():
     prior = VolumePrior(any_size((1, 8, 8)), (1, 8, 8, 8), tuple(PLANES), turns=True)
     prior.begin([1.0, 0.5, 0.25, 0.1, 0.0])
-    assert [prior.turn(sigma) for sigma in (1.0, 0.5, 0.25)] == [("axial",), ("coronal",), ("sagittal",)]
+    assert [prior.turn(sigma) for sigma in (1.0, 0.5, 0.25)] == [
+        ("axial",),
+        ("coronal",),
+        ("sagittal",),
+    ]
     assert prior.turn(0.1) == tuple(PLANES)
     prior.begin([0.1, 0.5, 0.99, 1.0])  # alpha_bar
     assert prior.levels == pytest.approx([3.0, 1.0, (1 / 0.99 - 1) ** 0.5])
@@ -235,7 +269,9 @@ def test_slices_are_mixed_apart_at_every_frequency(operator):
     shape = (1, 6, 4, 5)
     drawn = operator.draw(shape, Noise(IDS[:1], "mask"))
     prior = VolumePrior(any_size((1, 4, 5)), shape, length=1.5)
-    belief = Spectral(torch.zeros(1, *shape, dtype=torch.float64), prior.density(0.5)[None, None, ..., :3])
+    belief = Spectral(
+        torch.zeros(1, *shape, dtype=torch.float64), prior.density(0.5)[None, None, ..., :3]
+    )
     solve = inverse_along_slices(belief, drawn, torch.tensor(0.01, dtype=torch.float64))
     y = drawn.forward(noise(1, *shape))
     r = noise(1, *y.shape[1:])

@@ -18,7 +18,10 @@ from solvers.operators.volume import ThroughPlane
 from solvers.run import interrupted
 from tests.test_volume_results import series, smooth
 
-NETWORK = {"target": "ldm.networks.residual_unet.ResidualUNet", "params": {"channels": 1, "widths": [8, 16], "blocks": 1}}
+NETWORK = {
+    "target": "ldm.networks.residual_unet.ResidualUNet",
+    "params": {"channels": 1, "widths": [8, 16], "blocks": 1},
+}
 PRIOR = {
     "target": "ldm.denoiser.Prior",
     "params": {
@@ -37,12 +40,26 @@ def world(tmp_path_factory):
     tiny.task(place / "thick.yaml", "volume.ThroughPlane", factor=2.5)
     for name, target in (("pnp", "pnp.PnP"), ("tv", "tv.TV")):
         tiny.solver(place / f"{name}.yaml", target, steps=3)
-    (place / "baseline.yaml").write_text(configuration.dump({"solver": {"target": "solvers.baseline.Baseline", "params": {}}}))
+    (place / "baseline.yaml").write_text(
+        configuration.dump({"solver": {"target": "solvers.baseline.Baseline", "params": {}}})
+    )
     return place
 
 
-def run(world: Path, data: Path, out: Path, *more: str, task: str = "thick", solver: str = "pnp", model: str = "anysize") -> int:
-    return sample.main(tiny.words(world, out, "--data-root", str(data), *more, task=task, solver=solver, model=model))
+def run(
+    world: Path,
+    data: Path,
+    out: Path,
+    *more: str,
+    task: str = "thick",
+    solver: str = "pnp",
+    model: str = "anysize",
+) -> int:
+    return sample.main(
+        tiny.words(
+            world, out, "--data-root", str(data), *more, task=task, solver=solver, model=model
+        )
+    )
 
 
 def head(folder: Path, *shape: int, name: str = "head.nii.gz", affine: np.ndarray = AFFINE) -> Path:
@@ -56,15 +73,35 @@ def test_thick_slices_of_a_simulation_come_back_thin_in_their_place(world, tmp_p
     data = head(tmp_path / "in", 17, 19, 20)
     assert run(world, data, tmp_path / "out", "--num-samples", "2", solver="daps") == 0
     (record,) = tiny.records(tmp_path / "out").values()
-    assert record["image_id"] == "head" and record["status"] == "ok" and "restored as a volume" in record["notes"]
-    assert {"ssim", "ssim_rows", "ssim_columns", "continuity", "coverage", "psnr_draw"} <= record.keys()
-    after, spread = (nibabel.load(tmp_path / f"out/{kind}/head.nii.gz") for kind in ("recon", "std"))
-    assert np.allclose(after.affine, AFFINE, atol=1e-6) and after.shape == spread.shape == (17, 19, 20)
+    assert (
+        record["image_id"] == "head"
+        and record["status"] == "ok"
+        and "restored as a volume" in record["notes"]
+    )
+    assert {
+        "ssim",
+        "ssim_rows",
+        "ssim_columns",
+        "continuity",
+        "coverage",
+        "psnr_draw",
+    } <= record.keys()
+    after, spread = (
+        nibabel.load(tmp_path / f"out/{kind}/head.nii.gz") for kind in ("recon", "std")
+    )
+    assert np.allclose(after.affine, AFFINE, atol=1e-6) and after.shape == spread.shape == (
+        17,
+        19,
+        20,
+    )
     assert spread.get_data_dtype() == np.float32 and float(spread.get_fdata().max()) > 0
     assert np.load(tmp_path / "out/measurement/head.npy").shape == (1, 8, 19, 17)  # upright
-    assert (tmp_path / "out/panels/head.png").is_file() and len(list((tmp_path / "out/samples").iterdir())) == 2
+    assert (tmp_path / "out/panels/head.png").is_file() and len(
+        list((tmp_path / "out/samples").iterdir())
+    ) == 2
     truth, found = (
-        torch.from_numpy(np.asarray(x.dataobj, float))[None, None] for x in (nibabel.load(data / "head.nii.gz"), after)
+        torch.from_numpy(np.asarray(x.dataobj, float))[None, None]
+        for x in (nibabel.load(data / "head.nii.gz"), after)
     )
     low, high = record["contract"]
     psnr = metrics.psnr(*(2 * (x - low) / (high - low) - 1 for x in (found, truth)))
@@ -88,26 +125,39 @@ def test_thick_slices_of_a_scanner_become_thin_ones_between_them(world, tmp_path
         for k, place in enumerate(places):
             assert np.allclose(after.affine @ (2, 3, k, 1), AFFINE @ (2, 3, place, 1), atol=1e-5)
         y = np.asarray(nibabel.load(data / "head.nii.gz").dataobj, float)
-        thick = ThroughPlane(2.5).forward(torch.from_numpy(np.asarray(after.dataobj, float)).permute(2, 0, 1)[None, None])
+        thick = ThroughPlane(2.5).forward(
+            torch.from_numpy(np.asarray(after.dataobj, float)).permute(2, 0, 1)[None, None]
+        )
         noise = 0.05 / 2 * (y.max() - y.min())  # sigma_y in stored units
-        assert np.square(thick[0, 0].permute(1, 2, 0).numpy() - y).mean() < (1.2 * noise) ** 2  # y is met
+        assert (
+            np.square(thick[0, 0].permute(1, 2, 0).numpy() - y).mean() < (1.2 * noise) ** 2
+        )  # y is met
     else:
         found = [pydicom.dcmread(path) for path in sorted(made.iterdir())]
         assert len(found) == len({ds.SOPInstanceUID for ds in found}) == 15
         for ds, place in zip(found, places):
-            assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx([-5, -7 + 0.5 * place, 3 * place], abs=1e-6)
+            assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx(
+                [-5, -7 + 0.5 * place, 3 * place], abs=1e-6
+            )
             assert float(ds.SpacingBetweenSlices) == pytest.approx(np.hypot(3, 0.5) / 2.5)
             assert ds.SeriesDescription.startswith("thick-pnp, prior")
 
 
 def test_the_same_from_python(world, tmp_path):
     data = head(tmp_path / "in", 17, 19, 6)
-    words = {"task": str(world / "thick.yaml"), "solver": str(world / "pnp.yaml"), "measurements": True, "accelerator": "cpu"}
+    words = {
+        "task": str(world / "thick.yaml"),
+        "solver": str(world / "pnp.yaml"),
+        "measurements": True,
+        "accelerator": "cpu",
+    }
     result = P.restore(data / "head.nii.gz", str(world / "anysize"), **words)
     assert result.image.shape == (15, 19, 17) and result.residual > 0
     result.save(tmp_path / "thin.nii.gz")
     assert run(world, data, tmp_path / "out", "--measurements") == 0
-    assert (tmp_path / "thin.nii.gz").read_bytes() == (tmp_path / "out/recon/head.nii.gz").read_bytes()
+    assert (tmp_path / "thin.nii.gz").read_bytes() == (
+        tmp_path / "out/recon/head.nii.gz"
+    ).read_bytes()
 
 
 def test_a_task_of_images_is_met_as_a_stack_unless_slices_are_asked_for(world, tmp_path):
@@ -116,10 +166,15 @@ def test_a_task_of_images_is_met_as_a_stack_unless_slices_are_asked_for(world, t
     tiny.scans(data, 1)
     assert run(world, data, tmp_path / "whole", task="sr") == 0
     assert run(world, data, tmp_path / "slices", "--slicewise", task="sr") == 0
-    assert {*tiny.records(tmp_path / "whole")} == {"head", "scan0"} and len(tiny.records(tmp_path / "slices")) == 20
+    assert {*tiny.records(tmp_path / "whole")} == {"head", "scan0"} and len(
+        tiny.records(tmp_path / "slices")
+    ) == 20
     for out in ("whole", "slices"):
         assert nibabel.load(tmp_path / out / "recon/head.nii.gz").shape == (17, 18, 19)
-        assert {path.name for path in (tmp_path / out / "recon").iterdir()} == {"head.nii.gz", "scan0.png"}
+        assert {path.name for path in (tmp_path / out / "recon").iterdir()} == {
+            "head.nii.gz",
+            "scan0.png",
+        }
     (volume,) = json.loads((tmp_path / "slices/summary.json").read_text())["volumes"]
     assert volume["continuity"] > 0 and volume["slices"] == 19
 
@@ -127,7 +182,10 @@ def test_a_task_of_images_is_met_as_a_stack_unless_slices_are_asked_for(world, t
 def test_what_cannot_see_volumes_restores_their_slices_and_says_so(world, tmp_path, capsys):
     data = head(tmp_path / "in", 16, 16, 3)
     assert run(world, data, tmp_path / "out", task="sr", model="pixel") == 0
-    assert "volumes are restored slice by slice: sr-pnp: the prior knows slices of one size" in capsys.readouterr().out
+    assert (
+        "volumes are restored slice by slice: sr-pnp: the prior knows slices of one size"
+        in capsys.readouterr().out
+    )
     assert len(tiny.records(tmp_path / "out")) == 3
 
 
@@ -183,13 +241,20 @@ def test_bad_volumes_are_one_line_or_slices(world, tmp_path, capsys):
         (dict(solver="codps", model="patch"), "made of a pixel prior"),
     ):
         assert run(world, data, tmp_path / "out", **words) == 2 and says in tiny.refusal(capsys)
-    assert run(world, data, tmp_path / "out", "--slicewise") == 2 and "leave --slicewise out" in tiny.refusal(capsys)
+    assert run(
+        world, data, tmp_path / "out", "--slicewise"
+    ) == 2 and "leave --slicewise out" in tiny.refusal(capsys)
     files = series(tmp_path / "gap", 6)
     files[2].unlink()
     assert run(world, tmp_path / "gap", tmp_path / "out") == 2
     assert "slices 1 and 2 are 6 mm apart, the others 3 mm; --slicewise" in tiny.refusal(capsys)
-    nibabel.save(nibabel.Nifti1Image(smooth(16, 16, 3, 2), np.eye(4)), head(tmp_path / "4d", 8, 8, 2) / "head.nii.gz")
-    assert run(world, tmp_path / "4d", tmp_path / "out") == 2 and "repetitions" in tiny.refusal(capsys)
+    nibabel.save(
+        nibabel.Nifti1Image(smooth(16, 16, 3, 2), np.eye(4)),
+        head(tmp_path / "4d", 8, 8, 2) / "head.nii.gz",
+    )
+    assert run(world, tmp_path / "4d", tmp_path / "out") == 2 and "repetitions" in tiny.refusal(
+        capsys
+    )
 
 
 def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, monkeypatch):

@@ -8,7 +8,14 @@ from scipy.stats import norm as normal
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators import CT, CartesianMRI, GaussianBlur, PhaseRetrieval, RandomInpainting
-from solvers.operators.volume import CartesianVolumeMRI, MissingSlices, Slicewise, ThroughPlane, VolumeBlur, VolumeMRI
+from solvers.operators.volume import (
+    CartesianVolumeMRI,
+    MissingSlices,
+    Slicewise,
+    ThroughPlane,
+    VolumeBlur,
+    VolumeMRI,
+)
 from solvers.problem import Gaussian, measure
 
 IDS = ("a", "b")
@@ -35,7 +42,9 @@ def test_a_gaussian_profile_is_its_integral_over_thin_slices():
     row = ThroughPlane(1.0, width, "gaussian").forward(impulse)[:, 0, 20, 0, 0].numpy()
     at = np.arange(-20, 21)
     expected = normal.cdf((at + 0.5) / deviation) - normal.cdf((at - 0.5) / deviation)
-    np.testing.assert_allclose(row, expected / expected.sum(), atol=1e-4)  # cut at 5.5 slices, 4.3 deviations: 2e-5
+    np.testing.assert_allclose(
+        row, expected / expected.sum(), atol=1e-4
+    )  # cut at 5.5 slices, 4.3 deviations: 2e-5
 
 
 @pytest.mark.parametrize("factor", [1.0, 2.0, 2.5, 4.0, 6.2])
@@ -67,11 +76,16 @@ def test_missing_slices_are_interpolated_between_their_neighbours():
     x = column([9, 1, 7, 7, 4, 5])
     y = operator.forward(x)
     assert y.flatten().tolist() == [0, 1, 0, 0, 4, 5]
-    assert operator.baseline(y, (1, 6, 1, 1)).flatten().tolist() == pytest.approx([1, 1, 2, 3, 4, 5])
+    assert operator.baseline(y, (1, 6, 1, 1)).flatten().tolist() == pytest.approx(
+        [1, 1, 2, 3, 4, 5]
+    )
     assert float(operator.measured(y)) == 3
 
 
-@pytest.mark.parametrize("make", [lambda: GaussianBlur(3, 1.0), lambda: CT(3, bins=9), lambda: CartesianMRI("random", 2.0, 0.2)])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: GaussianBlur(3, 1.0), lambda: CT(3, bins=9), lambda: CartesianMRI("random", 2.0, 0.2)],
+)
 @pytest.mark.parametrize("same", [False, True])
 def test_a_stack_is_its_slices_one_by_one(make, same):
     """Slice d of image `a` has the mask that an image `a#d` draws; with `same` every slice has that of image `a`."""
@@ -80,8 +94,12 @@ def test_a_stack_is_its_slices_one_by_one(make, same):
     y = stack.forward(x)
     for i, image_id in enumerate(IDS):
         for d in range(3):
-            alone = make().draw((1, 6, 5), Noise((image_id if same else f"{image_id}#{d}",), "mask"))
-            torch.testing.assert_close(y[i : i + 1, :, d], alone.forward(x[i : i + 1, :, d]), rtol=0, atol=1e-12)
+            alone = make().draw(
+                (1, 6, 5), Noise((image_id if same else f"{image_id}#{d}",), "mask")
+            )
+            torch.testing.assert_close(
+                y[i : i + 1, :, d], alone.forward(x[i : i + 1, :, d]), rtol=0, atol=1e-12
+            )
 
 
 def test_three_dimensional_k_space_is_the_dense_transform():
@@ -89,13 +107,19 @@ def test_three_dimensional_k_space_is_the_dense_transform():
     x = Noise(("a",), "noise").normal((1, 1, d, h, w), torch.float64)
     mask = torch.ones(d, w).double()
     y = VolumeMRI(mask).forward(x)[0].numpy()
-    F = [np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(n) - n // 2) / n) / np.sqrt(n) for n in (d, h, w)]
+    F = [
+        np.exp(-2j * np.pi * np.outer(np.arange(n) - n // 2, np.arange(n) - n // 2) / n)
+        / np.sqrt(n)
+        for n in (d, h, w)
+    ]
     expected = np.einsum("ai,bj,ck,ijk->abc", *F, x[0, 0].numpy() / 2)
     np.testing.assert_allclose(y[0] + 1j * y[1], expected, atol=1e-12)
 
 
 def test_masks_of_volumes_have_their_acceleration_and_their_own_stream():
-    masks = [CartesianVolumeMRI(4.0, 0.1).draw((1, 40, 8, 36), Noise((i,), "mask")).mask for i in IDS]
+    masks = [
+        CartesianVolumeMRI(4.0, 0.1).draw((1, 40, 8, 36), Noise((i,), "mask")).mask for i in IDS
+    ]
     assert all(float(m.mean()) == pytest.approx(1 / 4, abs=1e-3) for m in masks)
     assert not torch.equal(*masks)
 
@@ -107,14 +131,20 @@ def test_blur_along_one_axis_leaves_the_others():
     padded = np.pad(x[0, 0].numpy(), ((4, 4), (0, 0), (0, 0)), "symmetric")
     expected = sum(t / taps.sum() * padded[k : k + 6] for k, t in enumerate(taps))
     np.testing.assert_allclose(y[0, 0].numpy(), expected, atol=1e-12)
-    torch.testing.assert_close(y.sum(2), x.sum(2), rtol=0, atol=1e-12)  # a mirrored border keeps the sum
+    torch.testing.assert_close(
+        y.sum(2), x.sum(2), rtol=0, atol=1e-12
+    )  # a mirrored border keeps the sum
 
 
 def test_a_volume_is_measured_with_noise_where_it_is_measured():
     x = torch.zeros(2, 1, 4, 6, 5, dtype=torch.float64)
     posed = measure(MissingSlices([1]), x, Gaussian(0.1), Noise(IDS, "noise"))
-    assert bool((posed.y[:, :, 1] == 0).all()) and float(posed.y[:, :, 0].std()) == pytest.approx(0.1, rel=0.3)
-    torch.testing.assert_close(posed.residual(x), (posed.y.flatten(1).norm(dim=1) / (0.1 * 90**0.5)))
+    assert bool((posed.y[:, :, 1] == 0).all()) and float(posed.y[:, :, 0].std()) == pytest.approx(
+        0.1, rel=0.3
+    )
+    torch.testing.assert_close(
+        posed.residual(x), (posed.y.flatten(1).norm(dim=1) / (0.1 * 90**0.5))
+    )
 
 
 @pytest.mark.parametrize(

@@ -30,10 +30,22 @@ def with_base(words: list[str], path: str) -> list[str]:
 
 def test_a_run_tells_what_it_does(data, tmp_path, capsys):  # noqa: F811
     words = arguments(data, tmp_path, "pixel", *SHORT, "--log", "json", "--limit_val_batches", "1")
-    words = with_base(words, with_loggers(tmp_path, logger("CSVLogger", save_dir=str(tmp_path / "csv"), name="a", version="b")))
+    words = with_base(
+        words,
+        with_loggers(
+            tmp_path, logger("CSVLogger", save_dir=str(tmp_path / "csv"), name="a", version="b")
+        ),
+    )
     assert main.main(words) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")]
-    assert [line["event"] for line in lines if line["event"] != "validation"] == ["start", "step", "step", "end"]
+    lines = [
+        json.loads(line) for line in capsys.readouterr().err.splitlines() if line.startswith("{")
+    ]
+    assert [line["event"] for line in lines if line["event"] != "validation"] == [
+        "start",
+        "step",
+        "step",
+        "end",
+    ]
     assert all({"time", "rank", "seconds"} <= line.keys() for line in lines)
     assert lines[1]["step"] == 1 and lines[1]["loss"] > 0 and lines[1]["images_per_second"] > 0
     assert len(written(tmp_path, "pixel", "train/images per second")) == 2
@@ -41,7 +53,9 @@ def test_a_run_tells_what_it_does(data, tmp_path, capsys):  # noqa: F811
     prometheus = (tmp_path / "p/pixel/metrics.prom").read_text()
     assert 'palimpsest_step{rank="0"' in prometheus and "palimpsest_loss" in prometheus
     found = status.status(tmp_path / "p/pixel")
-    assert (found["kind"], found["step"], found["steps"]) == ("training", 2, 2) and found["checkpoint"].endswith(".ckpt")
+    assert (found["kind"], found["step"], found["steps"]) == ("training", 2, 2) and found[
+        "checkpoint"
+    ].endswith(".ckpt")
     assert found["processes"][0]["ended"] == "finished" and found["processes"][0]["step"] == 2
 
 
@@ -51,13 +65,20 @@ def test_what_is_no_logger_is_one_line(data, tmp_path, capsys):  # noqa: F811
         (logger("CSVLoger", save_dir="a"), "CSVLoger"),
         (logger("CSVLogger", save_dri="a"), "save_dri"),
     ):
-        assert main.main(with_base(arguments(data, tmp_path, "pixel", *SHORT), with_loggers(tmp_path, wrong))) == 2
+        assert (
+            main.main(
+                with_base(arguments(data, tmp_path, "pixel", *SHORT), with_loggers(tmp_path, wrong))
+            )
+            == 2
+        )
         assert says in capsys.readouterr().err
 
 
 OFFLINE = {
     "wandb": lambda where: logger("WandbLogger", save_dir=str(where), project="knee", offline=True),
-    "mlflow": lambda where: logger("MLFlowLogger", experiment_name="knee", tracking_uri=f"file:{where}/ml"),
+    "mlflow": lambda where: logger(
+        "MLFlowLogger", experiment_name="knee", tracking_uri=f"file:{where}/ml"
+    ),
 }
 
 
@@ -68,7 +89,10 @@ def test_others_loggers_work_by_configuration(package, data, tmp_path, monkeypat
     pytest.importorskip(package)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    words = with_base(arguments(data, tmp_path, "pixel", *SHORT), with_loggers(tmp_path, OFFLINE[package](tmp_path)))
+    words = with_base(
+        arguments(data, tmp_path, "pixel", *SHORT),
+        with_loggers(tmp_path, OFFLINE[package](tmp_path)),
+    )
     assert main.main(words) == 0
     kept = {"wandb": "wandb/offline-run-*/*.wandb", "mlflow": "ml/*/*/metrics/train/loss"}[package]
     assert list(tmp_path.glob(kept))

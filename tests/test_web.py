@@ -32,7 +32,9 @@ from solvers.run import panels, report
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS = [shutil.which("chromium"), shutil.which("chromedriver")]
-LAST = int(os.environ.get("PALIMPSEST_WAIT", 120))  # seconds that anything may take on a loaded computer
+LAST = int(
+    os.environ.get("PALIMPSEST_WAIT", 120)
+)  # seconds that anything may take on a loaded computer
 SCAN = ROOT / "models/demo-data/lung2-ax-035.dcm"
 MISSING = "no chromium, chromedriver, selenium and gradio here: apt-get install chromium chromium-driver, pip install -e '.[dev]'"
 
@@ -65,13 +67,27 @@ def server(tmp_path_factory) -> Iterator[Server]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    words = [sys.executable, str(ROOT / "scripts/web.py"), "--port", str(port), "--model", str(prior), "--max-upload-mb", "8"]
+    words = [
+        sys.executable,
+        str(ROOT / "scripts/web.py"),
+        "--port",
+        str(port),
+        "--model",
+        str(prior),
+        "--max-upload-mb",
+        "8",
+    ]
     environment = {**os.environ, "TMPDIR": str(where / "temporary"), "OMP_NUM_THREADS": "1"}
     with (where / "log").open("wb") as log:
         process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=where)
     made = Server(f"http://127.0.0.1:{port}/", where / "temporary", where / "log")
     try:
-        until(lambda: process.poll() is not None or urllib.request.urlopen(made.address, timeout=30).status == 200)
+        until(
+            lambda: (
+                process.poll() is not None
+                or urllib.request.urlopen(made.address, timeout=30).status == 200
+            )
+        )
         assert process.poll() is None, made.log.read_text()
         yield made
     finally:
@@ -83,7 +99,13 @@ def server(tmp_path_factory) -> Iterator[Server]:
 def browser() -> Any:
     options = webdriver.ChromeOptions()
     options.binary_location = PROGRAMS[0]  # type: ignore[assignment]
-    for word in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1200,1600"):
+    for word in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--window-size=1200,1600",
+    ):
         options.add_argument(word)
     options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(PROGRAMS[1]))
@@ -127,7 +149,12 @@ class Page:
     def send(self, path: Path) -> None:
         before = self.source(".mask img")
         self.find("#file").send_keys(str(path))
-        until(lambda: self.source(".mask img") != before or self.find("#said").text not in ("", "sending …"))
+        until(
+            lambda: (
+                self.source(".mask img") != before
+                or self.find("#said").text not in ("", "sending …")
+            )
+        )
 
     def source(self, css: str) -> str:
         return self.find(css).get_attribute("src")
@@ -155,8 +182,14 @@ class Page:
 
     def asked(self) -> list[str]:
         """Addresses that the browser asked for since the last call."""
-        events = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        return [e["params"]["request"]["url"] for e in events if e["method"] == "Network.requestWillBeSent"]
+        events = [
+            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
+        ]
+        return [
+            e["params"]["request"]["url"]
+            for e in events
+            if e["method"] == "Network.requestWillBeSent"
+        ]
 
 
 def until(ready: Callable[[], Any], seconds: float = LAST) -> Any:
@@ -212,7 +245,13 @@ def claimed(width: int, height: int) -> bytes:
     """A PNG of a few bytes whose head speaks of so many pixels."""
     head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     start = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(head) - 4)
-    return start + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
+    return (
+        start
+        + head
+        + struct.pack(">I", zlib.crc32(head))
+        + b"\0\0\0\0IDAT"
+        + struct.pack(">I", zlib.crc32(b"IDAT"))
+    )
 
 
 def nifti(folder: Path) -> Path:
@@ -230,7 +269,9 @@ def test_a_dicom_is_restored_looked_at_and_taken_home(visitors, tmp_path: Path, 
     assert "Explains" in (said := page.finish()) or "unexplained" in said or "closely" in said
     assert page.split() == 50
     hand = webdriver.ActionChains(page.driver)
-    hand.move_to_element(page.find(".compare")).click_and_hold().move_by_offset(100, 0).release().perform()
+    hand.move_to_element(page.find(".compare")).click_and_hold().move_by_offset(
+        100, 0
+    ).release().perform()
     assert 60 < page.split() < 80
     assert page.source("#std").startswith("data:image/png")
     page.find("#draw").send_keys(Keys.ARROW_RIGHT)
@@ -242,12 +283,17 @@ def test_a_dicom_is_restored_looked_at_and_taken_home(visitors, tmp_path: Path, 
     assert written.pixel_array.shape == (32, 32) and "Mustermann" not in str(written)
     assert "research use" in str(written.get("DerivationDescription", "")).lower()
     report = page.take("report").read_text()
-    assert "Mustermann" not in report + page.driver.page_source and "Mustermann" not in server.log.read_text()
+    assert (
+        "Mustermann" not in report + page.driver.page_source
+        and "Mustermann" not in server.log.read_text()
+    )
     assert page.take("panel").read_bytes().startswith(b"\x89PNG")
 
     asked = page.asked()
     assert len(asked) > 10
-    assert [a for a in asked if not a.startswith((server.address, "data:", "blob:", "chrome", "about:"))] == []
+    assert [
+        a for a in asked if not a.startswith((server.address, "data:", "blob:", "chrome", "about:"))
+    ] == []
 
 
 def test_a_slice_of_a_volume_with_its_settings(visitors, tmp_path: Path):
@@ -283,13 +329,17 @@ def test_a_mask_is_drawn_by_hand(visitors, tmp_path: Path, server: Server):
     page.send(small(tmp_path))
     page.choose("task", "inpainting_mask")
     hand = webdriver.ActionChains(page.driver)
-    hand.move_to_element(page.find("#hole")).click_and_hold().move_by_offset(30, 20).move_by_offset(20, -30).release().perform()
+    hand.move_to_element(page.find("#hole")).click_and_hold().move_by_offset(30, 20).move_by_offset(
+        20, -30
+    ).release().perform()
     assert 0 < until(hole) < 0.5
     shown = page.source(".mask img")
     page.set("Window", 300)  # the picture is drawn anew, and the hole is still there
     until(lambda: page.source(".mask img") != shown)
     alpha = "const c = document.querySelector('#hole'); const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
-    drawn = f"{alpha}; return d.filter((_, i) => i % 4 === 3).reduce((sum, a) => sum + (a > 127), 0)"
+    drawn = (
+        f"{alpha}; return d.filter((_, i) => i % 4 === 3).reduce((sum, a) => sum + (a > 127), 0)"
+    )
     assert page.driver.execute_script(drawn) == round(hole() * 32 * 32)
     page.run()
     page.finish()
@@ -320,7 +370,9 @@ def test_a_run_is_stopped_and_another_visitor_waits(visitors, tmp_path: Path):
 
 def test_what_cannot_be_read_is_one_line(visitors, tmp_path: Path):
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (16384, 16384)})
+    np.lib.format.write_array_header_1_0(
+        head, {"descr": "<f4", "fortran_order": False, "shape": (16384, 16384)}
+    )
     bad = {
         "scan.exe": (b"MZ", "are not read"),
         "a gigabyte.npy": (head.getvalue() + bytes(100), "not a readable NPY"),
@@ -343,34 +395,56 @@ def test_the_pictures_of_a_report_lie_on_one_line(browsers: list, tmp_path: Path
     """Those of a wide image, which a telephone shows smaller, one below the other."""
     sheet = PIL.Image.new("RGB", (1700, 286))
     names = ("measurement", "restored", "error")
-    sheet.info["tiles"] = {name: (8 + 560 * i, 22, 520 + 560 * i, 278) for i, name in enumerate(names)}
+    sheet.info["tiles"] = {
+        name: (8 + 560 * i, 22, 520 + 560 * i, 278) for i, name in enumerate(names)
+    }
     (tmp_path / "panel.png").write_bytes(panels.png(sheet))
     (tmp_path / "config.yaml").write_text("{}")
-    (tmp_path / "summary.json").write_text('{"images": 1, "seconds_per_image": 1, "peak_memory_mb": 1}')
-    (tmp_path / "records.jsonl").write_text('{"image_id": "a", "status": "ok", "files": {"panels": "panel.png"}}\n')
+    (tmp_path / "summary.json").write_text(
+        '{"images": 1, "seconds_per_image": 1, "peak_memory_mb": 1}'
+    )
+    (tmp_path / "records.jsonl").write_text(
+        '{"image_id": "a", "status": "ok", "files": {"panels": "panel.png"}}\n'
+    )
     browsers.append(driver := browsers.pop() if browsers else browser())
     window = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
     driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", window)
     driver.get(report.write(tmp_path).as_uri())
-    slider, line, over, *_, error = [one.rect for one in driver.find_elements(By.CSS_SELECTOR, ".compare, .compare i, .crop")]
+    slider, line, over, *_, error = [
+        one.rect for one in driver.find_elements(By.CSS_SELECTOR, ".compare, .compare i, .crop")
+    ]
     driver.execute_script("document.querySelector('details').open = true")
     wide = driver.execute_script("return document.documentElement.scrollWidth")
     driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     assert wide <= width
-    assert line["height"] == over["height"] == slider["height"] == error["height"] == pytest.approx(error["width"] / 2)
+    assert (
+        line["height"]
+        == over["height"]
+        == slider["height"]
+        == error["height"]
+        == pytest.approx(error["width"] / 2)
+    )
     assert (error["y"] == slider["y"]) == (width == 1200)
 
 
 def test_only_the_page_is_served(server: Server):
     def status(path: str, method: str = "GET", **headers: str) -> int:
-        request = urllib.request.Request(server.address + path, b"x" if method == "POST" else None, headers, method=method)
+        request = urllib.request.Request(
+            server.address + path, b"x" if method == "POST" else None, headers, method=method
+        )
         try:
             return urllib.request.urlopen(request, timeout=LAST).status
         except urllib.error.HTTPError as error:
             return error.code
 
     assert status("") == 200
-    closed = ("gradio_api/upload", "gradio_api/file=/etc/passwd", "gradio_api/proxy=http://example.com", "docs", "take/x/report")
+    closed = (
+        "gradio_api/upload",
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/proxy=http://example.com",
+        "docs",
+        "take/x/report",
+    )
     assert [status(path) for path in closed] == [404] * 5
     assert status("gradio_api/upload", "POST") == 404 and status("scan/wrong", "POST") == 404
     assert status("", Host="evil.example") == 421
@@ -399,8 +473,14 @@ def test_the_password_is_asked_for():
         async def page(scope, receive, send) -> None:
             await send({"type": "http.response.start", "status": 200, "headers": []})
 
-        scope = {"type": "http", "path": "/", "headers": [(b"host", b"x"), (b"authorization", login)]}
+        scope = {
+            "type": "http",
+            "path": "/",
+            "headers": [(b"host", b"x"), (b"authorization", login)],
+        }
         await web.Guard(page, (), "erika:geheim")(scope, None, send)
         return sent[0]["status"]
 
-    assert [asyncio.run(told(word)) for word in (b"", b"Basic eDp5", b"Basic ZXJpa2E6Z2VoZWlt")] == [401, 401, 200]
+    assert [
+        asyncio.run(told(word)) for word in (b"", b"Basic eDp5", b"Basic ZXJpa2E6Z2VoZWlt")
+    ] == [401, 401, 200]

@@ -13,7 +13,10 @@ COMMANDS = re.findall(r"^    (python (?:sample|scripts/convert_checkpoint)\.py .
 
 
 def test_every_model_that_a_published_configuration_names_is_on_the_page():
-    named = {yaml.safe_load(path.read_text()).get("prior") for path in (ROOT / "configs/published").rglob("*.yaml")}
+    named = {
+        yaml.safe_load(path.read_text()).get("prior")
+        for path in (ROOT / "configs/published").rglob("*.yaml")
+    }
     folders = {name.removeprefix("models/") for name in named if isinstance(name, str)}
     assert len(folders) >= 8
     assert not {folder for folder in folders if f"| `{folder}` |" not in PAGE}
@@ -25,7 +28,10 @@ def test_commands_parse_and_their_configurations_exist(command, monkeypatch, tmp
     if words[0] == "sample.py":
         import sample
 
-        words = [word.replace("<system>/<data>-<sampler>/<task>", "dps/ffhq-ddpm/super_resolution") for word in words]
+        words = [
+            word.replace("<system>/<data>-<sampler>/<task>", "dps/ffhq-ddpm/super_resolution")
+            for word in words
+        ]
         monkeypatch.chdir(ROOT)
         options, overrides = sample.parse(words[1:])
         assert sample.configurations(options, overrides)
@@ -43,7 +49,9 @@ def test_settings_shown_for_monai_build_networks():
     from ldm import config
     from ldm.checkpoints import monai
 
-    block = re.search(r"((?:^    .*\n)+)", PAGE[PAGE.index("    autoencoder: {in_channels") :], re.M)[1]
+    block = re.search(
+        r"((?:^    .*\n)+)", PAGE[PAGE.index("    autoencoder: {in_channels") :], re.M
+    )[1]
     settings = yaml.safe_load(block)
     with torch.device("meta"):
         config.build(monai.stage(settings["autoencoder"], settings["unit_range"], "x"))

@@ -30,7 +30,12 @@ def scans(tmp_path):
 
 
 def run(world, scans, out, *more, task="clean") -> dict:
-    assert sample.main(tiny.words(world, out, "--data-root", str(scans), "--limit", "3", *more, task=task)) == 0
+    assert (
+        sample.main(
+            tiny.words(world, out, "--data-root", str(scans), "--limit", "3", *more, task=task)
+        )
+        == 0
+    )
     lines = (out / "records.jsonl").read_text().splitlines()
     return {record["image_id"]: record for record in map(json.loads, lines)}
 
@@ -88,7 +93,15 @@ def test_noise_is_not_carried(world, scans, tmp_path):
     formats.write(formats.Image((image.pixels + noise).round(), image.meta), noisy / "a.dcm")
     sigma = 20 / 700  # in the model range of -1024:376
     tiny.task(tmp_path / "noise.yaml", "Denoising", sigma_y=sigma)
-    records = run(world, noisy, tmp_path / "out", "--measurements", "--window=-1024:376", "--task", str(tmp_path / "noise.yaml"))
+    records = run(
+        world,
+        noisy,
+        tmp_path / "out",
+        "--measurements",
+        "--window=-1024:376",
+        "--task",
+        str(tmp_path / "noise.yaml"),
+    )
     assert "carried" not in records["a"]
 
 
@@ -100,7 +113,9 @@ def test_what_is_carried_is_brought_to_the_result_s_grid(world, scans, tmp_path)
     image = restored(tmp_path / "out", "c")
     assert image.shape == (32, 32)
     y = formats.read(scans / "c.dcm").pixels[0].numpy()
-    assert y[6:8, 6:8].min() == y.max() == BONE  # at pixels 12 to 15 of the result, where blocks of 2 x 2 put it
+    assert (
+        y[6:8, 6:8].min() == y.max() == BONE
+    )  # at pixels 12 to 15 of the result, where blocks of 2 x 2 put it
     half = (376 + BONE) / 2
     assert image[12:16, 12:16].mean() > half
     image[11:17, 11:17] = 0  # a bicubic step takes a pixel on either side
@@ -111,34 +126,48 @@ def test_the_prior_s_own_contract(world, scans, tmp_path):
     """Said in its config.yaml, it comes before what the file holds, is exported, and is told in the card."""
     node = tiny.pixel()
     folder = tiny.folder(tmp_path / "prior", node)
-    (folder / "config.yaml").write_text(configuration.dump({"contracts": {"CT": [-1000, 400]}, "prior": node}))
+    (folder / "config.yaml").write_text(
+        configuration.dump({"contracts": {"CT": [-1000, 400]}, "prior": node})
+    )
     records = run(world, scans, tmp_path / "out", "--model", str(folder), task="denoising")
     assert records["c"]["contract"] == [-1000, 400] and records["c"]["contract_from"] == "prior"
     checkpoints.export(checkpoints.describe(folder), tmp_path / "again")
-    assert yaml.safe_load((tmp_path / "again/config.yaml").read_text())["contracts"] == {"CT": [-1000, 400]}
+    assert yaml.safe_load((tmp_path / "again/config.yaml").read_text())["contracts"] == {
+        "CT": [-1000, 400]
+    }
     assert "CT: -1000 is black and 400 white" in (tmp_path / "again/README.md").read_text()
     assert checkpoints.load(tmp_path / "again").contracts == {"CT": (-1000, 400)}
 
 
-@pytest.mark.parametrize("said", ["5", "{CT: 5}", "{CT: [1, 0]}", "{CT: [a, b]}", "{CT: [0, .inf]}", "{CT: [0, 1, 2]}"])
+@pytest.mark.parametrize(
+    "said", ["5", "{CT: 5}", "{CT: [1, 0]}", "{CT: [a, b]}", "{CT: [0, .inf]}", "{CT: [0, 1, 2]}"]
+)
 def test_contracts_that_are_none(world, tmp_path, said):
     folder = tiny.folder(tmp_path / "prior", tiny.pixel())
-    (folder / "config.yaml").write_text(f"contracts: {said}\n{(folder / 'config.yaml').read_text()}")
+    (folder / "config.yaml").write_text(
+        f"contracts: {said}\n{(folder / 'config.yaml').read_text()}"
+    )
     with pytest.raises(ValueError, match="contracts.* allowed"):
         checkpoints.load(folder)
 
 
 def test_another_window_is_another_configuration(world, scans, tmp_path, capsys):
     run(world, scans, tmp_path / "out", "--window", "-1000:400")
-    words = tiny.words(world, tmp_path / "out", "--data-root", str(scans), "--window=0:400", task="clean")
+    words = tiny.words(
+        world, tmp_path / "out", "--data-root", str(scans), "--window=0:400", task="clean"
+    )
     assert sample.main(words) == 2 and "another configuration" in tiny.refusal(capsys)
     assert sample.main(tiny.words(world, tmp_path / "other", "--window", "400:0")) == 2
     assert "header or full is allowed" in tiny.refusal(capsys)
 
 
 def test_from_python(world, scans):
-    words = dict(prior=str(world / "pixel"), solver=str(world / "codps.yaml"), task=str(world / "clean.yaml"))
-    result = P.restore(str(scans / "c.dcm"), measurements=True, window="-100:100", accelerator="cpu", **words)
+    words = dict(
+        prior=str(world / "pixel"), solver=str(world / "codps.yaml"), task=str(world / "clean.yaml")
+    )
+    result = P.restore(
+        str(scans / "c.dcm"), measurements=True, window="-100:100", accelerator="cpu", **words
+    )
     assert np.abs(result.image - formats.read(scans / "c.dcm").pixels[0].numpy()).max() <= 0.5
     assert result.image.max() > BODY
     with pytest.raises(P.Refusal, match="window= means nothing with an array"):
@@ -149,9 +178,13 @@ def test_a_picture_far_darker_than_its_window_is_named(world, tmp_path, capsys):
     """Twelve bits in sixteen: what a detector writes; a window of its own ends the remark."""
     values = 300 + 900 * torch.linspace(0, 1, 256).reshape(1, 16, 16)
     (tmp_path / "dark").mkdir()
-    formats.write(formats.Image(values.round(), formats.Meta("png", "uint16")), tmp_path / "dark/a.png")
+    formats.write(
+        formats.Image(values.round(), formats.Meta("png", "uint16")), tmp_path / "dark/a.png"
+    )
     records = run(world, tmp_path / "dark", tmp_path / "out", "--measurements")
     said = "its values, 300 to 1200, end at 1.8% of its window, 0 to 65535; --window p0:p100 is theirs alone"
     assert said in records["a"]["notes"] and f"a: {said}" in capsys.readouterr().out
-    records = run(world, tmp_path / "dark", tmp_path / "own", "--measurements", "--window", "p0:p100")
+    records = run(
+        world, tmp_path / "dark", tmp_path / "own", "--measurements", "--window", "p0:p100"
+    )
     assert records["a"]["contract"] == [300, 1200] and not records["a"]["advice"]

@@ -23,7 +23,9 @@ CONFIG = {"solver": "x"}
 
 
 def results(folder: Path, config: dict | None = None) -> Results:
-    return Results(folder, CONFIG if config is None else config, {"versions": {}}, "how it was made")
+    return Results(
+        folder, CONFIG if config is None else config, {"versions": {}}, "how it was made"
+    )
 
 
 def read(row) -> Scan:
@@ -59,14 +61,22 @@ def test_slices_of_a_volume_come_back_as_one_file(tmp_path: Path):
             image, file, _ = dataset.load(row, 1)
             wide = formats.Image(file.pixels, file.meta)
             scan = Scan(row.image_id, image, wide, dataset.Intensity(-300, 400))
-            scan = Scan(row.image_id, scan.intensity.to_model(file.pixels), file, scan.intensity, volume=row.volume)
+            scan = Scan(
+                row.image_id,
+                scan.intensity.to_model(file.pixels),
+                file,
+                scan.intensity,
+                volume=row.volume,
+            )
             scans[row.image_id] = scan
             folder.commit(restored(scan))
         reassemble(folder, members(rows), scans.get)
     (whole,) = (tmp_path / "out/recon").iterdir()
     assert whole.name == "head.nii.gz" and not (tmp_path / "out/slices").exists()
     before, after = nibabel.load(source), nibabel.load(whole)
-    assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(before.affine, after.affine)
+    assert np.array_equal(before.dataobj, after.dataobj) and np.allclose(
+        before.affine, after.affine
+    )
 
 
 def test_an_incomplete_volume_is_left_alone(tmp_path: Path):
@@ -78,34 +88,49 @@ def test_an_incomplete_volume_is_left_alone(tmp_path: Path):
         for scan in scans.values():
             folder.commit(restored(scan))
         reassemble(folder, members(rows), scans.get)
-    assert not (tmp_path / "out/recon").exists() and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    assert (
+        not (tmp_path / "out/recon").exists()
+        and len(list((tmp_path / "out/slices/recon").iterdir())) == 2
+    )
 
 
 def test_a_dicom_result_is_new_derived_and_says_how(tmp_path: Path):
     import pydicom
 
-    row = next(r for r in sources.find(Path(__file__).parents[1] / "models/demo-data") if r.path.endswith(".dcm"))
+    row = next(
+        r
+        for r in sources.find(Path(__file__).parents[1] / "models/demo-data")
+        if r.path.endswith(".dcm")
+    )
     image, source, intensity = dataset.load(row, 1)
     folder = results(tmp_path / "out")
     with folder.opened():
         folder.commit(restored(Scan(row.image_id, image, source, intensity)))
         twice = torch.nn.functional.interpolate(image[None], scale_factor=2)[0]
         folder.commit(restored(Scan("twice", image, source, intensity), twice))
-    old, new, large = (pydicom.dcmread(p) for p in (row.path, *sorted((tmp_path / "out/recon").iterdir())))
+    old, new, large = (
+        pydicom.dcmread(p) for p in (row.path, *sorted((tmp_path / "out/recon").iterdir()))
+    )
     new, large = (new, large) if new.Rows == old.Rows else (large, new)
     assert new.SOPInstanceUID != old.SOPInstanceUID and "DERIVED" in new.ImageType
     assert "how it was made" in str(new)
     hounsfield = old.pixel_array.astype(float) * old.RescaleSlope + old.RescaleIntercept
     # Half a stored unit, and what lies outside the window of the contract is clamped to it.
     restored_hounsfield = new.pixel_array.astype(float) * new.RescaleSlope + new.RescaleIntercept
-    assert np.abs(restored_hounsfield - hounsfield.clip(intensity.low, intensity.high)).max() <= 0.51
-    assert [float(v) * 2 for v in large.PixelSpacing] == pytest.approx([float(v) for v in old.PixelSpacing])
+    assert (
+        np.abs(restored_hounsfield - hounsfield.clip(intensity.low, intensity.high)).max() <= 0.51
+    )
+    assert [float(v) * 2 for v in large.PixelSpacing] == pytest.approx(
+        [float(v) for v in old.PixelSpacing]
+    )
     assert large.Rows == 2 * old.Rows
 
 
 def scan(name: str) -> Scan:
     pixels = torch.zeros(1, 4, 4)
-    return Scan(name, pixels, formats.Image(DEPTH_8.to_stored(pixels), formats.Meta("png")), DEPTH_8)
+    return Scan(
+        name, pixels, formats.Image(DEPTH_8.to_stored(pixels), formats.Meta("png")), DEPTH_8
+    )
 
 
 def test_a_sixteen_bit_scan_comes_back_exactly(tmp_path: Path):
@@ -113,7 +138,9 @@ def test_a_sixteen_bit_scan_comes_back_exactly(tmp_path: Path):
     folder = results(tmp_path / "out")
     meta = formats.Meta("png", "uint16")
     with folder.opened():
-        folder.commit(restored(Scan("a", DEPTH_16.to_model(stored), formats.Image(stored, meta), DEPTH_16)))
+        folder.commit(
+            restored(Scan("a", DEPTH_16.to_model(stored), formats.Image(stored, meta), DEPTH_16))
+        )
     assert torch.equal(formats.read(tmp_path / "out/recon/a.png").pixels, stored)
 
 
@@ -140,7 +167,10 @@ def test_numbers_that_json_cannot_say_become_null(tmp_path: Path):
 
 
 def test_a_folder_serves_one_configuration_and_one_run(tmp_path: Path):
-    with results(tmp_path / "out").opened(), pytest.raises(ValueError, match="another run is writing here"):
+    with (
+        results(tmp_path / "out").opened(),
+        pytest.raises(ValueError, match="another run is writing here"),
+    ):
         with results(tmp_path / "out").opened():
             pass
     with pytest.raises(ValueError, match="another configuration"):
@@ -208,7 +238,9 @@ def test_a_result_lies_where_its_samples_were_taken(tmp_path: Path, grid: Grid, 
     h, w = low.pixels.shape[-2:]
     size = [int(2 * o + s * (n - 1) + 1) for o, s, n in zip(*grid, (h, w))]
     result = torch.zeros(1, *size)
-    high = formats.Image(result, meta_of_result(low, result, {"grid": json.loads(json.dumps(grid._asdict()))}))
+    high = formats.Image(
+        result, meta_of_result(low, result, {"grid": json.loads(json.dumps(grid._asdict()))})
+    )
     (y, x), (s, t) = grid
     down, right = torch.arange(h) * s + y, torch.arange(w) * t + x
     fine = places(high)
@@ -222,15 +254,24 @@ def test_a_dicom_result_lies_where_its_samples_were_taken(tmp_path: Path):
 
     source = next((Path(__file__).parents[1] / "models/demo-data").rglob("*.dcm"))
     low, old = formats.read(source), pydicom.dcmread(source)
-    for grid, shift in ((Grid.square(0, 4), 0.0), (Grid.square(1.5, 4), -0.375), (Grid.square(4, 1), -4.0)):
+    for grid, shift in (
+        (Grid.square(0, 4), 0.0),
+        (Grid.square(1.5, 4), -0.375),
+        (Grid.square(4, 1), -4.0),
+    ):
         size = [int(2 * o + s * n) for o, s, n in zip(*grid, low.pixels.shape[-2:])]
         fine = torch.zeros(1, *size)
-        formats.write(formats.Image(fine, meta_of_result(low, fine, {"grid": grid._asdict()})), tmp_path / "a.dcm")
+        formats.write(
+            formats.Image(fine, meta_of_result(low, fine, {"grid": grid._asdict()})),
+            tmp_path / "a.dcm",
+        )
         new = pydicom.dcmread(tmp_path / "a.dcm")
         spacing = np.array(old.PixelSpacing, float)
         assert np.allclose(np.array(new.PixelSpacing, float), spacing / grid.spacing[0])
         across, down = np.split(np.array(old.ImageOrientationPatient, float), 2)
-        moved = np.array(new.ImagePositionPatient, float) - np.array(old.ImagePositionPatient, float)
+        moved = np.array(new.ImagePositionPatient, float) - np.array(
+            old.ImagePositionPatient, float
+        )
         assert np.allclose(moved, shift * (down * spacing[0] + across * spacing[1]), atol=1e-3)
 
 
@@ -242,4 +283,6 @@ def test_the_panel_shows_samples_where_they_lie(offset: float):
     seen = Outcome(scan("a"), {}, torch.zeros(1, 32, 32), y=y, grid=Grid.square(offset, 4))
     picture = np.asarray(panel(seen).convert("L"))[22 + 128, 8 : 8 + 256]
     white = int((picture > 200).argmax())
-    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (offset == 1.5)
+    assert white == pytest.approx((offset + 6 + 0.5) * 8, abs=8) and (white == 64) == (
+        offset == 1.5
+    )

@@ -17,7 +17,14 @@ STAGE = {
     "params": {
         "model": {
             "target": "ldm.networks.unet.VQModel",
-            "params": {"channels": 1, "widths": [32, 32], "blocks": 1, "latent": 3, "codes": 16, "attention": False},
+            "params": {
+                "channels": 1,
+                "widths": [32, 32],
+                "blocks": 1,
+                "latent": 3,
+                "codes": 16,
+                "attention": False,
+            },
         }
     },
 }
@@ -31,20 +38,34 @@ def network(channels: int, out: int | None = None, **params) -> dict:
 
 
 def vp(channels: int, **params) -> dict:
-    return {"target": "ldm.denoiser.VP", "params": {"network": network(channels, **params), "alpha_bar": TABLE}}
+    return {
+        "target": "ldm.denoiser.VP",
+        "params": {"network": network(channels, **params), "alpha_bar": TABLE},
+    }
 
 
 def pixel(size: int = 16, channels: int = 1, **params) -> dict:
-    return {"target": "ldm.denoiser.Prior", "params": {"denoiser": vp(channels, **params), "shape": [channels, size, size]}}
+    return {
+        "target": "ldm.denoiser.Prior",
+        "params": {"denoiser": vp(channels, **params), "shape": [channels, size, size]},
+    }
 
 
 def latent(size: int = 16) -> dict:
-    params = {"denoiser": vp(3), "shape": [3, size // 2, size // 2], "first_stage": STAGE, "error_variance": 0.01}
+    params = {
+        "denoiser": vp(3),
+        "shape": [3, size // 2, size // 2],
+        "first_stage": STAGE,
+        "error_variance": 0.01,
+    }
     return {"target": "ldm.latent.LatentPrior", "params": params}
 
 
 def patch(size: int = 16, channels: int = 1) -> dict:
-    denoiser = {"target": "ldm.denoiser.EDM", "params": {"network": network(channels + 2, out=channels, time_scale=100)}}
+    denoiser = {
+        "target": "ldm.denoiser.EDM",
+        "params": {"network": network(channels + 2, out=channels, time_scale=100)},
+    }
     return {
         "target": "ldm.patch.PatchPrior",
         "params": {"denoiser": denoiser, "channels": channels, "size": size, "patch": size // 2},
@@ -57,7 +78,9 @@ def folder(where: Path, node: dict) -> Path:
     prior = configuration.build(node)
     generator = torch.Generator().manual_seed(0)
     state = {
-        name: torch.randn(v.shape, generator=generator) * 0.1 for name, v in prior.state_dict().items() if v.is_floating_point()
+        name: torch.randn(v.shape, generator=generator) * 0.1
+        for name, v in prior.state_dict().items()
+        if v.is_floating_point()
     }
     save_file(state, where / "model.safetensors")
     (where / "config.yaml").write_text(configuration.dump({"prior": node}))
@@ -67,11 +90,15 @@ def folder(where: Path, node: dict) -> Path:
 def scans(where: Path, count: int = 3, shape: tuple[int, int] = (16, 16)) -> Path:
     """`count` smooth 16-bit PNG scans."""
     where.mkdir(parents=True, exist_ok=True)
-    y, x = torch.meshgrid(torch.linspace(-1, 1, shape[0]), torch.linspace(-1, 1, shape[1]), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, shape[0]), torch.linspace(-1, 1, shape[1]), indexing="ij"
+    )
     for i in range(count):
         a, b, c = Noise([str(i)], "noise").uniform((1, 3))[0]
         pixels = 20000 + 15000 * (torch.sin(3 * x * a + 2 * b) * torch.cos(3 * y * c))[None]
-        formats.write(formats.Image(pixels.round(), formats.Meta("png", "uint16")), where / f"scan{i}.png")
+        formats.write(
+            formats.Image(pixels.round(), formats.Meta("png", "uint16")), where / f"scan{i}.png"
+        )
     return where
 
 
@@ -83,13 +110,21 @@ def task(where: Path, target: str = "SuperResolution", sigma_y: float = 0.05, **
 
 
 def solver(where: Path, target: str = "codps.CoDPSPlus", **params) -> Path:
-    where.write_text(configuration.dump({"solver": {"target": f"solvers.{target}", "params": params}}))
+    where.write_text(
+        configuration.dump({"solver": {"target": f"solvers.{target}", "params": params}})
+    )
     return where
 
 
 def world(where: Path) -> Path:
     """Priors, scans, tasks and solvers in one folder, for runs of sample.py."""
-    nodes = {"latent": latent(), "pixel": pixel(), "patch": patch(), "rgb": pixel(16, 3), "classes": pixel(classes=5, groups=8)}
+    nodes = {
+        "latent": latent(),
+        "pixel": pixel(),
+        "patch": patch(),
+        "rgb": pixel(16, 3),
+        "classes": pixel(classes=5, groups=8),
+    }
     for name, node in nodes.items():
         folder(where / name, node)
     scans(where / "scans")
@@ -102,10 +137,28 @@ def world(where: Path) -> Path:
     return where
 
 
-def words(world: Path, out: Path, *more: str, model="pixel", task="sr", solver="codps") -> list[str]:
+def words(
+    world: Path, out: Path, *more: str, model="pixel", task="sr", solver="codps"
+) -> list[str]:
     """The flags of a run of sample.py in such a world; later ones win."""
-    named = ["--task", f"{world}/{task}.yaml", "--solver", f"{world}/{solver}.yaml", "--model", f"{world}/{model}"]
-    return [*named, "--data-root", f"{world}/scans", "--save-dir", str(out), "--accelerator", "cpu", *more]
+    named = [
+        "--task",
+        f"{world}/{task}.yaml",
+        "--solver",
+        f"{world}/{solver}.yaml",
+        "--model",
+        f"{world}/{model}",
+    ]
+    return [
+        *named,
+        "--data-root",
+        f"{world}/scans",
+        "--save-dir",
+        str(out),
+        "--accelerator",
+        "cpu",
+        *more,
+    ]
 
 
 def command(*arguments: str) -> list[str]:
@@ -115,7 +168,9 @@ def command(*arguments: str) -> list[str]:
 
 def refusal(capsys) -> str:
     """The one line with which sample.py says what is wrong."""
-    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: "))
+    (line,) = (
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("sample.py: ")
+    )
     return line
 
 

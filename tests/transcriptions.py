@@ -18,7 +18,9 @@ class World:
     S: np.ndarray  # prior covariance [d,d] and mean [d] of the state
     mu: np.ndarray
     tape: Any  # .normal(n), .uniform()
-    order: np.ndarray | None = None  # decoder: image = (s + bend sin s)[order]; None: the state is the image
+    order: np.ndarray | None = (
+        None  # decoder: image = (s + bend sin s)[order]; None: the state is the image
+    )
     bend: float = 0.0
 
     def K(self, sigma):
@@ -31,7 +33,9 @@ class World:
         return z if self.order is None else (z + self.bend * np.sin(z))[self.order]
 
     def J(self, z):  # of decode
-        return np.eye(len(z)) if self.order is None else np.diag(1 + self.bend * np.cos(z))[self.order]
+        return (
+            np.eye(len(z)) if self.order is None else np.diag(1 + self.bend * np.cos(z))[self.order]
+        )
 
     def encode(self, x):
         if self.order is None:
@@ -47,7 +51,9 @@ class World:
         A, y = self.A if A is None else A, self.y if y is None else y
         if noise:
             y = y + self.sigma_y * self.tape.normal(len(y))
-        return m + V @ A.T @ np.linalg.solve(self.sigma_y**2 * np.eye(len(y)) + A @ V @ A.T, y - A @ m)
+        return m + V @ A.T @ np.linalg.solve(
+            self.sigma_y**2 * np.eye(len(y)) + A @ V @ A.T, y - A @ m
+        )
 
 
 def ddim(x, x0, a, b, eta, tape):
@@ -117,7 +123,9 @@ def daps_exact(w, sigmas, s0, covariance):
     return x
 
 
-def daps_published(w, sigmas, ode, K, s_end, inner, M, lr, lmr, tau, momentum, clamp=None, final=False):
+def daps_published(
+    w, sigmas, ode, K, s_end, inner, M, lr, lmr, tau, momentum, clamp=None, final=False
+):
     N = len(sigmas)
     x = sigmas[0] * w.tape.normal(len(w.mu))
     for i, (s, s_next) in enumerate(zip(sigmas, [*sigmas[1:], 0.0])):
@@ -147,7 +155,9 @@ def daps_published(w, sigmas, ode, K, s_end, inner, M, lr, lmr, tau, momentum, c
                 z = z + eta * score(z) + np.sqrt(2 * eta) * w.tape.normal(len(z))
             elif inner == "hmc":
                 kick = np.sqrt(eta) * score(z)
-                velocity = momentum * velocity + kick + np.sqrt(2 * (1 - momentum)) * w.tape.normal(len(z))
+                velocity = (
+                    momentum * velocity + kick + np.sqrt(2 * (1 - momentum)) * w.tape.normal(len(z))
+                )
                 z = z + np.sqrt(eta) * velocity
             else:
                 proposal = z + np.sqrt(eta) * w.tape.normal(len(z))
@@ -162,7 +172,9 @@ def discrepancy(w, m, v_max):
     r, G, target = w.y - w.A @ m, w.A @ w.A.T, w.sigma_y * np.sqrt(len(w.y))
 
     def residual(v):
-        return np.linalg.norm(w.sigma_y**2 * np.linalg.solve(w.sigma_y**2 * np.eye(len(r)) + v * G, r))
+        return np.linalg.norm(
+            w.sigma_y**2 * np.linalg.solve(w.sigma_y**2 * np.eye(len(r)) + v * G, r)
+        )
 
     if residual(0) <= target:
         return 0.0
@@ -189,7 +201,20 @@ def adamw(loss_gradient, x, lr, iterations, stop, weight_decay, patience=None):
     return x
 
 
-def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead, tweedie, dps_weight, descent, eta=0.0):
+def resample(
+    w,
+    levels,
+    gamma,
+    skip,
+    sigma_pixel,
+    sigma_latent,
+    form,
+    look_ahead,
+    tweedie,
+    dps_weight,
+    descent,
+    eta=0.0,
+):
     """descent: None for the exact update, else (lr_pixel, its_pixel, lr_latent, its_latent, patience, stop, decay)."""
     n = len(levels) - 1
     z = w.tape.normal(len(w.mu))
@@ -235,7 +260,11 @@ def resample(w, levels, gamma, skip, sigma_pixel, sigma_latent, form, look_ahead
                 clean, x0 = estimate(ahead, c)
                 ahead = ddim(ahead, clean, c, d, 0.0, None)
             variance = root**2 * sigma**2 / (root**2 + sigma**2)
-            x0 = w.encode(pixel(w.decode(x0), sigma)) if sigma > sigma_latent else latent(x0, variance)
+            x0 = (
+                w.encode(pixel(w.decode(x0), sigma))
+                if sigma > sigma_latent
+                else latent(x0, variance)
+            )
             if form == "encode":
                 z = np.sqrt(b) * x0 + np.sqrt(1 - b) * w.tape.normal(len(z))
             else:
@@ -277,9 +306,15 @@ def padis(w, sigmas, inner, data, rule, zeta, eps, corrected):
             elif data == "dps":
                 g = -w.K(s).T @ w.A.T @ r  # grad |r|^2 / 2
                 length = np.linalg.norm(r)
-                push = -zeta * {"operator": g / L, "paper": 2 * g / length, "code": g / length}[rule]
+                push = (
+                    -zeta * {"operator": g / L, "paper": 2 * g / length, "code": g / length}[rule]
+                )
             else:
-                step = zeta / L if rule == "operator" else zeta / np.linalg.norm(r) * min(40, 200 * s / 2)
+                step = (
+                    zeta / L
+                    if rule == "operator"
+                    else zeta / np.linalg.norm(r) * min(40, 200 * s / 2)
+                )
                 push = step * w.A.T @ r
             keep, spread = 1 - eps / 2, np.sqrt(eps) * s
             if corrected:  # noise of deviation s goes in, of the next evaluation's comes out
@@ -305,21 +340,32 @@ def padis_pc(w, sigmas, rule, zeta, r0, corrected):
 
     for s, s_next in zip(sigmas, sigmas[1:]):
         drop = s**2 - s_next**2
-        x = x + drop * (w.D(x, s) - x) / s**2 + np.sqrt(drop) * (s_next / s if corrected else 1) * w.tape.normal(len(x))
+        x = (
+            x
+            + drop * (w.D(x, s) - x) / s**2
+            + np.sqrt(drop) * (s_next / s if corrected else 1) * w.tape.normal(len(x))
+        )
         x = x + data(x, 1.0)
         score = (w.D(x, s_next) - x) / s_next**2
         z = w.tape.normal(len(x))
         step = 2 * (r0 * np.linalg.norm(z) / np.linalg.norm(score)) ** 2
         step = min(step, s_next**2) if corrected else step
         kept = 1 - step / s_next**2  # of the noise that came in
-        x = x + step * score + (s_next * np.sqrt(1 - kept**2) if corrected else np.sqrt(2 * step)) * z
+        x = (
+            x
+            + step * score
+            + (s_next * np.sqrt(1 - kept**2) if corrected else np.sqrt(2 * step)) * z
+        )
         x = x + data(x, min(40, 200 * s / 2))
     return x
 
 
 def tv(A, y, h, w, steps, lam, rho):
     """ADMM for |A x - y|^2 / 2 + lam TV(x), isotropic, with the x-update solved directly."""
-    down, right = np.kron(np.eye(h, k=1) - np.eye(h), np.eye(w)), np.kron(np.eye(h), np.eye(w, k=1) - np.eye(w))
+    down, right = (
+        np.kron(np.eye(h, k=1) - np.eye(h), np.eye(w)),
+        np.kron(np.eye(h), np.eye(w, k=1) - np.eye(w)),
+    )
     down[-w:], right[w - 1 :: w] = 0, 0
     G = np.concatenate([down, right])
     x = np.zeros(h * w)

@@ -33,7 +33,11 @@ STARTS = {
     b"BM": "bmp", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
     b"\x93NUMPY": "npy", b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"MATLAB": "mat",
 }  # fmt: skip
-MAY_START_AS = {"npz": ("zip",), "mat": ("hdf5", "mat"), "nifti": ("gzip",)}  # formats that dress in another's clothes
+MAY_START_AS = {
+    "npz": ("zip",),
+    "mat": ("hdf5", "mat"),
+    "nifti": ("gzip",),
+}  # formats that dress in another's clothes
 VOLUME, ARRAY = ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
 
 
@@ -101,7 +105,10 @@ def reassemble(
     """
     if not images:
         raise Refusal(f"{path}: no images to put together; at least one is needed")
-    ids, origin = list(image_ids) or [""] * len(images), Origin(config, derivation, keep_patient, kind)
+    ids, origin = (
+        list(image_ids) or [""] * len(images),
+        Origin(config, derivation, keep_patient, kind),
+    )
     if len(ids) != len(images):
         raise Refusal(f"{path}: {len(images)} images but {len(ids)} image ids")
     if images[0].meta.format == "dicom" and images[0].meta.count == 1:
@@ -112,7 +119,11 @@ def reassemble(
 
 def suffix(meta: Meta) -> str:
     """The file name ending under which `write` takes an image of this kind, ".png" or ".nii.gz" and so on."""
-    return ".nii.gz" if meta.format == "nifti" else next(s for s, format in SUFFIXES.items() if format == meta.format)
+    return (
+        ".nii.gz"
+        if meta.format == "nifti"
+        else next(s for s, format in SUFFIXES.items() if format == meta.format)
+    )
 
 
 def own_suffix(path: str | Path, meta: Meta) -> str:
@@ -141,7 +152,9 @@ def _write(images: list[Image], path: Path, ids: list[str], origin: Origin) -> N
     format = images[0].meta.format
     named = kind(path)
     if named != format and not (named == "zip" and format in RASTER):
-        raise Refusal(f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed")
+        raise Refusal(
+            f"{path}: a {format} image cannot be written under this name; {suffix(images[0].meta)} is allowed"
+        )
     try:
         if named == "zip":
             data = archive.encode(images)
@@ -169,7 +182,9 @@ def _ordered(images: list[Image]) -> list[Image]:
 
 def _dicom_file(images: list[Image], ids: list[str], origin: Origin) -> bytes:
     if len(images) > 1:
-        volume.check_complete([replace(image.meta, affine=None) for image in images])  # each frame may have its own place
+        volume.check_complete(
+            [replace(image.meta, affine=None) for image in images]
+        )  # each frame may have its own place
         order = sorted(range(len(images)), key=lambda i: images[i].meta.index)
         images, ids = [images[i] for i in order], [ids[i] for i in order]
     identity = "\x1f".join(given or image.meta.source for given, image in zip(ids, images))
@@ -184,7 +199,9 @@ def _write_series(images: Sequence[Image], folder: Path, ids: list[str], origin:
         raise Refusal(f"{folder}: a slice of the series is given twice; each once is allowed")
     files = {}
     for number, i in enumerate(dicom.in_order(images), 1):
-        files[f"{number:04d}.dcm"] = dicom.encode([images[i]], ids[i] or metas[i].source, origin, number)
+        files[f"{number:04d}.dcm"] = dicom.encode(
+            [images[i]], ids[i] or metas[i].source, origin, number
+        )
     commit_folder(folder, files)
 
 
@@ -219,7 +236,11 @@ def _one_line(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise Refusal(_flat(f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed")) from error
+        raise Refusal(
+            _flat(
+                f"{path}: cannot be opened ({error.strerror or error}); a readable file is allowed"
+            )
+        ) from error
     except Unwritable:
         raise
     except Refusal as error:
@@ -246,12 +267,24 @@ def _format(path: Path) -> str:
     named = SUFFIXES.get(_suffix(path))
     if named is None:
         if start[128:] != b"DICM":
-            raise Refusal(f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name")
+            raise Refusal(
+                f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name"
+            )
         return "dicom"
-    inside = "dicom" if start[128:] == b"DICM" else next((f for s, f in STARTS.items() if start.startswith(s)), None)
-    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (inside is None and named in ("nifti", "mat"))
+    inside = (
+        "dicom"
+        if start[128:] == b"DICM"
+        else next((f for s, f in STARTS.items() if start.startswith(s)), None)
+    )
+    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (
+        inside is None and named in ("nifti", "mat")
+    )
     if named == "dicom" and inside is None:
-        raise Refusal(f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed")
+        raise Refusal(
+            f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed"
+        )
     if not agrees:
-        raise Refusal(f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it")
+        raise Refusal(
+            f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it"
+        )
     return named

@@ -19,7 +19,9 @@ from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
 LABEL = 1024  # bytes of a picture's line in dataset.json, at most
-STANDARD = re.compile(r"(\d+/)*img\d+\.\w+")  # the EDM tools' names; any other may be a person's, and is not carried over
+STANDARD = re.compile(
+    r"(\d+/)*img\d+\.\w+"
+)  # the EDM tools' names; any other may be a person's, and is not carried over
 
 
 def count(path: Path) -> int:
@@ -45,7 +47,9 @@ def read(path: Path, index: int | None = None) -> Image:
         data, label = _member(archive, name, path, most), _labels(archive, path).get(name)
     image = raster.decode(data, f"{path}, picture {index}", format)
     key = name if _standard(names) else _numbered(index, format)
-    return replace(image, meta=replace(image.meta, index=index, count=len(names), key=key, label=label))
+    return replace(
+        image, meta=replace(image.meta, index=index, count=len(names), key=key, label=label)
+    )
 
 
 def unpack_scans(path: Path, folder: Path) -> int:
@@ -77,7 +81,9 @@ def encode(images: Sequence[Image]) -> bytes:
     """Pictures (PNG, JPEG or TIFF metas) → a ZIP with `dataset.json`; names are the keys if they are of the EDM tools' kind,
     else 00000/img00000000.png and so on.
     """
-    if images[0].meta.key and images[0].meta.count > 1:  # they come from one archive, and all of them go back
+    if (
+        images[0].meta.key and images[0].meta.count > 1
+    ):  # they come from one archive, and all of them go back
         check_complete([image.meta for image in images])
         images = sorted(images, key=lambda image: image.meta.index)
     keep = _standard([image.meta.key for image in images])
@@ -109,9 +115,16 @@ def _member(archive: zipfile.ZipFile, name: str, path: Path, most: int) -> bytes
     """What a member unpacks to, no more than the archive's directory claims, and no more than `most`."""
     info = archive.getinfo(name)
     if info.file_size > most:
-        raise Refusal(f"{path}: a member of {info.file_size} bytes, of which {most} can be of use; so many are allowed")
-    if info.compress_type == zipfile.ZIP_DEFLATED and info.file_size > info.compress_size * bounds.DEFLATE:
-        raise Refusal(f"{path}: a member promises {info.file_size} bytes, more than it can hold; an undamaged archive is allowed")
+        raise Refusal(
+            f"{path}: a member of {info.file_size} bytes, of which {most} can be of use; so many are allowed"
+        )
+    if (
+        info.compress_type == zipfile.ZIP_DEFLATED
+        and info.file_size > info.compress_size * bounds.DEFLATE
+    ):
+        raise Refusal(
+            f"{path}: a member promises {info.file_size} bytes, more than it can hold; an undamaged archive is allowed"
+        )
     with archive.open(info) as stream:
         return bytes(bounds.unpack(stream, info.file_size, path))
 
@@ -122,5 +135,12 @@ def _labels(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
     text = _member(archive, "dataset.json", path, LABEL * (len(archive.namelist()) + 1))
     try:
         return {str(name): int(label) for name, label in json.loads(text).get("labels") or []}
-    except (ValueError, TypeError, AttributeError, RecursionError):  # their texts would quote what is written there
-        raise Refusal(f"{path}: its dataset.json is not a list of [name, class number]; that, or none, is allowed") from None
+    except (
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # their texts would quote what is written there
+        raise Refusal(
+            f"{path}: its dataset.json is not a list of [name, class number]; that, or none, is allowed"
+        ) from None

@@ -24,7 +24,13 @@ from data.formats import bounds, hdf5, mat
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, to_stored
 from data.formats.volume import check_complete
 
-NAMES = ("kspace", "image", "images", "arr_0", "data")  # of arrays; any other may be a person's, and is not carried over
+NAMES = (
+    "kspace",
+    "image",
+    "images",
+    "arr_0",
+    "data",
+)  # of arrays; any other may be a person's, and is not carried over
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 HEADER = 2**16  # bytes of the text before an array in an NPZ
 
@@ -93,10 +99,14 @@ def encode(images: Sequence[Image]) -> bytes:
         _save_npz(out, first.key or "image", array)
     elif first.format == "mat":
         scipy.io.savemat(out, {first.key or "image": array}, do_compression=True)
-        return b"MATLAB 5.0 MAT-file".ljust(116) + out.getvalue()[116:]  # its text names the day: same input, same bytes
+        return (
+            b"MATLAB 5.0 MAT-file".ljust(116) + out.getvalue()[116:]
+        )  # its text names the day: same input, same bytes
     else:
         with hdf5.module("HDF5").File(out, "w", track_order=False) as file:
-            file.create_dataset(first.key or "image", data=array, compression="gzip", track_times=False)
+            file.create_dataset(
+                first.key or "image", data=array, compression="gzip", track_times=False
+            )
     return out.getvalue()
 
 
@@ -114,10 +124,14 @@ def _open(path: Path, format: str) -> tuple[Stored, str]:
     try:
         shape, dtype = stored.shape, stored.dtype
         if dtype.kind not in "biufc" and not _is_complex(dtype):
-            raise Refusal(f"{path}: holds {dtype.kind!r} data that are no numbers; real and complex numbers are allowed")
+            raise Refusal(
+                f"{path}: holds {dtype.kind!r} data that are no numbers; real and complex numbers are allowed"
+            )
         layout = _layout(shape, dtype, format)
         if layout is None or 0 in shape:
-            raise Refusal(f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed")
+            raise Refusal(
+                f"{path}: array of shape {shape}; an image, a stack of images, or slices × channels × H × W is allowed"
+            )
         image = [n for n, letter in zip(shape, layout) if letter != "n"]
         bounds.check(path, image, prod(shape) // prod(image), dtype.itemsize, stored.held)
     except Refusal:
@@ -134,8 +148,16 @@ def _npy(path: Path) -> Stored:
 
 def _npz(path: Path) -> Stored:
     with decoding(path, "NPZ", private=True), zipfile.ZipFile(path) as archive:
-        found = {info: _npy_header(archive, info) for info in archive.infolist() if info.filename.endswith(".npy")}
-    names = {info.filename.removesuffix(".npy"): info for info, (shape, *_) in found.items() if len(shape) >= 2}
+        found = {
+            info: _npy_header(archive, info)
+            for info in archive.infolist()
+            if info.filename.endswith(".npy")
+        }
+    names = {
+        info.filename.removesuffix(".npy"): info
+        for info, (shape, *_) in found.items()
+        if len(shape) >= 2
+    }
     info = names[name := _chosen(path, list(names))]
     shape, dtype, fortran, start = found[info]
     packs = {zipfile.ZIP_STORED: 1.0, zipfile.ZIP_DEFLATED: float(bounds.DEFLATE)}
@@ -143,24 +165,44 @@ def _npz(path: Path) -> Stored:
     status = path.stat()
 
     def get(where: tuple) -> np.ndarray:
-        data = _unpacked(path, info.filename, start, prod(shape) * dtype.itemsize, status.st_mtime_ns, status.st_size)
-        return np.frombuffer(data, dtype, prod(shape), start).reshape(shape, order="F" if fortran else "C")[where]
+        data = _unpacked(
+            path,
+            info.filename,
+            start,
+            prod(shape) * dtype.itemsize,
+            status.st_mtime_ns,
+            status.st_size,
+        )
+        return np.frombuffer(data, dtype, prod(shape), start).reshape(
+            shape, order="F" if fortran else "C"
+        )[where]
 
     return Stored(shape, dtype, name, get, held)
 
 
 @lru_cache(maxsize=1)
-def _unpacked(path: Path, member: str, start: int, claim: int, changed: int, size: int) -> bytearray:
+def _unpacked(
+    path: Path, member: str, start: int, claim: int, changed: int, size: int
+) -> bytearray:
     """The last array stays in memory: reading its slices one by one unpacks it once. changed, size: of the file."""
-    with decoding(path, "NPZ", private=True), zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+    with (
+        decoding(path, "NPZ", private=True),
+        zipfile.ZipFile(path) as archive,
+        archive.open(member) as stream,
+    ):
         return bounds.unpack(stream, claim, path, start)
 
 
-def _npy_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[tuple[int, ...], np.dtype, bool, int]:
+def _npy_header(
+    archive: zipfile.ZipFile, info: zipfile.ZipInfo
+) -> tuple[tuple[int, ...], np.dtype, bool, int]:
     """(shape, dtype, whether the first index runs fastest, where the numbers begin) of a member."""
     with archive.open(info) as stream:
         head = io.BytesIO(stream.read(HEADER))
-    readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
     shape, fortran, dtype = readers[np.lib.format.read_magic(head)](head)
     return shape, dtype, fortran, head.tell()
 
@@ -183,7 +225,9 @@ def _hdf5(path: Path) -> Stored:
 def _mat(path: Path) -> Stored:
     if _is_hdf5(path):  # MATLAB 7.3 is HDF5 with the axes reversed
         turned = _hdf5(path)
-        return turned._replace(shape=turned.shape[::-1], get=lambda where: np.asarray(turned.get(where[::-1])).T)
+        return turned._replace(
+            shape=turned.shape[::-1], get=lambda where: np.asarray(turned.get(where[::-1])).T
+        )
     with decoding(path, "MAT", private=True):
         found = mat.variables(path)
     name = _chosen(path, list(found))
@@ -192,7 +236,13 @@ def _mat(path: Path) -> Stored:
     def get(where: tuple) -> np.ndarray:
         return _loaded(path, name, found[name], status.st_mtime_ns, status.st_size)[where]
 
-    return Stored(found[name].shape, np.dtype(f"u{found[name].itemsize}"), name, get, mat.held(path, found[name]))
+    return Stored(
+        found[name].shape,
+        np.dtype(f"u{found[name].itemsize}"),
+        name,
+        get,
+        mat.held(path, found[name]),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -201,14 +251,21 @@ def _loaded(path: Path, name: str, variable: mat.Variable, changed: int, size: i
     return mat.load(path, name, variable)
 
 
-_STORED: dict[str, Callable[[Path], Stored]] = {"npy": _npy, "npz": _npz, "hdf5": _hdf5, "mat": _mat}
+_STORED: dict[str, Callable[[Path], Stored]] = {
+    "npy": _npy,
+    "npz": _npz,
+    "hdf5": _hdf5,
+    "mat": _mat,
+}
 
 
 def _chosen(path: Path, names: list[str]) -> str:
     preferred = [name for name in NAMES if name in names]
     if len(names) == 1 or preferred:
         return preferred[0] if preferred else names[0]
-    raise Refusal(f"{path}: holds {len(names) or 'no'} arrays; one alone, or one called {', '.join(NAMES)}, is allowed")
+    raise Refusal(
+        f"{path}: holds {len(names) or 'no'} arrays; one alone, or one called {', '.join(NAMES)}, is allowed"
+    )
 
 
 def _layout(shape: tuple[int, ...], dtype: np.dtype, format: str) -> str | None:

@@ -46,7 +46,13 @@ def image_bytes() -> int:
     return int(text)
 
 
-def check(path: str | Path, image: Sequence[int], images: int = 1, itemsize: int = 1, held: float | None = None) -> int:
+def check(
+    path: str | Path,
+    image: Sequence[int],
+    images: int = 1,
+    itemsize: int = 1,
+    held: float | None = None,
+) -> int:
     """What a file claims: `images` images of `image` numbers each (its shape), of `itemsize` bytes. Returns all bytes together.
 
     Counted are the numbers as they are stored or as float32, whichever is more. held: bytes that the file can hold at most
@@ -54,7 +60,9 @@ def check(path: str | Path, image: Sequence[int], images: int = 1, itemsize: int
     """
     one, most = prod(map(int, image)), image_bytes()
     if one * max(itemsize, 4) > most:
-        raise Refusal(f"{path}: an image of {_sides(image)} is more than {most} bytes; --max-image-bytes allows more")
+        raise Refusal(
+            f"{path}: an image of {_sides(image)} is more than {most} bytes; --max-image-bytes allows more"
+        )
     claim = one * images * itemsize
     if claim > VOLUME * most:
         raise Refusal(f"{path}: {images} images of {_sides(image)} are more than {VOLUME * most} bytes;"
@@ -72,7 +80,13 @@ def count(path: str | Path, images: int) -> int:
     return images
 
 
-def check_volume(path: str | Path, shape: Sequence[int], itemsize: int, held: float | None = None, components: int = 1) -> int:
+def check_volume(
+    path: str | Path,
+    shape: Sequence[int],
+    itemsize: int,
+    held: float | None = None,
+    components: int = 1,
+) -> int:
     """`check` for a volume [X, Y, Z, T] that may be cut along any axis into images of at most its two longest sides."""
     x, y, z, t = (*shape, 1, 1, 1, 1)[:4]
     fewest, *others = sorted((x, y, z))
@@ -93,9 +107,13 @@ def unpack(stream: Stream, claim: int, path: str | Path, start: int = 0) -> byte
             raise Refusal(f"{path}: promises {claim} bytes after {start}, but unpacks to {len(data)};"
                           " an undamaged file is allowed")  # fmt: skip
         if len(stream.read(SURPLUS + 1)) > SURPLUS:
-            raise Refusal(f"{path}: unpacks to more than the {claim} bytes it promises; an honest header is allowed")
+            raise Refusal(
+                f"{path}: unpacks to more than the {claim} bytes it promises; an honest header is allowed"
+            )
     except (EOFError, OSError, zlib.error) as error:
-        raise Refusal(f"{path}: its packed data (gzip or alike) are cut short or damaged: {error}") from error
+        raise Refusal(
+            f"{path}: its packed data (gzip or alike) are cut short or damaged: {error}"
+        ) from error
     return data
 
 

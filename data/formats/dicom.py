@@ -23,7 +23,16 @@ from data.formats.dicom_groups import of_frame, places
 from data.formats.dicom_identity import Origin, derived, pseudonym, uid
 from data.formats.dicom_units import resize, select_frame
 from data.formats.dicom_words import WORDS
-from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, limits, to_stored
+from data.formats.image import (
+    Image,
+    Meta,
+    check_index,
+    decoding,
+    digest,
+    from_stored,
+    limits,
+    to_stored,
+)
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -54,7 +63,11 @@ def encode(images: Sequence[Image], image_id: str, origin: Origin, number: int =
     """
     meta = images[0].meta
     with decoding("DICOM header", "DICOM", private=True):
-        source = pydicom.dcmread(io.BytesIO(meta.header), force=True) if meta.header else _new_header(meta)
+        source = (
+            pydicom.dcmread(io.BytesIO(meta.header), force=True)
+            if meta.header
+            else _new_header(meta)
+        )
         frames = np.stack([_stored(image, source) for image in images])  # [N, C, H, W]
         ds = derived(source, image_id, origin)
         if len(images) < meta.count:
@@ -74,7 +87,9 @@ def in_order(images: Sequence[Image]) -> list[int]:
     """The order of the slices of a series: along the normal, then (several images at one place) by InstanceNumber."""
 
     def place(i: int) -> tuple[float, int]:
-        ds = pydicom.dcmread(io.BytesIO(images[i].meta.header), force=True, specific_tags=["InstanceNumber"])
+        ds = pydicom.dcmread(
+            io.BytesIO(images[i].meta.header), force=True, specific_tags=["InstanceNumber"]
+        )
         return images[i].meta.position or 0.0, int(ds.get("InstanceNumber") or 0)
 
     with decoding("DICOM series", "DICOM", private=True):
@@ -98,10 +113,15 @@ def _stored(image: Image, source: pydicom.Dataset) -> np.ndarray:
 
 def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.ndarray) -> Meta:
     with decoding(path, "DICOM", private=True):
-        slope, intercept = (float(of_frame(ds, index, f"Rescale{k}", d)) for k, d in (("Slope", 1), ("Intercept", 0)))
+        slope, intercept = (
+            float(of_frame(ds, index, f"Rescale{k}", d))
+            for k, d in (("Slope", 1), ("Intercept", 0))
+        )
         colour = len(stored) == 3
         palette = ds.PhotometricInterpretation == "PALETTE COLOR"
-        bits = stored.dtype.itemsize * 8 if palette else int(ds.get("BitsStored") or ds.BitsAllocated)
+        bits = (
+            stored.dtype.itemsize * 8 if palette else int(ds.get("BitsStored") or ds.BitsAllocated)
+        )
         affine = affine_of(ds, index)
         instance = str(ds.get("SOPInstanceUID", path.absolute()))
         buffer = io.BytesIO()
@@ -120,7 +140,11 @@ def _meta(path: Path, ds: pydicom.Dataset, index: int, total: int, stored: np.nd
             photometric="RGB" if colour else str(ds.PhotometricInterpretation),
             modality=modality(ds),
             subject=pseudonym(str(ds.get("PatientID") or "")),
-            series=digest("series", str(ds.get("SeriesInstanceUID", path.absolute())), *([instance] if total > 1 else [])),
+            series=digest(
+                "series",
+                str(ds.get("SeriesInstanceUID", path.absolute())),
+                *([instance] if total > 1 else []),
+            ),
             source=digest("instance", instance, str(index)),
             position=position_of(affine, ds),
             header=buffer.getvalue(),
@@ -132,11 +156,20 @@ def _checked(meta: Meta, ds: pydicom.Dataset, stored: np.ndarray, path: Path) ->
     """Refuse what cannot be undone on the way out; correct the depth that a header gives too small; turn the window round."""
     slope, intercept = meta.slope, meta.intercept
     if "ModalityLUTSequence" in ds:
-        raise Refusal(f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed")
+        raise Refusal(
+            f"{path}: has a Modality LUT table; RescaleSlope and RescaleIntercept are allowed"
+        )
     if slope == 0 or not np.isfinite([slope, intercept]).all():
-        raise Refusal(f"{path}: RescaleSlope {slope}, RescaleIntercept {intercept}; a finite slope other than 0 is allowed")
-    if stored.dtype.kind in "iu" and not limits(meta)[0] <= stored.min() <= stored.max() <= limits(meta)[1]:
-        meta = replace(meta, bits=stored.dtype.itemsize * 8)  # the header is wrong; nothing is clipped for that
+        raise Refusal(
+            f"{path}: RescaleSlope {slope}, RescaleIntercept {intercept}; a finite slope other than 0 is allowed"
+        )
+    if (
+        stored.dtype.kind in "iu"
+        and not limits(meta)[0] <= stored.min() <= stored.max() <= limits(meta)[1]
+    ):
+        meta = replace(
+            meta, bits=stored.dtype.itemsize * 8
+        )  # the header is wrong; nothing is clipped for that
     if meta.photometric == "MONOCHROME1" and meta.window:
         a, b = (slope * v + intercept for v in limits(meta))
         meta = replace(meta, window=(a + b - meta.window[1], a + b - meta.window[0]))
@@ -150,8 +183,14 @@ def _window(
     centre, width = (of_frame(ds, index, key) for key in ("WindowCenter", "WindowWidth"))
     if centre is None or width is None:
         whole = sorted((intercept, slope * (2**bits - 1) + intercept))
-        return (whole[0], whole[1]) if (colour and bits <= 16) or (bits == 8 and not ds.get("PixelRepresentation")) else None
-    first = [float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)]
+        return (
+            (whole[0], whole[1])
+            if (colour and bits <= 16) or (bits == 8 and not ds.get("PixelRepresentation"))
+            else None
+        )
+    first = [
+        float(v[0] if isinstance(v, pydicom.multival.MultiValue) else v) for v in (centre, width)
+    ]
     return (first[0] - first[1] / 2, first[0] + first[1] / 2) if first[1] > 0 else None
 
 
@@ -169,13 +208,19 @@ def _new_header(meta: Meta) -> pydicom.Dataset:
     """For images that come from elsewhere: a secondary capture with the units and the place that `meta` gives."""
     ds = pydicom.Dataset()
     ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, meta.modality or "OT"
-    ds.SeriesInstanceUID, ds.StudyInstanceUID = uid("series", meta.series or ""), uid("study", meta.series or "")
+    ds.SeriesInstanceUID, ds.StudyInstanceUID = (
+        uid("series", meta.series or ""),
+        uid("study", meta.series or ""),
+    )
     ds.InstanceNumber, ds.PatientID = meta.index + 1, meta.subject or ""
     ds.RescaleSlope, ds.RescaleIntercept = decimal(meta.slope), decimal(meta.intercept)
     if meta.modality == "CT":
         ds.RescaleType = "HU"
     if meta.window:
-        ds.WindowCenter, ds.WindowWidth = decimal(sum(meta.window) / 2), decimal(meta.window[1] - meta.window[0])
+        ds.WindowCenter, ds.WindowWidth = (
+            decimal(sum(meta.window) / 2),
+            decimal(meta.window[1] - meta.window[0]),
+        )
     if meta.spacing:
         ds.PixelSpacing = [decimal(v) for v in meta.spacing]
     if meta.affine:
@@ -195,7 +240,13 @@ def _put_units(ds: pydicom.Dataset, meta: Meta) -> None:
     if found == wanted:
         return
     for _, place in places(ds):
-        for key in (*wanted, "WindowCenter", "WindowWidth", "PixelPaddingValue", "PixelPaddingRangeLimit"):
+        for key in (
+            *wanted,
+            "WindowCenter",
+            "WindowWidth",
+            "PixelPaddingValue",
+            "PixelPaddingRangeLimit",
+        ):
             if key in place:
                 del place[key]
     ds.RescaleSlope, ds.RescaleIntercept = (decimal(value) for value in wanted.values())

@@ -10,7 +10,11 @@ from data.formats.volume import as_affine
 
 def spacing_of(ds: pydicom.Dataset, index: int) -> tuple[float, float] | None:
     """mm from row to row and from column to column: in the patient, else at the detector, else (RT images) in their plane."""
-    found = of_frame(ds, index, "PixelSpacing") or of_frame(ds, index, "ImagerPixelSpacing") or ds.get("ImagePlanePixelSpacing")
+    found = (
+        of_frame(ds, index, "PixelSpacing")
+        or of_frame(ds, index, "ImagerPixelSpacing")
+        or ds.get("ImagePlanePixelSpacing")
+    )
     if not found:
         return None
     rows, columns = (float(v) for v in found)
@@ -19,13 +23,17 @@ def spacing_of(ds: pydicom.Dataset, index: int) -> tuple[float, float] | None:
 
 def affine_of(ds: pydicom.Dataset, index: int) -> Affine | None:
     """(row, column, slice) → mm, RAS; DICOM itself counts left and back (PS3.3 C.7.6.2.1.1)."""
-    cosines, spacing = (of_frame(ds, index, key) for key in ("ImageOrientationPatient", "PixelSpacing"))
+    cosines, spacing = (
+        of_frame(ds, index, key) for key in ("ImageOrientationPatient", "PixelSpacing")
+    )
     corner = corner_of(ds, index)
     if corner is None or cosines is None or spacing is None:
         return None
     across, down = np.array(cosines, float)[:3], np.array(cosines, float)[3:]
     matrix = np.eye(4)
-    matrix[:3] = np.stack([down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), corner], 1)
+    matrix[:3] = np.stack(
+        [down * float(spacing[0]), across * float(spacing[1]), np.cross(across, down), corner], 1
+    )
     return as_affine(np.diag([-1.0, -1.0, 1.0, 1.0]) @ matrix)
 
 

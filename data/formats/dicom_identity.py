@@ -17,7 +17,9 @@ from data.formats.image import digest
 
 NOTICE = "research use, not for diagnosis"
 DESCRIPTION = 64  # characters of a SeriesDescription
-TEXT = "AE AS CS DA DT LO LT OB OD OF OL OV OW PN SH ST TM UC UI UN UR UT".split()  # what may name someone
+TEXT = (
+    "AE AS CS DA DT LO LT OB OD OF OL OV OW PN SH ST TM UC UI UN UR UT".split()
+)  # what may name someone
 
 
 class Origin(NamedTuple):
@@ -35,18 +37,27 @@ def derived(source: pydicom.Dataset, image_id: str, origin: Origin) -> pydicom.D
     config, derivation, keep_patient, kind_of = origin
     old = {
         key: str(source.get(key, ""))
-        for key in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID")
+        for key in (
+            "StudyInstanceUID",
+            "SeriesInstanceUID",
+            "FrameOfReferenceUID",
+            "SOPInstanceUID",
+        )
     }
     patient = str(source.get("PatientID", ""))
     ds = copy.deepcopy(source) if keep_patient else _imaging_only(source)
     _drop_stale(ds)
     third = list(source.get("ImageType") or [])[2:3]
     ds.ImageType = ["DERIVED", "SECONDARY", *(v for v in third if v in ("AXIAL", "LOCALIZER"))]
-    ds.DerivationDescription = (derivation if NOTICE in derivation else f"{derivation}; {NOTICE}".lstrip("; "))[:1024]
+    ds.DerivationDescription = (
+        derivation if NOTICE in derivation else f"{derivation}; {NOTICE}".lstrip("; ")
+    )[:1024]
     if keep_patient and old["SOPInstanceUID"]:
         ds.SourceImageSequence = [_reference(source)]
     kind = source.get("SOPClassUID", "")
-    ds.SOPClassUID = kind if keep_patient or _known(kind) else pydicom.uid.SecondaryCaptureImageStorage
+    ds.SOPClassUID = (
+        kind if keep_patient or _known(kind) else pydicom.uid.SecondaryCaptureImageStorage
+    )
     own = [kind_of] if kind_of else []
     ds.SOPInstanceUID = uid("instance", old["SOPInstanceUID"], image_id, config, *own)
     ds.SeriesInstanceUID = uid("series", old["SeriesInstanceUID"], config, *own)
@@ -55,7 +66,10 @@ def derived(source: pydicom.Dataset, image_id: str, origin: Origin) -> pydicom.D
     if not keep_patient:
         ds.SpecificCharacterSet = "ISO_IR 192"  # UTF-8: the derivation may name anything
         ds.PatientID = ds.PatientName = pseudonym(patient) or "unknown"
-        ds.PatientIdentityRemoved, ds.DeidentificationMethod = "YES", "kept a list of imaging attributes"
+        ds.PatientIdentityRemoved, ds.DeidentificationMethod = (
+            "YES",
+            "kept a list of imaging attributes",
+        )
         ds.StudyInstanceUID = uid("study", old["StudyInstanceUID"])
         if old["FrameOfReferenceUID"]:
             ds.FrameOfReferenceUID = uid("frame of reference", old["FrameOfReferenceUID"])
@@ -63,7 +77,10 @@ def derived(source: pydicom.Dataset, image_id: str, origin: Origin) -> pydicom.D
             setattr(ds, keyword, None if keyword == "SeriesNumber" else "")
     ds.file_meta = pydicom.dataset.FileMetaDataset()
     ds.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = ds.SOPClassUID, ds.SOPInstanceUID
+    ds.file_meta.MediaStorageSOPClassUID, ds.file_meta.MediaStorageSOPInstanceUID = (
+        ds.SOPClassUID,
+        ds.SOPInstanceUID,
+    )
     return ds
 
 
@@ -98,7 +115,9 @@ def _imaging_only(source: pydicom.Dataset) -> pydicom.Dataset:
 
 
 def _defined(element: pydicom.DataElement, terms: frozenset[str]) -> bool:
-    values = element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+    values = (
+        element.value if isinstance(element.value, pydicom.multival.MultiValue) else [element.value]
+    )
     return all(str(value) in terms for value in values)
 
 
@@ -109,12 +128,17 @@ def _known(kind: str) -> bool:
 
 def _reference(source: pydicom.Dataset) -> pydicom.Dataset:
     item = pydicom.Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = source.SOPClassUID, source.SOPInstanceUID
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = (
+        source.SOPClassUID,
+        source.SOPInstanceUID,
+    )
     return item
 
 
 def _drop_stale(ds: pydicom.Dataset) -> None:
-    for tag in [tag for tag in ds.keys() if 0x5000 <= tag.group <= 0x50FF or 0x6000 <= tag.group <= 0x60FF]:
+    for tag in [
+        tag for tag in ds.keys() if 0x5000 <= tag.group <= 0x50FF or 0x6000 <= tag.group <= 0x60FF
+    ]:
         del ds[tag]  # curves and overlays: drawn on the old pixels
     for keyword in STALE:
         if keyword in ds:

@@ -41,19 +41,31 @@ def frames(ds: pydicom.Dataset, path: Path) -> int:
     if "Rows" not in ds or "PhotometricInterpretation" not in ds:
         kind = ds.get("SOPClassUID")
         name = kind.name if isinstance(kind, pydicom.uid.UID) else "no SOP class"
-        raise Refusal(f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed")
+        raise Refusal(
+            f"{path}: this DICOM file has no image ({name}); an image with rows and pixel data is allowed"
+        )
     numbers = [ds.get(key, 1) for key in ("SamplesPerPixel", "Rows", "Columns", "BitsAllocated")]
     if not all(isinstance(n, int) and n > 0 for n in numbers):
-        raise Refusal(f"{path}: rows, columns, samples or bits are no number; an undamaged DICOM file is allowed")
+        raise Refusal(
+            f"{path}: rows, columns, samples or bits are no number; an undamaged DICOM file is allowed"
+        )
     samples, rows, columns, bits = numbers
     with decoding(path, "DICOM", private=True):
         total = max(1, int(ds.get("NumberOfFrames") or 1))
         syntax, packed = ds.file_meta.get("TransferSyntaxUID"), _size(_source(path))
-    held: float | None = packed * 8 / bits * (1.5 if "422" in str(ds.PhotometricInterpretation) else 1) * -(-bits // 8)
+    held: float | None = (
+        packed
+        * 8
+        / bits
+        * (1.5 if "422" in str(ds.PhotometricInterpretation) else 1)
+        * -(-bits // 8)
+    )
     if _packed(syntax):
         held = packed * RUNS if syntax == pydicom.uid.RLELossless else None
         if total * ITEM > packed:
-            raise Refusal(f"{path}: promises {total} frames, more than {packed} bytes can hold; an undamaged file is allowed")
+            raise Refusal(
+                f"{path}: promises {total} frames, more than {packed} bytes can hold; an undamaged file is allowed"
+            )
     bounds.check(path, (samples, rows, columns), total, -(-bits // 8), held)
     return total
 
@@ -69,7 +81,11 @@ def stored(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarra
         with decoding(path, "DICOM"):
             if _packed(syntax):
                 _check_stream(path, ds, index, total, promised)
-            array = pixel_array(source, index=index, **how) if total > 1 else pixel_array(pydicom.dcmread(source), **how)
+            array = (
+                pixel_array(source, index=index, **how)
+                if total > 1
+                else pixel_array(pydicom.dcmread(source), **how)
+            )
             whole = (*promised, *(() if ds.SamplesPerPixel == 1 else (3,)))
             if array.shape != whole:  # pydicom takes surplus data for frames that the header forgot
                 raise ValueError(f"pixel data for {array.shape} where the header promises {whole}")
@@ -79,7 +95,9 @@ def stored(path: Path, ds: pydicom.Dataset, index: int, total: int) -> np.ndarra
         if not absent:
             raise
         reason = " ".join(str(error.__cause__).split())[:200]
-        raise Refusal(f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})") from error
+        raise Refusal(
+            f"{path}: {syntax.name} needs a plug-in of pydicom that is not installed: {absent} ({reason})"
+        ) from error
     if shift:
         array = _shifted(array, int(ds.BitsStored), shift, path)
     if ds.PhotometricInterpretation == "PALETTE COLOR":
@@ -92,15 +110,26 @@ def padding(ds: pydicom.Dataset, dtype: np.dtype) -> tuple[float, float] | None:
     """The least and greatest stored number that stand for no image, both included (PS3.3 C.7.5.1.1.2)."""
     prefix = {"f4": "Float", "f8": "DoubleFloat"}.get(dtype.str[1:], "")
     value, limit = (ds.get(f"{prefix}PixelPadding{what}") for what in ("Value", "RangeLimit"))
-    if value is None or int(ds.get("SamplesPerPixel") or 1) != 1 or ds.get("PhotometricInterpretation") == "PALETTE COLOR":
+    if (
+        value is None
+        or int(ds.get("SamplesPerPixel") or 1) != 1
+        or ds.get("PhotometricInterpretation") == "PALETTE COLOR"
+    ):
         return None
-    ends = [v[0] if isinstance(v, pydicom.multival.MultiValue) else v for v in (value, value if limit is None else limit)]
+    ends = [
+        v[0] if isinstance(v, pydicom.multival.MultiValue) else v
+        for v in (value, value if limit is None else limit)
+    ]
     if not all(isinstance(v, (int, float)) for v in ends):
         return None
     if dtype.kind in "iu":  # many files give a signed value as an unsigned one
         bits = dtype.itemsize * 8
-        ends = [v - 2**bits if dtype.kind == "i" and 2 ** (bits - 1) <= v < 2**bits else v for v in ends]
-        ends = [v + 2**bits if dtype.kind == "u" and -(2 ** (bits - 1)) <= v < 0 else v for v in ends]
+        ends = [
+            v - 2**bits if dtype.kind == "i" and 2 ** (bits - 1) <= v < 2**bits else v for v in ends
+        ]
+        ends = [
+            v + 2**bits if dtype.kind == "u" and -(2 ** (bits - 1)) <= v < 0 else v for v in ends
+        ]
     return float(min(ends)), float(max(ends))
 
 
@@ -123,16 +152,22 @@ def _shift(ds: pydicom.Dataset, path: Path) -> int:
 def _shifted(array: np.ndarray, bits: int, shift: int, path: Path) -> np.ndarray:
     below = np.bitwise_and(array, (1 << shift) - 1)
     if below.any():
-        raise Refusal(f"{path}: {shift} bits lie below HighBit and BitsStored and are not empty; empty ones are allowed")
+        raise Refusal(
+            f"{path}: {shift} bits lie below HighBit and BitsStored and are not empty; empty ones are allowed"
+        )
     above = array.dtype.itemsize * 8 - bits - shift
     return (array << above) >> (above + shift)  # of signed numbers the sign comes along
 
 
-def _check_stream(path: Path, ds: pydicom.Dataset, index: int, total: int, promised: tuple[int, int]) -> None:
+def _check_stream(
+    path: Path, ds: pydicom.Dataset, index: int, total: int, promised: tuple[int, int]
+) -> None:
     """The packed image says its own size, and the header must agree before it is unpacked."""
     with path.open("rb") as file:
         pydicom.dcmread(file, stop_before_pixels=True)
-        start = file.read(12)  # tag, VR, length; without a VR (against the syntax, but seen) four bytes less
+        start = file.read(
+            12
+        )  # tag, VR, length; without a VR (against the syntax, but seen) four bytes less
         if start[:4] != PIXELS:
             return  # the decoder tells
         file.seek(0 if start[4:6].isalpha() else -4, io.SEEK_CUR)
@@ -141,7 +176,9 @@ def _check_stream(path: Path, ds: pydicom.Dataset, index: int, total: int, promi
         packed = get_frame(file, index, number_of_frames=total, extended_offsets=extended)
     size = _stream_size(packed)
     if size is not None and size != promised:
-        raise ValueError(f"its packed image is {size[0]} x {size[1]} where the header promises {promised[0]} x {promised[1]}")
+        raise ValueError(
+            f"its packed image is {size[0]} x {size[1]} where the header promises {promised[0]} x {promised[1]}"
+        )
 
 
 def _stream_size(packed: bytes) -> tuple[int, int] | None:
@@ -170,7 +207,10 @@ def _absent_plugins(syntax: pydicom.uid.UID | None) -> str:
     if syntax is None or not _packed(syntax):
         return ""
     try:
-        return " or ".join(text.partition("requires ")[2] or text for text in get_decoder(syntax).missing_dependencies)
+        return " or ".join(
+            text.partition("requires ")[2] or text
+            for text in get_decoder(syntax).missing_dependencies
+        )
     except NotImplementedError:  # nobody can unpack it: pydicom's own message says so
         return ""
 
@@ -211,12 +251,19 @@ def _inflated(path: Path, changed: int, size: int) -> bytes:
         with decoding(path, "DICOM", private=True):
             ds = pydicom.dcmread(io.BytesIO(start.getvalue() + data), stop_before_pixels=True)
             sides = [int(ds.get(key) or 0) for key in ("SamplesPerPixel", "Rows", "Columns")]
-            total, bits = max(1, int(ds.get("NumberOfFrames") or 1)), int(ds.get("BitsAllocated") or 8)
+            total, bits = (
+                max(1, int(ds.get("NumberOfFrames") or 1)),
+                int(ds.get("BitsAllocated") or 8),
+            )
         claim = bounds.check(path, sides, total, -(-bits // 8), len(raw) * bounds.DEFLATE)
         room = claim + HEADER + bounds.SURPLUS - len(data)
         data += stream.decompress(stream.unconsumed_tail, room)
         if stream.unconsumed_tail and stream.decompress(stream.unconsumed_tail, 1):
-            raise Refusal(f"{path}: unpacks to more than the {claim} bytes it promises; an honest header is allowed")
+            raise Refusal(
+                f"{path}: unpacks to more than the {claim} bytes it promises; an honest header is allowed"
+            )
     except zlib.error as error:
-        raise Refusal(f"{path}: its deflated data are damaged ({error}); an undamaged DICOM file is allowed") from error
+        raise Refusal(
+            f"{path}: its deflated data are damaged ({error}); an undamaged DICOM file is allowed"
+        ) from error
     return start.getvalue() + data

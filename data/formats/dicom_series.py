@@ -36,7 +36,9 @@ def header(path: Path) -> Header:
         kind = ds.get("SOPClassUID") or ds.file_meta.get("MediaStorageSOPClassUID", "")
         if kind == DIRECTORY:
             return Header(nothing="a directory of other files (DICOMDIR)")
-        if "Rows" not in ds:  # of a kind that nobody knows it is damaged, which is told when it is read
+        if (
+            "Rows" not in ds
+        ):  # of a kind that nobody knows it is damaged, which is told when it is read
             known = isinstance(kind, pydicom.uid.UID) and kind.name != kind
             return Header(nothing=f"{kind.name} without an image" if known else "")
         cosines = np.array(ds.get("ImageOrientationPatient") or [], float)
@@ -44,7 +46,10 @@ def header(path: Path) -> Header:
         placed = len(cosines) == 6 and len(corner) == 3
         position = float(np.cross(cosines[:3], cosines[3:]) @ corner) if placed else 0.0
         turned = ",".join(f"{v:.{DIGITS}f}" for v in cosines + 0.0)
-        size = [str(ds.get(key) or "") for key in ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing")]
+        size = [
+            str(ds.get(key) or "")
+            for key in ("SeriesInstanceUID", "Rows", "Columns", "PixelSpacing")
+        ]
         several = int(ds.get("NumberOfFrames") or 1) > 1 or not size[0]
         localizer = "LOCALIZER" in [str(word).upper() for word in ds.get("ImageType") or []]
         name = "" if several else digest("stack", turned, *size)

@@ -104,7 +104,9 @@ def select_frame(ds: pydicom.Dataset, index: int) -> None:
     ds.remove_private_tags()
 
 
-def _moved(before: Affine | None, after: Affine | None, ratio: tuple[float, float]) -> tuple[float, float]:
+def _moved(
+    before: Affine | None, after: Affine | None, ratio: tuple[float, float]
+) -> tuple[float, float]:
     """Old pixels along (rows, columns) by which the first centre was moved; without geometry so that the outer edges stay."""
     if before is None or after is None:
         return (ratio[0] - 1) / 2, (ratio[1] - 1) / 2
@@ -113,11 +115,15 @@ def _moved(before: Affine | None, after: Affine | None, ratio: tuple[float, floa
     return float(down), float(across)
 
 
-def _moves(ds: pydicom.Dataset, moved: tuple[float, float]) -> list[tuple[pydicom.Dataset, np.ndarray]]:
+def _moves(
+    ds: pydicom.Dataset, moved: tuple[float, float]
+) -> list[tuple[pydicom.Dataset, np.ndarray]]:
     """Each position and what it becomes: all frames move by as many pixels, along their own axes."""
     found = []
     for frame, place in places(ds):
-        cosines = place.get("ImageOrientationPatient") or of_frame(ds, frame, "ImageOrientationPatient")
+        cosines = place.get("ImageOrientationPatient") or of_frame(
+            ds, frame, "ImageOrientationPatient"
+        )
         spacing = spacing_of(ds, frame)
         if place.get("ImagePositionPatient") and cosines and spacing:
             across, down = np.array(cosines, float)[:3], np.array(cosines, float)[3:]
@@ -129,16 +135,25 @@ def _moves(ds: pydicom.Dataset, moved: tuple[float, float]) -> list[tuple[pydico
 def _step(ds: pydicom.Dataset, keyword: str, ratio: tuple[float, float]) -> None:
     for _, place in places(ds):
         if place.get(keyword):
-            setattr(place, keyword, [decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)])
+            setattr(
+                place, keyword, [decimal(float(v) * r) for v, r in zip(place.get(keyword), ratio)]
+            )
 
 
-def _scale_region(region: pydicom.Dataset, ratio: tuple[float, float], sides: tuple[int, int]) -> None:
+def _scale_region(
+    region: pydicom.Dataset, ratio: tuple[float, float], sides: tuple[int, int]
+) -> None:
     for letter, r, side in (("X", ratio[1], sides[1]), ("Y", ratio[0], sides[0])):
-        for keyword, first in ((f"RegionLocationMin{letter}0", True), (f"RegionLocationMax{letter}1", False)):
+        for keyword, first in (
+            (f"RegionLocationMin{letter}0", True),
+            (f"RegionLocationMax{letter}1", False),
+        ):
             if keyword in region:
                 edge = round((region[keyword].value + (not first)) / r) - (not first)
                 setattr(region, keyword, min(max(edge, 0), side - 1))
-        if (keyword := f"ReferencePixel{letter}0") in region:  # relative to the region's first pixel
+        if (
+            keyword := f"ReferencePixel{letter}0"
+        ) in region:  # relative to the region's first pixel
             setattr(region, keyword, round((region[keyword].value + 0.5) / r - 0.5))
         if (keyword := f"PhysicalDelta{letter}") in region:
             setattr(region, keyword, float(region[keyword].value) * r)

@@ -19,7 +19,9 @@ def module(path: str | Path) -> Any:
     try:
         import h5py
     except ImportError:
-        raise Refusal(f"{path}: HDF5 and MATLAB 7.3 files need h5py: pip install 'palimpsest[formats]'") from None
+        raise Refusal(
+            f"{path}: HDF5 and MATLAB 7.3 files need h5py: pip install 'palimpsest[formats]'"
+        ) from None
     return h5py
 
 
@@ -30,7 +32,9 @@ def arrays(path: Path, file: Any) -> dict[str, Any]:
     for name in file:
         link = file.get(name, getlink=True)
         if isinstance(link, h5py.ExternalLink):
-            raise Refusal(f"{path}: has a link to another file; data sets of the file itself are allowed")
+            raise Refusal(
+                f"{path}: has a link to another file; data sets of the file itself are allowed"
+            )
         if isinstance(link, h5py.HardLink) and isinstance(value := file[name], h5py.Dataset):
             text = bytes(value.attrs.get("MATLAB_class", b"")) == b"char"
             if value.ndim >= 2 and not text:
@@ -41,13 +45,19 @@ def arrays(path: Path, file: Any) -> dict[str, Any]:
 def check(path: Path, dataset: Any) -> float | None:
     """Refuse a data set whose numbers lie elsewhere; the bytes that it can hold at most, None if its filters do not say."""
     if dataset.external:
-        raise Refusal(f"{path}: its numbers are in another file (external storage); numbers in the file itself are allowed")
+        raise Refusal(
+            f"{path}: its numbers are in another file (external storage); numbers in the file itself are allowed"
+        )
     if dataset.is_virtual:
-        raise Refusal(f"{path}: is made of other files (a virtual data set); numbers in the file itself are allowed")
+        raise Refusal(
+            f"{path}: is made of other files (a virtual data set); numbers in the file itself are allowed"
+        )
     stored = dataset.id.get_storage_size()
     if dataset.chunks is None:
         return stored
     if (chunk := prod(dataset.chunks) * dataset.dtype.itemsize) > bounds.image_bytes():
-        raise Refusal(f"{path}: is unpacked in pieces of {chunk} bytes; --max-image-bytes allows more")
+        raise Refusal(
+            f"{path}: is unpacked in pieces of {chunk} bytes; --max-image-bytes allows more"
+        )
     plugins = dataset.id.get_create_plist().get_nfilters() > 0 and dataset.compression not in PACKS
     return None if plugins else stored * bounds.DEFLATE

@@ -38,8 +38,14 @@ class Meta:
     axis: int = 2  # slice axis of a volume
     shape: tuple[int, ...] = ()  # of the stored array, for volumes and stacks
     spacing: tuple[float, float] | None = None  # mm from row to row, from column to column
-    affine: Affine | None = None  # 4×4: array index (DICOM: row, column, slice) → mm to the right, front, head (RAS)
-    turn: Turn = (False, False, False)  # what `upright` did to the stored slice, undone on the way out
+    affine: Affine | None = (
+        None  # 4×4: array index (DICOM: row, column, slice) → mm to the right, front, head (RAS)
+    )
+    turn: Turn = (
+        False,
+        False,
+        False,
+    )  # what `upright` did to the stored slice, undone on the way out
     photometric: str = ""  # gray, rgb, or DICOM's own word
     complex: bool = False  # channels are real, imaginary, real, imaginary … one pair per coil
     modality: str = ""  # DICOM's word, "CT" or "MR"; "" where the file does not say
@@ -51,7 +57,9 @@ class Meta:
     key: str = ""  # array inside an NPZ, HDF5 or MAT file, image inside a ZIP
     layout: str = ""  # of a stored array: h w, channels c, slices n
     notes: tuple[str, ...] = ()  # what a record must say of how the file was read
-    padded: Tensor | None = field(default=None, repr=False, compare=False)  # [1, H, W]: padding as it was read, else NaN
+    padded: Tensor | None = field(
+        default=None, repr=False, compare=False
+    )  # [1, H, W]: padding as it was read, else NaN
     header: bytes = field(default=b"", repr=False)
 
 
@@ -107,19 +115,25 @@ def depth(meta: Meta) -> tuple[float, float] | None:
     return low, high
 
 
-def from_stored(stored: np.ndarray, meta: Meta, path: str | Path, padding: np.ndarray | None = None) -> Image:
+def from_stored(
+    stored: np.ndarray, meta: Meta, path: str | Path, padding: np.ndarray | None = None
+) -> Image:
     """stored [C, H, W] (complex: [coils, H, W]) → Image. Refuses NaN, Inf and numbers that float32 cannot tell apart.
 
     padding [H, W] is true where the file says that there is no image.
     """
     if stored.ndim != 3 or 0 in stored.shape:
-        raise Refusal(f"{path}: image of shape {stored.shape} has no pixels; [channels, height, width] ≥ 1 is allowed")
+        raise Refusal(
+            f"{path}: image of shape {stored.shape} has no pixels; [channels, height, width] ≥ 1 is allowed"
+        )
     if np.iscomplexobj(stored):
         meta = replace(meta, complex=True)
         stored = np.stack([stored.real, stored.imag], 1).reshape(-1, *stored.shape[1:])
     bad = stored.size - int(np.isfinite(stored).sum())
     if bad:
-        raise Refusal(f"{path}: {bad} of {stored.size} values are NaN or infinite; only finite values are allowed")
+        raise Refusal(
+            f"{path}: {bad} of {stored.size} values are NaN or infinite; only finite values are allowed"
+        )
     plain = meta.slope == 1 and meta.intercept == 0
     with np.errstate(over="ignore"):  # seen just below
         values = stored if plain else stored.astype(np.float64) * meta.slope + meta.intercept
@@ -129,7 +143,9 @@ def from_stored(stored: np.ndarray, meta: Meta, path: str | Path, padding: np.nd
         raise Refusal(f"{path}: values beyond ±3.4e38 do not fit in float32; rescale the file")
     # float32 rounds p by at most |p|·2⁻²⁴: half a stored unit (slope/2) needs |p| ≤ 2²³·slope.
     if np.dtype(meta.dtype).kind in "iu" and peak > 2**23 * abs(meta.slope):
-        raise Refusal(f"{path}: value {peak:g} is over 2^23 stored units from zero; float32 pixels would lose its last bits")
+        raise Refusal(
+            f"{path}: value {peak:g} is over 2^23 stored units from zero; float32 pixels would lose its last bits"
+        )
     image = Image(torch.from_numpy(np.ascontiguousarray(pixels)), meta)
     if padding is not None and padding.any():
         padded = image.pixels.masked_fill(~torch.from_numpy(padding), torch.nan)
@@ -145,7 +161,9 @@ def to_stored(image: Image) -> np.ndarray:
     """
     pixels, meta = image.pixels.detach().cpu(), image.meta
     if pixels.ndim != 3:
-        raise Refusal(f"pixels of shape {tuple(pixels.shape)} cannot be written; [C, H, W] is allowed")
+        raise Refusal(
+            f"pixels of shape {tuple(pixels.shape)} cannot be written; [C, H, W] is allowed"
+        )
     if not bool(torch.isfinite(pixels).all()):
         raise Refusal("pixels hold NaN or Inf and are not written; only finite values are allowed")
     if meta.padded is not None:
@@ -156,7 +174,9 @@ def to_stored(image: Image) -> np.ndarray:
     if meta.slope != 1 or meta.intercept != 0:
         values = (values - meta.intercept) / meta.slope
     if meta.complex and len(values) % 2:
-        raise Refusal(f"{len(values)} channels cannot be written as complex numbers; real and imaginary in turn are allowed")
+        raise Refusal(
+            f"{len(values)} channels cannot be written as complex numbers; real and imaginary in turn are allowed"
+        )
     if meta.complex:
         return (values[0::2] + 1j * values[1::2]).astype(dtype)
     if dtype.kind in "iub":
@@ -191,5 +211,13 @@ def decoding(path: str | Path, what: str, private: bool = False) -> Iterator[Non
         raise
     except Exception as error:
         kind, text = type(error).__name__, " ".join(str(error).split())[:300]
-        reason = kind if private else text if isinstance(error, ValueError) and text else f"{kind}: {text}"
-        raise Refusal(f"{path}: not a readable {what} ({reason}); an undamaged {what} file is allowed") from error
+        reason = (
+            kind
+            if private
+            else text
+            if isinstance(error, ValueError) and text
+            else f"{kind}: {text}"
+        )
+        raise Refusal(
+            f"{path}: not a readable {what} ({reason}); an undamaged {what} file is allowed"
+        ) from error

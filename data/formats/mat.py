@@ -56,7 +56,11 @@ def variables(path: Path) -> dict[str, Variable]:
             file.seek(0)
             listed = [(entry, 0, 0) for entry in scipy.io.whosmat(file)]
         else:
-            listed = [(entry, place, size) for place, size in _elements(file) for entry in _entries(file, place, size)]
+            listed = [
+                (entry, place, size)
+                for place, size in _elements(file)
+                for entry in _entries(file, place, size)
+            ]
     return {
         name: Variable(tuple(map(int, shape)), CLASSES[kind], place, size)
         for (name, shape, kind), place, size in listed
@@ -82,7 +86,9 @@ def load(path: Path, name: str, variable: Variable) -> np.ndarray:
         inner = struct.unpack(_order(start) + "II", _Inflating(element).read(8))[1]
         most = 2 * 8 * prod(variable.shape) + HEAD  # complex doubles
         if inner > most:
-            raise Refusal(f"{path}: an array of shape {variable.shape} has {inner} bytes; at most {most} are allowed")
+            raise Refusal(
+                f"{path}: an array of shape {variable.shape} has {inner} bytes; at most {most} are allowed"
+            )
         element = bounds.unpack(_Inflating(element), inner + 8, path)
     else:
         element = struct.pack(_order(start) + "II", kind, size) + element

@@ -27,7 +27,9 @@ def open_volume(path: Path) -> Volume:
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
         raise Refusal(f"{path}: has dimensions {shape}; two to four, each at least 1, are allowed")
     if dtype.kind not in "iufc" and dtype.names != ("R", "G", "B"):
-        raise Refusal(f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed")
+        raise Refusal(
+            f"{path}: holds {dtype.names or dtype}; integers, floats, complex and RGB are allowed"
+        )
     array = four_dimensional(_array(path, zipped, offset, dtype, shape))
     if dtype.names:
         array = np.stack([array[name] for name in dtype.names], -1)
@@ -44,41 +46,57 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
     for field in () if keep_patient else FREE_TEXT:
         if field in header.keys():
             header[field] = b""
-    header.set_data_dtype("RGB" if volume.meta.photometric == "rgb" else volume.meta.dtype)  # colours may have become gray
+    header.set_data_dtype(
+        "RGB" if volume.meta.photometric == "rgb" else volume.meta.dtype
+    )  # colours may have become gray
     header.set_data_shape(volume.meta.shape)
     header["vox_offset"] = header.single_vox_offset
     header["magic"] = header.single_magic
     if not np.isfinite(header["scl_inter"]):
-        header["scl_inter"] = 0  # as it was read: other readers refuse the file, or drop the slope with it
+        header["scl_inter"] = (
+            0  # as it was read: other readers refuse the file, or drop the slope with it
+        )
     _place(header, volume.meta)
     dtype, array = header.get_data_dtype(), volume.array
     if dtype.names:
         array = np.ascontiguousarray(array).view(dtype)[..., 0]
     out = io.BytesIO()
     header.write_to(out)
-    out.write(bytes(int(header["vox_offset"]) - out.tell()))  # the four bytes that say: no extensions
+    out.write(
+        bytes(int(header["vox_offset"]) - out.tell())
+    )  # the four bytes that say: no extensions
     out.write(array.astype(dtype).tobytes(order="F"))
     return gzip.compress(out.getvalue(), 6, mtime=0) if zipped else out.getvalue()
 
 
 def _header(start: bytes):
     """Header of either version and either byte order. Raises ValueError for anything else."""
-    sizes = {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")} if len(start) >= 4 else {}
+    sizes = (
+        {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")}
+        if len(start) >= 4
+        else {}
+    )
     found = [(kind, order) for size, kind in HEADERS.items() if (order := sizes.get(size))]
     if not found:
         raise ValueError("no NIfTI header at its start")
     kind, order = found[0]
     header = kind(start[: kind.template_dtype.itemsize], endianness=order[0])
     if header["magic"].item() != header.single_magic:
-        raise ValueError("header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed")
+        raise ValueError(
+            "header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed"
+        )
     return header
 
 
-def _array(path: Path, zipped: bool, offset: int, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
+def _array(
+    path: Path, zipped: bool, offset: int, dtype: np.dtype, shape: tuple[int, ...]
+) -> np.ndarray:
     held = path.stat().st_size * (bounds.DEFLATE if zipped else 1) - offset
     size = bounds.check_volume(path, shape, dtype.itemsize, held)
     if not 0 <= offset <= held + offset:
-        raise Refusal(f"{path}: its data begin at byte {offset}; a place inside the file is allowed")
+        raise Refusal(
+            f"{path}: its data begin at byte {offset}; a place inside the file is allowed"
+        )
     if not zipped:
         return np.memmap(path, dtype, "r", offset, shape, order="F")
     with gzip.open(path) as file:
@@ -96,7 +114,9 @@ def _meta(path: Path, header, shape: tuple[int, ...]) -> Meta:
     if dtype.names:
         slope, intercept = 1.0, 0.0
     if dtype.kind == "c" and (slope, intercept) != (1, 0):
-        raise Refusal(f"{path}: complex numbers with a scale {slope}, {intercept}; scl_slope 1 and scl_inter 0 are allowed")
+        raise Refusal(
+            f"{path}: complex numbers with a scale {slope}, {intercept}; scl_slope 1 and scl_inter 0 are allowed"
+        )
     low, high = float(header["cal_min"]), float(header["cal_max"])
     window = (low, high) if np.isfinite([low, high]).all() and high > low else None
     with decoding(path, "NIfTI"):
@@ -138,7 +158,9 @@ def _place(header, meta: Meta) -> None:
     sform, scode = header.get_sform(coded=True)
     zooms = np.array(header.get_zooms(), dtype=float)
     n = min(3, len(zooms))
-    header.set_zooms(zooms * np.r_[np.linalg.norm(change[:3, :3], axis=0)[:n], np.ones(len(zooms) - n)])
+    header.set_zooms(
+        zooms * np.r_[np.linalg.norm(change[:3, :3], axis=0)[:n], np.ones(len(zooms) - n)]
+    )
     if qcode:
         header.set_qform(qform @ change, int(qcode))
     if scode:

@@ -25,7 +25,9 @@ def open_volume(path: Path) -> Volume:
     with path.open("rb") as file:
         text = _text(file.read(HEADER))
         if not text:
-            raise Refusal(f"{path}: its NRRD header has no end; an undamaged file with an attached header is allowed")
+            raise Refusal(
+                f"{path}: its NRRD header has no end; an undamaged file with an attached header is allowed"
+            )
         with decoding(path, "NRRD", private=True):
             header = nrrd.read_header(io.BytesIO(text))
             known = nrrd_axes.standard(header)
@@ -35,9 +37,13 @@ def open_volume(path: Path) -> Volume:
             if known.get("dimension") != len(sizes):
                 raise ValueError("dimension and sizes disagree")
         if detached:
-            raise Refusal(f"{path}: its data are in another file; an attached header (.nrrd) is allowed")
+            raise Refusal(
+                f"{path}: its data are in another file; an attached header (.nrrd) is allowed"
+            )
         if dtype.kind not in "iuf" or min(sizes) < 1:
-            raise Refusal(f"{path}: holds {dtype} of shape {tuple(sizes)}; numbers in two or three dimensions are allowed")
+            raise Refusal(
+                f"{path}: holds {dtype} of shape {tuple(sizes)}; numbers in two or three dimensions are allowed"
+            )
         layout = nrrd_axes.layout(known, sizes, dtype, path)
         side = dict(zip(layout, sizes))
         shape = tuple(side[letter] for letter in "xyz" if letter in side)
@@ -48,7 +54,9 @@ def open_volume(path: Path) -> Volume:
         file.seek(len(text))
         array = _array(file, path, header, encoding, dtype, claim, len(text))
     order = [layout.index(letter) for letter in "xyztc" if letter in layout]
-    array = array.reshape(sizes, order="F").transpose(*order, *(i for i, letter in enumerate(layout) if letter == "s"))
+    array = array.reshape(sizes, order="F").transpose(
+        *order, *(i for i, letter in enumerate(layout) if letter == "s")
+    )
     array = array.reshape(*(*shape, 1, 1)[:4], *([3] if "c" in side else []))
     meta = Meta(
         "nrrd",
@@ -74,18 +82,34 @@ def encode(images: Sequence[Image], keep_patient: bool) -> bytes:
     volume = assemble(images)
     meta, colour = volume.meta, volume.array.ndim == 5
     repeated = volume.array.shape[3] > 1 or (len(images) == meta.count and "t" in meta.layout)
-    found = nrrd.read_header(io.BytesIO(meta.header)) if meta.header else {"sizes": [], "encoding": "gzip"}
-    layout = meta.layout or ("c" if colour else "") + "xyz"[: len(meta.shape)] + ("t" if len(meta.shape) == 4 else "")
+    found = (
+        nrrd.read_header(io.BytesIO(meta.header))
+        if meta.header
+        else {"sizes": [], "encoding": "gzip"}
+    )
+    layout = meta.layout or ("c" if colour else "") + "xyz"[: len(meta.shape)] + (
+        "t" if len(meta.shape) == 4 else ""
+    )
     header = nrrd_axes.standard(found)
     if meta.header:
-        kept = [i for i, letter in enumerate(layout) if letter not in ("" if colour else "c") + ("" if repeated else "t")]
+        kept = [
+            i
+            for i, letter in enumerate(layout)
+            if letter not in ("" if colour else "c") + ("" if repeated else "t")
+        ]
         for key in set(nrrd_axes.PER_AXIS) & header.keys():
-            header[key] = header[key][kept] if isinstance(header[key], np.ndarray) else [header[key][i] for i in kept]
+            header[key] = (
+                header[key][kept]
+                if isinstance(header[key], np.ndarray)
+                else [header[key][i] for i in kept]
+            )
         layout = "".join(layout[i] for i in kept)
     elif meta.affine is not None:
         rows = np.full((len(layout), 3), np.nan)
         header |= {"space": "left-posterior-superior", "space directions": rows}
-        header["kinds"] = [{"c": "RGB-color", "t": "list"}.get(letter, "domain") for letter in layout]
+        header["kinds"] = [
+            {"c": "RGB-color", "t": "list"}.get(letter, "domain") for letter in layout
+        ]
     if meta.affine is not None and meta.affine != nrrd_axes.affine_of(header, layout):
         nrrd_axes.place(header, layout, meta.affine)
     encoding = str(found["encoding"]).lower()
@@ -94,7 +118,11 @@ def encode(images: Sequence[Image], keep_patient: bool) -> bytes:
         header["endian"] = found["endian"]
     header.pop("dimension", None)
     if keep_patient:
-        header |= {key: value for key, value in found.items() if key not in (*header, *STORED, *nrrd_axes.PER_AXIS)}
+        header |= {
+            key: value
+            for key, value in found.items()
+            if key not in (*header, *STORED, *nrrd_axes.PER_AXIS)
+        }
     return _written(_laid_out(volume, layout), header)
 
 
@@ -113,7 +141,10 @@ def _text(start: bytes) -> bytes:
 
 def _dtype(header: Mapping[str, Any], encoding: str) -> np.dtype:
     """As pynrrd finds it, of no numbers at all."""
-    empty = {"sizes": np.zeros(len(header["sizes"]), int), "encoding": encoding if encoding in PLAIN else "raw"}
+    empty = {
+        "sizes": np.zeros(len(header["sizes"]), int),
+        "encoding": encoding if encoding in PLAIN else "raw",
+    }
     return nrrd.read_data({**header, **empty, **dict.fromkeys(SKIPS, 0)}, io.BytesIO()).dtype
 
 
@@ -121,20 +152,34 @@ def _held(packed: int, encoding: str, dtype: np.dtype) -> float | None:
     """Bytes that so many packed ones can become; None: bzip2 packs zeros without end."""
     if encoding in ("bzip2", "bz2"):
         return None
-    return packed * (bounds.DEFLATE if encoding in PACKED else dtype.itemsize if encoding != "raw" else 1)
+    return packed * (
+        bounds.DEFLATE if encoding in PACKED else dtype.itemsize if encoding != "raw" else 1
+    )
 
 
-def _array(file, path: Path, header: Mapping[str, Any], encoding: str, dtype: np.dtype, claim: int, start: int) -> np.ndarray:
+def _array(
+    file,
+    path: Path,
+    header: Mapping[str, Any],
+    encoding: str,
+    dtype: np.dtype,
+    claim: int,
+    start: int,
+) -> np.ndarray:
     """All numbers in the order of the file, whose place is behind the header."""
     lines, skipped = (int(header.get(a, header.get(b, 0))) for a, b in (SKIPS[:2], SKIPS[2:]))
     on_disk = path.stat().st_size
     if not 0 <= lines <= on_disk or not -1 <= skipped <= on_disk:
-        raise Refusal(f"{path}: {lines} lines and {skipped} bytes to skip; what the file has is allowed")
+        raise Refusal(
+            f"{path}: {lines} lines and {skipped} bytes to skip; what the file has is allowed"
+        )
     if encoding not in PACKED:
         with decoding(path, "NRRD", private=True):
             return nrrd.read_data(dict(header), file, str(path)).reshape(-1, order="F")
     if skipped < 0:
-        raise Refusal(f"{path}: packed data at the end of others (byte skip -1); data behind the header are allowed")
+        raise Refusal(
+            f"{path}: packed data at the end of others (byte skip -1); data behind the header are allowed"
+        )
     for _ in range(lines):
         file.readline()
     data = bounds.unpack(PACKED[encoding](file), claim, path, skipped)
@@ -156,4 +201,6 @@ def _written(array: np.ndarray, header: dict[str, Any]) -> bytes:
     nrrd.write(out, np.asfortranarray(array), header, index_order="F")
     head, blank, body = out.getvalue().partition(b"\n\n")
     dated = b"#"  # pynrrd's comments hold the time: same input, same bytes
-    return b"\n".join(line for line in head.split(b"\n") if not line.startswith(dated)) + blank + body
+    return (
+        b"\n".join(line for line in head.split(b"\n") if not line.startswith(dated)) + blank + body
+    )

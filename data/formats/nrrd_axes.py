@@ -21,8 +21,16 @@ KINDS = (*SPACE, "RGB-color", "3-color", *REPEATED, *SINGLE, "none")
 PER_AXIS = ("kinds", "units", "centerings", "spacings", "thicknesses", "space directions")
 UNITS = {"": "", "mm": "mm", "cm": "cm", "m": "m", "um": "um", "µm": "um", "micron": "um", "microns": "um", "nm": "nm",
          "millimeter": "mm", "millimeters": "mm", "s": "s", "ms": "ms", "us": "us", "hz": "Hz", "ppm": "ppm"}  # fmt: skip
-SPACES = {"left-posterior-superior": (-1, -1, 1), "left-anterior-superior": (-1, 1, 1), "right-anterior-superior": (1, 1, 1)}
-SHORT = {"lps": "left-posterior-superior", "las": "left-anterior-superior", "ras": "right-anterior-superior"}
+SPACES = {
+    "left-posterior-superior": (-1, -1, 1),
+    "left-anterior-superior": (-1, 1, 1),
+    "right-anterior-superior": (1, 1, 1),
+}
+SHORT = {
+    "lps": "left-posterior-superior",
+    "las": "left-anterior-superior",
+    "ras": "right-anterior-superior",
+}
 OTHER_SPACES = ("scanner-xyz", "3d-right-handed", "3d-left-handed")
 
 
@@ -40,10 +48,15 @@ def standard(header: Mapping[str, Any]) -> dict[str, Any]:
             names = {name.lower(): name for name in (*KINDS, *ODD)}
             known[key] = [names.get(str(word).lower(), "none") for word in words]
         elif key == "centerings":
-            known[key] = [word if word in ("cell", "node") else "none" for word in map(str.lower, words)]
+            known[key] = [
+                word if word in ("cell", "node") else "none" for word in map(str.lower, words)
+            ]
         elif key in ("units", "space units"):
             known[key] = [UNITS.get(word.lower(), "") for word in words]
-        elif key == "space" and (name := SHORT.get(value.lower(), value.lower())) in (*SPACES, *OTHER_SPACES):
+        elif key == "space" and (name := SHORT.get(value.lower(), value.lower())) in (
+            *SPACES,
+            *OTHER_SPACES,
+        ):
             known[key] = name
         elif key == "space directions":
             known[key] = _rows(value)
@@ -71,7 +84,9 @@ def layout(header: Mapping[str, Any], sizes: Sequence[int], dtype: np.dtype, pat
     directed = _directed(header, len(sizes))
     letters = []
     for kind, size, has_direction in zip(kinds, sizes, directed):
-        colours = kind in COLOUR or (kind == "vector" and dtype.kind == "u")  # so do ITK and Slicer write colours
+        colours = kind in COLOUR or (
+            kind == "vector" and dtype.kind == "u"
+        )  # so do ITK and Slicer write colours
         if colours and size == 3:
             letters.append("c")
         elif kind in (*SPACE, "none"):
@@ -81,9 +96,13 @@ def layout(header: Mapping[str, Any], sizes: Sequence[int], dtype: np.dtype, pat
         elif kind in SINGLE and size == 1:
             letters.append("s")
         else:
-            raise Refusal(f"{path}: an axis of {size} is {kind}; space, time, list, vector and three colours are allowed")
+            raise Refusal(
+                f"{path}: an axis of {size} is {kind}; space, time, list, vector and three colours are allowed"
+            )
     if letters.count(" ") == 4 and "t" not in letters:
-        letters[-1 - letters[::-1].index(" ")] = "t"  # nothing tells: the usual order is space, then time
+        letters[-1 - letters[::-1].index(" ")] = (
+            "t"  # nothing tells: the usual order is space, then time
+        )
     if not 2 <= letters.count(" ") <= 3 or letters.count("t") > 1 or letters.count("c") > 1:
         raise Refusal(f"{path}: {letters.count(' ')} axes in space, {letters.count('t')} of repetitions, {letters.count('c')} of"
                       " colours; two or three, at most one and at most one are allowed")  # fmt: skip

@@ -24,7 +24,15 @@ from data.files import Refusal
 from data.formats import bounds
 from data.formats.image import Image, Meta, check_index, decoding, from_stored, to_stored
 
-MODES = {"1": "uint8", "L": "uint8", "RGB": "uint8", "I;16": "uint16", "I;16B": "uint16", "I;16L": "uint16", "F": "float32"}
+MODES = {
+    "1": "uint8",
+    "L": "uint8",
+    "RGB": "uint8",
+    "I;16": "uint16",
+    "I;16B": "uint16",
+    "I;16L": "uint16",
+    "F": "float32",
+}
 TIFF_BITS, TIFF_PHOTOMETRIC, TIFF_SAMPLE_FORMAT = 258, 262, 339
 ORIENTATION = 274  # of EXIF
 FRAME = 18  # bytes of the least page (a TIFF directory of one entry); a frame of a PNG needs more
@@ -47,7 +55,15 @@ def decode(data: bytes, path: str | Path, format: str, index: int | None = None)
     stored = _without_alpha(stored, path)
     window = (0.0, float(2**bits - 1)) if stored.dtype.kind == "u" and bits <= 16 else None
     photometric = "rgb" if len(stored) == 3 else "gray"
-    meta = Meta(format, str(stored.dtype), bits, window=window, index=index, count=total, photometric=photometric)
+    meta = Meta(
+        format,
+        str(stored.dtype),
+        bits,
+        window=window,
+        index=index,
+        count=total,
+        photometric=photometric,
+    )
     return from_stored(stored, meta, path)
 
 
@@ -56,10 +72,14 @@ def encode(images: list[Image]) -> bytes:
     if images[0].meta.format == "tiff":
         return _pages(images)
     if len(images) != 1:
-        raise Refusal(f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed")
+        raise Refusal(
+            f"{len(images)} images cannot go into one {images[0].meta.format} file; one is allowed"
+        )
     stored, meta = to_stored(images[0]), images[0].meta
     if len(stored) not in (1, 3):
-        raise Refusal(f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed")
+        raise Refusal(
+            f"{len(stored)} channels cannot be written as {meta.format}; 1 or 3 are allowed"
+        )
     if stored.dtype == np.uint16 and meta.format == "png":
         return _png_16(stored)
     if stored.dtype != np.uint8:
@@ -80,7 +100,9 @@ def _open(data: bytes | IO[bytes], format: str) -> Iterator[PIL.ImageFile.ImageF
     before = PIL.Image.MAX_IMAGE_PIXELS
     PIL.Image.MAX_IMAGE_PIXELS = None
     try:
-        with PIL.Image.open(io.BytesIO(data) if isinstance(data, bytes) else data, formats=[format.upper()]) as picture:
+        with PIL.Image.open(
+            io.BytesIO(data) if isinstance(data, bytes) else data, formats=[format.upper()]
+        ) as picture:
             yield picture
     finally:
         PIL.Image.MAX_IMAGE_PIXELS = before
@@ -96,9 +118,13 @@ def _pillow(data: bytes, format: str, index: int, path: str | Path) -> tuple[np.
         colour = picture.mode in ("LA", "RGB", "RGBA")
         deep = colour and all(";16" in _rawmode(tile[3]) for tile in picture.tile)
         if colour and not deep and max(tags.get(TIFF_BITS, (8,))) > 8:
-            raise ValueError("16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed")
+            raise ValueError(
+                "16-bit colour in separate planes would be cut to 8 bits; interleaved colour is allowed"
+            )
         if "transparency" in picture.info and (deep or picture.mode == "I;16"):
-            raise ValueError("16 bits with a transparent colour; gray or RGB without transparency is allowed")
+            raise ValueError(
+                "16 bits with a transparent colour; gray or RGB without transparency is allowed"
+            )
         if picture.mode in ("P", "PA") or "transparency" in picture.info:
             array = _gray_if_gray(np.asarray(picture.convert("RGBA")))
         elif picture.mode == "I":
@@ -106,9 +132,13 @@ def _pillow(data: bytes, format: str, index: int, path: str | Path) -> tuple[np.
         elif picture.mode in MODES or picture.mode in ("LA", "RGBA"):
             array = np.asarray(picture)
         else:
-            raise ValueError(f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed")
+            raise ValueError(
+                f"colour mode {picture.mode}; gray, RGB, palette and constant alpha are allowed"
+            )
         array = array.astype(MODES.get(picture.mode, array.dtype), copy=False)
-        orientation = 1 if format == "tiff" else picture.getexif().get(ORIENTATION, 1)  # Pillow itself turns TIFF
+        orientation = (
+            1 if format == "tiff" else picture.getexif().get(ORIENTATION, 1)
+        )  # Pillow itself turns TIFF
     if deep:
         with _open(data, format) as picture:
             picture.seek(index)
@@ -116,7 +146,9 @@ def _pillow(data: bytes, format: str, index: int, path: str | Path) -> tuple[np.
     bits = 1 if picture.mode == "1" else array.itemsize * 8
     if array.dtype == np.uint16:
         bits = max(tags.get(TIFF_BITS, (16,)))  # 12-bit cameras
-    if array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; Pillow turns only 8-bit pages round
+    if (
+        array.dtype == np.uint16 and tags.get(TIFF_PHOTOMETRIC) == 0
+    ):  # white is zero; Pillow turns only 8-bit pages round
         array = 2**bits - 1 - array
     array = _turned(array, orientation)
     return (array[None] if array.ndim == 2 else array.transpose(2, 0, 1)), bits
@@ -127,7 +159,9 @@ def greatest(stream: IO[bytes], path: str | Path, format: str) -> int:
     with decoding(path, format.upper()), _open(stream, format) as picture:
         width, height = picture.size
         bands = len(picture.getbands())
-    return 8 * bounds.check(path, (bands, height, width)) + 4 * bounds.SURPLUS  # doubles, and notes of the writing program
+    return (
+        8 * bounds.check(path, (bands, height, width)) + 4 * bounds.SURPLUS
+    )  # doubles, and notes of the writing program
 
 
 def _check_size(picture: PIL.ImageFile.ImageFile, format: str, size: int, path: str | Path) -> None:
@@ -135,8 +169,12 @@ def _check_size(picture: PIL.ImageFile.ImageFile, format: str, size: int, path: 
     width, height = picture.size
     held = None
     if format == "png":
-        bits = {"1": 1, "I;16": 16, "I;16B": 16}.get(picture.mode, 1 if picture.mode in ("L", "P") else 8)
-        held = size * bounds.DEFLATE * 8 / bits  # pixels; gray and palettes may be packed eight to a byte
+        bits = {"1": 1, "I;16": 16, "I;16B": 16}.get(
+            picture.mode, 1 if picture.mode in ("L", "P") else 8
+        )
+        held = (
+            size * bounds.DEFLATE * 8 / bits
+        )  # pixels; gray and palettes may be packed eight to a byte
     bounds.check(path, (len(picture.getbands()), height, width))
     if held is not None and width * height > held:
         raise Refusal(
@@ -172,7 +210,9 @@ def _without_alpha(stored: np.ndarray, path: str | Path) -> np.ndarray:
     if len(stored) not in (2, 4):
         return stored
     if stored[-1].min() != stored[-1].max():
-        raise Refusal(f"{path}: has a transparent layer (alpha varies); gray or RGB without transparency is allowed")
+        raise Refusal(
+            f"{path}: has a transparent layer (alpha varies); gray or RGB without transparency is allowed"
+        )
     return stored[:-1]
 
 
@@ -185,7 +225,11 @@ def _sixteen_bits(high: np.ndarray, picture: PIL.ImageFile.ImageFile) -> np.ndar
         codec, extents, offset, args = tile
         rawmode = _rawmode(args)[:-1] + other[_rawmode(args)[-1]]
         make = getattr(type(tile), "_make", tuple)  # named tuples since Pillow 11
-        tiles.append(make((codec, extents, offset, rawmode if isinstance(args, str) else (rawmode, *args[1:]))))
+        tiles.append(
+            make(
+                (codec, extents, offset, rawmode if isinstance(args, str) else (rawmode, *args[1:]))
+            )
+        )
     picture.tile = tiles
     return high.astype(np.uint16) * 256 + np.asarray(picture)
 
@@ -202,10 +246,17 @@ def _png_16(stored: np.ndarray) -> bytes:
     scanlines = np.concatenate([np.zeros((height, 1), np.uint8), rows], 1).tobytes()
 
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 16, 0 if channels == 1 else 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(scanlines, 6)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(scanlines, 6))
+        + chunk(b"IEND", b"")
+    )
 
 
 def _pages(images: list[Image]) -> bytes:
@@ -225,15 +276,29 @@ def _page(stored: np.ndarray, bits: int, start: int, more: bool) -> bytes:
     if bits == 1:
         body, depth, sample = np.packbits(stored[0].astype(bool), 1).tobytes(), 1, 1
     else:
-        body = np.ascontiguousarray(stored.transpose(1, 2, 0)).astype(stored.dtype.newbyteorder("<")).tobytes()
+        body = (
+            np.ascontiguousarray(stored.transpose(1, 2, 0))
+            .astype(stored.dtype.newbyteorder("<"))
+            .tobytes()
+        )
         depth, sample = stored.dtype.itemsize * 8, {"u": 1, "i": 2, "f": 3}[stored.dtype.kind]
     if depth > 32 or (channels == 3 and stored.dtype.kind != "u"):
-        raise Refusal(f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed")
+        raise Refusal(
+            f"{channels} channels of {stored.dtype} cannot be written as tiff; unsigned RGB, 32-bit gray are allowed"
+        )
     short, long = 3, 4
     depths = (short, channels, [depth] * channels)
     entries = {256: (long, 1, [width]), 257: (long, 1, [height]), 258: depths, 259: (short, 1, [1])}
-    entries |= {262: (short, 1, [2 if channels == 3 else 1]), 273: (long, 1, [0]), 277: (short, 1, [channels])}
-    entries |= {278: (long, 1, [height]), 279: (long, 1, [len(body)]), 339: (short, channels, [sample] * channels)}
+    entries |= {
+        262: (short, 1, [2 if channels == 3 else 1]),
+        273: (long, 1, [0]),
+        277: (short, 1, [channels]),
+    }
+    entries |= {
+        278: (long, 1, [height]),
+        279: (long, 1, [len(body)]),
+        339: (short, channels, [sample] * channels),
+    }
     after = start + 2 + 12 * len(entries) + 4  # values longer than four bytes follow the directory
     extra = b""
     directory = struct.pack("<H", len(entries))
@@ -244,6 +309,8 @@ def _page(stored: np.ndarray, bits: int, start: int, more: bool) -> bytes:
         if len(value) > 4:
             extra, value = extra + value, struct.pack("<I", after + len(extra))
         directory += struct.pack("<HHI", tag, kind, n) + value.ljust(4, b"\0")
-    gap = bytes((after + len(extra) + len(body)) % 2 if more else 0)  # directories begin at even bytes
+    gap = bytes(
+        (after + len(extra) + len(body)) % 2 if more else 0
+    )  # directories begin at even bytes
     following = after + len(extra) + len(body) + len(gap) if more else 0
     return directory + struct.pack("<I", following) + extra + body + gap

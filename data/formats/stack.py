@@ -20,7 +20,9 @@ from data.formats.volume import as_affine
 SPREAD = 65535  # stored numbers that a spread is written with in DICOM, which knows no floats that others read
 
 
-def stacked(metas: Sequence[Meta], first: float = 0.0, step: float = 1.0, count: int | None = None) -> list[Meta]:
+def stacked(
+    metas: Sequence[Meta], first: float = 0.0, step: float = 1.0, count: int | None = None
+) -> list[Meta]:
     """What is true of `count` slices at the places first + k step, by what the source's slices (in order) say.
 
     Raises Refusal for files that cannot hold another number of slices.
@@ -76,18 +78,24 @@ def spacing(metas: Sequence[Meta]) -> tuple[float, float, float] | None:
         if gap < 0.01 * usual or usual == 0:
             raise Refusal(f"slices {k} and {k + 1} lie in one place")
         if abs(gap - usual) > 0.05 * usual:
-            raise Refusal(f"slices {k} and {k + 1} are {gap:.4g} mm apart, the others {usual:.4g} mm")
+            raise Refusal(
+                f"slices {k} and {k + 1} are {gap:.4g} mm apart, the others {usual:.4g} mm"
+            )
     return usual, *base.spacing
 
 
 def spread(meta: Meta, peak: float) -> Meta:
     """Of a standard deviation, which is no intensity: floats, or in DICOM whole numbers with a slope. peak: its largest value."""
-    plain = replace(meta, dtype="float32", bits=0, slope=1.0, intercept=0.0, window=None, padded=None)
+    plain = replace(
+        meta, dtype="float32", bits=0, slope=1.0, intercept=0.0, window=None, padded=None
+    )
     if meta.format != "dicom":
         return plain
     slope = peak / SPREAD if peak > 0 else 1.0
     photometric = "MONOCHROME2" if meta.photometric == "MONOCHROME1" else meta.photometric
-    return replace(plain, dtype="uint16", bits=16, slope=float(decimal(slope)), photometric=photometric)
+    return replace(
+        plain, dtype="uint16", bits=16, slope=float(decimal(slope)), photometric=photometric
+    )
 
 
 def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Meta:
@@ -99,7 +107,9 @@ def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Met
         ds = pydicom.dcmread(io.BytesIO(nearest.header), force=True)
         if nearest.count > 1:
             select_frame(ds, nearest.index)
-        affine, gap = _between(metas[below].affine, metas[min(below + 1, last)].affine, place - below)
+        affine, gap = _between(
+            metas[below].affine, metas[min(below + 1, last)].affine, place - below
+        )
         if affine is not None and nearest.affine is not None:
             _move(ds, np.array(affine)[:3, 3] - np.array(nearest.affine)[:3, 3], abs(gap * step))
             affine = affine_of(ds, 0)
@@ -127,14 +137,20 @@ def _between(a: Affine | None, b: Affine | None, share: float) -> tuple[Affine |
 def _move(ds: pydicom.Dataset, way: np.ndarray, between: float) -> None:
     """The header of a slice that lies elsewhere (way: mm, RAS) and whose neighbours are `between` mm apart."""
     shift = way * (-1.0, -1.0, 1.0)
-    normal = np.cross(*np.reshape(np.array(of_frame(ds, 0, "ImageOrientationPatient"), float), (2, 3)))
+    normal = np.cross(
+        *np.reshape(np.array(of_frame(ds, 0, "ImageOrientationPatient"), float), (2, 3))
+    )
     for _, item in places(ds):
         if item.get("ImagePositionPatient"):
-            item.ImagePositionPatient = [decimal(v) for v in np.array(item.ImagePositionPatient, float) + shift]
+            item.ImagePositionPatient = [
+                decimal(v) for v in np.array(item.ImagePositionPatient, float) + shift
+            ]
         if item.get("SpacingBetweenSlices"):
             item.SpacingBetweenSlices = decimal(between)
         if item.get("SliceThickness") and float(item.SliceThickness) > between > 0:
             item.SliceThickness = decimal(between)
     if "SliceLocation" in ds:
-        ds.SliceLocation = decimal(float(normal @ np.array(of_frame(ds, 0, "ImagePositionPatient"), float)))
+        ds.SliceLocation = decimal(
+            float(normal @ np.array(of_frame(ds, 0, "ImagePositionPatient"), float))
+        )
     ds.SpacingBetweenSlices = decimal(between)

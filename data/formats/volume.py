@@ -36,12 +36,16 @@ def slice_of(volume: Volume, index: int | None, axis: int, path: str | Path) -> 
         raise Refusal(f"{path}: slice axis {axis}; 0, 1 or 2 is allowed")
     index = check_index(index, total := count(volume, axis), path, "slices")
     t, k = divmod(index, volume.array.shape[axis])
-    stored = volume.array[:, :, :, t][(slice(None),) * axis + (k,)]  # a view: np.take would copy the whole volume first
+    stored = volume.array[:, :, :, t][
+        (slice(None),) * axis + (k,)
+    ]  # a view: np.take would copy the whole volume first
     stored = stored.transpose(2, 0, 1) if stored.ndim == 3 else stored[None]
     rows, columns = _in_plane(axis)
     sides = _steps(volume.meta.affine)
     spacing = (sides[rows], sides[columns]) if sides else None
-    return from_stored(stored, replace(volume.meta, index=index, count=total, axis=axis, spacing=spacing), path)
+    return from_stored(
+        stored, replace(volume.meta, index=index, count=total, axis=axis, spacing=spacing), path
+    )
 
 
 def upright(image: Image) -> Image:
@@ -52,13 +56,19 @@ def upright(image: Image) -> Image:
     NRRD: right to left, front to back, feet to head).
     """
     meta = image.meta
-    if meta.format not in ("nifti", "nrrd") or meta.affine is None or meta.turn != (False, False, False):
+    if (
+        meta.format not in ("nifti", "nrrd")
+        or meta.affine is None
+        or meta.turn != (False, False, False)
+    ):
         return image
     toward = np.array(meta.affine)[:3, :3]
     rows, columns = (int(np.abs(toward[:, axis]).argmax()) for axis in _in_plane(meta.axis))
     if rows == columns:  # an oblique slice at 45 degrees: no direction is better than another
         return image
-    transposed = columns > rows  # the direction nearer to the head (right = 0, front = 1, head = 2) runs down the rows
+    transposed = (
+        columns > rows
+    )  # the direction nearer to the head (right = 0, front = 1, head = 2) runs down the rows
     down, across = _in_plane(meta.axis)[:: -1 if transposed else 1]
     # down the rows: toward feet or back; across: toward the left hand or the back. Each is the negative RAS direction.
     flips = [bool(toward[:, axis][np.abs(toward[:, axis]).argmax()] > 0) for axis in (down, across)]
@@ -67,7 +77,9 @@ def upright(image: Image) -> Image:
     return Image(_turned(image.pixels, turn), replace(meta, turn=turn, spacing=spacing))
 
 
-def resized(meta: Meta, factor: float | Pair, ends: Sequence[Sequence[float]] | None = None) -> Meta:
+def resized(
+    meta: Meta, factor: float | Pair, ends: Sequence[Sequence[float]] | None = None
+) -> Meta:
     """What `meta` says after each pixel was divided into factor × factor, or factor[0] rows and factor[1] columns.
 
     ends: how far the first new pixel lies behind the first old one, and the last new one before the last old one, in old
@@ -121,13 +133,17 @@ def check_complete(metas: Sequence[Meta]) -> None:
     """Every image of one file exactly once, or a Refusal that names what is missing or doubled."""
     first = metas[0]
     if len({(m.series, m.format, m.axis, m.count, m.affine) for m in metas}) > 1:
-        raise Refusal("images of different volumes (or resized differently) cannot be put together; one volume is allowed")
+        raise Refusal(
+            "images of different volumes (or resized differently) cannot be put together; one volume is allowed"
+        )
     present = [m.index for m in metas]
     missing = sorted(set(range(first.count)) - set(present))
     if missing or len(present) != first.count:
         names = ", ".join(map(str, missing[:8])) + (" …" if len(missing) > 8 else "")
         fault = f"slices {names} are missing" if missing else "some slices are given twice"
-        raise Refusal(f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed")
+        raise Refusal(
+            f"a volume of {first.count} slices is incomplete: {fault}; every slice once is allowed"
+        )
 
 
 def four_dimensional(array: np.ndarray) -> np.ndarray:
@@ -137,7 +153,11 @@ def four_dimensional(array: np.ndarray) -> np.ndarray:
 
 def as_affine(matrix: np.ndarray | None) -> Affine | None:
     """A hashable 4×4, or None if the matrix cannot be a place in space."""
-    if matrix is None or not np.isfinite(matrix).all() or abs(np.linalg.det(matrix[:3, :3])) < 1e-30:
+    if (
+        matrix is None
+        or not np.isfinite(matrix).all()
+        or abs(np.linalg.det(matrix[:3, :3])) < 1e-30
+    ):
         return None
     return tuple(tuple(float(v) for v in row) for row in matrix)
 
@@ -153,7 +173,11 @@ def _in_plane(axis: int) -> tuple[int, int]:
 
 
 def _steps(affine: Affine | None) -> list[float] | None:
-    return None if affine is None else [float(s) for s in np.linalg.norm(np.array(affine)[:3, :3], axis=0)]
+    return (
+        None
+        if affine is None
+        else [float(s) for s in np.linalg.norm(np.array(affine)[:3, :3], axis=0)]
+    )
 
 
 def _turned(pixels: torch.Tensor, turn: tuple[bool, bool, bool]) -> torch.Tensor:

@@ -37,7 +37,11 @@ from data.ranges import Intensity
 
 BINS = 64  # of the intensity histograms
 AHEAD = 4  # files per worker that may be waiting
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # trouble with where the pictures go, not with where they come from
+FULL = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+)  # trouble with where the pictures go, not with where they come from
 LARGEST = 16384  # pixels of a side
 FOREGROUND = 0.1  # a pixel above this part of the range shows something
 
@@ -49,9 +53,13 @@ class Recipe:
     size: int = 256  # pixels of a side
     grayscale: bool = False  # colour -> luminance; gray images have one channel in any case
     window: tuple[float, float] | None = None  # stored values that become black and white
-    percentiles: tuple[float, float] | None = None  # or these percentiles (in %) of the volume or series
+    percentiles: tuple[float, float] | None = (
+        None  # or these percentiles (in %) of the volume or series
+    )
     axis: int = 2  # slice axis of volumes
-    min_foreground: float = 0.0  # slices with a smaller part of their pixels above FOREGROUND are passed over
+    min_foreground: float = (
+        0.0  # slices with a smaller part of their pixels above FOREGROUND are passed over
+    )
     bits: int | None = None  # 8 or 16; None: 8 for 8-bit files, else 16
     keep: bool = False  # pictures that exist already are taken as they are
 
@@ -60,15 +68,24 @@ class Recipe:
             (1 <= self.size <= LARGEST, f"image size {self.size}: 1 to {LARGEST} is allowed"),
             (self.axis in (0, 1, 2), f"slice axis {self.axis}: 0, 1 or 2 is allowed"),
             (self.bits in (None, 8, 16), f"bit depth {self.bits}: 8 or 16 is allowed"),
-            (0 <= self.min_foreground <= 1, f"min-foreground {self.min_foreground:g}: 0 to 1 is allowed"),
+            (
+                0 <= self.min_foreground <= 1,
+                f"min-foreground {self.min_foreground:g}: 0 to 1 is allowed",
+            ),
             (not (self.window and self.percentiles), "give --window or --percentiles, not both"),
         ):
             if not right:
                 raise Refusal(what)
-        if self.window and not (self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])):
-            raise Refusal(f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite")
+        if self.window and not (
+            self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])
+        ):
+            raise Refusal(
+                f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite"
+            )
         if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise Refusal(f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100")
+            raise Refusal(
+                f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100"
+            )
 
 
 @dataclass(frozen=True)
@@ -107,10 +124,15 @@ def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.nd
         raise Refusal(f"has {len(pixels)} channels; only gray and RGB can become PNG")
     unit = (pixels - intensity.low) / (intensity.high - intensity.low)
     if image.meta.padded is not None:
-        unit = unit.masked_fill(~image.meta.padded.isnan(), 0.0)  # black, whatever number stands for it
+        unit = unit.masked_fill(
+            ~image.meta.padded.isnan(), 0.0
+        )  # black, whatever number stands for it
     stored = unit.numpy()
     square = (recipe.size, recipe.size)
-    fitted = [np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS)) for c in stored]
+    fitted = [
+        np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS))
+        for c in stored
+    ]
     return np.stack(fitted).clip(0, 1)
 
 
@@ -132,7 +154,9 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
             target = root / split / f"{image_id}.png"
             shape = ends = None
             if not (recipe.keep and target.exists()):
-                image = formats.upright(formats.read(source.path, index if total > 1 else None, recipe.axis))
+                image = formats.upright(
+                    formats.read(source.path, index if total > 1 else None, recipe.axis)
+                )
                 intensity = contract(source, recipe, image)
                 shape = list(image.pixels.shape[-2:])
                 ends = f"{intensity.low:g}:{intensity.high:g}"
@@ -142,7 +166,10 @@ def work(source: Source, recipe: Recipe, root: Path) -> Done:
                     passed += 1
                     continue
                 _save(unit, bits, target)
-            images.append(_manifest_row(target, image_id, source, split, shape, recipe.size) | {"contract": ends})
+            images.append(
+                _manifest_row(target, image_id, source, split, shape, recipe.size)
+                | {"contract": ends}
+            )
     except (Refusal, OSError, MemoryError) as error:
         if isinstance(error, OSError) and error.errno in FULL:
             raise
@@ -159,11 +186,15 @@ def _save(unit: np.ndarray, bits: int, target: Path) -> None:
     depth = 2**bits - 1
     pixels = torch.from_numpy(np.round(unit.astype(np.float64) * depth).astype(np.float32))
     content = raster.encode([formats.Image(pixels, formats.Meta("png", f"uint{bits}"))])
-    with replacing(target, sync=False) as file:  # the manifest's checksum tells if a power cut took it
+    with replacing(
+        target, sync=False
+    ) as file:  # the manifest's checksum tells if a power cut took it
         file.write(content)
 
 
-def _manifest_row(target: Path, image_id: str, source: Source, split: str, shape: list[int] | None, size: int) -> dict[str, Any]:
+def _manifest_row(
+    target: Path, image_id: str, source: Source, split: str, shape: list[int] | None, size: int
+) -> dict[str, Any]:
     """The manifest's columns for a picture on disk; and its source's shape and its histogram, for the report."""
     content = target.read_bytes()
     image = raster.decode(content, target, "png")
@@ -196,7 +227,9 @@ def run(planned: Plan, recipe: Recipe, root: Path, workers: int, strict: bool) -
         if strict:
             raise Refusal(f"{folder}: {reason}")
         yield Done(folder, "", [0, 0], [], 0, reason)
-    with Journal(root / ".progress.jsonl", {"recipe": asdict(recipe), "folders": planned.folders}) as journal:
+    with Journal(
+        root / ".progress.jsonl", {"recipe": asdict(recipe), "folders": planned.folders}
+    ) as journal:
         for outcome, fresh in _ordered(planned.sources, recipe, root, workers, journal):
             if outcome.reason and strict:
                 raise Refusal(f"{outcome.file}: {outcome.reason}")
@@ -215,13 +248,25 @@ def _ordered(
         for source in sources:
             known = _made_before(journal.get(source.split, source.name), source, root)
             new = known is None
-            waiting.append((known or (pool.submit(work, source, recipe, root) if pool else work(source, recipe, root)), new))
+            waiting.append(
+                (
+                    known
+                    or (
+                        pool.submit(work, source, recipe, root)
+                        if pool
+                        else work(source, recipe, root)
+                    ),
+                    new,
+                )
+            )
             while waiting and (len(waiting) > AHEAD * workers or not pool):
                 yield _result(waiting.popleft())
         while waiting:
             yield _result(waiting.popleft())
     except BrokenProcessPool:
-        raise Refusal("a worker process was killed, perhaps for want of memory; run again with fewer --workers") from None
+        raise Refusal(
+            "a worker process was killed, perhaps for want of memory; run again with fewer --workers"
+        ) from None
     finally:
         if pool:
             pool.shutdown(cancel_futures=True)
@@ -248,7 +293,11 @@ def _result(entry: tuple[Done | Future[Done], bool]) -> tuple[Done, bool]:
 
 def _made_before(record: dict[str, Any] | None, source: Source, root: Path) -> Done | None:
     """What the journal says of a file, if the file is the same and its pictures are there; failures are tried again."""
-    if record is None or record["reason"] or not all((root / image["path"]).exists() for image in record["images"]):
+    if (
+        record is None
+        or record["reason"]
+        or not all((root / image["path"]).exists() for image in record["images"])
+    ):
         return None
     try:
         status = source.path.stat()

@@ -36,7 +36,9 @@ class Source:
     split: str
     subject: str  # pseudonym; "" if not known
     image_id: str  # of its only picture; volumes add the slice
-    places: tuple[str, ...] = ()  # within a subject: the split of each slice, "" where it is left out; else all go to `split`
+    places: tuple[
+        str, ...
+    ] = ()  # within a subject: the split of each slice, "" where it is left out; else all go to `split`
 
     def place(self, index: int) -> str:
         """The split of a slice, "" if it is left out."""
@@ -90,20 +92,39 @@ def plan(
             else:
                 found.append((split, path, name, _subject(path, name, pattern, keyword)))
     if not found:
-        raise Refusal(f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})")
+        raise Refusal(
+            f"{', '.join(map(str, folders.values()))}: no image in it ({', '.join(formats.SUFFIXES)})"
+        )
     if within is not None:
         return _within(found, shares, within, asked, ignored, unreadable)
     if shares:
-        place = _divide({s or name for split, _, name, s in found if split == "train"}, shares, seed)
-        found = [(place[s or name] if split == "train" else split, path, name, s) for split, path, name, s in found]
+        place = _divide(
+            {s or name for split, _, name, s in found if split == "train"}, shares, seed
+        )
+        found = [
+            (place[s or name] if split == "train" else split, path, name, s)
+            for split, path, name, s in found
+        ]
     _check_subjects(found)
     sources = _named(found)
     present = {source.split for source in sources}
-    return Plan(sources, [split for split in SPLITS if split in present], asked, bool(shares), ignored, unreadable)
+    return Plan(
+        sources,
+        [split for split in SPLITS if split in present],
+        asked,
+        bool(shares),
+        ignored,
+        unreadable,
+    )
 
 
 def _within(
-    found: list[Found], shares: tuple[float, ...] | None, axis: int, asked: dict[str, str], ignored: int, unreadable: list
+    found: list[Found],
+    shares: tuple[float, ...] | None,
+    axis: int,
+    asked: dict[str, str],
+    ignored: int,
+    unreadable: list,
 ) -> Plan:
     """The plan where subjects are divided: every file with the splits of its slices."""
     if shares is None:
@@ -111,10 +132,19 @@ def _within(
     mine = [(path, subject) for split, path, _, subject in found if split == "train"]
     placed = places(mine, SPLITS, shares, axis)
     sources = [
-        replace(source, places=tuple(placed[source.path])) if source.split == "train" else source for source in _named(found)
+        replace(source, places=tuple(placed[source.path])) if source.split == "train" else source
+        for source in _named(found)
     ]
     present = {source.place(i) for source in sources for i in range(max(1, len(source.places)))}
-    return Plan(sources, [split for split in SPLITS if split in present], asked, True, ignored, unreadable, within=True)
+    return Plan(
+        sources,
+        [split for split in SPLITS if split in present],
+        asked,
+        True,
+        ignored,
+        unreadable,
+        within=True,
+    )
 
 
 def _compiled(subject: str | None) -> re.Pattern | None:
@@ -127,24 +157,36 @@ def _compiled(subject: str | None) -> re.Pattern | None:
 def _check_shares(shares: tuple[float, ...] | None, folders: dict[str, Path]) -> None:
     if shares is None:
         return
-    if len(shares) not in (2, 3) or not all(share >= 0 for share in shares) or abs(sum(shares) - 1) > 1e-6:
-        raise Refusal(f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1")
+    if (
+        len(shares) not in (2, 3)
+        or not all(share >= 0 for share in shares)
+        or abs(sum(shares) - 1) > 1e-6
+    ):
+        raise Refusal(
+            f"split {'/'.join(f'{s:g}' for s in shares)} must be two or three shares that sum to 1"
+        )
     for split, share in zip(SPLITS[1:], shares[1:]):
         if share and split in folders:
-            raise Refusal(f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}")
+            raise Refusal(
+                f"split gives {share:g} to {split}, which has a folder of its own, {folders[split]}"
+            )
 
 
 def _check_apart(folders: dict[str, Path]) -> None:
     for (split, folder), (other, outer) in permutations(folders.items(), 2):
         if folder.resolve().is_relative_to(outer.resolve()):
-            raise Refusal(f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak")
+            raise Refusal(
+                f"{folder} ({split}) lies in {outer} ({other}): the same images would be in both, a leak"
+            )
 
 
 def _subject(path: Path, name: str, pattern: re.Pattern | None, keyword: str) -> str:
     if pattern:
         match = pattern.search(name)
         if not match:
-            raise Refusal(f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}")
+            raise Refusal(
+                f"{path}: the subject pattern {pattern.pattern!r} is not found in {name!r}"
+            )
         return (match.group(match.re.groups and 1) or "").strip()
     if not is_dicom(path):
         return ""
@@ -159,7 +201,9 @@ def _subject(path: Path, name: str, pattern: re.Pattern | None, keyword: str) ->
 def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[str, str]:
     """Each subject's split. Their order is drawn by digest, so it depends on the names and the seed only."""
     order = sorted(subjects, key=lambda subject: digest(str(seed), subject))
-    counts = [max(1, floor(share * len(order))) if share else 0 for share in shares]  # nobody goes empty, if there are enough
+    counts = [
+        max(1, floor(share * len(order))) if share else 0 for share in shares
+    ]  # nobody goes empty, if there are enough
     while sum(counts) > len(order):
         counts[max(range(len(counts)), key=lambda i: (counts[i], i))] -= 1
     while sum(counts) < len(order):
@@ -173,7 +217,9 @@ def _check_subjects(found: list[Found]) -> None:
     for split, path, _, subject in found:
         other, where = home.setdefault(subject, (split, path))
         if subject and other != split:
-            raise Refusal(f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak")
+            raise Refusal(
+                f"{path}: subject {subject!r} is in {split} and, as {where}, in {other}: a leak"
+            )
 
 
 def no_formula(cell: str) -> str:
@@ -187,13 +233,19 @@ def _named(found: list[Found]) -> list[Source]:
     ids = []
     for _, path, name, subject in found:
         mark = digest(name)[:10]
-        ids.append(f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else no_formula(identify(name)))
+        ids.append(
+            f"{subject[:8] or 'dicom'}-{mark}" if is_dicom(path) else no_formula(identify(name))
+        )
     taken: dict[str, int] = defaultdict(int)
     for image_id in ids:
         taken[image_id.lower()] += 1  # file systems that do not tell case apart
     sources = []
     for (split, path, name, subject), image_id in zip(found, ids):
-        if taken[image_id.lower()] > 1 or not image_id.isprintable() or len(image_id.encode()) > 150:
+        if (
+            taken[image_id.lower()] > 1
+            or not image_id.isprintable()
+            or len(image_id.encode()) > 150
+        ):
             mark = digest(f"{split}/{name}")[:10]
             image_id = f"{''.join(c if c.isascii() and c.isprintable() else '_' for c in image_id[:120])}-{mark}"
         sources.append(Source(path, name, split, subject, image_id))

@@ -23,7 +23,9 @@ LETTERS = TILE // 6 - 1  # of a name, that fit below its picture
 TWINS = 100  # pictures that are in two splits, listed
 
 
-def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: bool = False) -> dict[str, Any]:
+def collect(
+    outcomes: Iterable[Done], splits: list[str], root: Path, within: bool = False
+) -> dict[str, Any]:
     """Write `<split>.csv` and `<split>_images.txt` while the outcomes come, then report.json and contact_sheet.png.
 
     Returns the report. The manifests appear, whole, at the end. within: subjects were divided, which every row says.
@@ -32,17 +34,27 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: boo
     totals = {split: {"images": 0, "files": 0, "passed_over": 0, "enlarged": 0} for split in splits}
     subjects: dict[str, set[str]] = defaultdict(set)
     shapes: dict[str, Counter] = {split: Counter() for split in splits}
-    contracts: dict[str, Counter] = {split: Counter() for split in splits}  # stored values that became black and white
+    contracts: dict[str, Counter] = {
+        split: Counter() for split in splits
+    }  # stored values that became black and white
     histograms = {split: np.zeros(BINS, np.int64) for split in splits}
-    marks = {split: array("Q") for split in splits}  # 64 bits of the checksum of every picture that shows something
+    marks = {
+        split: array("Q") for split in splits
+    }  # 64 bits of the checksum of every picture that shows something
     gap, columns = 0, KNOWN if within else COLUMNS
     with ExitStack() as stack:
         tables, lists = {}, {}
         for split in splits:
-            table = stack.enter_context((root / f".{split}.csv.part").open("w", newline="", encoding="utf-8"))
-            tables[split] = csv.DictWriter(table, columns, extrasaction="ignore", restval="", lineterminator="\n")
+            table = stack.enter_context(
+                (root / f".{split}.csv.part").open("w", newline="", encoding="utf-8")
+            )
+            tables[split] = csv.DictWriter(
+                table, columns, extrasaction="ignore", restval="", lineterminator="\n"
+            )
             tables[split].writeheader()
-            lists[split] = stack.enter_context((root / f".{split}_images.txt.part").open("w", encoding="utf-8"))
+            lists[split] = stack.enter_context(
+                (root / f".{split}_images.txt.part").open("w", encoding="utf-8")
+            )
         for done in outcomes:
             if done.reason:
                 skipped.append({"file": done.file, "reason": done.reason})
@@ -79,7 +91,12 @@ def collect(outcomes: Iterable[Done], splits: list[str], root: Path, within: boo
             "histogram": histograms[split].tolist(),
         }
         for split in splits
-    } | {"skipped": skipped, "twins": twins(root, marks), "within_subject": within, "left_out_between": gap}
+    } | {
+        "skipped": skipped,
+        "twins": twins(root, marks),
+        "within_subject": within,
+        "left_out_between": gap,
+    }
     commit_json(root / "report.json", report)
     contact_sheet(root, splits, histograms).save(root / "contact_sheet.png")
     return report
@@ -107,9 +124,15 @@ def contact_sheet(root: Path, splits: list[str], histograms: dict[str, np.ndarra
         top = number * row
         entries = list(read(root / f"{split}.csv"))
         draw.text((4, top + 2), f"{split}: {len(entries)} images", fill="black")
-        for column, i in enumerate(np.linspace(0, len(entries) - 1, min(SHOWN, len(entries))).round().astype(int)):
+        for column, i in enumerate(
+            np.linspace(0, len(entries) - 1, min(SHOWN, len(entries))).round().astype(int)
+        ):
             sheet.paste(_tile(Path(entries[i].path)), (column * TILE, top + MARGIN))
-            draw.text((column * TILE + 2, top + MARGIN + TILE + 2), shortened(entries[i].image_id), fill="black")
+            draw.text(
+                (column * TILE + 2, top + MARGIN + TILE + 2),
+                shortened(entries[i].image_id),
+                fill="black",
+            )
         _histogram(draw, histograms[split], top + 2 * MARGIN + TILE)
     return sheet
 
@@ -125,7 +148,9 @@ def _histogram(draw: ImageDraw.ImageDraw, counts: np.ndarray, top: int) -> None:
     height = (height / max(height.max(), 1) * (STRIP - 8)).round().astype(int)
     width = SHOWN * TILE // BINS
     for i, h in enumerate(height.tolist()):
-        draw.rectangle((i * width, top + STRIP - h, (i + 1) * width - 2, top + STRIP), fill=(70, 70, 70))
+        draw.rectangle(
+            (i * width, top + STRIP - h, (i + 1) * width - 2, top + STRIP), fill=(70, 70, 70)
+        )
     words = f"all pixels, black on the left to white on the right; height: log(1 + count), up to {counts.max():,}"
     draw.text((4, top + STRIP + 2), words, fill="black")
 

@@ -39,7 +39,9 @@ def blocks(count: int, splits: Sequence[str], shares: Sequence[float]) -> list[s
     return places
 
 
-def places(found: Iterable[tuple[Path, str]], splits: Sequence[str], shares: Sequence[float], axis: int) -> dict[Path, list[str]]:
+def places(
+    found: Iterable[tuple[Path, str]], splits: Sequence[str], shares: Sequence[float], axis: int
+) -> dict[Path, list[str]]:
     """Of each file the split of each of its slices. found: files, and whose they are; axis: along which volumes are cut.
 
     A file of several slices is a stack; so are the DICOM files of a series, in the order of their places, and the other
@@ -78,7 +80,11 @@ def _place(path: Path) -> float:
             if corner is None or plane is None:
                 return float(ds.get(tags[2]) or 0)
             a, b = [float(v) for v in plane[:3]], [float(v) for v in plane[3:]]
-            normal = (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])
+            normal = (
+                a[1] * b[2] - a[2] * b[1],
+                a[2] * b[0] - a[0] * b[2],
+                a[0] * b[1] - a[1] * b[0],
+            )
             return sum(float(c) * n for c, n in zip(corner, normal))
     except Refusal:
         return 0.0

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from data.files import Refusal
 from ldm import trained
-from ldm.checkpoints import compvis, description, diffusers_folder, edm, guided_diffusion, monai, own, stable_diffusion
+from ldm.checkpoints import (
+    compvis,
+    description,
+    diffusers_folder,
+    edm,
+    guided_diffusion,
+    monai,
+    own,
+    stable_diffusion,
+)
 from ldm.checkpoints.compatibility import ESTIMATED, differences
 from ldm.checkpoints.description import Described, within
 from ldm.checkpoints.fitting import adapt_channels, fill
@@ -25,7 +34,15 @@ from ldm.checkpoints.wrappers import unwrapped
 from ldm.denoiser import Prior
 from ldm.networks.residual_unet import ResidualUNet
 
-__all__ = ["agree", "describe", "describe_first_stage", "export", "first_stage", "initialise", "load"]
+__all__ = [
+    "agree",
+    "describe",
+    "describe_first_stage",
+    "export",
+    "first_stage",
+    "initialise",
+    "load",
+]
 
 Settings = str | Path | Mapping[str, Any] | None
 
@@ -39,16 +56,22 @@ def load(path: str | Path, config: Settings = None, *, ema: bool | float = True)
     """
     described = describe(path, config, ema=ema)
     if described.part != "prior":
-        raise Refusal(f"{path}: is an autoencoder, not a prior; name it as the first stage of a latent prior")
+        raise Refusal(
+            f"{path}: is an autoencoder, not a prior; name it as the first stage of a latent prior"
+        )
     return described.build()  # type: ignore[return-value]
 
 
-def first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> nn.Module:
+def first_stage(
+    path: str | Path, config: Settings = None, *, ema: bool | float = True
+) -> nn.Module:
     """The autoencoder (ldm.latent.VQ or KL) in a file of its own, or that of a latent prior."""
     return describe_first_stage(path, config, ema=ema).build()
 
 
-def describe_first_stage(path: str | Path, config: Settings = None, *, ema: bool | float = True) -> Described:
+def describe_first_stage(
+    path: str | Path, config: Settings = None, *, ema: bool | float = True
+) -> Described:
     """Its description and state dict, before anything is built."""
     described = describe(path, config, ema=ema)
     if described.part == "first_stage":
@@ -56,11 +79,18 @@ def describe_first_stage(path: str | Path, config: Settings = None, *, ema: bool
     node = (described.node.get("params") or {}).get("first_stage")
     if node is None:
         raise Refusal(f"{path}: is a pixel prior and has no first stage")
-    return replace(described, part="first_stage", node=node, state=within("first_stage.", described.state))
+    return replace(
+        described, part="first_stage", node=node, state=within("first_stage.", described.state)
+    )
 
 
 def initialise(
-    module: nn.Module, path: str | Path, config: Settings = None, *, ema: bool | float = True, estimated: bool = False
+    module: nn.Module,
+    path: str | Path,
+    config: Settings = None,
+    *,
+    ema: bool | float = True,
+    estimated: bool = False,
 ) -> list[str]:
     """Start `module` (a Prior or a first stage) from the weights of a file, for fine-tuning; strict but for image channels and
     positions, which a network may begin to be told.
@@ -89,15 +119,25 @@ def initialise(
 
 def unplaced(module: nn.Module) -> dict[str, Tensor]:
     """Zeros for the weights by which networks take positions, where one without them is the start of one with them."""
-    places = [(name, one.place) for name, one in module.named_modules() if isinstance(one, ResidualUNet)]
-    return {f"{name}.place.weight": torch.zeros(place.weight.shape) for name, place in places if place is not None}
+    places = [
+        (name, one.place) for name, one in module.named_modules() if isinstance(one, ResidualUNet)
+    ]
+    return {
+        f"{name}.place.weight": torch.zeros(place.weight.shape)
+        for name, place in places
+        if place is not None
+    }
 
 
-def agree(theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()) -> list[str]:
+def agree(
+    theirs: nn.Module, ours: nn.Module, path: str | Path, free: Sequence[str] = ()
+) -> list[str]:
     """Raise Refusal if the weights of `theirs`, from this file, mean something else in `ours`; phrases for what is free."""
     found = differences(theirs, ours)
     if fixed := [phrase for what, phrase in found.items() if what not in free]:
-        raise Refusal(f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}")
+        raise Refusal(
+            f"{path}: its weights mean something else in this configuration: {'; '.join(fixed)}"
+        )
     return list(found.values())
 
 
@@ -110,12 +150,23 @@ def describe(path: str | Path, config: Settings = None, *, ema: bool | float = T
     settings = text_mapping(config) if isinstance(config, (str, Path)) else config
     said = description.contracts(settings, path) if settings else {}
     if said:
-        settings = {key: value for key, value in (settings or {}).items() if key != "contracts"} or None
+        settings = {
+            key: value for key, value in (settings or {}).items() if key != "contracts"
+        } or None
     try:
         described = _folder(path, settings) if path.is_dir() else _file(path, settings, ema)
         return replace(described, contracts=said) if said else described
-    except (AttributeError, KeyError, IndexError, TypeError, RuntimeError, ArithmeticError) as error:  # contents of other kinds
-        raise Refusal(f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})") from None
+    except (
+        AttributeError,
+        KeyError,
+        IndexError,
+        TypeError,
+        RuntimeError,
+        ArithmeticError,
+    ) as error:  # contents of other kinds
+        raise Refusal(
+            f"{path}: what it holds is not of the kind its layout has ({_first_line(error)})"
+        ) from None
 
 
 def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
@@ -126,7 +177,9 @@ def _file(path: Path, settings: Mapping[str, Any] | None, ema: bool | float) -> 
     return replace(described, notes=(*described.notes, wrapper)) if wrapper else described
 
 
-def _of_family(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool | float) -> Described:
+def _of_family(
+    path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool | float
+) -> Described:
     if "config" in content and "state_dict" in content:
         _unneeded(path, settings)
         return own.describe_checkpoint(path, content, ema)
@@ -148,7 +201,9 @@ def _folder(path: Path, settings: Mapping[str, Any] | None) -> Described:
         return own.describe_folder(path)
     if diffusers_folder.recognises(path):
         return diffusers_folder.describe(path, settings)
-    raise Refusal(f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json")
+    raise Refusal(
+        f"{path}: no model here: needs config.yaml and model.safetensors, or a diffusers model_index.json"
+    )
 
 
 def _unneeded(path: Path, settings: Mapping[str, Any] | None) -> None:

@@ -32,7 +32,9 @@ def meanings(module: nn.Module, other: nn.Module) -> Iterator[tuple[str, Any, An
     """What counts, its value in one module, its value in the other."""
     if hasattr(module, "scalings"):  # a denoiser: VP, EDM and their kin
         yield "kind", type(module).__name__, type(other).__name__
-    theirs, ours = ({**vars(one), **dict(one.named_buffers(recurse=False))} for one in (module, other))
+    theirs, ours = (
+        {**vars(one), **dict(one.named_buffers(recurse=False))} for one in (module, other)
+    )
     for what in MEANT + (ESTIMATED if hasattr(module, "first_stage") else ()):
         if what in theirs and what in ours:
             yield what, theirs[what], ours[what]
@@ -42,4 +44,8 @@ def equal(a: Any, b: Any) -> bool:
     """Numbers and tables to the digits that a file may have them with."""
     if isinstance(a, Tensor):
         return a.shape == b.shape and torch.allclose(a.cpu(), b.cpu(), rtol=1e-5, atol=0)
-    return abs(a - b) <= 1e-6 * abs(a) if isinstance(a, float) and isinstance(b, (int, float)) else a == b
+    return (
+        abs(a - b) <= 1e-6 * abs(a)
+        if isinstance(a, float) and isinstance(b, (int, float))
+        else a == b
+    )

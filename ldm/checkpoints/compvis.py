@@ -23,13 +23,42 @@ from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import first_names, text_mapping, weights
 
-UNET, AVERAGE, FIRST, CONDITION = "model.diffusion_model.", "model_ema.", "first_stage_model.", "cond_stage_model."
+UNET, AVERAGE, FIRST, CONDITION = (
+    "model.diffusion_model.",
+    "model_ema.",
+    "first_stage_model.",
+    "cond_stage_model.",
+)
 TABLES = ("betas", "logvar", "alphas_", "sqrt_", "log_one_", "posterior_", "lvlb_", "scale_factor")
 PREDICTS = {"eps": "eps", "v": "v", "x0": "x0"}
 TRAINING = (
-    *("base_learning_rate", "num_timesteps_cond", "log_every_t", "first_stage_key", "cond_stage_key", "monitor", "loss_type"),
-    *("scheduler_config", "use_ema", "cond_stage_trainable", "concat_mode", "conditioning_key", "scale_by_std", "unet_trainable"),
-    *("clip_denoised", "original_elbo_weight", "l_simple_weight", "given_betas", "v_posterior", "learn_logvar", "ckpt_path"),
+    *(
+        "base_learning_rate",
+        "num_timesteps_cond",
+        "log_every_t",
+        "first_stage_key",
+        "cond_stage_key",
+        "monitor",
+        "loss_type",
+    ),
+    *(
+        "scheduler_config",
+        "use_ema",
+        "cond_stage_trainable",
+        "concat_mode",
+        "conditioning_key",
+        "scale_by_std",
+        "unet_trainable",
+    ),
+    *(
+        "clip_denoised",
+        "original_elbo_weight",
+        "l_simple_weight",
+        "given_betas",
+        "v_posterior",
+        "learn_logvar",
+        "ckpt_path",
+    ),
     *(
         "cosine_s",
         "use_positional_encodings",
@@ -48,18 +77,26 @@ def recognises(state: Mapping[str, Any]) -> bool:
 
 def beside(path: Path) -> Path | None:
     """The YAML a published archive puts next to its weights."""
-    near = [path.with_suffix(".yaml"), path.with_name("config.yaml"), *sorted(path.parent.glob("*-project.yaml"))]
+    near = [
+        path.with_suffix(".yaml"),
+        path.with_name("config.yaml"),
+        *sorted(path.parent.glob("*-project.yaml")),
+    ]
     return next((file for file in near if file.is_file()), None)
 
 
-def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool) -> Described:
+def describe(
+    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool
+) -> Described:
     """A latent diffusion model or, without a U-Net, an autoencoder. settings: the YAML's mapping, with `model:` on top;
     beside it, `label` chooses the class of a conditional model."""
     tensors = plain(state)
     if settings is None:
         near = beside(path)
         if near is None:
-            raise Refusal(f"{path}: needs its YAML: give it as config, or lay it beside the weights as {path.stem}.yaml")
+            raise Refusal(
+                f"{path}: needs its YAML: give it as config, or lay it beside the weights as {path.stem}.yaml"
+            )
         settings = text_mapping(near)
     options = Options(settings, path, ignored=("data", "lightning"))
     model = Options(options.take("model", dict), path, ignored=("target", "base_learning_rate"))
@@ -72,19 +109,31 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     return _latent(path, tensors, Options(params, path, ignored=TRAINING), label, ema)
 
 
-def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: int | None, ema: bool) -> Described:
+def _latent(
+    path: Path, tensors: Mapping[str, Tensor], params: Options, label: int | None, ema: bool
+) -> Described:
     unet = network(params.take("unet_config", dict), path)
     table = table_of(params, tensors, path)
     first, first_state = _first_stage(params.take("first_stage_config", dict), tensors, path)
-    scale = float(tensors["scale_factor"]) if "scale_factor" in tensors else params.take("scale_factor", float, 1.0)
-    channels, size = params.take("channels", int, unet.channels), params.take("image_size", int, unet.size)
+    scale = (
+        float(tensors["scale_factor"])
+        if "scale_factor" in tensors
+        else params.take("scale_factor", float, 1.0)
+    )
+    channels, size = (
+        params.take("channels", int, unet.channels),
+        params.take("image_size", int, unet.size),
+    )
     predicts = params.take("parameterization", str, "eps")
     if predicts not in PREDICTS:
         raise Refusal(f"{path}: parameterization {predicts!r} is not one of {', '.join(PREDICTS)}")
     condition = params.settings.get("cond_stage_config")
     params.known |= {"cond_stage_config", "scale_factor"}
     params.finish()
-    inner, state = unet.node(), unet.weights(averaged(tensors, path) if ema else within(UNET, tensors))
+    inner, state = (
+        unet.node(),
+        unet.weights(averaged(tensors, path) if ema else within(UNET, tensors)),
+    )
     known: tuple[str, ...] = (UNET, AVERAGE, FIRST, *TABLES)
     if isinstance(condition, Mapping):
         inner, state, label = _classes(condition, inner, state, tensors, label, path)
@@ -103,7 +152,12 @@ def _latent(path: Path, tensors: Mapping[str, Tensor], params: Options, label: i
         image_channels=first["params"]["model"]["params"]["in_channels"],
         label=label,
     )
-    return Described("prior", prior, {**under("denoiser.network.", state), **under("first_stage.", first_state)}, path)
+    return Described(
+        "prior",
+        prior,
+        {**under("denoiser.network.", state), **under("first_stage.", first_state)},
+        path,
+    )
 
 
 def network(config: Mapping[str, Any], path: Path) -> OpenAIUNet:
@@ -148,10 +202,15 @@ def table_of(params: Options, tensors: Mapping[str, Tensor], path: Path) -> dict
     stored = tensors.get("alphas_cumprod")
     precision = 1e-5 if stored is None else max(1e-5, 2 * torch.finfo(stored.dtype).eps)
     if stored is not None and not (
-        stored.shape == (table.n,) and torch.allclose(stored.double(), table.alpha_bar(), rtol=precision)
+        stored.shape == (table.n,)
+        and torch.allclose(stored.double(), table.alpha_bar(), rtol=precision)
     ):
-        raise Refusal(f"{path}: the noise table in the file is not the one described (linear_start {start}, linear_end {end})")
-    return node("ldm.schedule.Table", kind="scaled_linear", beta_start=start, beta_end=end, n=table.n)
+        raise Refusal(
+            f"{path}: the noise table in the file is not the one described (linear_start {start}, linear_end {end})"
+        )
+    return node(
+        "ldm.schedule.Table", kind="scaled_linear", beta_start=start, beta_end=end, n=table.n
+    )
 
 
 def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -166,9 +225,15 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             f"{path}: {len(missing)} averaged weights are missing: {first_names(missing)};"
             " the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
         )
-    stray = within(AVERAGE, tensors).keys() - {name.removeprefix(AVERAGE) for name in names.values()} - {"decay", "num_updates"}
+    stray = (
+        within(AVERAGE, tensors).keys()
+        - {name.removeprefix(AVERAGE) for name in names.values()}
+        - {"decay", "num_updates"}
+    )
     if stray:
-        raise Refusal(f"{path}: {len(stray)} averaged weights have no raw ones: {first_names(sorted(stray))}")
+        raise Refusal(
+            f"{path}: {len(stray)} averaged weights have no raw ones: {first_names(sorted(stray))}"
+        )
     return {key: tensors[name] for key, name in names.items()}
 
 
@@ -182,7 +247,9 @@ def _first_stage(
         return image_autoencoder.describe(params, bundled, path)
     named = params.get("ckpt_path")
     if not isinstance(named, str):
-        raise Refusal(f"{path}: holds no first stage; name its file as first_stage_config.params.ckpt_path")
+        raise Refusal(
+            f"{path}: holds no first stage; name its file as first_stage_config.params.ckpt_path"
+        )
     places = [Path(named), path.parent / named, path.parent / Path(named).name]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
@@ -200,5 +267,7 @@ def _classes(config, inner, state, tensors, label, path):
     label = classes - 1 if label is None else label
     if not 0 <= label < classes:
         raise Refusal(f"{path}: label {label} must lie in 0..{classes - 1}")
-    inner = node("ldm.networks.published.ClassConditioned", network=inner, classes=classes, width=width)
+    inner = node(
+        "ldm.networks.published.ClassConditioned", network=inner, classes=classes, width=width
+    )
     return inner, {**under("network.", state), **within(CONDITION, tensors)}, label

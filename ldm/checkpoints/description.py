@@ -35,7 +35,9 @@ class Described:
         fill(module, self.state, self.path)
         if self.part == "prior":
             if not isinstance(module, Prior):
-                raise Refusal(f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior")
+                raise Refusal(
+                    f"{self.path}: its `prior:` describes a {type(module).__name__}, which is not a prior"
+                )
             module.contracts = dict(self.contracts)
             module.origin = partial(digest, module.state_dict())
         return module
@@ -45,19 +47,30 @@ def contracts(settings: Any, path: Path) -> dict[str, tuple[float, float]]:
     """What a model's settings say under `contracts:`, {CT: [-1000, 400]}. Raises Refusal for anything else."""
     said = settings.get("contracts") or {}
     if not isinstance(said, Mapping):
-        raise Refusal(f"{path}: contracts: {said!r:.80}; modalities with [low, high] each are allowed")
+        raise Refusal(
+            f"{path}: contracts: {said!r:.80}; modalities with [low, high] each are allowed"
+        )
     found = {}
     for modality, ends in said.items():
-        numbers = isinstance(ends, (list, tuple)) and len(ends) == 2 and all(type(end) in (int, float) for end in ends)
+        numbers = (
+            isinstance(ends, (list, tuple))
+            and len(ends) == 2
+            and all(type(end) in (int, float) for end in ends)
+        )
         if not numbers or not -math.inf < ends[0] < ends[1] < math.inf:
-            raise Refusal(f"{path}: contracts.{modality}: {ends!r:.80}; [low, high] in stored units is allowed")
+            raise Refusal(
+                f"{path}: contracts.{modality}: {ends!r:.80}; [low, high] in stored units is allowed"
+            )
         found[str(modality)] = (float(ends[0]), float(ends[1]))
     return found
 
 
 def node(target: str, **params: Any) -> dict[str, Any]:
     """{target, params} without the parameters that are None."""
-    return {"target": target, "params": {key: value for key, value in params.items() if value is not None}}
+    return {
+        "target": target,
+        "params": {key: value for key, value in params.items() if value is not None},
+    }
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -67,4 +80,6 @@ def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def within(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The keys that start with the prefix, without it."""
-    return {key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)}
+    return {
+        key.removeprefix(prefix): tensor for key, tensor in state.items() if key.startswith(prefix)
+    }

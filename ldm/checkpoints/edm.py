@@ -37,41 +37,78 @@ MOVES = [  # module paths of EDM -> ours, after resolutions were replaced by lev
 IMPLIED = (  # by the shapes of its weights, or of training only
     *("augment_dim", "implicit_mlp", "dropout", "label_dropout"),
 )
-UNUSED = re.compile(r"(^map_augment\.|resample_filter$)")  # augmentation labels are zero at sampling; filters are constants
+UNUSED = re.compile(
+    r"(^map_augment\.|resample_filter$)"
+)  # augmentation labels are zero at sampling; filters are constants
 KINDS = {("positional", "standard"): "ddpm++", ("fourier", "residual"): "ncsn++"}
-FORMS = {"ddpm++": (1, [1, 1]), "ncsn++": (2, [1, 3, 3, 1])}  # channel_mult_noise and resample_filter that go with them
+FORMS = {
+    "ddpm++": (1, [1, 1]),
+    "ncsn++": (2, [1, 3, 3, 1]),
+}  # channel_mult_noise and resample_filter that go with them
 
 
 def recognises(content: Mapping[str, Any]) -> bool:
     return record(content.get("ema")) is not None
 
 
-def describe(path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Described:
+def describe(
+    path: Path, content: Mapping[str, Any], settings: Mapping[str, Any] | None
+) -> Described:
     """A pixel or patch prior from a snapshot; it holds the averaged weights only."""
     name, outer = record(content["ema"]) or ("", {})
-    kind = next((target for suffix, target in PRECONDITIONERS.items() if name.endswith(suffix)), None)
+    kind = next(
+        (target for suffix, target in PRECONDITIONERS.items() if name.endswith(suffix)), None
+    )
     inner = record((outer.get("_modules") or {}).get("model"))
     if kind is None or inner is None:
-        raise Refusal(f"{path}: holds a {name or 'network'} that is not one of {', '.join(PRECONDITIONERS)}")
+        raise Refusal(
+            f"{path}: holds a {name or 'network'} that is not one of {', '.join(PRECONDITIONERS)}"
+        )
     network, options = unet(inner[0], inner[1], path)
     resolution, channels = options["resolution"], network["params"]["out"]
-    state = {ours(key, resolution): tensor for key, tensor in tensors(inner[1]) if not UNUSED.search(key)}
+    state = {
+        ours(key, resolution): tensor for key, tensor in tensors(inner[1]) if not UNUSED.search(key)
+    }
     denoiser = node(kind, network=network, **_numbers(kind, outer))
     positions = network["params"]["channels"] - channels
     if positions not in (0, 2):
-        raise Refusal(f"{path}: {positions} channels beside the image's {channels}; position channels are two")
-    levels = {key: outer[key] for key in ("sigma_min", "sigma_max") if 0 < _number(outer.get(key)) < 1e6}
+        raise Refusal(
+            f"{path}: {positions} channels beside the image's {channels}; position channels are two"
+        )
+    levels = {
+        key: outer[key] for key in ("sigma_min", "sigma_max") if 0 < _number(outer.get(key)) < 1e6
+    }
     return _prior(
-        path, denoiser, state, channels, resolution, bool(positions), network["params"].get("classes"), levels, settings
+        path,
+        denoiser,
+        state,
+        channels,
+        resolution,
+        bool(positions),
+        network["params"].get("classes"),
+        levels,
+        settings,
     )
 
 
-def _prior(path, denoiser, state, channels, resolution, positioned, classes, levels, settings) -> Described:
+def _prior(
+    path, denoiser, state, channels, resolution, positioned, classes, levels, settings
+) -> Described:
     o = Options(settings or {}, path)
     size, patch, pad = (o.take(key, int, None) for key in ("size", "patch", "pad"))
-    whole, unit, label = o.take("whole", bool, False), o.take("unit_range", bool, None), o.take("label", int, None)
+    whole, unit, label = (
+        o.take("whole", bool, False),
+        o.take("unit_range", bool, None),
+        o.take("label", int, None),
+    )
     o.finish()
-    if classes and label is not None and not 0 <= label < classes or label is not None and not classes:
+    if (
+        classes
+        and label is not None
+        and not 0 <= label < classes
+        or label is not None
+        and not classes
+    ):
         raise Refusal(f"{path}: label {label} does not fit a network of {classes or 0} classes")
     if positioned and not whole and None in (size, patch, pad, unit):
         raise Refusal(
@@ -80,16 +117,32 @@ def _prior(path, denoiser, state, channels, resolution, positioned, classes, lev
         )
     prefix = "denoiser.network."
     if unit:
-        denoiser, prefix = node("ldm.preconditioning.UnitRange", denoiser=denoiser), "denoiser." + prefix
-        levels = {key: 2 * level for key, level in ({"sigma_min": 0.002, "sigma_max": 40.0} | levels).items()}
+        denoiser, prefix = (
+            node("ldm.preconditioning.UnitRange", denoiser=denoiser),
+            "denoiser." + prefix,
+        )
+        levels = {
+            key: 2 * level
+            for key, level in ({"sigma_min": 0.002, "sigma_max": 40.0} | levels).items()
+        }
     if not positioned or whole:
         if positioned:
-            denoiser, prefix = node("ldm.preconditioning.Whole", denoiser=denoiser), "denoiser." + prefix
+            denoiser, prefix = (
+                node("ldm.preconditioning.Whole", denoiser=denoiser),
+                "denoiser." + prefix,
+            )
         shape = [channels, size or resolution, size or resolution]
         prior = node("ldm.denoiser.Prior", denoiser=denoiser, shape=shape, label=label, **levels)
     else:
         prior = node(
-            "ldm.patch.PatchPrior", denoiser=denoiser, channels=channels, size=size, patch=patch, pad=pad, label=label, **levels
+            "ldm.patch.PatchPrior",
+            denoiser=denoiser,
+            channels=channels,
+            size=size,
+            patch=patch,
+            pad=pad,
+            label=label,
+            **levels,
         )
     return Described("prior", prior, under(prefix, state), path)
 
@@ -106,7 +159,9 @@ def record(value: Any) -> tuple[str, Mapping[str, Any]] | None:
     return (type(value).__name__, value.state) if isinstance(value.state, Mapping) else None
 
 
-def tensors(state: Mapping[str, Any], prefix: str = "", seen: set[int] | None = None) -> Iterator[tuple[str, Tensor]]:
+def tensors(
+    state: Mapping[str, Any], prefix: str = "", seen: set[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
     """(dotted name, tensor) of every parameter and buffer below a module's state; modules are a tree, or could be endless."""
     seen = set() if seen is None else seen
     if id(state) in seen:
@@ -130,7 +185,10 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
         raise Refusal(f"{path}: network {name!r} is neither SongUNet nor DhariwalUNet")
     song = name == "SongUNet"
     o = Options(arguments, path, ignored=IMPLIED)
-    resolution, multipliers = o.take("img_resolution", int), o.take("channel_mult", list, [1, 2, 2, 2] if song else [1, 2, 3, 4])
+    resolution, multipliers = (
+        o.take("img_resolution", int),
+        o.take("channel_mult", list, [1, 2, 2, 2] if song else [1, 2, 3, 4]),
+    )
     attended = o.take("attn_resolutions", list, [16] if song else [32, 16, 8])
     common = dict(
         channels=o.take("in_channels", int),
@@ -146,7 +204,9 @@ def unet(name: str, state: Mapping[str, Any], path: Path) -> tuple[dict[str, Any
     if song:
         forms = o.take("embedding_type", str, "positional"), o.take("encoder_type", str, "standard")
         if forms not in KINDS or o.take("decoder_type", str, "standard") != "standard":
-            raise Refusal(f"{path}: a SongUNet with {' and '.join(forms)} parts is neither DDPM++ nor NCSN++")
+            raise Refusal(
+                f"{path}: a SongUNet with {' and '.join(forms)} parts is neither DDPM++ nor NCSN++"
+            )
         common["kind"] = KINDS[forms]
         found = o.take("channel_mult_noise", int, 1), list(o.take("resample_filter", list, [1, 1]))
         if found != FORMS[KINDS[forms]]:
@@ -178,9 +238,17 @@ def _numbers(kind: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """The preconditioner's own constants, where the file states them."""
     names = {
         "ldm.denoiser.EDM": {"sigma_data": "sigma_data"},
-        "ldm.preconditioning.ContinuousVP": {"beta_d": "beta_d", "beta_min": "beta_min", "steps": "M"},
+        "ldm.preconditioning.ContinuousVP": {
+            "beta_d": "beta_d",
+            "beta_min": "beta_min",
+            "steps": "M",
+        },
     }
-    return {ours: state[theirs] for ours, theirs in names.get(kind, {}).items() if _number(state.get(theirs)) > 0}
+    return {
+        ours: state[theirs]
+        for ours, theirs in names.get(kind, {}).items()
+        if _number(state.get(theirs)) > 0
+    }
 
 
 def _number(value: Any) -> float:

@@ -33,7 +33,9 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
             raise Refusal(
                 f"{path}: target {reprlib.repr(target)} has no place in a model description; allowed: classes of ldm, diffusers"
             )
-    left = [4 * tensors + SLACK]  # a module may register a name several times while it is built, biases as None
+    left = [
+        4 * tensors + SLACK
+    ]  # a module may register a name several times while it is built, biases as None
 
     def count(*_: Any) -> None:
         left[0] -= 1
@@ -44,7 +46,16 @@ def skeleton(node: Mapping[str, Any], tensors: int, path: str | Path) -> nn.Modu
     try:
         with torch.device("meta"):
             built = config.build(node)
-    except (ValueError, RuntimeError, TypeError, OverflowError, AttributeError, IndexError, KeyError, ZeroDivisionError) as error:
+    except (
+        ValueError,
+        RuntimeError,
+        TypeError,
+        OverflowError,
+        AttributeError,
+        IndexError,
+        KeyError,
+        ZeroDivisionError,
+    ) as error:
         raise Refusal(f"{path}: {str(error).splitlines()[0]}") from None
     finally:
         handle.remove()
@@ -70,11 +81,20 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> No
         ],
     }
     if any(misfits.values()):
-        faults = "; ".join(f"{len(names)} {kind}: {first_names(names)}" for kind, names in misfits.items() if names)
+        faults = "; ".join(
+            f"{len(names)} {kind}: {first_names(names)}" for kind, names in misfits.items() if names
+        )
         raise Refusal(f"{path}: does not fit the model: {faults}")
-    float32 = {key: _aligned(tensor.detach().float()) if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+    float32 = {
+        key: _aligned(tensor.detach().float()) if tensor.is_floating_point() else tensor
+        for key, tensor in state.items()
+    }
     module.load_state_dict(float32, strict=True, assign=True)
-    stranded = [name for name, tensor in (*module.named_parameters(), *module.named_buffers()) if tensor.is_meta]
+    stranded = [
+        name
+        for name, tensor in (*module.named_parameters(), *module.named_buffers())
+        if tensor.is_meta
+    ]
     if stranded:
         raise Refusal(f"{path}: the model has tensors that no file holds: {first_names(stranded)}")
     module.requires_grad_(False).eval()
@@ -92,7 +112,9 @@ def digest(state: Mapping[str, Tensor]) -> str:
         return files.digest("\n".join(lines))
 
 
-def adapt_channels(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+def adapt_channels(
+    state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], list[str]]:
     """Weights of a 3-channel model for a 1-channel one, and the names of the layers changed.
 
     Only a convolution whose shape differs in exactly the image channels, 3 -> 1 (6 -> 2 with learned variance), is adapted: the
@@ -106,7 +128,12 @@ def adapt_channels(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) ->
         old, new = tensor.shape, wanted[key].shape
         if len(old) == 4 and old[1] == 3 and new == (old[0], 1, *old[2:]):
             adapted[key] = tensor.sum(1, keepdim=True)
-        elif old[0] == 3 * new[0] and new[0] in (1, 2) and new[1:] == old[1:] and (len(old) in (1, 4)):
+        elif (
+            old[0] == 3 * new[0]
+            and new[0] in (1, 2)
+            and new[1:] == old[1:]
+            and (len(old) in (1, 4))
+        ):
             adapted[key] = tensor.unflatten(0, (new[0], 3)).mean(1)
         else:
             continue

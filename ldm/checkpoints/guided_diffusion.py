@@ -16,12 +16,33 @@ from ldm.checkpoints.keymaps import levels_of, plain
 from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
 
-COMMON = {"image_size": 256, "learn_sigma": True, "num_head_channels": 64, "use_scale_shift_norm": True, "resblock_updown": True}
-PUBLISHED = {  # by (channels, modules on the way down, classes)
-    (128, 12, 0): {**COMMON, "num_channels": 128, "num_res_blocks": 1, "attention_resolutions": "16"},
-    (256, 18, 0): {**COMMON, "num_channels": 256, "num_res_blocks": 2, "attention_resolutions": "32,16,8"},
+COMMON = {
+    "image_size": 256,
+    "learn_sigma": True,
+    "num_head_channels": 64,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
 }
-MULTIPLIERS = {512: "0.5,1,1,2,2,4,4", 256: "1,1,2,2,4,4", 128: "1,1,2,3,4", 64: "1,2,3,4"}  # for channel_mult ""
+PUBLISHED = {  # by (channels, modules on the way down, classes)
+    (128, 12, 0): {
+        **COMMON,
+        "num_channels": 128,
+        "num_res_blocks": 1,
+        "attention_resolutions": "16",
+    },
+    (256, 18, 0): {
+        **COMMON,
+        "num_channels": 256,
+        "num_res_blocks": 2,
+        "attention_resolutions": "32,16,8",
+    },
+}
+MULTIPLIERS = {
+    512: "0.5,1,1,2,2,4,4",
+    256: "1,1,2,2,4,4",
+    128: "1,1,2,3,4",
+    64: "1,2,3,4",
+}  # for channel_mult ""
 UNUSED = (
     *(
         "use_checkpoint",
@@ -44,16 +65,23 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     """A pixel prior. settings: guided-diffusion's flags; `label` chooses the class of a conditional model."""
     tensors = plain(state)
     if settings is None:
-        width, classes = len(tensors["input_blocks.0.0.weight"]), len(tensors.get("label_emb.weight", ()))
+        width, classes = (
+            len(tensors["input_blocks.0.0.weight"]),
+            len(tensors.get("label_emb.weight", ())),
+        )
         depth = len({key.split(".")[1] for key in tensors if key.startswith("input_blocks.")})
         settings = PUBLISHED.get((width, depth, classes))
         if settings is None:
-            raise Refusal(f"{path}: not a guided-diffusion model known by shape; give its options (num_channels, ...) as config")
+            raise Refusal(
+                f"{path}: not a guided-diffusion model known by shape; give its options (num_channels, ...) as config"
+            )
     o = Options(settings, path, ignored=UNUSED)
     unet = network(o, tensors)
     label = o.take("label", int, None)
     if unet.classes and (label is None or not 0 <= label < unet.classes):
-        raise Refusal(f"{path}: a class-conditional model needs `label: 0..{unet.classes - 1}`, not {label}")
+        raise Refusal(
+            f"{path}: a class-conditional model needs `label: 0..{unet.classes - 1}`, not {label}"
+        )
     prior = node(
         "ldm.denoiser.Prior",
         denoiser=node(
@@ -77,7 +105,8 @@ def network(o: Options, tensors: Mapping[str, Tensor]) -> OpenAIUNet:
         raise Refusal(f"{o.path}: image_size {size} has no usual channel_mult; give one")
     multipliers = tuple(float(m) for m in listed.split(","))
     attends = levels_of(
-        (size // int(r) for r in _list(o, "attention_resolutions", "16,8").split(",") if int(r)), len(multipliers)
+        (size // int(r) for r in _list(o, "attention_resolutions", "16,8").split(",") if int(r)),
+        len(multipliers),
     )
     head, heads = o.take("num_head_channels", int, -1), o.take("num_heads", int, 4)
     if o.take("class_cond", bool, False) != ("label_emb.weight" in tensors):

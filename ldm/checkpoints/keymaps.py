@@ -24,7 +24,9 @@ RESIDUAL = {
     "skip_connection": "conv_shortcut",
 }
 ATTENTION = {"norm": "group_norm", "qkv": "qkv", "proj_out": "to_out.0"}
-CROSS = {f"{a}.{m}": f"{a}.{m}" for a in ("attn1", "attn2") for m in ("to_q", "to_k", "to_v", "to_out.0")}
+CROSS = {
+    f"{a}.{m}": f"{a}.{m}" for a in ("attn1", "attn2") for m in ("to_q", "to_k", "to_v", "to_out.0")
+}
 TRANSFORMER = {
     **{name: name for name in ("norm", "proj_in", "proj_out")},
     **{
@@ -32,11 +34,26 @@ TRANSFORMER = {
         for m in (*CROSS, "ff.net.0.proj", "ff.net.2", "norm1", "norm2", "norm3")
     },
 }
-IMAGE_RESIDUAL = {**{m: m for m in ("norm1", "conv1", "norm2", "conv2")}, "nin_shortcut": "conv_shortcut"}
-IMAGE_ATTENTION = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+IMAGE_RESIDUAL = {
+    **{m: m for m in ("norm1", "conv1", "norm2", "conv2")},
+    "nin_shortcut": "conv_shortcut",
+}
+IMAGE_ATTENTION = {
+    "norm": "group_norm",
+    "q": "to_q",
+    "k": "to_k",
+    "v": "to_v",
+    "proj_out": "to_out.0",
+}
 
 
-def unet(levels: int, blocks: int, attends: Sequence[int], transformer: bool = False, resampling: bool = False) -> Table:
+def unet(
+    levels: int,
+    blocks: int,
+    attends: Sequence[int],
+    transformer: bool = False,
+    resampling: bool = False,
+) -> Table:
     """The U-Net: `blocks` residual blocks a level, one more on the way up, attention after those of the levels in `attends`.
 
     transformer: attention is a transformer block. resampling: down- and upsampling are residual blocks, not convolutions.
@@ -60,10 +77,14 @@ def unet(levels: int, blocks: int, attends: Sequence[int], transformer: bool = F
         for j in range(blocks):
             table |= leaves(f"input_blocks.{i}.0", f"down_blocks.{level}.resnets.{j}", RESIDUAL)
             if level in attends:
-                table |= leaves(f"input_blocks.{i}.1", f"down_blocks.{level}.attentions.{j}", attention)
+                table |= leaves(
+                    f"input_blocks.{i}.1", f"down_blocks.{level}.attentions.{j}", attention
+                )
             i += 1
         if level < levels - 1:
-            table |= leaves(f"input_blocks.{i}.{down[1]}", f"down_blocks.{level}.downsamplers.0", down[0])
+            table |= leaves(
+                f"input_blocks.{i}.{down[1]}", f"down_blocks.{level}.downsamplers.0", down[0]
+            )
             i += 1
     i = 0
     for b, level in enumerate(reversed(range(levels))):
@@ -84,7 +105,11 @@ def autoencoder(levels: int, blocks: int, attends: Sequence[int]) -> Table:
     for half, way, count in (("encoder", "down", blocks), ("decoder", "up", blocks + 1)):
         table |= {
             f"{half}.{a}": f"{half}.{b}"
-            for a, b in (("conv_in", "conv_in"), ("norm_out", "conv_norm_out"), ("conv_out", "conv_out"))
+            for a, b in (
+                ("conv_in", "conv_in"),
+                ("norm_out", "conv_norm_out"),
+                ("conv_out", "conv_out"),
+            )
         }
         table |= leaves(f"{half}.mid.block_1", f"{half}.mid_block.resnets.0", IMAGE_RESIDUAL)
         table |= leaves(f"{half}.mid.attn_1", f"{half}.mid_block.attentions.0", IMAGE_ATTENTION)
@@ -95,7 +120,9 @@ def autoencoder(levels: int, blocks: int, attends: Sequence[int]) -> Table:
             for j in range(count):
                 table |= leaves(f"{source}.block.{j}", f"{target}.resnets.{j}", IMAGE_RESIDUAL)
                 if level in attends:
-                    table |= leaves(f"{source}.attn.{j}", f"{target}.attentions.{j}", IMAGE_ATTENTION)
+                    table |= leaves(
+                        f"{source}.attn.{j}", f"{target}.attentions.{j}", IMAGE_ATTENTION
+                    )
             table[f"{source}.{way}sample.conv"] = f"{target}.{way}samplers.0.conv"
     return table
 
@@ -110,13 +137,17 @@ def rename(state: Mapping[str, Tensor], table: Table) -> dict[str, Tensor]:
     for key, tensor in state.items():
         module, _, leaf = key.rpartition(".")
         target = table.get(module, module)
-        if target.rpartition(".")[2] in ("to_q", "to_k", "to_v", "qkv") or target.endswith("to_out.0"):
+        if target.rpartition(".")[2] in ("to_q", "to_k", "to_v", "qkv") or target.endswith(
+            "to_out.0"
+        ):
             tensor = tensor.flatten(1) if tensor.ndim > 2 else tensor
         renamed[f"{target}.{leaf}" if module else leaf] = tensor
     return renamed
 
 
-def split_qkv(state: Mapping[str, Tensor], order: Literal["legacy", "new"], head: Callable[[int], int]) -> dict[str, Tensor]:
+def split_qkv(
+    state: Mapping[str, Tensor], order: Literal["legacy", "new"], head: Callable[[int], int]
+) -> dict[str, Tensor]:
     """Fused `qkv` rows -> to_q, to_k, to_v. Rows are ordered (head, qkv, channel) in the legacy order, (qkv, head, channel)
     in the new one. head: channels of an attention layer -> channels per head."""
     split: dict[str, Tensor] = {}
@@ -127,8 +158,14 @@ def split_qkv(state: Mapping[str, Tensor], order: Literal["legacy", "new"], head
             continue
         width = head(len(tensor) // 3)
         if width < 1 or len(tensor) % (3 * width):
-            raise Refusal(f"{key} has {len(tensor)} rows, not a multiple of 3 x {width} channels per head")
-        rows = tensor.unflatten(0, (-1, 3, width)) if order == "legacy" else tensor.unflatten(0, (3, -1, width)).transpose(0, 1)
+            raise Refusal(
+                f"{key} has {len(tensor)} rows, not a multiple of 3 x {width} channels per head"
+            )
+        rows = (
+            tensor.unflatten(0, (-1, 3, width))
+            if order == "legacy"
+            else tensor.unflatten(0, (3, -1, width)).transpose(0, 1)
+        )
         for name, part in zip(("to_q", "to_k", "to_v"), rows.unbind(1)):
             split[f"{module.removesuffix('qkv')}{name}.{leaf}"] = part.flatten(0, 1)
     return split
@@ -142,4 +179,8 @@ def levels_of(factors: Iterable[int], levels: int) -> list[int]:
 
 def plain(state: Mapping[str, object], prefix: str = "") -> dict[str, Tensor]:
     """The tensors under a prefix, without it."""
-    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix) and isinstance(v, torch.Tensor)}
+    return {
+        k.removeprefix(prefix): v
+        for k, v in state.items()
+        if k.startswith(prefix) and isinstance(v, torch.Tensor)
+    }

@@ -29,7 +29,14 @@ from ldm.schedule import Table, sigma_of
 TABLES = {"linear_beta": "linear", "scaled_linear_beta": "scaled_linear"}
 PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 DETAILS = (  # of computation, or seen in the keys, where a difference is found
-    *("spatial_dims", "use_flash_attention", "use_checkpoint", "use_checkpointing", "include_fc", "use_combined_linear"),
+    *(
+        "spatial_dims",
+        "use_flash_attention",
+        "use_checkpoint",
+        "use_checkpointing",
+        "include_fc",
+        "use_combined_linear",
+    ),
     *("use_convtranspose", "upcast_attention", "transformer_num_layers", "dropout_cattn"),
 )
 ATTENDS = [False, False, True, True]  # MONAI's own default
@@ -59,7 +66,9 @@ UNET = [
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
-    return "quant_conv_mu.conv.weight" in state or "middle_block.resnet_1.conv1.conv.weight" in state
+    return (
+        "quant_conv_mu.conv.weight" in state or "middle_block.resnet_1.conv1.conv.weight" in state
+    )
 
 
 def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Described:
@@ -72,8 +81,12 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     o.finish()
     if "quant_conv_mu.conv.weight" in state:
         if autoencoder is None:
-            raise Refusal(f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`")
-        return Described("first_stage", stage(autoencoder, unit, path), renamed(plain(state), AUTOENCODER), path)
+            raise Refusal(
+                f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`"
+            )
+        return Described(
+            "first_stage", stage(autoencoder, unit, path), renamed(plain(state), AUTOENCODER), path
+        )
     if diffusion is None or size is None:
         raise Refusal(
             f"{path}: a MONAI DiffusionModelUNet; give `diffusion:` (its constructor's arguments) and `size:` as config"
@@ -88,9 +101,15 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     if file is None:
         return _pixel(path, params, table, found, _said(unit, path))
     if autoencoder is None:
-        raise Refusal(f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments")
+        raise Refusal(
+            f"{path}: autoencoder_file is given but not `autoencoder:`, its constructor's arguments"
+        )
     place = next((p for p in (path.parent / file, Path(file)) if p.is_file()), Path(file))
-    params |= dict(first_stage=stage(autoencoder, unit, path), scale=scale, image_channels=autoencoder["in_channels"])
+    params |= dict(
+        first_stage=stage(autoencoder, unit, path),
+        scale=scale,
+        image_channels=autoencoder["in_channels"],
+    )
     content = weights(place)
     found = under("denoiser.network.", found) | under(
         "first_stage.", renamed(plain(content.get("state_dict", content)), AUTOENCODER)
@@ -100,17 +119,30 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
 
 def _said(unit: bool | None, path: Path) -> bool:
     if unit is None:
-        raise Refusal(f"{path}: give unit_range: true if its images lay in [0, 1] (MONAI's bundles), false if in [-1, 1]")
+        raise Refusal(
+            f"{path}: give unit_range: true if its images lay in [0, 1] (MONAI's bundles), false if in [-1, 1]"
+        )
     return unit
 
 
-def _pixel(path: Path, params: dict[str, Any], table: dict[str, Any], found: Mapping[str, Tensor], unit: bool) -> Described:
+def _pixel(
+    path: Path,
+    params: dict[str, Any],
+    table: dict[str, Any],
+    found: Mapping[str, Tensor],
+    unit: bool,
+) -> Described:
     """A diffusion model of images themselves; in units of [-1, 1] the noise levels of one of [0, 1] are doubled."""
     if not unit:
-        return Described("prior", node("ldm.denoiser.Prior", **params), under("denoiser.network.", found), path)
+        return Described(
+            "prior", node("ldm.denoiser.Prior", **params), under("denoiser.network.", found), path
+        )
     low, high = (2 * sigma_of(Table(**table["params"]).alpha_bar()[[0, -1]])).tolist()
     denoiser = node("ldm.preconditioning.UnitRange", denoiser=params["denoiser"])
-    prior = node("ldm.denoiser.Prior", **{**params, "denoiser": denoiser, "sigma_min": low, "sigma_max": high})
+    prior = node(
+        "ldm.denoiser.Prior",
+        **{**params, "denoiser": denoiser, "sigma_min": low, "sigma_max": high},
+    )
     return Described("prior", prior, under("denoiser.denoiser.network.", found), path)
 
 
@@ -141,14 +173,21 @@ def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
     o = Options(arguments, path, ignored=(*DETAILS, "with_conditioning"))
     widths = o.take("channels", list, None) or o.take("num_channels", list)
     levels = len(widths)
-    blocks, head = _by_level(o, "num_res_blocks", 2, levels), _by_level(o, "num_head_channels", 8, levels)
+    blocks, head = (
+        _by_level(o, "num_res_blocks", 2, levels),
+        _by_level(o, "num_head_channels", 8, levels),
+    )
     attends = _by_level(o, "attention_levels", ATTENDS, levels)
     if len(set(blocks)) != 1:
         raise Refusal(f"{path}: num_res_blocks that differ by level: not supported")
     if o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
         raise Refusal(f"{path}: this kind of DiffusionModelUNet: not supported")
-    if any(h < 1 for h, a in zip(head, [*attends[:-1], True]) if a):  # the middle attends as the last level would
-        raise Refusal(f"{path}: num_head_channels {head} must be positive where there is attention, and at the end")
+    if any(
+        h < 1 for h, a in zip(head, [*attends[:-1], True]) if a
+    ):  # the middle attends as the last level would
+        raise Refusal(
+            f"{path}: num_head_channels {head} must be positive where there is attention, and at the end"
+        )
     built = node(
         "ldm.networks.published.GuidedUNet",
         heads=[width // h if h else 1 for width, h in zip(widths, head)],
@@ -173,18 +212,37 @@ def _by_level(o: Options, key: str, default: int | list[bool], levels: int) -> l
     value = default if given is None else given
     o.known.add(key)
     listed = [value] * levels if type(value) is int else value
-    if not isinstance(listed, (list, tuple)) or len(listed) != levels or not all(isinstance(one, int) for one in listed):
-        raise Refusal(f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}")
+    if (
+        not isinstance(listed, (list, tuple))
+        or len(listed) != levels
+        or not all(isinstance(one, int) for one in listed)
+    ):
+        raise Refusal(
+            f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}"
+        )
     return list(listed)
 
 
 def schedule(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    o = Options(arguments, path, ignored=("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type"))
-    kind, predicts = o.take("schedule", str, "linear_beta"), o.take("prediction_type", str, "epsilon")
+    o = Options(
+        arguments,
+        path,
+        ignored=("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type"),
+    )
+    kind, predicts = (
+        o.take("schedule", str, "linear_beta"),
+        o.take("prediction_type", str, "epsilon"),
+    )
     if kind not in TABLES or predicts not in PREDICTS:
-        raise Refusal(f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})")
-    ends = dict(beta_start=o.take("beta_start", float, 1e-4), beta_end=o.take("beta_end", float, 2e-2))
-    table = node("ldm.schedule.Table", kind=TABLES[kind], n=o.take("num_train_timesteps", int, 1000), **ends)
+        raise Refusal(
+            f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})"
+        )
+    ends = dict(
+        beta_start=o.take("beta_start", float, 1e-4), beta_end=o.take("beta_end", float, 2e-2)
+    )
+    table = node(
+        "ldm.schedule.Table", kind=TABLES[kind], n=o.take("num_train_timesteps", int, 1000), **ends
+    )
     o.finish()
     return table, PREDICTS[predicts]
 

@@ -43,7 +43,11 @@ class OpenAIUNet:
     def node(self) -> dict[str, Any]:
         """The diffusers network, as YAML would describe it."""
         attention = "CrossAttn" if self.context else "Attn"
-        down, up = ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if self.resampling else ("DownBlock2D", "UpBlock2D")
+        down, up = (
+            ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D")
+            if self.resampling
+            else ("DownBlock2D", "UpBlock2D")
+        )
         levels = range(len(self.multipliers))
         common = dict(
             sample_size=self.size,
@@ -51,8 +55,12 @@ class OpenAIUNet:
             out_channels=self.out,
             block_out_channels=self.widths,
             layers_per_block=self.blocks,
-            down_block_types=[f"{attention}DownBlock2D" if i in self.attends else down for i in levels],
-            up_block_types=[f"{attention}UpBlock2D" if i in self.attends else up for i in reversed(levels)],
+            down_block_types=[
+                f"{attention}DownBlock2D" if i in self.attends else down for i in levels
+            ],
+            up_block_types=[
+                f"{attention}UpBlock2D" if i in self.attends else up for i in reversed(levels)
+            ],
             resnet_time_scale_shift="scale_shift" if self.scale_shift else "default",
         )
         if self.context:
@@ -61,11 +69,15 @@ class OpenAIUNet:
                 **common,
                 cross_attention_dim=self.context,
                 attention_head_dim=self.heads
-                or [c // self._head for c in self.widths],  # diffusers' name for the number of heads
+                or [
+                    c // self._head for c in self.widths
+                ],  # diffusers' name for the number of heads
                 use_linear_projection=self.linear,
             )
         common |= dict(
-            attn_norm_num_groups=32 if self.scale_shift else None,  # else the middle attention is built without its norm
+            attn_norm_num_groups=32
+            if self.scale_shift
+            else None,  # else the middle attention is built without its norm
             downsample_type="resnet" if self.resampling else "conv",
             upsample_type="resnet" if self.resampling else "conv",
             num_class_embeds=self.classes,
@@ -73,12 +85,19 @@ class OpenAIUNet:
         common["attention_head_dim"] = None if self.heads else self._head
         time_width = self.width if self.widths[0] != self.width else None
         if self.heads or time_width:
-            return node("ldm.networks.published.GuidedUNet", heads=self.heads, time_width=time_width, **common)
+            return node(
+                "ldm.networks.published.GuidedUNet",
+                heads=self.heads,
+                time_width=time_width,
+                **common,
+            )
         return node("diffusers.UNet2DModel", **common)
 
     def weights(self, source: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Published keys (without their prefix) -> diffusers' keys."""
-        table = unet(len(self.multipliers), self.blocks, self.attends, bool(self.context), self.resampling)
+        table = unet(
+            len(self.multipliers), self.blocks, self.attends, bool(self.context), self.resampling
+        )
         renamed = rename(source, table)
         return renamed if self.context else split_qkv(renamed, self.order, self._head_of)
 

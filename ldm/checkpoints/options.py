@@ -28,11 +28,19 @@ class Options:
             return default
         accepted = (int, float) if kind is float else (list, tuple) if kind is list else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise Refusal(f"{self.path}: {key} must be of type {kind.__name__}, not {reprlib.repr(value)}")
+            raise Refusal(
+                f"{self.path}: {key} must be of type {kind.__name__}, not {reprlib.repr(value)}"
+            )
         return value
 
     def finish(self) -> None:
         """Complain of the first key that was neither taken nor known to be harmless."""
-        stray = [key for key, value in self.settings.items() if key not in self.known and value is not None]
+        stray = [
+            key
+            for key, value in self.settings.items()
+            if key not in self.known and value is not None
+        ]
         if stray:
-            raise Refusal(f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}")
+            raise Refusal(
+                f"{self.path}: unknown setting {stray[0]!r}{nearest(stray[0], self.known)}"
+            )

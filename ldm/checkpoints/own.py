@@ -34,7 +34,9 @@ def describe_checkpoint(path: Path, content: Mapping[str, Any], ema: bool | floa
     merged = {**state, **average(path, content, ema)} if ema else state
     doubts = content.get("doubts")
     notes = (f"best weights and error spectra are of {doubts}",) if doubts else ()
-    return Described(part, settings[part], within(f"{part}.", merged), path, notes, contracts(settings, path))
+    return Described(
+        part, settings[part], within(f"{part}.", merged), path, notes, contracts(settings, path)
+    )
 
 
 def half_lives(content: Mapping[str, Any]) -> list[str]:
@@ -50,7 +52,9 @@ def average(path: Path, content: Mapping[str, Any], ema: bool | float) -> Mappin
     if ema is True:
         return content["ema"]
     if f"{ema:g}" not in kept:
-        raise Refusal(f"{path}: holds no average of half-life {ema:g}; {' and '.join(kept)} are there")
+        raise Refusal(
+            f"{path}: holds no average of half-life {ema:g}; {' and '.join(kept)} are there"
+        )
     return kept[f"{ema:g}"]
 
 
@@ -58,7 +62,9 @@ def describe_folder(folder: Path) -> Described:
     """An exported folder."""
     settings = text_mapping(folder / "config.yaml")
     part, state = _part(settings, folder / "config.yaml"), weights(folder / "model.safetensors")
-    return Described(part, settings[part], state, folder, contracts=contracts(settings, folder / "config.yaml"))
+    return Described(
+        part, settings[part], state, folder, contracts=contracts(settings, folder / "config.yaml")
+    )
 
 
 def export(model: Described, folder: str | Path, half: bool = False) -> Path:
@@ -71,11 +77,22 @@ def export(model: Described, folder: str | Path, half: bool = False) -> Path:
         raise Refusal(f"{folder}: exists; an export needs a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replacing_folder(folder) as part:
-        save_file({key: _stored(tensor, half) for key, tensor in model.state.items()}, part / "model.safetensors")
-        said = {"contracts": {name: list(ends) for name, ends in model.contracts.items()}} if model.contracts else {}
-        (part / "config.yaml").write_text(configuration.dump({**said, model.part: model.node}), "utf-8")
+        save_file(
+            {key: _stored(tensor, half) for key, tensor in model.state.items()},
+            part / "model.safetensors",
+        )
+        said = (
+            {"contracts": {name: list(ends) for name, ends in model.contracts.items()}}
+            if model.contracts
+            else {}
+        )
+        (part / "config.yaml").write_text(
+            configuration.dump({**said, model.part: model.node}), "utf-8"
+        )
         (part / "README.md").write_text(_card(folder.name, model, half), "utf-8")
-        shutil.copymode(part / "config.yaml", part / "model.safetensors")  # safetensors lets only their owner read its files
+        shutil.copymode(
+            part / "config.yaml", part / "model.safetensors"
+        )  # safetensors lets only their owner read its files
     return folder
 
 
@@ -91,7 +108,10 @@ def keep_training(content: Mapping[str, Any], path: str | Path) -> Path:
         raise Refusal(f"{path}: exists; choose another name")
     narrow = {key: _narrowed(content[key], torch.float16) for key in ("state_dict", "ema")}
     moments = _narrowed(content["optimizer_states"], torch.bfloat16)
-    left: dict[str, dict] = {"callbacks": {}, "ema_others": {}}  # callbacks know paths of the machine where the run was
+    left: dict[str, dict] = {
+        "callbacks": {},
+        "ema_others": {},
+    }  # callbacks know paths of the machine where the run was
     with replacing(path) as file:
         torch.save({**content, **narrow, "optimizer_states": moments, **left}, file)
     return path
@@ -114,13 +134,24 @@ def _part(settings: Any, path: Path) -> Any:
 
 
 def _stored(tensor: Tensor, half: bool) -> Tensor:
-    tensor = tensor.detach().to(torch.float16) if half and tensor.is_floating_point() else tensor.detach()
-    alone = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    tensor = (
+        tensor.detach().to(torch.float16)
+        if half and tensor.is_floating_point()
+        else tensor.detach()
+    )
+    alone = (
+        tensor.is_contiguous()
+        and tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+    )
     return tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
 
 
 def _card(name: str, model: Described, half: bool) -> str:
-    sources = sorted(p for p in model.path.rglob("*") if p.is_file()) if model.path.is_dir() else [model.path]
+    sources = (
+        sorted(p for p in model.path.rglob("*") if p.is_file())
+        if model.path.is_dir()
+        else [model.path]
+    )
     lines = [
         f"# {name}",
         "",
@@ -128,7 +159,10 @@ def _card(name: str, model: Described, half: bool) -> str:
         "",
         f"* parameters: {sum(t.numel() for t in model.state.values()):,}",
         f"* stored as {'float16' if half else 'the source has it'}",
-        *(f"* {name}: {low:g} is black and {high:g} white" for name, (low, high) in model.contracts.items()),
+        *(
+            f"* {name}: {low:g} is black and {high:g} white"
+            for name, (low, high) in model.contracts.items()
+        ),
         *(f"* note: {note}" for note in model.notes),
         *(f"* source `{source.name}` SHA-256 `{file_digest(source)}`" for source in sources),
     ]

@@ -53,7 +53,9 @@ def _weights(path: Path) -> dict[str, Any]:
         found = parse_safely(path, _archive)
     elif start == LEGACY:
         found = parse_safely(path, _legacy)
-    elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:  # length of the header, header
+    elif (
+        start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size
+    ):  # length of the header, header
         found = parse_safely(path, _safetensors)
     elif start[:1] == b"\x80":
         found = parse_safely(path, _pickle)
@@ -79,8 +81,12 @@ def parse_safely(path: Path, read: Callable[[Path], Any]) -> Any:
     try:
         return read(path)
     except Exception as error:
-        line = next((text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__)
-        message = line if line.startswith(str(path)) else f"{path}: cannot be read safely: {line[:200]}"
+        line = next(
+            (text.strip() for text in str(error).splitlines() if text.strip()), type(error).__name__
+        )
+        message = (
+            line if line.startswith(str(path)) else f"{path}: cannot be read safely: {line[:200]}"
+        )
         raise Refusal(message) from None
 
 
@@ -133,22 +139,39 @@ def _archive(path: Path) -> Any:
         raise Refusal(f"{path}: its entries claim more bytes than the file has")
     if damaged := _damaged(path, entries):
         raise Refusal(f"{path}: damaged: {damaged} is not what was written (its checksum differs)")
-    if PROGRAM in torch._C.PyTorchFileReader(str(path)).get_all_records():  # asked of the reader that torch.load uses
-        raise Refusal(f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed")
+    if (
+        PROGRAM in torch._C.PyTorchFileReader(str(path)).get_all_records()
+    ):  # asked of the reader that torch.load uses
+        raise Refusal(
+            f"{path}: holds a TorchScript program, which torch.load would run; a file of tensors is allowed"
+        )
     return _torch(path, mapped=True)
 
 
 def _damaged(path: Path, entries: list[zipfile.ZipInfo]) -> str:
     """The first entry whose content differs from its checksum, or "". torch itself never looks."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole, memoryview(whole) as data:
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as whole,
+        memoryview(whole) as data,
+    ):
 
         def sound(entry: zipfile.ZipInfo) -> bool:
             fixed = data[entry.header_offset : entry.header_offset + LOCAL]
-            start = entry.header_offset + LOCAL + sum(struct.unpack_from("<HH", fixed, LOCAL - 4))  # name, extra field
+            start = (
+                entry.header_offset + LOCAL + sum(struct.unpack_from("<HH", fixed, LOCAL - 4))
+            )  # name, extra field
             return zlib.crc32(data[start : start + entry.file_size]) == entry.CRC
 
         with ThreadPoolExecutor(2) as pool:  # crc32 lets the other thread run
-            return next((entry.filename for entry, good in zip(entries, pool.map(sound, entries)) if not good), "")
+            return next(
+                (
+                    entry.filename
+                    for entry, good in zip(entries, pool.map(sound, entries))
+                    if not good
+                ),
+                "",
+            )
 
 
 def _legacy(path: Path) -> Any:
@@ -160,7 +183,9 @@ def _legacy(path: Path) -> Any:
 
 def _torch(path: Path, mapped: bool = False) -> Any:
     """Storages are read by torch, the pickle that refers to them by the unpickler below, whatever classes it names."""
-    return torch.load(path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=INERT)
+    return torch.load(
+        path, map_location="cpu", weights_only=False, mmap=mapped, pickle_module=INERT
+    )
 
 
 def _pickle(path: Path) -> Any:
@@ -169,7 +194,11 @@ def _pickle(path: Path) -> Any:
 
 
 def _fault(tensor: Any) -> str:
-    if not isinstance(tensor, Tensor) or tensor.layout != torch.strided or tensor.device.type != "cpu":
+    if (
+        not isinstance(tensor, Tensor)
+        or tensor.layout != torch.strided
+        or tensor.device.type != "cpu"
+    ):
         return "not a plain tensor"
     if tensor.dtype not in DTYPES:
         return f"{tensor.dtype}"

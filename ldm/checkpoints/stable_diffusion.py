@@ -22,27 +22,50 @@ from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import first_names
 
 CROSS = UNET + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"  # [width, context]
-TEXT = (CONDITION + "transformer.", CONDITION + "model.", "conditioner.")  # text encoders: of version 1, of 2, of SDXL
+TEXT = (
+    CONDITION + "transformer.",
+    CONDITION + "model.",
+    "conditioner.",
+)  # text encoders: of version 1, of 2, of SDXL
 KL_F8 = {
     "embed_dim": 4,
-    "ddconfig": {"z_channels": 4, "resolution": 256, "ch": 128, "ch_mult": [1, 2, 4, 4], "num_res_blocks": 2},
+    "ddconfig": {
+        "z_channels": 4,
+        "resolution": 256,
+        "ch": 128,
+        "ch_mult": [1, 2, 4, 4],
+        "num_res_blocks": 2,
+    },
 }
-VERSIONS: dict[int, dict[str, Any]] = {768: {"heads": 8, "linear": False}, 1024: {"head": 64, "linear": True}}  # by context width
+VERSIONS: dict[int, dict[str, Any]] = {
+    768: {"heads": 8, "linear": False},
+    1024: {"head": 64, "linear": True},
+}  # by context width
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
     """Every U-Net that attends to text; of those, `describe` reads the two versions that there are."""
     told = any(key.startswith(TEXT) for key in state if isinstance(key, str))
-    return (CROSS in state or told and bool(_contexts(state))) and FIRST + "quant_conv.weight" in state
+    return (
+        CROSS in state or told and bool(_contexts(state))
+    ) and FIRST + "quant_conv.weight" in state
 
 
 def _contexts(state: Mapping[str, Any]) -> list[int]:
     """Widths of what the U-Net attends to."""
     ends = ".attn2.to_k.weight"
-    return sorted({t.shape[-1] for k, t in state.items() if isinstance(k, str) and k.startswith(UNET) and k.endswith(ends)})
+    return sorted(
+        {
+            t.shape[-1]
+            for k, t in state.items()
+            if isinstance(k, str) and k.startswith(UNET) and k.endswith(ends)
+        }
+    )
 
 
-def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool) -> Described:
+def describe(
+    path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None, ema: bool
+) -> Described:
     """A latent prior."""
     tensors = plain(state)
     contexts = _contexts(tensors)
@@ -53,12 +76,26 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
             " others (SDXL, latent diffusion's text-to-image) cannot"
         )
     context = contexts[0]
-    unet = OpenAIUNet(64, 4, 4, tensors[CROSS].shape[0], (1, 2, 4, 4), 2, (0, 1, 2), context=context, **VERSIONS[context])
+    unet = OpenAIUNet(
+        64,
+        4,
+        4,
+        tensors[CROSS].shape[0],
+        (1, 2, 4, 4),
+        2,
+        (0, 1, 2),
+        context=context,
+        **VERSIONS[context],
+    )
     o = Options({} if settings is None or "model" in settings else settings, path)
     predicts = o.take("predicts", str, "eps" if context == 768 else None)
     if predicts not in ("eps", "v"):
-        raise Refusal(f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)")
-    extra = [key for key in tensors if not key.startswith((UNET, AVERAGE, FIRST, CONDITION, *TABLES))]
+        raise Refusal(
+            f"{path}: Stable Diffusion 2 files do not say what they predict: give `predicts: eps` (base) or `v` (768)"
+        )
+    extra = [
+        key for key in tensors if not key.startswith((UNET, AVERAGE, FIRST, CONDITION, *TABLES))
+    ]
     if extra:
         raise Refusal(f"{path}: {len(extra)} unexpected tensors: {first_names(extra)}")
     first, first_state = image_autoencoder.describe(KL_F8, within(FIRST, tensors), path)
@@ -93,9 +130,15 @@ def assemble(
     prompt, guidance, notes = text.prompted(o, encoder, width)
     o.finish()
     inner = node(
-        "ldm.networks.published.TextConditioned", network=network, tokens=len(prompt["text"]), width=width, guidance=guidance
+        "ldm.networks.published.TextConditioned",
+        network=network,
+        tokens=len(prompt["text"]),
+        width=width,
+        guidance=guidance,
     )
-    table = table or node("ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    table = table or node(
+        "ldm.schedule.Table", kind="scaled_linear", beta_start=0.00085, beta_end=0.012
+    )
     prior = node(
         "ldm.latent.LatentPrior",
         denoiser=node("ldm.denoiser.VP", network=inner, alpha_bar=table, predicts=predicts),
@@ -105,4 +148,10 @@ def assemble(
         image_channels=3,
     )
     state = {**under("network.", network_state), **prompt}
-    return Described("prior", prior, {**under("denoiser.network.", state), **under("first_stage.", first_state)}, path, notes)
+    return Described(
+        "prior",
+        prior,
+        {**under("denoiser.network.", state), **under("first_stage.", first_state)},
+        path,
+        notes,
+    )

@@ -14,14 +14,50 @@ import torch
 from torch import Tensor
 
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number that opens torch files before 1.6
-OPERATIONS, NAMES = 400_000, 1000  # of one pickle; the FFHQ file of latent diffusion has 18,500, the nets of EDM 56,000
+OPERATIONS, NAMES = (
+    400_000,
+    1000,
+)  # of one pickle; the FFHQ file of latent diffusion has 18,500, the nets of EDM 56,000
 MOST_DIMENSIONS = 8
-DTYPES = {torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32, torch.uint8, torch.bool}
+DTYPES = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+}
 
 STORED = (  # what training programs leave in their files beside tensors: trainer state, options, the networks of EDM
-    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "omegaconf.", "argparse.Namespace", "ldm.", "taming."),
-    *("torch.nn.modules.", "torch.optim.", "torch_utils.persistence.", "dnnlib.util.", "training.", "numpy.", "_codecs.encode"),
-    *("collections.", "typing.", "pathlib.", "copyreg._reconstructor", "builtins.object", "builtins.set", "builtins.dict"),
+    *(
+        "pytorch_lightning.",
+        "lightning.",
+        "lightning_fabric.",
+        "omegaconf.",
+        "argparse.Namespace",
+        "ldm.",
+        "taming.",
+    ),
+    *(
+        "torch.nn.modules.",
+        "torch.optim.",
+        "torch_utils.persistence.",
+        "dnnlib.util.",
+        "training.",
+        "numpy.",
+        "_codecs.encode",
+    ),
+    *(
+        "collections.",
+        "typing.",
+        "pathlib.",
+        "copyreg._reconstructor",
+        "builtins.object",
+        "builtins.set",
+        "builtins.dict",
+    ),
 )
 
 
@@ -53,7 +89,9 @@ class Inert:
 def inert(module: str, name: str) -> type[Inert]:
     """A placeholder class that carries the name of the one the file asked for, if training programs do store such objects."""
     if not f"{module}.{name}".startswith(STORED):
-        raise pickle.UnpicklingError(f"it names {module}.{name}, which has no place in a weight file")
+        raise pickle.UnpicklingError(
+            f"it names {module}.{name}, which has no place in a weight file"
+        )
     return type(name.rpartition(".")[2] or "Inert", (Inert,), {"__module__": module})
 
 
@@ -61,7 +99,9 @@ def _storage(content: bytes) -> Any:
     """A tensor storage pickled inside a pickle is a small torch file of its own, in the format without archive."""
     if not content.startswith(LEGACY):
         raise pickle.UnpicklingError("a storage that is no torch file of the format before 1.6")
-    return torch.load(io.BytesIO(content), map_location="cpu", weights_only=False, pickle_module=INERT)
+    return torch.load(
+        io.BytesIO(content), map_location="cpu", weights_only=False, pickle_module=INERT
+    )
 
 
 def _parameter(data: Tensor, *_: Any) -> Tensor:
@@ -74,7 +114,9 @@ def _tensor(storage: Any, offset: int, size: Any, stride: Any, *_: Any) -> Tenso
     end = offset + sum((n - 1) * step for n, step in zip(size, stride)) + 1
     beyond = 0 not in size and end * storage.dtype.itemsize > raw.nbytes()
     if beyond or len(size) != len(stride) or min(offset, *size, *stride, 0) < 0:
-        raise pickle.UnpicklingError(f"a tensor of {list(size)} in a storage of {raw.nbytes()} bytes")
+        raise pickle.UnpicklingError(
+            f"a tensor of {list(size)} in a storage of {raw.nbytes()} bytes"
+        )
     return torch.empty(0, dtype=storage.dtype).set_(raw, offset, size, stride)
 
 
@@ -116,7 +158,9 @@ class Bounded(dict):
     def __getitem__(self, operation: Any) -> Any:
         self.left -= 1
         if self.left < 0:
-            raise pickle.UnpicklingError(f"more than {OPERATIONS} operations, which no weight file needs")
+            raise pickle.UnpicklingError(
+                f"more than {OPERATIONS} operations, which no weight file needs"
+            )
         return super().__getitem__(operation)
 
 
@@ -142,7 +186,9 @@ class Unpickler(PurePython):
 
     def load_reduce(self) -> None:
         function = self.stack[-2]
-        if function not in ALLOWED.values() and not (isinstance(function, type) and issubclass(function, Inert)):
+        if function not in ALLOWED.values() and not (
+            isinstance(function, type) and issubclass(function, Inert)
+        ):
             raise pickle.UnpicklingError("call of something that is not a constructor")
         super().load_reduce()
 

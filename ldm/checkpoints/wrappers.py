@@ -29,7 +29,9 @@ def unwrapped(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], s
 
 
 def _plain(state: Mapping[Any, Any], path: Path) -> tuple[dict[Any, Any], str]:
-    names = [key for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)]
+    names = [
+        key for key, value in state.items() if isinstance(key, str) and isinstance(value, Tensor)
+    ]
     parallel = bool(names) and all(name.startswith(PARALLEL) for name in names)
     compiled = any(f".{COMPILED}" in f".{name}" for name in names)
     if not parallel and not compiled:
@@ -37,7 +39,11 @@ def _plain(state: Mapping[Any, Any], path: Path) -> tuple[dict[Any, Any], str]:
     bare = {name: name.removeprefix(PARALLEL) if parallel else name for name in names}
     moved = {name: f".{short}".replace(f".{COMPILED}", ".")[1:] for name, short in bare.items()}
     if len(set(moved.values())) < len(names):
-        raise Refusal(f"{path}: the same weights with and without {COMPILED} before their names; one of each is allowed")
+        raise Refusal(
+            f"{path}: the same weights with and without {COMPILED} before their names; one of each is allowed"
+        )
     plain = {moved.get(key, key): value for key, value in state.items()}
-    taken = " and ".join([f"`{PARALLEL}` (DataParallel)"] * parallel + [f"`{COMPILED}` (torch.compile)"] * compiled)
+    taken = " and ".join(
+        [f"`{PARALLEL}` (DataParallel)"] * parallel + [f"`{COMPILED}` (torch.compile)"] * compiled
+    )
     return plain, f"its names were read without {taken}"

@@ -27,10 +27,19 @@ class Layer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm1(x)
-        q, k, v = (layer(h).unflatten(2, (self.heads, -1)).transpose(1, 2) for layer in (self.q, self.k, self.v))
-        x = x + self.out(functional.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+        q, k, v = (
+            layer(h).unflatten(2, (self.heads, -1)).transpose(1, 2)
+            for layer in (self.q, self.k, self.v)
+        )
+        x = x + self.out(
+            functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+            .transpose(1, 2)
+            .flatten(2)
+        )
         h = self.up(self.norm2(x))
-        return x + self.down(functional.gelu(h) if self.activation == "gelu" else h * torch.sigmoid(1.702 * h))
+        return x + self.down(
+            functional.gelu(h) if self.activation == "gelu" else h * torch.sigmoid(1.702 * h)
+        )
 
 
 class TextEncoder(nn.Module):
@@ -40,7 +49,12 @@ class TextEncoder(nn.Module):
     """
 
     def __init__(
-        self, layers: int, width: int, heads: int, activation: Literal["quick_gelu", "gelu"] = "quick_gelu", skip: int = 0
+        self,
+        layers: int,
+        width: int,
+        heads: int,
+        activation: Literal["quick_gelu", "gelu"] = "quick_gelu",
+        skip: int = 0,
     ):
         super().__init__()
         self.skip = skip

@@ -55,7 +55,9 @@ class EDMNet(nn.Module):
         checkpointing: bool,
     ):
         super().__init__()
-        checks.counts(channels=channels, out=out, widths=widths, blocks=blocks, classes=classes or None)
+        checks.counts(
+            channels=channels, out=out, widths=widths, blocks=blocks, classes=classes or None
+        )
         last, attend = len(widths) - 1, set(attention)
         if not attend <= set(range(len(widths))):
             raise Refusal(f"attention levels {list(attention)} must lie in 0..{last}")
@@ -69,16 +71,22 @@ class EDMNet(nn.Module):
                     self.encoder[f"{level}_residual"] = FilteredConv(side, skips[-1], 3)
                 skips.append(side := skips[-1])
             for i in range(blocks):
-                self.encoder[f"{level}_block{i}"] = make(skips[-1], width, heads=heads(width) if level in attend else 0)
+                self.encoder[f"{level}_block{i}"] = make(
+                    skips[-1], width, heads=heads(width) if level in attend else 0
+                )
                 skips.append(width)
         x = widths[last]
-        self.decoder = nn.ModuleDict({f"{last}_in0": make(x, x, heads=heads(x)), f"{last}_in1": make(x, x)})
+        self.decoder = nn.ModuleDict(
+            {f"{last}_in0": make(x, x, heads=heads(x)), f"{last}_in1": make(x, x)}
+        )
         for level, width in reversed(list(enumerate(widths))):
             if level < last:
                 self.decoder[f"{level}_up"] = make(x, x, "up")
             for i in range(blocks + 1):
                 here = level in attend and (every_block or i == blocks)
-                self.decoder[f"{level}_block{i}"] = make(x + skips.pop(), width, heads=heads(width) if here else 0)
+                self.decoder[f"{level}_block{i}"] = make(
+                    x + skips.pop(), width, heads=heads(width) if here else 0
+                )
                 x = width
         self.out_norm, self.out_conv = norm(x, eps), nn.Conv2d(x, out, 3, padding=1)
 
@@ -97,7 +105,9 @@ class EDMNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """x [B,in,H,W] with H, W multiples of 2^(levels-1), time = c_noise [B], label [B] -> [B,out,H,W]."""
         if x.shape[-1] % self.multiple or x.shape[-2] % self.multiple:
-            raise Refusal(f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}")
+            raise Refusal(
+                f"height and width must be multiples of {self.multiple}, got {tuple(x.shape[-2:])}"
+            )
         skips: list[Tensor] = []
         e, side = self.embed(time, label), x
         for module in self.encoder.values():
@@ -107,12 +117,18 @@ class EDMNet(nn.Module):
                 x = self.run(module, x, e) if isinstance(module, Block) else module(x)
                 skips.append(x)
         for module in self.decoder.values():
-            x = self.run(module, x if x.shape[1] == module.into else torch.cat([x, skips.pop()], 1), e)
+            x = self.run(
+                module, x if x.shape[1] == module.into else torch.cat([x, skips.pop()], 1), e
+            )
         return self.out_conv(functional.silu(self.out_norm(x)))
 
     def run(self, block: nn.Module, x: Tensor, e: Tensor) -> Tensor:
         """A block; with checkpointing its activations are recomputed in the backward pass."""
-        return checkpoint(block, x, e, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x, e)
+        return (
+            checkpoint(block, x, e, use_reentrant=False)
+            if self.checkpointing and torch.is_grad_enabled()
+            else block(x, e)
+        )
 
 
 class SongUNet(EDMNet):
@@ -203,15 +219,23 @@ class DhariwalUNet(EDMNet):
     ):
         checks.counts(head=head, embedding=embedding)
         widths = [width * m for m in multipliers]
-        if narrow := [widths[level] for level in attention if level in range(len(widths)) and widths[level] < head]:
-            raise Refusal(f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it")
+        if narrow := [
+            widths[level]
+            for level in attention
+            if level in range(len(widths)) and widths[level] < head
+        ]:
+            raise Refusal(
+                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
+            )
         super().__init__(
             channels,
             channels if out is None else out,
             widths,
             blocks,
             attention,
-            partial(Block, embedding=embedding * width, scale_shift=True, project=False, dropout=dropout),
+            partial(
+                Block, embedding=embedding * width, scale_shift=True, project=False, dropout=dropout
+            ),
             first=next(iter(widths), 0),
             heads=lambda c: c // head,
             every_block=True,
@@ -231,7 +255,9 @@ class DhariwalUNet(EDMNet):
     def embed(self, time: Tensor, label: Tensor | None) -> Tensor:
         half = self.time_width // 2
         phase = time[:, None] * sinusoids(half, half, time)
-        e = self.map_time1(functional.silu(self.map_time0(torch.cat([phase.cos(), phase.sin()], 1))))
+        e = self.map_time1(
+            functional.silu(self.map_time0(torch.cat([phase.cos(), phase.sin()], 1)))
+        )
         if self.map_label is not None:
             e = e + self.map_label(self.one_hot(label, e))
         return functional.silu(e)

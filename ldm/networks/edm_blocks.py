@@ -15,10 +15,16 @@ def norm(channels: int, eps: float) -> nn.GroupNorm:
     return nn.GroupNorm(min(32, channels // 4), channels, eps)
 
 
-def resample(x: Tensor, taps: Sequence[float], direction: Literal["up", "down"], padding: int | None = None) -> Tensor:
+def resample(
+    x: Tensor, taps: Sequence[float], direction: Literal["up", "down"], padding: int | None = None
+) -> Tensor:
     """Twice or half the size per axis with a separable filter of the given taps, normalised to unit gain."""
     if len(taps) == 2:  # the box filter: nearest neighbour up, mean of four down
-        return functional.interpolate(x, scale_factor=2, mode="nearest") if direction == "up" else functional.avg_pool2d(x, 2)
+        return (
+            functional.interpolate(x, scale_factor=2, mode="nearest")
+            if direction == "up"
+            else functional.avg_pool2d(x, 2)
+        )
     f = torch.tensor(taps, dtype=x.dtype, device=x.device)
     kernel = (f[:, None] * f / f.sum() ** 2).expand(x.shape[1], 1, -1, -1)
     pad = (len(taps) - 1) // 2 if padding is None else padding
@@ -50,14 +56,27 @@ class Block(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
-        self.into, self.out, self.direction, self.heads, self.taps = into, out, direction, heads, taps
+        self.into, self.out, self.direction, self.heads, self.taps = (
+            into,
+            out,
+            direction,
+            heads,
+            taps,
+        )
         self.scale_shift, self.damping, self.dropout = scale_shift, damping, dropout
         self.norm0, self.norm1 = norm(into, eps), norm(out, eps)
-        self.conv0, self.conv1 = nn.Conv2d(into, out, 3, padding=1), nn.Conv2d(out, out, 3, padding=1)
+        self.conv0, self.conv1 = (
+            nn.Conv2d(into, out, 3, padding=1),
+            nn.Conv2d(out, out, 3, padding=1),
+        )
         self.affine = nn.Linear(embedding, 2 * out if scale_shift else out)
         self.skip = nn.Conv2d(into, out, 1) if into != out or (direction and project) else None
         if heads:
-            self.norm2, self.qkv, self.proj = norm(out, eps), nn.Conv2d(out, 3 * out, 1), nn.Conv2d(out, out, 1)
+            self.norm2, self.qkv, self.proj = (
+                norm(out, eps),
+                nn.Conv2d(out, 3 * out, 1),
+                nn.Conv2d(out, out, 1),
+            )
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         h, passed = functional.silu(self.norm0(x)), x
@@ -96,13 +115,17 @@ def sinusoids(n: int, span: int, like: Tensor) -> Tensor:
     return 10000 ** (-torch.arange(n, dtype=like.dtype, device=like.device) / span)
 
 
-def initialise(net: nn.Module, scheme: Callable[[Tensor], Tensor], gain: float, small: float, qkv: float = 1.0) -> None:
+def initialise(
+    net: nn.Module, scheme: Callable[[Tensor], Tensor], gain: float, small: float, qkv: float = 1.0
+) -> None:
     """Weights by `scheme` times `gain`, biases zero; the last layer of each residual and of the net starts (nearly) at zero."""
     for name, module in net.named_modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             scheme(module.weight)
             leaf = name.rpartition(".")[2]
-            factor = small if leaf in ("conv1", "proj", "out_conv") else qkv if leaf == "qkv" else gain
+            factor = (
+                small if leaf in ("conv1", "proj", "out_conv") else qkv if leaf == "qkv" else gain
+            )
             with torch.no_grad():
                 module.weight.mul_(factor)
                 if module.bias is not None:

@@ -74,24 +74,41 @@ class AutoencoderKL(nn.Module):
         def level(i: int, into: int) -> list[nn.Module]:
             found: list[nn.Module] = []
             for _ in range(blocks[i]):
-                found += [Block(into, widths[i], groups, eps)] + ([Attention(widths[i], groups, eps)] if attention[i] else [])
+                found += [Block(into, widths[i], groups, eps)] + (
+                    [Attention(widths[i], groups, eps)] if attention[i] else []
+                )
                 into = widths[i]
             return found
 
         def centre(wanted: bool) -> list[nn.Module]:
             w = widths[last]
-            return [Block(w, w, groups, eps), Attention(w, groups, eps), Block(w, w, groups, eps)] if wanted else []
+            return (
+                [Block(w, w, groups, eps), Attention(w, groups, eps), Block(w, w, groups, eps)]
+                if wanted
+                else []
+            )
 
         down: list[nn.Module] = [nn.Conv2d(channels, widths[0], 3, padding=1)]
         up: list[nn.Module] = [nn.Conv2d(latent, widths[last], 3, padding=1), *centre(middle[1])]
         for i in range(len(widths)):
-            down += level(i, widths[max(i - 1, 0)]) + ([Down(widths[i], widths[i], 3, stride=2)] if i < last else [])
+            down += level(i, widths[max(i - 1, 0)]) + (
+                [Down(widths[i], widths[i], 3, stride=2)] if i < last else []
+            )
         for i in reversed(range(len(widths))):
-            up += level(i, widths[min(i + 1, last)]) + ([Up(widths[i], widths[i], 3, padding=1)] if i > 0 else [])
-        down += [*centre(middle[0]), nn.GroupNorm(groups, widths[last], eps), nn.Conv2d(widths[last], latent, 3, padding=1)]
+            up += level(i, widths[min(i + 1, last)]) + (
+                [Up(widths[i], widths[i], 3, padding=1)] if i > 0 else []
+            )
+        down += [
+            *centre(middle[0]),
+            nn.GroupNorm(groups, widths[last], eps),
+            nn.Conv2d(widths[last], latent, 3, padding=1),
+        ]
         up += [nn.GroupNorm(groups, widths[0], eps), nn.Conv2d(widths[0], channels, 3, padding=1)]
         self.encoder, self.decoder = nn.Sequential(*down), nn.Sequential(*up)
-        self.quant_conv_mu, self.quant_conv_log_sigma = nn.Conv2d(latent, latent, 1), nn.Conv2d(latent, latent, 1)
+        self.quant_conv_mu, self.quant_conv_log_sigma = (
+            nn.Conv2d(latent, latent, 1),
+            nn.Conv2d(latent, latent, 1),
+        )
         self.post_quant_conv = nn.Conv2d(latent, latent, 1)
 
     def encode(self, image: Tensor) -> Tensor:

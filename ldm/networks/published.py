@@ -22,7 +22,9 @@ class GuidedUNet(diffusers.UNet2DModel):
     time_width: sinusoids of the time, where that is not the first level's width (guided-diffusion's 512-pixel nets).
     """
 
-    def __init__(self, heads: int | Sequence[int] | None = None, time_width: int | None = None, **config):
+    def __init__(
+        self, heads: int | Sequence[int] | None = None, time_width: int | None = None, **config
+    ):
         super().__init__(**config, time_embedding_dim=4 * time_width if time_width else None)
         if time_width:
             self.time_proj = Timesteps(time_width, flip_sin_to_cos=True, downscale_freq_shift=0)

@@ -80,16 +80,29 @@ class ResidualUNet(nn.Module):
         super().__init__()
         checks.counts(channels=channels, widths=widths, blocks=blocks, unshuffle=unshuffle, out=out)
         checks.natural(positions=positions)
-        self.channels, self.unshuffle, self.multiple = channels, unshuffle, unshuffle * 2 ** (len(widths) - 1)
+        self.channels, self.unshuffle, self.multiple = (
+            channels,
+            unshuffle,
+            unshuffle * 2 ** (len(widths) - 1),
+        )
         embedding, area = 2 * widths[0], unshuffle**2
         self.enter = nn.Conv2d(channels * area, widths[0], 3, padding=1)
-        self.place = nn.Conv2d(positions * area, widths[0], 3, padding=1, bias=False) if positions else None
-        self.embed = nn.Sequential(nn.Linear(2 * FREQUENCIES, embedding), nn.SiLU(), nn.Linear(embedding, embedding), nn.SiLU())
+        self.place = (
+            nn.Conv2d(positions * area, widths[0], 3, padding=1, bias=False) if positions else None
+        )
+        self.embed = nn.Sequential(
+            nn.Linear(2 * FREQUENCIES, embedding),
+            nn.SiLU(),
+            nn.Linear(embedding, embedding),
+            nn.SiLU(),
+        )
         finer = list(zip(widths, widths[1:]))
         self.encode = nn.ModuleList(Stage(blocks, width, embedding) for width, _ in finer)
         self.down = nn.ModuleList(nn.Conv2d(width, wider, 2, stride=2) for width, wider in finer)
         self.middle = Stage(blocks, widths[-1], embedding)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(wider, width, 2, stride=2) for width, wider in finer)
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(wider, width, 2, stride=2) for width, wider in finer
+        )
         self.decode = nn.ModuleList(Stage(blocks, width, embedding) for width, _ in finer)
         self.leave = nn.Conv2d(widths[0], (channels if out is None else out) * area, 3, padding=1)
         for last in (self.leave, *([self.place] if self.place else [])):
@@ -113,10 +126,14 @@ class ResidualUNet(nn.Module):
 
     def first(self, x: Tensor) -> Tensor:
         """The image and, if it has one, its place, folded into channels: the finest level's first features."""
-        image, place = (self.folded(part) for part in (x[:, : self.channels], x[:, self.channels :]))
+        image, place = (
+            self.folded(part) for part in (x[:, : self.channels], x[:, self.channels :])
+        )
         h = self.enter(image)
         return h if self.place is None else h + self.place(place)
 
     def folded(self, x: Tensor) -> Tensor:
         """[B,C,H,W] -> [B,C f^2,H/f,W/f], the channels last in memory, as the norms want them."""
-        return functional.pixel_unshuffle(x, self.unshuffle).contiguous(memory_format=torch.channels_last)
+        return functional.pixel_unshuffle(x, self.unshuffle).contiguous(
+            memory_format=torch.channels_last
+        )

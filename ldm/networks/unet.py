@@ -41,19 +41,33 @@ class UNet(diffusers.UNet2DModel):
         checkpointing: bool = False,
         groups: int = 32,
     ):
-        checks.counts(channels=channels, widths=widths, blocks=blocks, head=head, out=out, classes=classes, groups=groups)
+        checks.counts(
+            channels=channels,
+            widths=widths,
+            blocks=blocks,
+            head=head,
+            out=out,
+            classes=classes,
+            groups=groups,
+        )
         levels = range(len(widths))
         if any(level not in levels for level in attention):
             raise Refusal(f"attention levels {list(attention)} must lie in 0..{len(widths) - 1}")
         if narrow := [widths[level] for level in attention if widths[level] < head]:
-            raise Refusal(f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it")
+            raise Refusal(
+                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
+            )
         super().__init__(
             in_channels=channels,
             out_channels=channels if out is None else out,
             block_out_channels=tuple(widths),
             layers_per_block=blocks,
-            down_block_types=tuple("AttnDownBlock2D" if i in attention else "DownBlock2D" for i in levels),
-            up_block_types=tuple("AttnUpBlock2D" if i in attention else "UpBlock2D" for i in reversed(levels)),
+            down_block_types=tuple(
+                "AttnDownBlock2D" if i in attention else "DownBlock2D" for i in levels
+            ),
+            up_block_types=tuple(
+                "AttnUpBlock2D" if i in attention else "UpBlock2D" for i in reversed(levels)
+            ),
             add_attention=len(widths) - 1 in attention,
             attention_head_dim=head,
             num_class_embeds=classes,
@@ -87,7 +101,10 @@ class VQModel(diffusers.VQModel):
         groups: int = 32,
     ):
         checks.counts(codes=codes)
-        super().__init__(**autoencoder(channels, widths, blocks, latent, attention, groups), num_vq_embeddings=codes)
+        super().__init__(
+            **autoencoder(channels, widths, blocks, latent, attention, groups),
+            num_vq_embeddings=codes,
+        )
 
 
 class KLModel(diffusers.AutoencoderKL):
@@ -105,7 +122,9 @@ class KLModel(diffusers.AutoencoderKL):
         super().__init__(**autoencoder(channels, widths, blocks, latent, attention, groups))
 
 
-def autoencoder(channels: int, widths: Sequence[int], blocks: int, latent: int, attention: bool, groups: int) -> dict[str, Any]:
+def autoencoder(
+    channels: int, widths: Sequence[int], blocks: int, latent: int, attention: bool, groups: int
+) -> dict[str, Any]:
     """What diffusers is told of either autoencoder."""
     checks.counts(channels=channels, widths=widths, blocks=blocks, latent=latent, groups=groups)
     return dict(

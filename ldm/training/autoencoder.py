@@ -51,8 +51,14 @@ class Autoencoder(pl.LightningModule):
         self.first_stage, self.bottleneck, self.optimiser = first_stage, bottleneck, optimiser
         bottleneck.check(self.first_stage.model)
         crops = crops or {}
-        if not all(type(number) is int and number >= least for pair in crops.items() for number, least in zip(pair, (0, 1))):
-            raise Refusal(f"crops {dict(crops)} must be whole numbers: step from 0 on, size from 1 on")
+        if not all(
+            type(number) is int and number >= least
+            for pair in crops.items()
+            for number, least in zip(pair, (0, 1))
+        ):
+            raise Refusal(
+                f"crops {dict(crops)} must be whole numbers: step from 0 on, size from 1 on"
+            )
         self.crops, self.per_image = dict(sorted(crops.items())), per_image
         if self.crops and 0 not in self.crops:
             raise Refusal(f"crops {self.crops} must name a size from step 0 on")
@@ -67,12 +73,15 @@ class Autoencoder(pl.LightningModule):
 
     def configure_optimizers(self):
         return self.optimiser.configure(
-            (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
+            (p for p in self.parameters() if p.requires_grad),
+            self.trainer.estimated_stepping_batches,
         )
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:
-            raise Refusal("--strategy fsdp splits diffusion networks; an autoencoder trains with --strategy ddp")
+            raise Refusal(
+                "--strategy fsdp splits diffusion networks; an autoencoder trains with --strategy ddp"
+            )
 
     def on_fit_start(self) -> None:
         if self.perceptual is None:
@@ -85,7 +94,9 @@ class Autoencoder(pl.LightningModule):
         self.first_stage.model.decoder.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
-        draws = Draws(self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device)
+        draws = Draws(
+            self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device
+        )
         draws.pin_dropout()
         image = self.crop(batch["image"], draws)
         z, loss, logs = self.bottleneck(self.first_stage.model, image, self.global_step, draws)
@@ -94,7 +105,10 @@ class Autoencoder(pl.LightningModule):
         if self.perceptual is not None:
             difference = difference + self.perceptual_weight * self.perceptual(output, image).mean()
         loss = loss + difference
-        logs |= {"l1": (output - image).abs().mean().detach(), "bottleneck": (loss - difference).detach()}
+        logs |= {
+            "l1": (output - image).abs().mean().detach(),
+            "bottleneck": (loss - difference).detach(),
+        }
         if self.discriminator is not None:
             adversarial, extra = self.adversarial(self.discriminator, image, output, difference)
             loss, logs = loss + adversarial, logs | extra
@@ -112,7 +126,9 @@ class Autoencoder(pl.LightningModule):
             return image
         size = [crop for step, crop in self.crops.items() if step <= self.global_step][-1]
         if size > min(image.shape[2:]):
-            raise Refusal(f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}")
+            raise Refusal(
+                f"crops of {size} pixels do not fit into images of {image.shape[2]}x{image.shape[3]}"
+            )
         shape = (len(image), max(1, int(self.per_image * (self.crops[0] / size) ** 2)))
         rows, columns = (draws.below(side - size + 1, shape) for side in image.shape[2:])
         return cut(image, rows, columns, size)
@@ -122,26 +138,52 @@ class Autoencoder(pl.LightningModule):
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The generator's loss through a frozen copy of the discriminator, plus the discriminator's own."""
         if self.global_step < self.adversarial_start:
-            return 0.0 * torch.stack([p.sum() for p in discriminator.parameters()]).sum(), {}  # every rank has every gradient
+            return 0.0 * torch.stack(
+                [p.sum() for p in discriminator.parameters()]
+            ).sum(), {}  # every rank has every gradient
         frozen = {name: p.detach() for name, p in discriminator.named_parameters()}
         generator = -functional_call(discriminator, frozen, (output,)).mean()
-        weight = adaptive_weight(difference, generator, self.first_stage.model.decoder.conv_out.weight)
+        weight = adaptive_weight(
+            difference, generator, self.first_stage.model.decoder.conv_out.weight
+        )
         loss = hinge(discriminator(image), discriminator(output.detach()))
-        logs = {"generator": generator.detach(), "discriminator": loss.detach(), "adaptive weight": weight}
+        logs = {
+            "generator": generator.detach(),
+            "discriminator": loss.detach(),
+            "adaptive weight": weight,
+        }
         return self.adversarial_weight * weight * generator + loss, logs
 
     def validation_step(self, batch: Mapping, index: int) -> None:
         image = batch["image"]
         z = self.first_stage.encode(image)
-        outputs = {"": self.first_stage.decode(z), " unquantised": self.first_stage.decode(z, quantize=False)}
+        outputs = {
+            "": self.first_stage.decode(z),
+            " unquantised": self.first_stage.decode(z, quantize=False),
+        }
         for name, output in outputs.items():
-            error = functional.mse_loss(output.float().clamp(-1, 1), image, reduction="none").mean([1, 2, 3])
-            self.log(f"val/psnr{name}", (10 * torch.log10(4 / error)).mean(), batch_size=len(image), sync_dist=True)
-            self.log(f"val/error variance{name}", error.mean(), batch_size=len(image), sync_dist=True)
+            error = functional.mse_loss(output.float().clamp(-1, 1), image, reduction="none").mean(
+                [1, 2, 3]
+            )
+            self.log(
+                f"val/psnr{name}",
+                (10 * torch.log10(4 / error)).mean(),
+                batch_size=len(image),
+                sync_dist=True,
+            )
+            self.log(
+                f"val/error variance{name}", error.mean(), batch_size=len(image), sync_dist=True
+            )
             if not name:
-                self.log("val/loss", (output - image).abs().mean(), batch_size=len(image), sync_dist=True)
+                self.log(
+                    "val/loss", (output - image).abs().mean(), batch_size=len(image), sync_dist=True
+                )
 
     def pictures(self, batch: Mapping) -> dict[str, Tensor]:
         """What to look at: inputs beside reconstructions, each [B,C,H,W] in [-1, 1]."""
         image = batch["image"]
-        return {"reconstruction": torch.cat([image, self.first_stage.decode(self.first_stage.encode(image))])}
+        return {
+            "reconstruction": torch.cat(
+                [image, self.first_stage.decode(self.first_stage.encode(image))]
+            )
+        }

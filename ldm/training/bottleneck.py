@@ -25,28 +25,45 @@ class Codebook(nn.Module):
 
     uses: Tensor
 
-    def __init__(self, codes: int, weight: float = 1.0, beta: float = 0.25, from_data: int = 0, revive: int = 0):
+    def __init__(
+        self,
+        codes: int,
+        weight: float = 1.0,
+        beta: float = 0.25,
+        from_data: int = 0,
+        revive: int = 0,
+    ):
         super().__init__()
         checks.counts(codes=codes)
         checks.natural(weight=weight, beta=beta, from_data=from_data, revive=revive)
         self.weight, self.beta, self.from_data, self.revive = weight, beta, from_data, revive
-        self.register_buffer("uses", torch.zeros(codes, dtype=torch.int64))  # since the last revival
+        self.register_buffer(
+            "uses", torch.zeros(codes, dtype=torch.int64)
+        )  # since the last revival
 
     def check(self, model: Model) -> None:
         """Raise Refusal unless the model has a codebook of this size."""
         if not hasattr(model, "quantize"):
-            raise Refusal("a Codebook needs a VQ model, which has codes; a KL model takes ldm.training.bottleneck.Gaussian")
+            raise Refusal(
+                "a Codebook needs a VQ model, which has codes; a KL model takes ldm.training.bottleneck.Gaussian"
+            )
         if (codes := len(model.quantize.embedding.weight)) != len(self.uses):
             raise Refusal(f"bottleneck: codes must be the model's {codes}, not {len(self.uses)}")
 
-    def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+    def forward(
+        self, model: Model, image: Tensor, step: int, draws: Draws
+    ) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         z = model.encode(image).latents.float()
         if step < self.from_data:
             return z, 0 * model.quantize.embedding.weight.sum(), {}
         codes: Tensor = model.quantize.embedding.weight
-        first = draws.part == 0  # of the batches of this optimiser step; the others keep its coordinates and codes
-        with torch.autocast(image.device.type, enabled=False):  # distances between nearby codes need float32
+        first = (
+            draws.part == 0
+        )  # of the batches of this optimiser step; the others keep its coordinates and codes
+        with torch.autocast(
+            image.device.type, enabled=False
+        ):  # distances between nearby codes need float32
             if first and step == self.from_data > 0:
                 whiten(model, z.detach())
                 z = model.encode(image).latents.float()
@@ -71,7 +88,9 @@ class Codebook(nn.Module):
     def renew(self, codes: Tensor, points: Tensor, step: int, draws: Draws) -> None:
         """Set all codes from data, or the unused ones; every rank takes rank 0's choice."""
         whole = self.from_data > 0 and step == self.from_data
-        if not whole and not (self.revive > 0 and step > self.from_data and step % self.revive == 0):
+        if not whole and not (
+            self.revive > 0 and step > self.from_data and step % self.revive == 0
+        ):
             return
         dead = torch.ones_like(self.uses, dtype=torch.bool) if whole else self.uses == 0
         chosen = points[draws.below(len(points), (len(codes),))]
@@ -115,9 +134,13 @@ class Gaussian(nn.Module):
     def check(self, model: Model) -> None:
         """Raise Refusal unless the model's latents have a mean and a variance."""
         if hasattr(model, "quantize"):
-            raise Refusal("a Gaussian needs a KL model; a VQ model takes ldm.training.bottleneck.Codebook")
+            raise Refusal(
+                "a Gaussian needs a KL model; a VQ model takes ldm.training.bottleneck.Codebook"
+            )
 
-    def forward(self, model: Model, image: Tensor, step: int, draws: Draws) -> tuple[Tensor, Tensor, Logs]:
+    def forward(
+        self, model: Model, image: Tensor, step: int, draws: Draws
+    ) -> tuple[Tensor, Tensor, Logs]:
         """image -> latent for the decoder, loss, what to log."""
         belief = model.encode(image).latent_dist
         mean, logvar = belief.mean.float(), belief.logvar.float()

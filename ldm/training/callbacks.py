@@ -34,7 +34,11 @@ class Averaging(pl.Callback):
         return [self.ema, *self.others]
 
     def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        names = {k for k, v in module.state_dict().items() if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()}
+        names = {
+            k
+            for k, v in module.state_dict().items()
+            if k.startswith(("prior.", "first_stage.")) and v.is_floating_point()
+        }
         trained = {k for k, p in module.named_parameters() if p.requires_grad}
         for ema in self.all:
             if not ema.weights:
@@ -57,13 +61,19 @@ class Averaging(pl.Callback):
     def on_save_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
         stored = [{k: whole(v).cpu().clone() for k, v in ema.weights.items()} for ema in self.all]
         checkpoint["ema"], checkpoint["ema_images"] = stored[0], self.ema.seen
-        checkpoint["ema_others"] = {f"{ema.half_life:g}": state for ema, state in zip(self.others, stored[1:])}
+        checkpoint["ema_others"] = {
+            f"{ema.half_life:g}": state for ema, state in zip(self.others, stored[1:])
+        }
 
     def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
         """A length that the run did not keep so far begins at its first; files may hold them in half precision."""
         state, kept = module.state_dict(), checkpoint.get("ema_others", {})
         for ema in self.all:
-            found = checkpoint["ema"] if ema is self.ema else kept.get(f"{ema.half_life:g}", checkpoint["ema"])
+            found = (
+                checkpoint["ema"]
+                if ema is self.ema
+                else kept.get(f"{ema.half_life:g}", checkpoint["ema"])
+            )
             ema.weights = {k: split_like(state[k], v.float().clone()) for k, v in found.items()}
             ema.seen = checkpoint["ema_images"]
 
@@ -94,7 +104,11 @@ class Recorded(pl.Callback):
         config = deepcopy(self.config)
         if hasattr(module, "measured"):
             config["prior"]["params"] |= module.measured()
-        checkpoint["config"], checkpoint["manifests"], checkpoint["doubts"] = config, self.manifests, self.doubts
+        checkpoint["config"], checkpoint["manifests"], checkpoint["doubts"] = (
+            config,
+            self.manifests,
+            self.doubts,
+        )
 
 
 def accumulates(trainer: pl.Trainer) -> bool:
@@ -120,7 +134,11 @@ class Shown(TQDMProgressBar):
     """Lightning's bar without the version of the logger, which here is always the same word."""
 
     def get_metrics(self, trainer: pl.Trainer, module: pl.LightningModule) -> dict[str, Any]:
-        return {name: value for name, value in super().get_metrics(trainer, module).items() if name != "v_num"}
+        return {
+            name: value
+            for name, value in super().get_metrics(trainer, module).items()
+            if name != "v_num"
+        }
 
 
 class Pictures(pl.Callback):
@@ -135,8 +153,16 @@ class Pictures(pl.Callback):
             self.batch = {key: value[: self.count] for key, value in batch.items()}
 
     def on_validation_epoch_end(self, trainer, module) -> None:
-        if not self.batch or trainer.logger is None or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded)):
+        if (
+            not self.batch
+            or trainer.logger is None
+            or not (trainer.is_global_zero or isinstance(trainer.strategy, Sharded))
+        ):
             return
-        for name, rows in module.pictures(self.batch).items():  # a network that is split needs every process
+        for name, rows in module.pictures(
+            self.batch
+        ).items():  # a network that is split needs every process
             grid = make_grid(to_report(rows.float().cpu()), nrow=len(self.batch["image"]))
-            trainer.logger.experiment.add_image(name, grid, trainer.global_step)  # of the first process; elsewhere nothing
+            trainer.logger.experiment.add_image(
+                name, grid, trainer.global_step
+            )  # of the first process; elsewhere nothing

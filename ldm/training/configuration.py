@@ -12,8 +12,16 @@ from ldm.trained import PARTS
 
 MAPPING = "a mapping", lambda value: isinstance(value, dict)
 NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
-NUMBERS = "numbers above 0", lambda value: bool(value) and all(map(NUMBER[1], value if isinstance(value, list) else [value]))
-MAPPINGS = "a list of mappings", lambda value: isinstance(value, list) and all(map(MAPPING[1], value))
+NUMBERS = (
+    "numbers above 0",
+    lambda value: (
+        bool(value) and all(map(NUMBER[1], value if isinstance(value, list) else [value]))
+    ),
+)
+MAPPINGS = (
+    "a list of mappings",
+    lambda value: isinstance(value, list) and all(map(MAPPING[1], value)),
+)
 KNOWN = {  # keys of a configuration, and what is allowed there
     **dict.fromkeys(("model", "data", *PARTS, "trainer", "contracts"), MAPPING),
     "ema_half_life": NUMBERS,
@@ -24,7 +32,11 @@ KNOWN = {  # keys of a configuration, and what is allowed there
     ),
     "first_stage_weights": ("a path", lambda value: isinstance(value, str)),
 }
-COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "val_check_interval")  # which Lightning divides by
+COUNTS = (
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "val_check_interval",
+)  # which Lightning divides by
 
 
 def check_keys(config: configuration.Node) -> None:
@@ -62,7 +74,9 @@ def set_seeds(config: configuration.Node, seed: int) -> None:
             continue
         kind = configuration.resolve(node.get("target"), node.locate("target"))
         if "seed" in inspect.signature(kind).parameters:
-            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault("seed", seed)
+            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault(
+                "seed", seed
+            )
 
 
 def trainer_arguments(

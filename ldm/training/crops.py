@@ -26,10 +26,16 @@ class Crops:
 
     def __post_init__(self) -> None:
         checks.counts(per_image=self.per_image, **{"a patch size": [*self.sizes]})
-        checks.fraction(**{f"the probability of {size}": share for size, share in self.sizes.items()})
+        checks.fraction(
+            **{f"the probability of {size}": share for size, share in self.sizes.items()}
+        )
         if abs(sum(self.sizes.values()) - 1) > 1e-6:
-            raise Refusal(f"patch sizes {dict(self.sizes)} need probabilities that sum to 1; 0 leaves a size out")
-        object.__setattr__(self, "sizes", {size: share for size, share in self.sizes.items() if share})
+            raise Refusal(
+                f"patch sizes {dict(self.sizes)} need probabilities that sum to 1; 0 leaves a size out"
+            )
+        object.__setattr__(
+            self, "sizes", {size: share for size, share in self.sizes.items() if share}
+        )
 
     @property
     def largest(self) -> int:
@@ -38,11 +44,17 @@ class Crops:
     def size(self, draws: Draws) -> int:
         """This step's."""
         bounds = torch.tensor(list(self.sizes.values()), device=draws.device).cumsum(0)
-        return list(self.sizes)[min(int(torch.searchsorted(bounds, draws.uniform((1,)))), len(bounds) - 1)]
+        return list(self.sizes)[
+            min(int(torch.searchsorted(bounds, draws.uniform((1,)))), len(bounds) - 1)
+        ]
 
     def count(self, size: int) -> int:
         """Patches per image."""
-        return self.per_image if size == self.largest else int(self.per_image * (self.largest / size) ** 2)
+        return (
+            self.per_image
+            if size == self.largest
+            else int(self.per_image * (self.largest / size) ** 2)
+        )
 
     def take(self, state: Tensor, size: int, margin: int, draws: Draws) -> tuple[Tensor, Tensor]:
         """state [B,C,N,N], padded by `margin` only in thought -> patches [B n,C,size,size], positions [B n,2,size,size].
@@ -50,7 +62,9 @@ class Crops:
         Corners are uniform over the padded square, both ends included.
         """
         padded = state.shape[-1] + 2 * margin
-        rows, columns = (draws.below(padded - size + 1, (len(state), self.count(size))) for _ in range(2))
+        rows, columns = (
+            draws.below(padded - size + 1, (len(state), self.count(size))) for _ in range(2)
+        )
         place = positions(padded, state.dtype, state.device).expand(len(state), -1, -1, -1)
         return cut_padded(state, rows, columns, size, margin), cut(place, rows, columns, size)
 

@@ -60,25 +60,38 @@ class PixelDiffusion(pl.LightningModule):
     ):
         super().__init__()
         if prior.kind != self.kind:
-            raise Refusal(f"{type(self).__name__} trains a {self.kind} prior, and this one is a {prior.kind} prior")
+            raise Refusal(
+                f"{type(self).__name__} trains a {self.kind} prior, and this one is a {prior.kind} prior"
+            )
         if self.patched != (crops is not None):
-            raise Refusal(f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops")
+            raise Refusal(
+                f"{type(self).__name__} {'needs' if self.patched else 'trains on whole images and takes no'} crops"
+            )
         if labels and not prior.classes:
-            raise Refusal("labels: the network is unconditional; give it `classes`, or train without labels")
+            raise Refusal(
+                "labels: the network is unconditional; give it `classes`, or train without labels"
+            )
         self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
-        self.weighting: Weighting = weighting or ("edm" if prior.alpha_bar is None else self.denoiser.predicts)
+        self.weighting: Weighting = weighting or (
+            "edm" if prior.alpha_bar is None else self.denoiser.predicts
+        )
         self.labels, self.flip, self.turn, self.seed, self.parts = labels, flip, turn, seed, Parts()
-        self.found: dict[str, list[Tensor]] = {}  # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
+        self.found: dict[
+            str, list[Tensor]
+        ] = {}  # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
 
     def configure_optimizers(self):
         return self.optimiser.configure(
-            (p for p in self.parameters() if p.requires_grad), self.trainer.estimated_stepping_batches
+            (p for p in self.parameters() if p.requires_grad),
+            self.trainer.estimated_stepping_batches,
         )
 
     def on_fit_start(self) -> None:
         if self.prior.alpha_bar is not None and self.trainer.precision in ("bf16-true", "16-true"):
-            raise Refusal(f"precision {self.trainer.precision} would round the prior's noise table; bf16-mixed does not")
+            raise Refusal(
+                f"precision {self.trainer.precision} would round the prior's noise table; bf16-mixed does not"
+            )
 
     def configure_model(self) -> None:
         """Under --strategy fsdp, split the network's weights over the processes, block by block."""
@@ -89,7 +102,9 @@ class PixelDiffusion(pl.LightningModule):
         self.denoiser.network.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
-        draws = Draws(self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device)
+        draws = Draws(
+            self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device
+        )
         draws.pin_dropout()
         states = self.states(batch, draws)
         n, prior = len(states.x0), self.prior
@@ -125,14 +140,20 @@ class PixelDiffusion(pl.LightningModule):
         whole, label, crops = self.whole(batch, draws), self.label(batch), self.crops
         if crops is None:
             return States(whole, label)
-        size = crops.size(Draws(self.seed, -1, self.global_step)) if self.training else crops.largest
+        size = (
+            crops.size(Draws(self.seed, -1, self.global_step)) if self.training else crops.largest
+        )
         x0, position = crops.take(whole, size, self.margin, draws)
-        return States(x0, None if label is None else label.repeat_interleave(crops.count(size)), position)
+        return States(
+            x0, None if label is None else label.repeat_interleave(crops.count(size)), position
+        )
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         """The clean states of whole images."""
         image = self.fitting(batch["image"])
-        image = torch.where(self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image)
+        image = torch.where(
+            self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image
+        )
         if not (self.turn and self.training):
             return image
         down, turned = draws.uniform((2, len(image))) < 0.5
@@ -144,9 +165,15 @@ class PixelDiffusion(pl.LightningModule):
         return draws.uniform((n,)) < (0.5 if self.flip and self.training else 0.0)
 
     def fitting(self, image: Tensor) -> Tensor:
-        fits = image.shape[1] == self.prior.image_shape[0] if self.prior.any_size else image.shape[1:] == self.prior.image_shape
+        fits = (
+            image.shape[1] == self.prior.image_shape[0]
+            if self.prior.any_size
+            else image.shape[1:] == self.prior.image_shape
+        )
         if not fits:
-            raise Refusal(f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}")
+            raise Refusal(
+                f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}"
+            )
         return image
 
     def label(self, batch: Mapping) -> Tensor | None:
@@ -154,12 +181,16 @@ class PixelDiffusion(pl.LightningModule):
             return None
         label, classes = batch["label"], self.prior.classes
         if not bool(((label >= 0) & (label < classes)).all()):
-            raise Refusal(f"training with labels needs a label from 0 to {classes - 1} in every row of the manifest")
+            raise Refusal(
+                f"training with labels needs a label from 0 to {classes - 1} in every row of the manifest"
+            )
         return label
 
     def validation_step(self, batch: Mapping, index: int) -> None:
         """The loss by noise level; and the power of D's errors on whole images, of which patches are but a part."""
-        draws = Draws(self.seed, self.global_rank, -1, index, self.device)  # the same at every validation
+        draws = Draws(
+            self.seed, self.global_rank, -1, index, self.device
+        )  # the same at every validation
         states = self.states(batch, draws)
         n, total = draws.normal(states.x0.shape), torch.zeros((), device=self.device)
         found: dict[str, list[Tensor]] = {}
@@ -170,9 +201,18 @@ class PixelDiffusion(pl.LightningModule):
             loss = (self.weight(level) * square).mean()
             total = total + loss / LEVELS
             if self.prior.kind == "pixel":
-                self.log(f"val/psnr at sigma {sigma:.3g}", (10 * (4 / square).log10()).mean(), batch_size=len(n), sync_dist=True)
+                self.log(
+                    f"val/psnr at sigma {sigma:.3g}",
+                    (10 * (4 / square).log10()).mean(),
+                    batch_size=len(n),
+                    sync_dist=True,
+                )
             self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
-            whole = (states.x0, states.x0 + error) if self.crops is None else self.denoised(batch, sigma, draws)
+            whole = (
+                (states.x0, states.x0 + error)
+                if self.crops is None
+                else self.denoised(batch, sigma, draws)
+            )
             for name, power in self.powers(batch["image"], *whole).items():
                 found.setdefault(name, []).append(power)
         self.log("val/loss", total, batch_size=len(n), sync_dist=True)
@@ -200,7 +240,11 @@ class PixelDiffusion(pl.LightningModule):
         for name, batches in self.found.items():
             ours = torch.stack(batches).sum(0)
             both = torch.as_tensor(self.all_gather(ours)).reshape(-1, *ours.shape).sum(0).tolist()
-            setattr(self.prior, name, [spectra.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)])
+            setattr(
+                self.prior,
+                name,
+                [spectra.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)],
+            )
         self.found.clear()
 
     def measured(self) -> dict[str, Any]:
@@ -221,7 +265,12 @@ class PixelDiffusion(pl.LightningModule):
         with prior.told(self.label(batch)):
             for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
                 x = x0 + sigma * n
-                rows += [prior.to_image(x), prior.to_image(prior.denoise(x, torch.full((count,), sigma, device=self.device)))]
+                rows += [
+                    prior.to_image(x),
+                    prior.to_image(
+                        prior.denoise(x, torch.full((count,), sigma, device=self.device))
+                    ),
+                ]
             *_, last = Heun(STEPS)(prior, noise, n)
         return {"samples": prior.to_image(last.x0), "denoising": torch.cat(rows)}
 

@@ -18,7 +18,9 @@ class EMA:
 
     def start(self, module: nn.Module, names: set[str]) -> None:
         """Begin at the module's present weights; `names` are the floating-point entries to average."""
-        self.weights = {k: v.detach().float().clone() for k, v in module.state_dict().items() if k in names}
+        self.weights = {
+            k: v.detach().float().clone() for k, v in module.state_dict().items() if k in names
+        }
 
     @torch.no_grad()
     def update(self, module: nn.Module, images: int) -> None:
@@ -26,7 +28,9 @@ class EMA:
         self.seen += images
         beta = 0.5 ** (images / max(min(self.half_life, self.ramp * self.seen), 1e-8))
         state = module.state_dict()
-        torch._foreach_lerp_(list(self.weights.values()), [state[k].float() for k in self.weights], 1 - beta)
+        torch._foreach_lerp_(
+            list(self.weights.values()), [state[k].float() for k in self.weights], 1 - beta
+        )
 
     @torch.no_grad()
     def swap(self, module: nn.Module) -> None:

@@ -18,13 +18,17 @@ class Latents:
         self.first_stage = first_stage
         self.found: dict[tuple[str, bool], tuple[Tensor, ...]] | None = {} if cache else None
 
-    def posterior(self, image: Tensor, ids: Sequence[str], mirror: Sequence[bool]) -> tuple[Tensor, Tensor | None]:
+    def posterior(
+        self, image: Tensor, ids: Sequence[str], mirror: Sequence[bool]
+    ) -> tuple[Tensor, Tensor | None]:
         found = {} if self.found is None else self.found
         keys = list(zip(ids, mirror))
         for x, key in zip(image, keys):
             if key not in found:
                 found[key] = self.encode(x.flip(2) if key[1] else x)
-        mean, *logvar = (torch.stack(parts).to(image.device) for parts in zip(*(found[key] for key in keys)))
+        mean, *logvar = (
+            torch.stack(parts).to(image.device) for parts in zip(*(found[key] for key in keys))
+        )
         return mean, logvar[0] if logvar else None
 
     @torch.no_grad()

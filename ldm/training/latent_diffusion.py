@@ -42,7 +42,11 @@ class LatentDiffusion(PixelDiffusion):
     ):
         super().__init__(prior, optimiser, levels, weighting, labels, flip, crops, seed)
         prior.first_stage.requires_grad_(False).eval()
-        self.latents, self.cache, self.estimate_scale = Latents(prior.first_stage, cache), cache, estimate_scale
+        self.latents, self.cache, self.estimate_scale = (
+            Latents(prior.first_stage, cache),
+            cache,
+            estimate_scale,
+        )
         self.errors: list[Tensor] = []
 
     def train(self, mode: bool = True) -> "LatentDiffusion":
@@ -54,13 +58,18 @@ class LatentDiffusion(PixelDiffusion):
         super().on_fit_start()
         for name in ("augment", "crop") if self.cache else ():
             if getattr(getattr(self.trainer, "datamodule", None), name, None):
-                raise Refusal(f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache")
+                raise Refusal(
+                    f"cached latents cannot follow data.params.{name}: turn it off, or model.params.cache"
+                )
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
         super().on_load_checkpoint(checkpoint)
         found = checkpoint["config"]["prior"]["params"]
         self.prior.scale, self.prior.shift = found["scale"], found["shift"]
-        self.prior.error_variance, self.prior.image_variances = found["error_variance"], found.get("image_variances", ())
+        self.prior.error_variance, self.prior.image_variances = (
+            found["error_variance"],
+            found.get("image_variances", ()),
+        )
         self.estimate_scale = False
 
     def measured(self) -> dict[str, Any]:
@@ -69,7 +78,9 @@ class LatentDiffusion(PixelDiffusion):
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         image = self.fitting(batch["image"])
-        z, logvar = self.latents.posterior(image, batch["image_id"], self.mirror(len(image), draws).tolist())
+        z, logvar = self.latents.posterior(
+            image, batch["image_id"], self.mirror(len(image), draws).tolist()
+        )
         if logvar is not None and self.training:
             z = z + (0.5 * logvar).exp() * draws.normal(z.shape)
         if self.estimate_scale and self.training:
@@ -87,18 +98,24 @@ class LatentDiffusion(PixelDiffusion):
         super().validation_step(batch, index)
         if self.prior.error_variance == 0:
             image = batch["image"]
-            self.errors.append((self.prior.decode(self.prior.encode(image)) - image).square().mean([1, 2, 3]))
+            self.errors.append(
+                (self.prior.decode(self.prior.encode(image)) - image).square().mean([1, 2, 3])
+            )
 
     def powers(self, image: Tensor, x0: Tensor, D: Tensor) -> dict[str, Tensor]:
         """Also of the images that half of the batch decodes to; decoding them lasts longer than all the rest."""
         half = (len(image) + 1) // 2
         decoded = self.prior.to_image(D[:half]).float()
-        return super().powers(image, x0, D) | {"image_variances": spectra.power(decoded - image[:half])}
+        return super().powers(image, x0, D) | {
+            "image_variances": spectra.power(decoded - image[:half])
+        }
 
     def on_validation_epoch_end(self) -> None:
         super().on_validation_epoch_end()
         if self.errors and not self.trainer.sanity_checking:
-            self.prior.error_variance = float(torch.as_tensor(self.all_gather(torch.cat(self.errors).mean())).mean())
+            self.prior.error_variance = float(
+                torch.as_tensor(self.all_gather(torch.cat(self.errors).mean())).mean()
+            )
         self.errors.clear()
 
 

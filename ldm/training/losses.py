@@ -20,7 +20,9 @@ def hinge(real: Tensor, fake: Tensor) -> Tensor:
     return (functional.relu(1 - real).mean() + functional.relu(1 + fake).mean()) / 2
 
 
-def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter) -> Tensor:
+def adaptive_weight(
+    reconstruction: Tensor, adversarial: Tensor, last_layer: nn.Parameter
+) -> Tensor:
     """VQ-GAN, Esser et al. 2021, eq. (7): the ratio of both losses' gradient norms at the decoder's last layer."""
     of_reconstruction = torch.autograd.grad(reconstruction, last_layer, retain_graph=True)[0].norm()
     of_adversary = torch.autograd.grad(adversarial, last_layer, retain_graph=True)[0].norm()

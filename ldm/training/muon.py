@@ -46,7 +46,9 @@ class MuonAdamW(torch.optim.Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
     ):
-        super().__init__(groups, dict(momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay))
+        super().__init__(
+            groups, dict(momentum=momentum, betas=betas, eps=eps, weight_decay=weight_decay)
+        )
 
     @torch.no_grad()
     def step(self, closure=None):  # type: ignore[override]
@@ -75,7 +77,9 @@ class MuonAdamW(torch.optim.Optimizer):
     def adamw(gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
         """The step of one tensor; `state` keeps its moments, as torch's AdamW has them."""
         if not state:
-            state |= dict(step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient))
+            state |= dict(
+                step=0, exp_avg=torch.zeros_like(gradient), exp_avg_sq=torch.zeros_like(gradient)
+            )
         state["step"] += 1
         first, second, (beta1, beta2) = state["exp_avg"], state["exp_avg_sq"], group["betas"]
         first.lerp_(gradient, 1 - beta1)

@@ -30,7 +30,9 @@ class Mixture:
         checks.fraction(uniform=self.uniform)
         checks.natural(std=self.std, **{"the size of mean": abs(self.mean)})
 
-    def draw(self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws) -> Tensor:
+    def draw(
+        self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws
+    ) -> Tensor:
         """[n] noise levels; the uniform draws are stratified over the batch, so that every batch covers the range."""
         a, b = math.log(low), math.log(high)
         even = (torch.arange(n, device=draws.device) + draws.uniform((n,))) / n
@@ -43,7 +45,9 @@ class Mixture:
 class UniformTime:
     """Every entry of the network's own table equally often: how latent diffusion's published networks were trained."""
 
-    def draw(self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws) -> Tensor:
+    def draw(
+        self, n: int, low: float, high: float, alpha_bar: Tensor | None, draws: Draws
+    ) -> Tensor:
         """[n] noise levels."""
         if alpha_bar is None:
             raise Refusal(
@@ -62,4 +66,9 @@ def weight(kind: Weighting, sigma: Tensor, sigma_data: float = 0.5, gamma: float
     if kind == "edm":
         return (sigma**2 + sigma_data**2) / (sigma * sigma_data) ** 2
     snr = sigma**-2
-    return {"eps": snr, "v": 1 + snr, "x0": torch.ones_like(sigma), "min_snr": snr.clamp(max=gamma)}[kind]
+    return {
+        "eps": snr,
+        "v": 1 + snr,
+        "x0": torch.ones_like(sigma),
+        "min_snr": snr.clamp(max=gamma),
+    }[kind]

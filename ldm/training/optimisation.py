@@ -25,7 +25,9 @@ class Optimiser:
     lr: float
     warmup: int = 0  # optimiser steps
     floor: float = 0.0  # share of lr left at the last step; 1 keeps it constant
-    decay: float | None = None  # share of all steps over which lr falls linearly; None: a half cosine over all
+    decay: float | None = (
+        None  # share of all steps over which lr falls linearly; None: a half cosine over all
+    )
     beta1: float = 0.9
     beta2: float = 0.999
     weight_decay: float = 0.0
@@ -33,7 +35,9 @@ class Optimiser:
     def __post_init__(self) -> None:
         checks.positive(lr=self.lr)
         checks.natural(warmup=self.warmup, weight_decay=self.weight_decay)
-        checks.fraction(floor=self.floor, beta1=self.beta1, beta2=self.beta2, decay=self.decay or 0.0)
+        checks.fraction(
+            floor=self.floor, beta1=self.beta1, beta2=self.beta2, decay=self.decay or 0.0
+        )
 
     def share(self, step: int, steps: float) -> float:
         """The share of lr used at this step of `steps` (infinite: no decay)."""
@@ -63,7 +67,13 @@ class AdamW(Optimiser):
     """Loshchilov & Hutter 2019."""
 
     def over(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=self.lr, betas=(self.beta1, self.beta2), weight_decay=self.weight_decay, eps=1e-8)
+        return torch.optim.AdamW(
+            parameters,
+            lr=self.lr,
+            betas=(self.beta1, self.beta2),
+            weight_decay=self.weight_decay,
+            eps=1e-8,
+        )
 
 
 @dataclass(frozen=True)
@@ -85,7 +95,9 @@ class Muon(Optimiser):
 
     def over(self, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
         if any(hasattr(p, "device_mesh") for p in parameters):
-            raise Refusal("Muon needs whole matrices, which --strategy fsdp splits; ddp and AdamW are allowed")
+            raise Refusal(
+                "Muon needs whole matrices, which --strategy fsdp splits; ddp and AdamW are allowed"
+            )
         within = [p for p in parameters if p.ndim == 4][1:-1]
         chosen = {id(p) for p in within}
         rest = [p for p in parameters if id(p) not in chosen]

@@ -28,15 +28,27 @@ class LPIPS(nn.Module):
         super().__init__()
         with torch.device("meta"):  # its 138 million weights are not needed
             self.features = torchvision.models.vgg16().features
-        state = {k.removeprefix("features."): v for k, v in weights(backbone).items() if k.startswith("features.")}
+        state = {
+            k.removeprefix("features."): v
+            for k, v in weights(backbone).items()
+            if k.startswith("features.")
+        }
         loaded = weights(heads or HEADS)
-        fits = {k: v.shape for k, v in self.features.state_dict().items()} == {k: v.shape for k, v in state.items()}
+        fits = {k: v.shape for k, v in self.features.state_dict().items()} == {
+            k: v.shape for k, v in state.items()
+        }
         if not fits or len(loaded) != len(TAPS):
-            raise Refusal(f"{backbone}: not torchvision's VGG16 (needs features.0.weight ... features.28.bias)")
+            raise Refusal(
+                f"{backbone}: not torchvision's VGG16 (needs features.0.weight ... features.28.bias)"
+            )
         self.features.load_state_dict(state, assign=True)
         self.heads = nn.ParameterList([loaded[f"lin{i}.model.1.weight"] for i in range(len(TAPS))])
-        self.register_buffer("mean", torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "mean", torch.tensor([-0.030, -0.088, -0.188]).reshape(1, 3, 1, 1), persistent=False
+        )
+        self.register_buffer(
+            "std", torch.tensor([0.458, 0.448, 0.450]).reshape(1, 3, 1, 1), persistent=False
+        )
         self.requires_grad_(False).eval()
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

@@ -14,7 +14,9 @@ from data.seeding import digest
 class Draws:
     """One stream per training batch. part: which of the batches of this optimiser step."""
 
-    def __init__(self, seed: int, rank: int, step: int, part: int = 0, device: torch.device | str = "cpu"):
+    def __init__(
+        self, seed: int, rank: int, step: int, part: int = 0, device: torch.device | str = "cpu"
+    ):
         self.device, self.part = torch.device(device), part
         self.seed = digest(seed, f"rank {rank}, step {step}", part, "noise")
         self.generator = torch.Generator(self.device).manual_seed(self.seed)

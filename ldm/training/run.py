@@ -31,16 +31,22 @@ def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.Lightni
     """The module to train and its data; the prior or first stage is built once and handed to the module."""
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
-        raise Refusal("training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files")
+        raise Refusal(
+            "training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files"
+        )
     part = build_part(config, parts[0], torch.nn.Module)
-    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), build_part(config, "data", pl.LightningDataModule)
+    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), build_part(
+        config, "data", pl.LightningDataModule
+    )
 
 
 def build_part(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:
     """The part of the configuration under `key`, built, and of its kind."""
     part = configuration.build(config[key], **extra)
     if not isinstance(part, kind):
-        raise Refusal(f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed")
+        raise Refusal(
+            f"{config.locate(key)}: is no {kind.__name__}; target and params of one are allowed"
+        )
     return part
 
 
@@ -60,7 +66,9 @@ def adopt(config: configuration.Node, source: str | Path) -> None:
         channels, *sides = params["shape"]
         latent = new.model.config["latent_channels"]
         if latent != channels:
-            raise Refusal(f"{source}: its latents have {latent} channels, the network of {where} takes {channels}")
+            raise Refusal(
+                f"{source}: its latents have {latent} channels, the network of {where} takes {channels}"
+            )
         params["shape"] = [channels, *(side * old.factor // new.factor for side in sides)]
     params["first_stage"], params["image_channels"] = node, new.model.config["in_channels"]
     config["first_stage_weights"] = str(source)
@@ -75,7 +83,9 @@ def start(module: pl.LightningModule, config: configuration.Node, init: Path | N
     if "first_stage_weights" in config:
         source, stage = config["first_stage_weights"], cast(Any, getattr(module, "prior", None))
         if not hasattr(stage, "first_stage"):
-            raise Refusal(f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill")
+            raise Refusal(
+                f"{config.locate('first_stage_weights')}: only a latent prior has a first stage to fill"
+            )
         found = weights.first_stage(source)
         fill(stage.first_stage, found.state_dict(), source)
         weights.agree(found, stage.first_stage, source)
@@ -104,27 +114,42 @@ def train(
         module.to(memory_format=torch.channels_last)
     if options.compile:
         cast(Any, module).compile_networks()
-    first = cast(Any, rank_zero_only).rank == 0  # of the processes that Lightning or a launcher starts, one owns the folder
+    first = (
+        cast(Any, rank_zero_only).rank == 0
+    )  # of the processes that Lightning or a launcher starts, one owns the folder
     with claimed(folder, resume) if first else nullcontext():
         if first:
             commit(folder / "config.yaml", configuration.dump(config))
         doubts = getattr(data, "doubts", "")  # of data modules of ours
         if first and doubts:
-            print(f"note: best weights and error spectra are of {doubts}; data.params.validation=MANIFEST names better ones")
+            print(
+                f"note: best weights and error spectra are of {doubts}; data.params.validation=MANIFEST names better ones"
+            )
         watched = Watched(beat, options.log)
-        trainer = make_trainer(config, folder, manifests, watched, doubts, getattr(data, "validates", True))
+        trainer = make_trainer(
+            config, folder, manifests, watched, doubts, getattr(data, "validates", True)
+        )
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
-        except MisconfigurationException as error:  # settings of the Trainer that only the data or the devices contradict
+        except (
+            MisconfigurationException
+        ) as error:  # settings of the Trainer that only the data or the devices contradict
             raise Refusal(f"trainer: {first_line(error)}") from error
         except RuntimeError as error:
             if str(error).startswith("Given groups="):  # what a convolution says
-                raise Refusal(f"channels of the images, the states and the networks do not fit each other ({error})") from error
+                raise Refusal(
+                    f"channels of the images, the states and the networks do not fit each other ({error})"
+                ) from error
             raise
 
 
 def make_trainer(
-    config: configuration.Node, folder: Path, manifests: dict[str, str], watched: Watched, doubts: str, validates: bool
+    config: configuration.Node,
+    folder: Path,
+    manifests: dict[str, str],
+    watched: Watched,
+    doubts: str,
+    validates: bool,
 ) -> pl.Trainer:
     """Lightning's Trainer with the arguments of `trainer:` and the flags, and what every run of ours has.
 
@@ -133,7 +158,9 @@ def make_trainer(
     doubts: of `Recorded`. validates: whether the loss on other images says which weights are best; else the last are.
     """
     place = folder / "checkpoints"
-    chosen: dict[str, Any] = dict(monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False)
+    chosen: dict[str, Any] = dict(
+        monitor="val/loss", save_on_train_epoch_end=False, enable_version_counter=False
+    )
     best = Best(place, "best", **chosen) if validates else None
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
@@ -145,16 +172,31 @@ def make_trainer(
         *filter(None, [best]),
         Last(place / "last.ckpt", config.get("save_every", SAVE_EVERY), best),
     ]
-    loggers = [TensorBoardLogger(folder, name="", version="tensorboard"), *map(configuration.build, config.get("loggers", []))]
+    loggers = [
+        TensorBoardLogger(folder, name="", version="tensorboard"),
+        *map(configuration.build, config.get("loggers", [])),
+    ]
     if strange := [logger for logger in loggers if not isinstance(logger, Logger)]:
-        raise Refusal(f"{config.locate('loggers')}: {strange[0]!r:.80} is no logger; pytorch_lightning.loggers.… are allowed")
+        raise Refusal(
+            f"{config.locate('loggers')}: {strange[0]!r:.80} is no logger; pytorch_lightning.loggers.… are allowed"
+        )
     asked = dict(config["trainer"])
     if asked.get("enable_progress_bar", True) is not False:
         callbacks.append(Shown())
     if asked.get("strategy") == "fsdp":
         asked["strategy"] = Sharded()
     try:
-        return pl.Trainer(**asked, default_root_dir=folder, logger=loggers, plugins=[AtomicSave()], callbacks=callbacks)
+        return pl.Trainer(
+            **asked,
+            default_root_dir=folder,
+            logger=loggers,
+            plugins=[AtomicSave()],
+            callbacks=callbacks,
+        )
     except (TypeError, MisconfigurationException) as error:
-        words = ", ".join(f"{name}={value}" for name, value in asked.items() if isinstance(value, str))
-        raise Refusal(f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)) from error
+        words = ", ".join(
+            f"{name}={value}" for name, value in asked.items() if isinstance(value, str)
+        )
+        raise Refusal(
+            f"trainer: {str(error).splitlines()[0]}" + f" (given as text: {words})" * bool(words)
+        ) from error

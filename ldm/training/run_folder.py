@@ -9,13 +9,22 @@ from data.files import Refusal, file_digest, locked
 from ldm.checkpoints.reading import weights
 from ldm.trained import PARTS
 
-SEEDS = {"model.params.seed": 0, "data.params.seed": 0}  # what they are where a configuration names none
+SEEDS = {
+    "model.params.seed": 0,
+    "data.params.seed": 0,
+}  # what they are where a configuration names none
 FIXED = (
     *PARTS,
     *SEEDS,
     *(f"model.params.optimiser.params.{name}" for name in ("lr", "beta1", "beta2", "weight_decay")),
 )  # by resuming
-MEASURED = ("scale", "shift", "error_variance", "variances", "image_variances")  # parameters of a prior that training finds out
+MEASURED = (
+    "scale",
+    "shift",
+    "error_variance",
+    "variances",
+    "image_variances",
+)  # parameters of a prior that training finds out
 
 
 @contextmanager
@@ -24,7 +33,9 @@ def claimed(folder: Path, resume: Path | None) -> Iterator[Path]:
     with locked(folder, "choose another --name"):
         goes_on = resume is not None and resume.resolve().is_relative_to(folder.resolve())
         if not goes_on and any((folder / "checkpoints").glob("*.ckpt")):
-            raise Refusal(f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto")
+            raise Refusal(
+                f"{folder}: holds an earlier run; choose another --name, or go on with it by --resume auto"
+            )
         yield folder
 
 
@@ -46,15 +57,27 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")
     old, new = SEEDS | dotted(saved["config"], ""), SEEDS | dotted(config, "")
     for key in sorted(old.keys() | new.keys()):
-        if old.get(key) != new.get(key) and key.startswith(FIXED) and key.rsplit(".", 1)[-1] not in MEASURED:
-            raise Refusal(f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}")
+        if (
+            old.get(key) != new.get(key)
+            and key.startswith(FIXED)
+            and key.rsplit(".", 1)[-1] not in MEASURED
+        ):
+            raise Refusal(
+                f"{path}: trained with {key} = {old.get(key)}, the configuration says {new.get(key)}"
+            )
     for split, digest in saved["manifests"].items():
         if manifests.get(split) != digest:
-            raise Refusal(f"{path}: the {split} manifest has changed since; start a new run with --init {path}")
+            raise Refusal(
+                f"{path}: the {split} manifest has changed since; start a new run with --init {path}"
+            )
 
 
 def dotted(node: Any, where: str) -> dict[str, Any]:
     """Nested mappings as dotted keys."""
     if isinstance(node, Mapping):
-        return {k: v for key, value in node.items() for k, v in dotted(value, f"{where}.{key}" if where else str(key)).items()}
+        return {
+            k: v
+            for key, value in node.items()
+            for k, v in dotted(value, f"{where}.{key}" if where else str(key)).items()
+        }
     return {where: list(node) if isinstance(node, (list, tuple)) else node}

@@ -16,7 +16,11 @@ from pytorch_lightning.loops.evaluation_loop import RestartStage
 from data.files import Unwritable, replacing, unwritable
 from ldm.training.callbacks import Averaging, accumulates
 
-SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)  # a scheduler asks to stop, Slurm's --signal does, somebody does
+SIGNALS = (
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGINT,
+)  # a scheduler asks to stop, Slurm's --signal does, somebody does
 
 
 class AtomicSave(TorchCheckpointIO):
@@ -25,7 +29,9 @@ class AtomicSave(TorchCheckpointIO):
     Raises Unwritable; torch itself says RuntimeError where the disk is full, with the place in its source code.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
+    ) -> None:
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +49,13 @@ def bytes_of(value: Any) -> int:
     """What the tensors in a nest of dictionaries and lists take."""
     if isinstance(value, torch.Tensor):
         return value.numel() * value.element_size()
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else ()
+    parts = (
+        value.values()
+        if isinstance(value, Mapping)
+        else value
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return sum(map(bytes_of, parts))
 
 
@@ -61,7 +73,9 @@ class Best(ModelCheckpoint):
 
     @property
     def state_key(self) -> str:
-        return super().state_key.replace("Best", "ModelCheckpoint", 1)  # as runs have it that began without this class
+        return super().state_key.replace(
+            "Best", "ModelCheckpoint", 1
+        )  # as runs have it that began without this class
 
     def on_validation_end(self, trainer, module) -> None:
         self.due = accumulates(trainer) and not trainer.sanity_checking
@@ -125,20 +139,30 @@ class Last(Checkpoint):
     def on_train_batch_start(self, trainer, module, batch, index) -> None:
         self.began = True
 
-    def on_validation_batch_end(self, trainer, module, outputs, batch, index, dataloader_idx=0) -> None:
+    def on_validation_batch_end(
+        self, trainer, module, outputs, batch, index, dataloader_idx=0
+    ) -> None:
         if trainer.sanity_checking or accumulates(trainer) or not (asked := self.shared(trainer)):
             return
-        if trainer.fit_loop.done or trainer.should_stop:  # a resumed run would have nothing to do, not even this
+        if (
+            trainer.fit_loop.done or trainer.should_stop
+        ):  # a resumed run would have nothing to do, not even this
             return
-        averaging = next(callback for callback in trainer.callbacks if isinstance(callback, Averaging))
-        averaging.ema.swap(module)  # the weights that are trained, in whose place the validation has put their average
+        averaging = next(
+            callback for callback in trainer.callbacks if isinstance(callback, Averaging)
+        )
+        averaging.ema.swap(
+            module
+        )  # the weights that are trained, in whose place the validation has put their average
         self.interrupted = self.due = True
         self.asked = asked
         self.save(trainer)
 
     def shared(self, trainer: pl.Trainer) -> int:
         """The signal by which any of the processes was asked to stop, or 0; they must all call this."""
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(bool(self.asked), all=False):
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
+            bool(self.asked), all=False
+        ):
             return self.asked or signal.SIGTERM  # of another process
         return self.asked
 
@@ -150,7 +174,9 @@ class Last(Checkpoint):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, index) -> None:
         if accumulates(trainer):
-            trainer.should_stop = False  # nor may the run end here; Lightning's Timer asks again after the next batch
+            trainer.should_stop = (
+                False  # nor may the run end here; Lightning's Timer asks again after the next batch
+            )
             return
         step = trainer.global_step
         asked = self.shared(trainer)

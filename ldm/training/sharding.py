@@ -10,7 +10,9 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Split a network's weights, block by block; once."""
     if isinstance(network, FSDPModule):
         return
-    rows = [child for child in network.children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))]
+    rows = [
+        child for child in network.children() if isinstance(child, (nn.ModuleList, nn.ModuleDict))
+    ]
     for block in (block for row in rows for block in row.children()):
         fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)

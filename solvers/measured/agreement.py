@@ -15,10 +15,15 @@ MUCH = 0.15  # of the data, that no image explains: scans of a chest leave 0.03 
 LITTLE = 0.02  # of the data: what less is left over says nothing
 BETTER = 0.75  # of the misfit, that another reading leaves, to be named
 OFF = 3.0  # how many times noise may be another than it is said to be
-DARK, BRIGHT = -900.0, 12000.0  # HU that the brightest hundredth of an image lies between: bone, metal
+DARK, BRIGHT = (
+    -900.0,
+    12000.0,
+)  # HU that the brightest hundredth of an image lies between: bone, metal
 
 
-def direction(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float, where: str) -> None:
+def direction(
+    geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float, where: str
+) -> None:
     """Raise Refusal where the views are explained by no image, naming the reading that would explain them, if one does.
 
     A scan that is mirrored as a whole, and any parallel one, shows no contradiction.
@@ -32,7 +37,9 @@ def direction(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: floa
         others["axes with view and bin exchanged"] = (geometry, p.T, weights.T)
     for name, reading in others.items():
         if (left := _misfit(*reading, side)) < BETTER * own:
-            raise Refusal(f"{where}: no image explains {own:.0%} of its views; {name} would leave {left:.0%}")
+            raise Refusal(
+                f"{where}: no image explains {own:.0%} of its views; {name} would leave {left:.0%}"
+            )
     if own < MUCH:
         return
     raise Refusal(
@@ -66,7 +73,9 @@ def check(problem: Problem, hu: tuple[float, float], where: str) -> None:
     assert answer is not None
     bright = hu[0] + (hu[1] - hu[0]) * float(to_unit(answer).flatten().quantile(0.99))
     if not DARK < bright < BRIGHT:
-        raise Refusal(f"{where}: its brightest hundredth would have {bright:.0f} HU: do pitch, distances and mu_water mean mm?")
+        raise Refusal(
+            f"{where}: its brightest hundredth would have {bright:.0f} HU: do pitch, distances and mu_water mean mm?"
+        )
 
 
 def residual(problem: Problem, iterations: int = 12) -> float:

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -44,7 +44,9 @@ class ScannerCT(Scanner):
     """Sinograms (NPY, HDF5, TIFF, NRRD) with a geometry in a YAML beside them, and DICOM-CT-PD; one slice after the other."""
 
     hu: tuple[float, float] = (-1000.0, 400.0)  # what the prior's black and white are
-    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = "hann"  # of the filtered backprojection
+    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = (
+        "hann"  # of the filtered backprojection
+    )
     cutoff: float = 1.0  # its highest frequency, as a fraction of Nyquist's
     center: float | str = ""  # bins, instead of the file's offset; auto: found in the data
     check: bool = True  # refuse data that do not fit what is said of them
@@ -66,19 +68,32 @@ class ScannerCT(Scanner):
     def count(self, path: Path) -> int:
         return files.count(path)
 
-    def prepare(self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str) -> Prepared:
+    def prepare(
+        self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str
+    ) -> Prepared:
         if not isinstance(likelihood, Gaussian):
-            raise Refusal("the noise of a sinogram stands in its YAML; likelihood Gaussian is allowed")
+            raise Refusal(
+                "the noise of a sinogram stands in its YAML; likelihood Gaussian is allowed"
+            )
         sinogram = files.read(path, index)
         where = f"{path}, slice {index}" if sinogram.count > 1 else str(path)
-        stamps = tuple(one.stat().st_mtime_ns for one in (path, path.with_suffix(".yaml")) if one.exists())
+        stamps = tuple(
+            one.stat().st_mtime_ns for one in (path, path.with_suffix(".yaml")) if one.exists()
+        )
         common = self.common(path, stamps)
         if sinogram.said.beam == "cone":
             check_cone(sinogram, common.geometry, max(common.size) * common.geometry.pixel_size)
         p, deviation, notes = measured(sinogram, where)
         posed, more = self.pose(sinogram, common, p, deviation, likelihood.sigma_y, image_id, where)
-        meta = replace(_meta(sinogram, common, output, self.hu, path), notes=(*common.notes, *notes, *more))
-        return Prepared(blank(common.size, meta), Intensity(*self.hu, origin="asked"), lambda: posed, common.size)
+        meta = replace(
+            _meta(sinogram, common, output, self.hu, path), notes=(*common.notes, *notes, *more)
+        )
+        return Prepared(
+            blank(common.size, meta),
+            Intensity(*self.hu, origin="asked"),
+            lambda: posed,
+            common.size,
+        )
 
     @lru_cache(maxsize=8)  # noqa: B019  (operators are few, and frozen)
     def common(self, path: Path, stamps: tuple[int, ...]) -> Common:
@@ -94,7 +109,9 @@ class ScannerCT(Scanner):
         notes: tuple[str, ...] = ()
         if self.center == "auto":
             offset = fit.centred(geometry, p, weights, side, str(path))
-            notes = (f"the axis is seen {offset:+.2f} bins from the middle (found; its file says {geometry.offset:+.2f})",)
+            notes = (
+                f"the axis is seen {offset:+.2f} bins from the middle (found; its file says {geometry.offset:+.2f})",
+            )
             geometry = replace(geometry, offset=offset)
         elif self.center != "":
             geometry = replace(geometry, offset=float(self.center))
@@ -116,7 +133,9 @@ class ScannerCT(Scanner):
         notes: list[str] = []
         good = good_rays(sinogram.said, p)
         if lost := int((~good).any(0).sum()):
-            notes.append(f"{lost} of {p.shape[1]} bins measure nothing or stand out, and are left out")
+            notes.append(
+                f"{lost} of {p.shape[1]} bins measure nothing or stand out, and are left out"
+            )
         ends = np.concatenate([p[:, :3], p[:, -3:]], 1)
         cut = float((np.abs(ends).max(1) > CUT_OFF * p.max() + 5 * _noise(deviation)).mean())
         if cut > 0.02:
@@ -130,7 +149,9 @@ class ScannerCT(Scanner):
         shape, wider = self.enlarged(operator, common, p, deviation)
         notes += wider
         bound = operator.draw(shape, Noise((image_id,), "noise"))
-        ones = bound.forward(torch.ones(1, *shape)) * (2 / (high - low))  # path through the image, mm
+        ones = bound.forward(torch.ones(1, *shape)) * (
+            2 / (high - low)
+        )  # path through the image, mm
         y = torch.from_numpy(p.astype(np.float32))[None, None] - low * ones
         likelihood: Likelihood = Gaussian(told)
         if told is None and deviation is not None:
@@ -161,7 +182,9 @@ class ScannerCT(Scanner):
         return (1, *larger), [said]  # type: ignore[return-value]
 
 
-def measured(sinogram: Sinogram, where: str) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
+def measured(
+    sinogram: Sinogram, where: str
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
     """Line integrals in the plane of the slice; of a cone beam's row they are shortened by the slant of its rays."""
     p, deviation, notes = counts.integrals(sinogram, where)
     if sinogram.said.beam != "cone":
@@ -174,10 +197,20 @@ def geometry_of(said: Description, views: int, bins: int, pixel: float) -> Geome
     """Raises Refusal for what is no geometry, and for cones that are no stack of fans."""
     angles = tuple(said.radians(views).tolist())
     rows, columns, _ = said.image()
-    far = (None, None) if said.beam == "parallel" else (said.source_to_axis, said.source_to_detector)
-    curved, flip = said.detector == "curved", said.bins_run == "left"
+    parallel = said.beam == "parallel"
     try:
-        geometry = Geometry(angles, bins, said.pitch, pixel, *far, curved, said.offset, flip, said.centre)  # type: ignore[arg-type]
+        geometry = Geometry(
+            angles,
+            bins,
+            pitch=cast(float, said.pitch),
+            pixel_size=pixel,
+            source_to_axis=None if parallel else said.source_to_axis,
+            source_to_detector=None if parallel else said.source_to_detector,
+            curved=said.detector == "curved",
+            offset=said.offset,
+            flip=said.bins_run == "left",
+            centre=said.centre,
+        )
         geometry.check_image(rows, columns)
     except Refusal as error:
         raise Refusal(f"{said.path}: {error}") from None
@@ -207,15 +240,22 @@ def _noise(deviation: np.ndarray | None) -> float | np.ndarray:
     return 0.0 if deviation is None else float(np.median(deviation))
 
 
-def _meta(sinogram: Sinogram, common: Common, output: str, hu: tuple[float, float], path: Path) -> Meta:
+def _meta(
+    sinogram: Sinogram, common: Common, output: str, hu: tuple[float, float], path: Path
+) -> Meta:
     """Of a result: one DICOM file a slice, or NIfTI with all slices in one file; HU."""
     said, g, (rows, columns) = sinogram.said, common.geometry, common.size
-    step = said.slice_step or (said.row_pitch / g.magnification if said.beam == "cone" else g.pixel_size)  # type: ignore[operator]
     pixel = g.pixel_size
+    fallback = cast(float, said.row_pitch) / g.magnification if said.beam == "cone" else pixel
+    step = said.slice_step or fallback
     x, y, z = said.position
     matrix = np.diag([1.0, 1.0, 1.0, 1.0])  # (row, column, slice) -> left, back, head
     matrix[:3, 0], matrix[:3, 1], matrix[:3, 2] = (0, pixel, 0), (pixel, 0, 0), (0, 0, step)
-    matrix[:3, 3] = x + g.centre[0] - pixel * (columns - 1) / 2, y - g.centre[1] - pixel * (rows - 1) / 2, z
+    matrix[:3, 3] = (
+        x + g.centre[0] - pixel * (columns - 1) / 2,
+        y - g.centre[1] - pixel * (rows - 1) / 2,
+        z,
+    )
     alone = output == "dicom"
     if alone:
         matrix[:3, 3] += matrix[:3, 2] * sinogram.index

@@ -16,7 +16,9 @@ def compression(calibration: Tensor, coils: int) -> tuple[Tensor, float]:
     return U[:, :coils].mH, float(power[:coils].sum() / power.sum())
 
 
-def espirit(calibration: Tensor, shape: tuple[int, ...], kernel: int, threshold: float, floor: float) -> tuple[Tensor, Tensor]:
+def espirit(
+    calibration: Tensor, shape: tuple[int, ...], kernel: int, threshold: float, floor: float
+) -> tuple[Tensor, Tensor]:
     """Maps [C,H,W] of unit norm over the coils, and the eigenvalue [H,W] there: near 1 where there is an image, less beyond.
 
     Rows of the calibration matrix are all patches kernel x kernel of k-space [C,h,w]. Their signal space, singular vectors w_r
@@ -29,7 +31,9 @@ def espirit(calibration: Tensor, shape: tuple[int, ...], kernel: int, threshold:
     A = patches.permute(1, 2, 0, 3, 4).flatten(0, 1).flatten(1)
     values, V = torch.linalg.eigh(A.mH @ A)  # columns v_r; a patch is a sum of conj(v_r)
     singular = values.clamp_min(0).sqrt()
-    signal = singular > max(threshold * float(singular[-1]), floor * (A.shape[0] ** 0.5 + A.shape[1] ** 0.5))
+    signal = singular > max(
+        threshold * float(singular[-1]), floor * (A.shape[0] ** 0.5 + A.shape[1] ** 0.5)
+    )
     signal[-1] = True
     kernels = V[:, signal].mT.conj().unflatten(1, (coils, *k))
     return eigenmaps(correlations(kernels), shape, k)
@@ -70,7 +74,9 @@ def dominant(G: Tensor) -> tuple[Tensor, Tensor]:
     power = G
     for _ in range(SQUARINGS):
         power = power @ power
-        power = power / power.diagonal(dim1=-2, dim2=-1).real.sum(-1).clamp_min(1e-30)[..., None, None]
+        power = (
+            power / power.diagonal(dim1=-2, dim2=-1).real.sum(-1).clamp_min(1e-30)[..., None, None]
+        )
     column = power.diagonal(dim1=-2, dim2=-1).real.argmax(-1)
     vector = power.gather(-1, column[..., None, None].expand(*power.shape[:-1], 1))[..., 0]
     vector = vector / vector.abs().square().sum(-1, keepdim=True).sqrt().clamp_min(1e-30)

@@ -18,7 +18,9 @@ CUT = 0.15  # of the largest integral, at the ends of a view that is cut off
 ENOUGH = math.radians(120)  # of views, that a sinusoid is told from a shift by
 
 
-def reduced(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float) -> tuple[Geometry, np.ndarray, np.ndarray, int]:
+def reduced(
+    geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float
+) -> tuple[Geometry, np.ndarray, np.ndarray, int]:
     """Fewer views and bins, and a coarser image that covers `side` mm: geometry, p, weights, pixels across."""
     some = np.linspace(0, geometry.views - 1, min(VIEWS, geometry.views)).round().astype(int)
     g = geometry.with_angles(np.array(geometry.angles)[some])
@@ -64,7 +66,9 @@ def extent(geometry: Geometry, height: int, width: int) -> float:
     return max(own, geometry.field_of_view)
 
 
-def centred(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float, where: str) -> float:
+def centred(
+    geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float, where: str
+) -> float:
     """The offset in bins that explains the views best: where the axis of rotation really is.
 
     Parallel beams: the centre of mass of each view moves as a sinusoid around the axis (Helgason-Ludwig, first moment). Fan
@@ -88,7 +92,9 @@ def centred(geometry: Geometry, p: np.ndarray, weights: np.ndarray, side: float,
                 break
             best = nearest
         else:
-            raise Refusal(f"{where}: no centre of rotation within {WALK * step:.0f} bins explains its views; say offset yourself")
+            raise Refusal(
+                f"{where}: no centre of rotation within {WALK * step:.0f} bins explains its views; say offset yourself"
+            )
         step = step / 4 if step > 4 else 1.0 if step > 1 else 0
     low, middle, high = at(best - 1), at(best), at(best + 1)
     return best + 0.5 * (low - high) / max(low - 2 * middle + high, 1e-30)
@@ -100,7 +106,9 @@ def _by_moments(geometry: Geometry, p: np.ndarray, where: str) -> float:
     whole = (mass > 0.2 * np.median(mass)) & (edge < CUT)
     angles = np.array(geometry.angles)[whole]
     if len(angles) < 6 or geometry.arc < ENOUGH:
-        raise Refusal(f"{where}: its centre of rotation cannot be found: views that are not cut off over 120 degrees are due")
+        raise Refusal(
+            f"{where}: its centre of rotation cannot be found: views that are not cut off over 120 degrees are due"
+        )
     place = (p * (np.arange(geometry.bins) - (geometry.bins - 1) / 2)).sum(1)[whole] / mass[whole]
     basis = np.stack([np.ones_like(angles), np.cos(angles), np.sin(angles)], 1)
     return float(np.linalg.lstsq(basis, place, rcond=None)[0][0])

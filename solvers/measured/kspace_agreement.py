@@ -12,12 +12,16 @@ from solvers.operators.mri import MRI
 from solvers.problem import Gaussian, Problem
 
 STEPS = 12  # of conjugate gradients
-MUCH = 0.3  # of y, that no image explains; scans with errors of their maps and phase leave 0.02 to 0.1
+MUCH = (
+    0.3  # of y, that no image explains; scans with errors of their maps and phase leave 0.02 to 0.1
+)
 BETTER = 0.6  # of the misfit, that another reading leaves, to be named
 LOUD = 50.0  # times the mean power, that frequency 0 has at least
 OFF = 3.0  # times the noise that is said
 
-READINGS: dict[str, Callable[[Tensor], Tensor]] = {  # what y may be instead, of complex k-space [1,C,H,W]
+READINGS: dict[
+    str, Callable[[Tensor], Tensor]
+] = {  # what y may be instead, of complex k-space [1,C,H,W]
     "real and imaginary parts exchanged": lambda k: 1j * k.conj(),
     "the complex conjugate": lambda k: k.conj(),
     "rows and columns exchanged": lambda k: k.mT if k.shape[-1] == k.shape[-2] else k,
@@ -36,7 +40,9 @@ def check(problem: Problem) -> None:
         _check_middle(to_complex(one.stored())[0], image_id)
         left, noises = misfit(one, one.y)
         if left > MUCH and noises > OFF:
-            raise Refusal(f"{image_id}: no image explains {left:.0%} of its k-space; {_advice(one, left)}")
+            raise Refusal(
+                f"{image_id}: no image explains {left:.0%} of its k-space; {_advice(one, left)}"
+            )
         if noises < _expected(one) / OFF:
             sigma_y = one.sigma_y
             raise Refusal(
@@ -52,7 +58,9 @@ def _check_middle(k: Tensor, image_id: str) -> None:
     middle = [n // 2 for n in power.shape]
     far = any(abs(at - m) > max(n // 8, 2) for at, m, n in zip(place, middle, power.shape))
     if far and float(power.max()) > LOUD * float(power.mean()):
-        raise Refusal(f"{image_id}: its k-space is loudest at {list(place)}; frequency 0 at {middle} is allowed (fftshift)")
+        raise Refusal(
+            f"{image_id}: its k-space is loudest at {list(place)}; frequency 0 at {middle} is allowed (fftshift)"
+        )
 
 
 def misfit(problem: Problem, y: Tensor) -> tuple[float, float]:

@@ -24,7 +24,10 @@ from solvers.operators.mri import MRI
 from solvers.problem import Gaussian, Likelihood, Problem, from_measurement
 
 LOOKED = 5  # slices, evenly spread, that a volume's noise and scale are taken from
-BRIGHT, SHOWN = 0.995, 0.75  # the quantile of what the calibration region shows, blurred as it is, that has this share of white
+BRIGHT, SHOWN = (
+    0.995,
+    0.75,
+)  # the quantile of what the calibration region shows, blurred as it is, that has this share of white
 OFF = 3.0  # times the noise that was found, which a user may say instead
 FEWEST = 3  # more lines than the kernel is wide, which a calibration region must have
 HEADROOM = 4.0  # times white that a DICOM's 15 bits hold
@@ -59,14 +62,20 @@ class ScannerMRI(Scanner):
     def __post_init__(self) -> None:
         if self.coils < 1 or self.kernel < 2 or self.calibration < self.kernel + FEWEST:
             need = f"coils >= 1, kernel >= 2, calibration >= kernel + {FEWEST}"
-            raise Refusal(f"ScannerMRI needs {need}, got {self.coils}, {self.kernel} and {self.calibration}")
+            raise Refusal(
+                f"ScannerMRI needs {need}, got {self.coils}, {self.kernel} and {self.calibration}"
+            )
         if not (0 <= self.threshold < 1 and 0 <= self.crop < 1):
-            raise Refusal(f"ScannerMRI needs threshold and crop in [0, 1), got {self.threshold} and {self.crop}")
+            raise Refusal(
+                f"ScannerMRI needs threshold and crop in [0, 1), got {self.threshold} and {self.crop}"
+            )
 
     def count(self, path: Path) -> int:
         return files.count(path)
 
-    def prepare(self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str) -> Prepared:
+    def prepare(
+        self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str
+    ) -> Prepared:
         if not isinstance(likelihood, Gaussian):
             raise Refusal(
                 f"the noise of MRI is Gaussian, not {type(likelihood).__name__}; sigma_y null (from the file) is allowed"
@@ -79,7 +88,12 @@ class ScannerMRI(Scanner):
         def pose() -> Problem:
             return self.pose(raw, common, likelihood.sigma_y, image_id, f"{path}, slice {index}")
 
-        return Prepared(blank(raw.kept, meta), Intensity(0, common.white, origin="calibration region"), pose, raw.kept)
+        return Prepared(
+            blank(raw.kept, meta),
+            Intensity(0, common.white, origin="calibration region"),
+            pose,
+            raw.kept,
+        )
 
     @lru_cache(maxsize=8)  # noqa: B019  (operators are few, and frozen)
     def calibrate(self, path: Path, changed: int, size: int) -> Calibrated:
@@ -89,17 +103,30 @@ class ScannerMRI(Scanner):
         raws = [files.read(path, i) for i in chosen]
         psi, how, sure = covariance(raws)
         W, sigma = noise.whitener(psi)
-        centres = [self.centre(without_oversampling(raw), f"{path}, slice {i}") for raw, i in zip(raws, chosen)]
+        centres = [
+            self.centre(without_oversampling(raw), f"{path}, slice {i}")
+            for raw, i in zip(raws, chosen)
+        ]
         centres = [noise.mixed(W, centre) for centre in centres]
         fewer = ""
         if self.coils < len(W):
-            U, kept = compression(torch.cat([centre.flatten(1) for centre in centres], 1), self.coils)
-            fewer = f"; {len(W)} coils compressed to {self.coils}, which keep {kept:.1%} of the power"
+            U, kept = compression(
+                torch.cat([centre.flatten(1) for centre in centres], 1), self.coils
+            )
+            fewer = (
+                f"; {len(W)} coils compressed to {self.coils}, which keep {kept:.1%} of the power"
+            )
             W, centres = U.to(W) @ W, [noise.mixed(U, centre) for centre in centres]
         shape = tuple(without_oversampling(raws[0]).kspace.shape[-2:])
         back = torch.linalg.pinv(W)
-        seen = [noise.mixed(back, windowed(centre, shape)).abs().square().sum(0).sqrt() for centre in centres]
-        white = max(float(centred(image, raws[0].kept).flatten().quantile(BRIGHT)) for image in seen) / SHOWN
+        seen = [
+            noise.mixed(back, windowed(centre, shape)).abs().square().sum(0).sqrt()
+            for centre in centres
+        ]
+        white = (
+            max(float(centred(image, raws[0].kept).flatten().quantile(BRIGHT)) for image in seen)
+            / SHOWN
+        )
         said = f"noise of {sigma:.3g} {how}" if sure else f"noise from {how}"
         return Calibrated(W, sigma, white, said + fewer, sure)
 
@@ -117,10 +144,14 @@ class ScannerMRI(Scanner):
         loudest = divmod(int(data.abs().square().sum(0).argmax()), data.shape[-1])
         if any(abs(at - n // 2) > max(n // 8, 2) for at, n in zip(loudest, data.shape[-2:])):
             middle = [n // 2 for n in data.shape[-2:]]
-            raise Refusal(f"{where}: k-space is loudest at {list(loudest)}; frequency 0 at {middle} is allowed (fftshift)")
+            raise Refusal(
+                f"{where}: k-space is loudest at {list(loudest)}; frequency 0 at {middle} is allowed (fftshift)"
+            )
         return centred(data, (h, w))
 
-    def pose(self, raw: Raw, common: Calibrated, told: float | None, image_id: str, where: str) -> Problem:
+    def pose(
+        self, raw: Raw, common: Calibrated, told: float | None, image_id: str, where: str
+    ) -> Problem:
         """The problem of one slice. told: sigma of real entries in the file's units, where it is not to be found out."""
         W, sigma = common.W, common.sigma if told is None else told
         if common.sure and not common.sigma / OFF < sigma < common.sigma * OFF:
@@ -141,7 +172,9 @@ class ScannerMRI(Scanner):
             seen = seen * phase.refined(p, k, raw.mask, seen, self.calibration)
         y = to_real(k[None]) / common.white
         operator = MRI(raw.mask.float()[None, None], to_real(seen[None]))
-        problem = from_measurement(operator, y, Gaussian(sigma / common.white), Noise((image_id,), "noise"), (1, *shape))
+        problem = from_measurement(
+            operator, y, Gaussian(sigma / common.white), Noise((image_id,), "noise"), (1, *shape)
+        )
         if common.sure or told is not None:
             return problem
         found = float(estimated_sigma_y(replace(problem, likelihood=Gaussian(None))))
@@ -180,7 +213,11 @@ def covariance(raws: list[Raw]) -> tuple[Tensor, str, bool]:
         return noise.of_scan(raws[0].noise), "from the noise scan", True
     found = [noise.of_kspace(raw.kspace, raw.mask) for raw in raws]
     psi, sure = min(found, key=lambda one: (not one[1], float(one[0].diagonal().real.sum())))
-    return psi, "from rows of air" if sure else "what no image explains: its field of view has no air", sure
+    return (
+        psi,
+        "from rows of air" if sure else "what no image explains: its field of view has no air",
+        sure,
+    )
 
 
 def extent(mask: Tensor, most: int) -> tuple[int, int]:
@@ -214,7 +251,9 @@ def _meta(raw: Raw, output: str, white: float) -> Meta:
     if affine is not None:
         matrix = torch.tensor(affine, dtype=torch.float64)
         matrix[:3, 3] += matrix[:3, 2] * (raw.index % raw.shape[2])
-        normal = torch.linalg.cross(matrix[:3, 1], matrix[:3, 0])  # across x down, as DICOM's readers sort
+        normal = torch.linalg.cross(
+            matrix[:3, 1], matrix[:3, 0]
+        )  # across x down, as DICOM's readers sort
         position = float(normal @ matrix[:3, 3] / normal.norm())
         affine = tuple(tuple(row) for row in matrix.tolist())
     return replace(

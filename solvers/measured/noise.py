@@ -17,7 +17,9 @@ def of_scan(noise: Tensor) -> Tensor:
     """Psi [C,C] of samples of noise alone, complex [C,n]."""
     coils, n = noise.shape
     if n < SAMPLES * coils:
-        raise Refusal(f"a noise scan of {n} samples for {coils} coils; at least {SAMPLES * coils} are allowed")
+        raise Refusal(
+            f"a noise scan of {n} samples for {coils} coils; at least {SAMPLES * coils} are allowed"
+        )
     noise = noise.to(torch.complex128)
     return noise @ noise.mH / n
 
@@ -43,7 +45,11 @@ def _outermost(kspace: Tensor, mask: Tensor) -> Tensor:
     h, w = mask.shape
     y, x = torch.meshgrid(torch.arange(h) - h // 2, torch.arange(w) - w // 2, indexing="ij")
     radius = torch.hypot(2 * y / h, 2 * x / w)[mask]
-    far = radius >= radius.quantile(1 - OUTER) if len(radius) < 2**24 else radius >= float(radius.max()) * 0.9
+    far = (
+        radius >= radius.quantile(1 - OUTER)
+        if len(radius) < 2**24
+        else radius >= float(radius.max()) * 0.9
+    )
     found = kspace[:, mask][:, far].to(torch.complex128)
     return of_scan(found)
 
@@ -56,7 +62,9 @@ def whitener(psi: Tensor) -> tuple[Tensor, float]:
     """
     values, vectors = torch.linalg.eigh(psi)
     if not float(values[0]) > 1e-8 * float(values[-1]):
-        raise Refusal("the coils' noise is not independent: one of them is a sum of others, or measured nothing")
+        raise Refusal(
+            "the coils' noise is not independent: one of them is a sum of others, or measured nothing"
+        )
     sigma = float(values.mean() / 2) ** 0.5
     return (vectors * (sigma * (2 / values).sqrt())) @ vectors.mH, sigma
 

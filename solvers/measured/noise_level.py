@@ -10,7 +10,9 @@ from solvers.photons import unit_scale
 
 OFF = 2.0  # how many times sigma_y may be what is found
 RUN = 64  # neighbouring differences that are judged together when sigma_y is estimated
-STENCILS: dict[str, list[list[list[int]]]] = {  # of the differences that noise is judged by, the first that has enough
+STENCILS: dict[
+    str, list[list[list[int]]]
+] = {  # of the differences that noise is judged by, the first that has enough
     "plane": [[[1, -1], [-1, 1]], [[1, -2, 1]], [[1], [-2], [1]]],
     "rows": [[[1, -4, 6, -4, 1]]],
     "columns": [[[1], [-2], [1]]],
@@ -31,7 +33,9 @@ def estimated_sigma_y(problem: Any) -> Tensor:
     y, operator = problem.y, problem.operator
     seen, alone = operator.restrict(torch.ones_like(y)), operator.noise_alone(y)
     if y.ndim < 4:
-        raise Refusal("sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y")
+        raise Refusal(
+            "sigma_y cannot be estimated from measurements without neighbours: give likelihood sigma_y"
+        )
     result = []
     for row, image_id in enumerate(problem.ids):
         noise = alone[row][alone[row] != 0] if alone is not None else y.new_zeros(0)
@@ -43,7 +47,9 @@ def estimated_sigma_y(problem: Any) -> Tensor:
         medians = found[: len(found) // RUN * RUN].reshape(-1, RUN).abs().median(1).values
         medians = medians[medians > 0]  # runs of padding measure nothing
         if not len(medians):
-            raise Refusal(f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y")
+            raise Refusal(
+                f"{image_id}: sigma_y cannot be estimated from this measurement: give likelihood sigma_y"
+            )
         result.append(float(medians.quantile(0.25)) / 0.6082)
     return torch.tensor(result, dtype=y.dtype, device=y.device)
 
@@ -56,7 +62,10 @@ def differences(image: Tensor, mask: Tensor, neighbours: str) -> list[Tensor]:
         if any(k > n for k, n in zip(weight.shape[-2:], image.shape[-2:])):
             continue
         value = torch.nn.functional.conv2d(image.flatten(0, -3)[:, None], weight / weight.norm())
-        whole = torch.nn.functional.conv2d(mask.flatten(0, -3)[:, None], weight.abs()) == weight.abs().sum()
+        whole = (
+            torch.nn.functional.conv2d(mask.flatten(0, -3)[:, None], weight.abs())
+            == weight.abs().sum()
+        )
         results.append(value[whole])
     return results
 

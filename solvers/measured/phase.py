@@ -29,7 +29,9 @@ def refined(p: Tensor, kspace: Tensor, mask: Tensor, maps: Tensor, lines: int) -
     """
     A = MRI(mask.to(kspace.real.dtype)[None, None], to_real(maps[None]), complex_image=True)
     y = to_real(kspace[None])
-    z = to_complex(conjugate_gradients(lambda x: A.adjoint(A.forward(x)), A.adjoint(y), cap=STEPS).x)[0, 0]
+    z = to_complex(
+        conjugate_gradients(lambda x: A.adjoint(A.forward(x)), A.adjoint(y), cap=STEPS).x
+    )[0, 0]
     for _ in range(ROUNDS):
         left = z * p.conj()
         p = p * _unit(smoothed(left.real.clamp_min(0) * left, lines))
@@ -42,7 +44,9 @@ def smoothed(image: Tensor, lines: int) -> Tensor:
     h, w = image.shape
     rows, columns = min(lines, h), min(lines, w)
     top, left = h // 2 - rows // 2, w // 2 - columns // 2
-    window[top : top + rows, left : left + columns] = (hann(rows)[:, None] * hann(columns)).to(window)
+    window[top : top + rows, left : left + columns] = (hann(rows)[:, None] * hann(columns)).to(
+        window
+    )
     return inverse_fourier(window * fourier(image))
 
 

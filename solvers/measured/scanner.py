@@ -41,15 +41,21 @@ class Scanner(Operator):
         """Images of a file."""
         raise NotImplementedError
 
-    def prepare(self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str) -> Prepared:
+    def prepare(
+        self, path: Path, index: int, image_id: str, likelihood: Likelihood, output: str
+    ) -> Prepared:
         """output: one of OUTPUTS. Raises Refusal in one line for what cannot be restored."""
         raise NotImplementedError
 
     def draw(self, shape: Shape, noise: object) -> Operator:  # type: ignore[override]
-        raise Refusal(f"{type(self).__name__} reads what a scanner wrote; --measurements FILE is allowed")
+        raise Refusal(
+            f"{type(self).__name__} reads what a scanner wrote; --measurements FILE is allowed"
+        )
 
     def shape_out(self, shape: Shape) -> Shape:
-        raise Refusal(f"{type(self).__name__} reads what a scanner wrote; --measurements FILE is allowed")
+        raise Refusal(
+            f"{type(self).__name__} reads what a scanner wrote; --measurements FILE is allowed"
+        )
 
 
 def centred(image: Tensor, kept: tuple[int, int]) -> Tensor:

@@ -38,7 +38,9 @@ def water(said: Description, geometry: Geometry, size: tuple[int, int]) -> float
         raise Refusal(f"{said.path}: mu_water names {path.name!r}, which is no file beside it")
     values, total = files.arrays.read(path, told, 0)
     if values.shape != (geometry.views, geometry.bins):
-        raise Refusal(f"{path}: {values.shape} views and bins; those of the scan, {(geometry.views, geometry.bins)}, are due")
+        raise Refusal(
+            f"{path}: {values.shape} views and bins; those of the scan, {(geometry.views, geometry.bins)}, are due"
+        )
     p, _, _ = counts.integrals(Sinogram(values, told, 0, total), str(path))
     y = torch.from_numpy(p)[None, None]
     if not (good := good_rays(told, p)).all():
@@ -51,5 +53,7 @@ def water(said: Description, geometry: Geometry, size: tuple[int, int]) -> float
     core = np.hypot(rows - i.mean(), columns - j.mean()) < OBJECT * radius
     value = float(image[core].mean())
     if not 0.005 < value < 0.1 or not inside[core].all():
-        raise Refusal(f"{path}: is no scan of water: {value:.3g}/mm in its middle; one round vessel of water is allowed")
+        raise Refusal(
+            f"{path}: is no scan of water: {value:.3g}/mm in its middle; one round vessel of water is allowed"
+        )
     return value

@@ -11,7 +11,9 @@ Scalar = float | Tensor  # a number, or one per image [B]
 
 def per_image(value: Scalar, like: Tensor) -> Tensor:
     """A number or [B] as a tensor that broadcasts against like [B,...]; what has like's axes already is left alone."""
-    value = torch.as_tensor(value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device)
+    value = torch.as_tensor(
+        value, dtype=like.real.dtype if like.is_complex() else like.dtype, device=like.device
+    )
     return value.reshape(-1, *[1] * (like.ndim - 1)) if value.ndim == 1 else value
 
 
@@ -36,14 +38,18 @@ class Orthogonal:
     BLOCK = 16  # vectors that are stored, and multiplied, at a time
 
     def __init__(self) -> None:
-        self.blocks: list[tuple[Tensor, Tensor]] = []  # vectors [B,BLOCK,n] and their squared norms [B,1,BLOCK]
+        self.blocks: list[
+            tuple[Tensor, Tensor]
+        ] = []  # vectors [B,BLOCK,n] and their squared norms [B,1,BLOCK]
         self.count = 0
 
     def keep(self, r: Tensor, square: Tensor) -> None:
         """Keep r, of squared norm `square` [B]; infinite for images whose r is none."""
         at = self.count % self.BLOCK
         if at == 0:
-            self.blocks.append((r.new_empty(len(r), self.BLOCK, r[0].numel()), r.new_empty(len(r), 1, self.BLOCK)))
+            self.blocks.append(
+                (r.new_empty(len(r), self.BLOCK, r[0].numel()), r.new_empty(len(r), 1, self.BLOCK))
+            )
         vectors, squares = self.blocks[-1]
         vectors[:, at], squares[:, 0, at] = r.flatten(1), square
         self.count += 1
@@ -53,7 +59,10 @@ class Orthogonal:
         row, left = r.flatten(1)[:, None], self.count
         for vectors, squares in self.blocks:
             vectors, squares = vectors[:, :left], squares[..., :left]
-            row, left = torch.baddbmm(row, row @ vectors.mT / squares, vectors, alpha=-1), left - self.BLOCK
+            row, left = (
+                torch.baddbmm(row, row @ vectors.mT / squares, vectors, alpha=-1),
+                left - self.BLOCK,
+            )
         return row.reshape(r.shape)
 
 
@@ -102,7 +111,9 @@ def conjugate_gradients(
             break
         q = apply(p)
         curvature = dot(p, q)
-        alpha = torch.where(active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0)
+        alpha = torch.where(
+            active & (curvature > 0), rr / curvature.clamp_min(torch.finfo(b.dtype).tiny), 0
+        )
         gains.append(alpha * rr)
         x = x + per_image(alpha, b) * p
         if orthogonal:
@@ -131,10 +142,19 @@ class Pair(Protocol):
 def power_iteration(operator: Pair, like: Tensor, iterations: int = 50) -> float:
     """The largest singular value of A on images shaped like `like` [B,C,H,W], from a fixed start; of B operators the largest."""
     count = like[0].numel()
-    start = torch.linspace(0.5, 1.5, count, dtype=like.dtype, device=like.device).mul(count).sin().reshape(1, *like.shape[1:])
-    x = (0.1 * start + 1).expand(like.shape)  # mostly flat: blurs, masks and averages are largest there
+    start = (
+        torch.linspace(0.5, 1.5, count, dtype=like.dtype, device=like.device)
+        .mul(count)
+        .sin()
+        .reshape(1, *like.shape[1:])
+    )
+    x = (0.1 * start + 1).expand(
+        like.shape
+    )  # mostly flat: blurs, masks and averages are largest there
     value = x.new_zeros(len(x))
     for _ in range(iterations):
-        x = operator.adjoint(operator.forward(x / per_image(norm(x).clamp_min(torch.finfo(x.dtype).tiny), x)))
+        x = operator.adjoint(
+            operator.forward(x / per_image(norm(x).clamp_min(torch.finfo(x.dtype).tiny), x))
+        )
         value = norm(x)
     return float(value.max()) ** 0.5

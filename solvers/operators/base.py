@@ -41,12 +41,20 @@ class Axes(NamedTuple):
 class Operator:
     """A measurement: `forward` maps images in [-1, 1] to y. Subclasses are frozen dataclasses."""
 
-    unit_range: bool = False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
-    transmission: bool = False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
-    amplitude: bool = False  # True: y is the root of what Poisson photons are counted of, expected rate * y^2
+    unit_range: bool = (
+        False  # True: physics sees u = (x+1)/2; the constant part A(ones) is moved out of y
+    )
+    transmission: bool = (
+        False  # True: Poisson photons that pass, expected rate * exp(-y); else emitted, rate * y
+    )
+    amplitude: bool = (
+        False  # True: y is the root of what Poisson photons are counted of, expected rate * y^2
+    )
     random: bool = False  # True: draws a mask or kernel for each image, so it cannot describe a real measurement
     turns: bool = False  # True: an image's half turn and shifts measure the same, so scores are taken at the best of them
-    neighbours: Literal["plane", "rows", "columns", "none"] = "plane"  # along which axes of y its noise-free values are smooth
+    neighbours: Literal["plane", "rows", "columns", "none"] = (
+        "plane"  # along which axes of y its noise-free values are smooth
+    )
     reading: Axes | None = None  # of y, where it is no picture
     identity: bool = False  # True: y = x
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
@@ -69,7 +77,11 @@ class Operator:
     def select(self, indices: Sequence[int]) -> "Operator":
         """The operator of some rows of the batch; per-image tensors are indexed, shared ones ([1,...]) kept."""
         rows = list(indices)
-        own = {name: value[rows] for name, value in settings(self).items() if isinstance(value, Tensor) and len(value) > 1}
+        own = {
+            name: value[rows]
+            for name, value in settings(self).items()
+            if isinstance(value, Tensor) and len(value) > 1
+        }
         return self.bind(self.shape, **own) if own else self
 
     def forward(self, x: Tensor) -> Tensor:
@@ -134,7 +146,9 @@ class Operator:
 class LinearOperator(Operator):
     """y = A x. Adds `adjoint` (exact), `solve`, `norm`."""
 
-    elementwise: bool = False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
+    elementwise: bool = (
+        False  # True: y = a * x entry by entry (masks), so that a diagonal v needs no iteration
+    )
 
     @property
     def exact(self) -> bool:
@@ -166,7 +180,10 @@ class LinearOperator(Operator):
         """The largest singular value of A (of any image's A); closed form where there is one, else by power iteration."""
         if self.shape is None:
             raise Refusal(f"{type(self).__name__}.norm() needs an image shape: call draw first")
-        batch = max([len(value) for value in settings(self).values() if isinstance(value, Tensor)], default=1)
+        batch = max(
+            [len(value) for value in settings(self).values() if isinstance(value, Tensor)],
+            default=1,
+        )
         return power_iteration(self, torch.zeros(batch, *self.shape))
 
     def linearize(self, x: Tensor) -> "LinearOperator":  # type: ignore[override]
@@ -202,9 +219,15 @@ class Linearization(LinearOperator):
 def one_each(tensor: Tensor, noise: Noise, what: str) -> None:
     """Raises Refusal unless the tensor serves all images of the batch or has one row for each."""
     if len(tensor) not in (1, len(noise)):
-        raise Refusal(f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image")
+        raise Refusal(
+            f"{len(tensor)} {what} for a batch of {len(noise)} images; allowed: 1, or one per image"
+        )
 
 
 def settings(operator: Operator) -> dict[str, Any]:
     """The fields of an operator, tensors among them; derived and cached values left out."""
-    return {f.name: getattr(operator, f.name) for f in fields(operator)} if is_dataclass(operator) else {}
+    return (
+        {f.name: getattr(operator, f.name) for f in fields(operator)}
+        if is_dataclass(operator)
+        else {}
+    )

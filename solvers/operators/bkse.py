@@ -32,7 +32,10 @@ class Twice(nn.Module):
     def __init__(self, into: int, out: int):
         super().__init__()
         self.double_conv = nn.Sequential(
-            nn.Conv2d(into, out, 5, padding=2), nn.ReLU(), nn.Conv2d(out, out, 5, padding=2), nn.ReLU()
+            nn.Conv2d(into, out, 5, padding=2),
+            nn.ReLU(),
+            nn.Conv2d(out, out, 5, padding=2),
+            nn.ReLU(),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,7 +61,9 @@ class Level(nn.Module):
         # The published blocks rectify their input in place, so what they append is rectified too.
         x = x if self.outermost else functional.leaky_relu(x, 0.2)
         below = self.down(x)
-        below = torch.cat([below, code], 1) if self.submodule is None else self.submodule(below, code)
+        below = (
+            torch.cat([below, code], 1) if self.submodule is None else self.submodule(below, code)
+        )
         y = self.up(below)
         return y if self.outermost else torch.cat([y, x], 1)
 
@@ -105,20 +110,34 @@ class BlurNetwork(nn.Module):
 def load(path: str) -> BlurNetwork:
     """The network of a weights file (.pth or .safetensors), every tensor accounted for. Refusal in one line if not."""
     if not Path(path).is_file():
-        raise Refusal(f"{path}: no such weights file; the blur network's GOPRO_wVAE.pth comes from its authors' release")
+        raise Refusal(
+            f"{path}: no such weights file; the blur network's GOPRO_wVAE.pth comes from its authors' release"
+        )
     try:
-        raw = load_file(path) if path.endswith(".safetensors") else torch.load(path, map_location="cpu", weights_only=True)
+        raw = (
+            load_file(path)
+            if path.endswith(".safetensors")
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
         state = {key.removeprefix("module."): value for key, value in raw.items()}
     except Exception as error:  # whatever a broken file makes its reader raise
-        raise Refusal(f"{path}: not a readable weights file ({str(error).splitlines()[0]})") from error
+        raise Refusal(
+            f"{path}: not a readable weights file ({str(error).splitlines()[0]})"
+        ) from error
     state = {key: value for key, value in state.items() if not key.startswith(EXTRACTOR)}
     first = state.get("feature_extractor.0.weight")
     if first is None:
         raise Refusal(f"{path}: holds no blur network (no feature_extractor.0.weight)")
     network = BlurNetwork(*first.shape[:2])
     own = {key: value.shape for key, value in network.state_dict().items()}
-    wrong = sorted(key for key in own.keys() | state.keys() if key not in own or key not in state or own[key] != state[key].shape)
+    wrong = sorted(
+        key
+        for key in own.keys() | state.keys()
+        if key not in own or key not in state or own[key] != state[key].shape
+    )
     if wrong:
-        raise Refusal(f"{path}: {len(wrong)} tensors are missing, unexpected or of another shape: {', '.join(wrong[:5])}")
+        raise Refusal(
+            f"{path}: {len(wrong)} tensors are missing, unexpected or of another shape: {', '.join(wrong[:5])}"
+        )
     network.load_state_dict(state)
     return network.eval().requires_grad_(False)

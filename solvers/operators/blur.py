@@ -114,7 +114,11 @@ class KernelBlurs(KernelBlur):
 
     def make_engine(self) -> LinearOperator:
         assert isinstance(self.kernel, Tensor)
-        return Circulant(self.kernel) if self.border == "circular" else Bordered(self.kernel, self.border)
+        return (
+            Circulant(self.kernel)
+            if self.border == "circular"
+            else Bordered(self.kernel, self.border)
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +140,9 @@ class MotionBlur(Operator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if self.size > min(h, w):
-            raise Refusal(f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}")
+            raise Refusal(
+                f"kernel of {self.size}x{self.size} pixels is larger than the image of {h}x{w}"
+            )
         return (c, h - self.size + 1, w - self.size + 1) if self.border == "valid" else (c, h, w)
 
     def measurable(self, shape: Shape) -> Shape:
@@ -145,4 +151,6 @@ class MotionBlur(Operator):
 
     def draw(self, shape: Shape, noise: Noise) -> KernelBlurs:
         self.shape_out(shape)
-        return KernelBlurs(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(shape)
+        return KernelBlurs(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(
+            shape
+        )

@@ -46,7 +46,9 @@ class Composition(Wrapper):
             drawn.append(operator.draw(inner, noise))
             inner = drawn[-1].shape_out(inner)
         linear = [operator for operator in drawn if isinstance(operator, LinearOperator)]
-        return (LinearComposition(linear) if len(linear) == len(drawn) else Composition(drawn)).bind(shape)
+        return (
+            LinearComposition(linear) if len(linear) == len(drawn) else Composition(drawn)
+        ).bind(shape)
 
     def select(self, indices: Sequence[int]) -> Operator:
         chosen = type(self)([operator.select(indices) for operator in self.operators])

@@ -37,7 +37,9 @@ class Projections(LinearOperator):
     def adjoint(self, y: Tensor) -> Tensor:
         h, w = self.signs.shape[-2:]
         rows, columns = (basis(self.transform, n, y.dtype, y.device) for n in (h, w))
-        spectrum = torch.zeros(*y.shape[:2], h * w, dtype=y.dtype, device=y.device).scatter(2, self.index(y), y)
+        spectrum = torch.zeros(*y.shape[:2], h * w, dtype=y.dtype, device=y.device).scatter(
+            2, self.index(y), y
+        )
         return self.signs[:, None].to(y) * (rows.T @ spectrum.unflatten(2, (h, w)) @ columns)
 
     def index(self, like: Tensor) -> Tensor:
@@ -80,7 +82,9 @@ class CompressedSensing(Operator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if self.transform == "hadamard" and (h & (h - 1) or w & (w - 1)):
-            raise Refusal(f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any")
+            raise Refusal(
+                f"a Hadamard transform needs sides that are powers of 2, not {h}x{w}; cosine and fourier take any"
+            )
         return (c, max(1, round(self.ratio * h * w)))
 
     def measurable(self, shape: Shape) -> Shape:

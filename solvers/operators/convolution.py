@@ -13,14 +13,28 @@ from torch import Tensor
 
 from data.files import Refusal
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
+from solvers.operators.base import (
+    LinearOperator,
+    Operator,
+    Scalar,
+    Shape,
+    divide,
+    one_each,
+    per_image,
+)
 from solvers.operators.grid import Grid
 from solvers.operators.separable import Axis, Border, Separable, multiple, source
 
 
 @lru_cache(maxsize=8)  # kernels of a batch differ, and so do their transforms: few are kept
 def transfer(
-    kernel: Tensor, h: int, w: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device, whole: bool = False
+    kernel: Tensor,
+    h: int,
+    w: int,
+    before: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+    whole: bool = False,
 ) -> Tensor:
     """The Fourier transform [.,1,h,w//2+1] of the circular convolution y[p] = sum_t kernel[k-1-t] x[p + t - before].
 
@@ -30,9 +44,13 @@ def transfer(
     rows = (before[0] - torch.arange(taps.shape[-2])) % h
     columns = (before[1] - torch.arange(taps.shape[-1])) % w
     grid = torch.zeros(*taps.shape[:-2], h * w, dtype=torch.float64)
-    grid = grid.index_add(-1, (rows[:, None] * w + columns).flatten(), taps.flatten(-2)).unflatten(-1, (h, w))
+    grid = grid.index_add(-1, (rows[:, None] * w + columns).flatten(), taps.flatten(-2)).unflatten(
+        -1, (h, w)
+    )
     spectrum = torch.fft.fft2(grid) if whole else torch.fft.rfft2(grid)
-    return spectrum.to(device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64)
+    return spectrum.to(
+        device=device, dtype=torch.complex128 if dtype == torch.float64 else torch.complex64
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +68,9 @@ class Circulant(LinearOperator):
 
     @property
     def grid(self) -> Grid:
-        rows, columns = ((k - 1) / 2 - before for k, before in zip(self.kernel.shape[-2:], self.origin))
+        rows, columns = (
+            (k - 1) / 2 - before for k, before in zip(self.kernel.shape[-2:], self.origin)
+        )
         return Grid((rows, columns), (self.stride, self.stride))
 
     def shape_out(self, shape: Shape) -> Shape:
@@ -110,7 +130,15 @@ class Circulant(LinearOperator):
 
 
 @lru_cache(maxsize=8)  # kernels of a batch differ, and so do their transforms: few are kept
-def power(kernel: Tensor, m1: int, m2: int, d: int, before: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+def power(
+    kernel: Tensor,
+    m1: int,
+    m2: int,
+    d: int,
+    before: tuple[int, int],
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     """Gamma = (1/d^2) sum over the d^2 aliases of |K|^2, on the half spectrum of the decimated grid."""
     K = transfer(kernel, m1 * d, m2 * d, before, torch.float64, torch.device("cpu"), True)
     power = (K.real.square() + K.imag.square()).unflatten(-2, (d, m1)).unflatten(-1, (d, m2))
@@ -125,7 +153,11 @@ class Bordered(LinearOperator):
     border: Border = "reflect"
 
     def padding(self) -> tuple[int, int]:
-        return (0, 0) if self.border == "valid" else ((self.kernel.shape[-2] - 1) // 2, (self.kernel.shape[-1] - 1) // 2)
+        return (
+            (0, 0)
+            if self.border == "valid"
+            else ((self.kernel.shape[-2] - 1) // 2, (self.kernel.shape[-1] - 1) // 2)
+        )
 
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
@@ -167,13 +199,17 @@ class Bordered(LinearOperator):
         h, w = (y.shape[-2] + k1 - 1, y.shape[-1] + k2 - 1) if valid else y.shape[-2:]
         p1, p2 = self.padding()
         size, K = self.frame(h, w, y)
-        x = torch.fft.irfft2(torch.fft.rfft2(y, s=size) * K.conj(), s=size)[..., : h + 2 * p1, : w + 2 * p2]
+        x = torch.fft.irfft2(torch.fft.rfft2(y, s=size) * K.conj(), s=size)[
+            ..., : h + 2 * p1, : w + 2 * p2
+        ]
         for axis, n, p in ((-2, h, p1), (-1, w, p2)):
             index, inside = source(torch.arange(-p, n + p), n, self.border)
             x = x * inside.to(x).reshape(-1, *[1] * (-1 - axis))
             shape = list(x.shape)
             shape[axis] = n
-            x = torch.zeros(shape, dtype=x.dtype, device=x.device).index_add(axis, index.to(x.device), x)
+            x = torch.zeros(shape, dtype=x.dtype, device=x.device).index_add(
+                axis, index.to(x.device), x
+            )
         return x
 
 
@@ -185,7 +221,9 @@ def engine(kernel: Tensor, border: Border) -> LinearOperator:
     pair = outer_factors(kernel)
     if pair is None:
         return Bordered(kernel, border)
-    rows, columns = (Axis(taps, border, 1, 0 if border == "valid" else (len(taps) - 1) // 2) for taps in pair)
+    rows, columns = (
+        Axis(taps, border, 1, 0 if border == "valid" else (len(taps) - 1) // 2) for taps in pair
+    )
     return Separable(rows, columns)
 
 

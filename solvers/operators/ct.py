@@ -32,19 +32,30 @@ class CT(LineIntegrals):
     radius: float = 40.0  # fan beam: distance of source and detector from the axis
     mu_max: float = 1.0  # attenuation at u = 1, in 1/length
     window: Literal["hann", "ramp"] = "hann"  # of the filtered backprojection, the baseline
-    cutoff: float = 0.9  # its highest frequency, as a fraction of Nyquist's; PaDIS: 0.9 parallel, 0.3 fan
+    cutoff: float = (
+        0.9  # its highest frequency, as a fraction of Nyquist's; PaDIS: 0.9 parallel, 0.3 fan
+    )
 
     def __post_init__(self) -> None:
         if self.views < 1 or self.bins < 2:
-            raise Refusal(f"CT needs at least 1 view and 2 bins, got views={self.views}, bins={self.bins}")
+            raise Refusal(
+                f"CT needs at least 1 view and 2 bins, got views={self.views}, bins={self.bins}"
+            )
         if self.beam not in ("parallel", "fan") or self.window not in ("hann", "ramp"):
-            raise Refusal(f"CT beams are parallel or fan and windows hann or ramp, not {self.beam!r}, {self.window!r}")
+            raise Refusal(
+                f"CT beams are parallel or fan and windows hann or ramp, not {self.beam!r}, {self.window!r}"
+            )
         if not 0 < self.arc <= 360:
             raise Refusal(f"the views of a CT cover 0 < arc <= 360 degrees, not {self.arc}")
-        if not (all(0 < length < math.inf for length in (self.detector, self.box, self.mu_max)) and 0 < self.cutoff <= 1):
+        if not (
+            all(0 < length < math.inf for length in (self.detector, self.box, self.mu_max))
+            and 0 < self.cutoff <= 1
+        ):
             raise Refusal("CT needs finite detector, box, mu_max > 0 and 0 < cutoff <= 1")
         if self.beam == "fan" and not self.box / 2**0.5 < self.radius < math.inf:
-            raise Refusal(f"the source at radius {self.radius} lies inside the image of side {self.box}, or nowhere")
+            raise Refusal(
+                f"the source at radius {self.radius} lies inside the image of side {self.box}, or nowhere"
+            )
 
     @property
     def scan(self) -> Scan:
@@ -59,5 +70,8 @@ class CT(LineIntegrals):
         """Filtered backprojection, clipped to the range of images."""
         integrals = y + self.forward(ones(1, *shape, dtype=y.dtype, device=y.device))
         h, w = shape[-2:]
-        u = filtered_backprojection(self.scan, integrals, h, w, self.window, self.cutoff) / self.mu_max
+        u = (
+            filtered_backprojection(self.scan, integrals, h, w, self.window, self.cutoff)
+            / self.mu_max
+        )
         return from_unit(u.clamp(0, 1))

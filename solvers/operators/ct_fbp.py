@@ -16,7 +16,9 @@ WINDOWS = ("ramp", "shepp-logan", "cosine", "hamming", "hann")
 GAP = 1.5  # greatest step between views, in their own, that still counts as a closed turn
 FEATHER = math.radians(5)  # least width over which views at the ends of a short scan fade out
 ASIDE = 0.02  # of the bins: offsets beyond it make a displaced detector
-EDGE = 0.02  # of the largest integral: what is left at the detector's ends if projections are cut off
+EDGE = (
+    0.02  # of the largest integral: what is left at the detector's ends if projections are cut off
+)
 
 
 def angular_weights(angles: np.ndarray, period: float) -> np.ndarray:
@@ -28,7 +30,9 @@ def angular_weights(angles: np.ndarray, period: float) -> np.ndarray:
     places, back = np.unique(folded.round(9), return_inverse=True)
     if len(places) == 1:
         return np.full(len(angles), period / len(angles))
-    steps = np.append(np.diff(places), places[0] + period - places[-1])  # from each place to the next
+    steps = np.append(
+        np.diff(places), places[0] + period - places[-1]
+    )  # from each place to the next
     widest = int(steps.argmax())
     rest = np.delete(steps, widest)
     if steps[widest] > GAP * rest.max() + 1e-9:
@@ -88,7 +92,12 @@ def _rise(share: np.ndarray) -> np.ndarray:
 
 
 def filtered_backprojection(
-    geometry: Geometry, sinogram: Tensor, height: int, width: int, window: str = "ramp", cutoff: float = 1.0
+    geometry: Geometry,
+    sinogram: Tensor,
+    height: int,
+    width: int,
+    window: str = "ramp",
+    cutoff: float = 1.0,
 ) -> Tensor:
     """[...,views,bins] line integrals -> [...,height,width] attenuation in 1/mm, not clipped."""
     g, spacing = geometry, geometry.pitch / geometry.magnification
@@ -96,8 +105,12 @@ def filtered_backprojection(
         sinogram = sinogram.flip(-1)
     reversed_offset = -g.offset if g.flip else g.offset
     extra = g.bins // 2  # bins beyond either end, where filtered views are not 0
-    middle = extra + (g.bins - 1) / 2 + reversed_offset  # the bin that sees the axis, u now growing with the bin
-    whole = g.fan or (displaced(g) and turns(g))  # parallel views of half a turn say all, and are never weighted
+    middle = (
+        extra + (g.bins - 1) / 2 + reversed_offset
+    )  # the bin that sees the axis, u now growing with the bin
+    whole = g.fan or (
+        displaced(g) and turns(g)
+    )  # parallel views of half a turn say all, and are never weighted
     if whole:
         weights = redundancy(g) * (np.cos(g.fan_angles) if g.fan else 1)
         weights = weights[:, ::-1].copy() if g.flip else weights
@@ -105,10 +118,15 @@ def filtered_backprojection(
     turn = angular_weights(np.array(g.angles), FULL if whole else math.pi)
     filtered = _filtered(g, sinogram, extra, spacing, window, cutoff)
     x = ((torch.arange(width) - (width - 1) / 2) * g.pixel_size + g.centre[0]).to(sinogram)
-    y = (((height - 1) / 2 - torch.arange(height)) * g.pixel_size + g.centre[1]).to(sinogram)[:, None]
+    y = (((height - 1) / 2 - torch.arange(height)) * g.pixel_size + g.centre[1]).to(sinogram)[
+        :, None
+    ]
     image = sinogram.new_zeros(*sinogram.shape[:-2], height, width)
     for view, (angle, weight) in enumerate(zip(g.angles, turn)):
-        across, depth = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
+        across, depth = (
+            x * math.cos(angle) + y * math.sin(angle),
+            y * math.cos(angle) - x * math.sin(angle),
+        )
         at, scale = _place(g, across, depth, spacing)
         at = at + middle
         last = filtered.shape[-1] - 1
@@ -119,7 +137,9 @@ def filtered_backprojection(
     return image
 
 
-def _place(g: Geometry, across: Tensor, depth: Tensor, spacing: float) -> tuple[Tensor, Tensor | float]:
+def _place(
+    g: Geometry, across: Tensor, depth: Tensor, spacing: float
+) -> tuple[Tensor, Tensor | float]:
     """In which bin, from the axis's, each pixel is seen, and the weight of its distance from the source."""
     if not g.fan:
         return across / spacing, 1.0
@@ -130,7 +150,9 @@ def _place(g: Geometry, across: Tensor, depth: Tensor, spacing: float) -> tuple[
     return torch.atan2(across, away) * far / g.pitch, near**2 / (away**2 + across**2)
 
 
-def _filtered(g: Geometry, sinogram: Tensor, extra: int, spacing: float, window: str, cutoff: float) -> Tensor:
+def _filtered(
+    g: Geometry, sinogram: Tensor, extra: int, spacing: float, window: str, cutoff: float
+) -> Tensor:
     """Views convolved with the band-limited ramp; what is cut off at the detector's ends is continued, falling to 0."""
     ends = sinogram[..., :2].mean(-1, keepdim=True), sinogram[..., -2:].mean(-1, keepdim=True)
     most = sinogram.abs().amax((-1, -2), keepdim=True)
@@ -145,6 +167,10 @@ def _filtered(g: Geometry, sinogram: Tensor, extra: int, spacing: float, window:
     if g.curved:  # g(gamma) = h(gamma) (gamma / sin gamma)^2 / 2 of equal angles
         step = g.pitch / g.distances[1]
         angle = n * step
-        taps = taps * torch.where((angle > 0) & (angle < math.pi / 2), angle / angle.sin(), 1).square()
+        taps = (
+            taps * torch.where((angle > 0) & (angle < math.pi / 2), angle / angle.sin(), 1).square()
+        )
     ramp = torch.fft.rfft(taps).real / spacing * apodised(size // 2 + 1, window, cutoff)
-    return torch.fft.irfft(torch.fft.rfft(padded, size) * ramp.to(sinogram), size)[..., : padded.shape[-1]]
+    return torch.fft.irfft(torch.fft.rfft(padded, size) * ramp.to(sinogram), size)[
+        ..., : padded.shape[-1]
+    ]

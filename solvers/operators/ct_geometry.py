@@ -14,7 +14,9 @@ import numpy as np
 from data.files import Refusal
 
 FULL = 2 * math.pi
-LEAST_PATH = 0.05  # of the source's distance from the axis, which the image must leave free on its side
+LEAST_PATH = (
+    0.05  # of the source's distance from the axis, which the image must leave free on its side
+)
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,10 @@ class Geometry:
     def __post_init__(self) -> None:
         lengths: dict[str, float | None] = {"pitch": self.pitch, "pixel_size": self.pixel_size}
         if self.fan:
-            lengths |= {"source_to_axis": self.source_to_axis, "source_to_detector": self.source_to_detector}
+            lengths |= {
+                "source_to_axis": self.source_to_axis,
+                "source_to_detector": self.source_to_detector,
+            }
         for name, value in lengths.items():
             if value is None or not 0 < value < math.inf:
                 raise Refusal(f"{name} {value}: a length in mm, above 0, is due")
@@ -48,11 +53,17 @@ class Geometry:
             raise Refusal("angles, offset and centre must be finite numbers")
         near, far = self.distances
         if self.fan and far <= near:
-            raise Refusal(f"source_to_detector {far:g} mm must be more than source_to_axis {near:g} mm")
+            raise Refusal(
+                f"source_to_detector {far:g} mm must be more than source_to_axis {near:g} mm"
+            )
         if self.curved and not self.fan:
-            raise Refusal("a curved detector needs a fan beam: parallel beams have no source for it to be around")
+            raise Refusal(
+                "a curved detector needs a fan beam: parallel beams have no source for it to be around"
+            )
         if self.fan and float(np.abs(self.fan_angles).max()) >= math.pi / 2:
-            raise Refusal(f"{self.bins} bins of {self.pitch:g} mm are seen under more than 90 degrees: is pitch in mm?")
+            raise Refusal(
+                f"{self.bins} bins of {self.pitch:g} mm are seen under more than 90 degrees: is pitch in mm?"
+            )
 
     @property
     def fan(self) -> bool:
@@ -106,11 +117,16 @@ class Geometry:
 
     def rays(self, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """A point on each ray, from the middle of the image, and its direction, [bins,2] as (x, y)."""
-        n, e = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+        n, e = (
+            np.array([math.cos(angle), math.sin(angle)]),
+            np.array([-math.sin(angle), math.cos(angle)]),
+        )
         if not self.fan:
             return self.cells[:, None] * n - self.centre, np.broadcast_to(e, (self.bins, 2))
         gamma = self.fan_angles[:, None]
-        return np.broadcast_to(-self.distances[0] * e - self.centre, (self.bins, 2)), np.cos(gamma) * e + np.sin(gamma) * n
+        return np.broadcast_to(-self.distances[0] * e - self.centre, (self.bins, 2)), np.cos(
+            gamma
+        ) * e + np.sin(gamma) * n
 
     def with_angles(self, angles: Sequence[float]) -> "Geometry":
         return replace(self, angles=tuple(float(a) for a in angles))

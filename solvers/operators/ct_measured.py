@@ -24,14 +24,18 @@ class GeometryCT(LineIntegrals):
     geometry: Geometry
     good: Tensor | None = None
     mu_max: float = 1.0  # 1/mm, at u = 1
-    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = "hann"  # of the filtered backprojection
+    window: Literal["ramp", "shepp-logan", "cosine", "hamming", "hann"] = (
+        "hann"  # of the filtered backprojection
+    )
     cutoff: float = 1.0  # its highest frequency, as a fraction of Nyquist's
 
     def __post_init__(self) -> None:
         if self.window not in WINDOWS:
             raise Refusal(f"window {self.window!r}: {', '.join(WINDOWS)} are allowed")
         if not 0 < self.cutoff <= 1 or not self.mu_max > 0:
-            raise Refusal(f"0 < cutoff <= 1 and mu_max > 0 are due, not {self.cutoff:g} and {self.mu_max:g}")
+            raise Refusal(
+                f"0 < cutoff <= 1 and mu_max > 0 are due, not {self.cutoff:g} and {self.mu_max:g}"
+            )
         if self.good is not None:
             due = (1, 1, self.geometry.views, self.geometry.bins)
             if tuple(self.good.shape) != due:
@@ -73,7 +77,12 @@ class GeometryCT(LineIntegrals):
         integrals = y + self.forward(torch.ones(1, *shape, dtype=y.dtype, device=y.device))
         if self.good is not None:
             integrals = filled(integrals, self.good.to(y))
-        u = filtered_backprojection(self.scan, integrals, shape[-2], shape[-1], self.window, self.cutoff) / self.mu_max
+        u = (
+            filtered_backprojection(
+                self.scan, integrals, shape[-2], shape[-1], self.window, self.cutoff
+            )
+            / self.mu_max
+        )
         return from_unit(u)
 
 
@@ -84,7 +93,10 @@ def filled(y: Tensor, good: Tensor) -> Tensor:
     before = torch.where(good, place, -1).cummax(-1).values
     after = torch.where(good, place, y.shape[-1]).flip(-1).cummin(-1).values.flip(-1)
     only = torch.where(before < 0, after, before).clamp_max(y.shape[-1] - 1)
-    low, high = torch.where(before < 0, only, before), torch.where(after >= y.shape[-1], only, after)
+    low, high = (
+        torch.where(before < 0, only, before),
+        torch.where(after >= y.shape[-1], only, after),
+    )
     share = ((place - low) / (high - low).clamp_min(1)).to(y)
     a, b = (y.gather(-1, index.expand(y.shape)) for index in (low, high))
     return a + share * (b - a)

@@ -11,7 +11,17 @@ from torch.nn import functional
 from data import formats
 from data.files import Refusal
 from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, conjugate_gradients, divide, norm, one_each, per_image
+from solvers.operators.base import (
+    LinearOperator,
+    Operator,
+    Scalar,
+    Shape,
+    conjugate_gradients,
+    divide,
+    norm,
+    one_each,
+    per_image,
+)
 from solvers.operators.grid import Grid
 
 
@@ -106,7 +116,9 @@ class RandomInpainting(DrawnMask):
 
     def __post_init__(self) -> None:
         if not 0 <= self.low <= self.high < 1:
-            raise Refusal(f"removed fractions need 0 <= low <= high < 1, got low={self.low}, high={self.high}")
+            raise Refusal(
+                f"removed fractions need 0 <= low <= high < 1, got low={self.low}, high={self.high}"
+            )
 
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         fraction = self.low + (self.high - self.low) * noise.uniform((len(noise), 1), torch.float64)
@@ -128,17 +140,23 @@ class BoxInpainting(DrawnMask):
 
     def __post_init__(self) -> None:
         if not (self.size > 0 and self.margin >= 0):
-            raise Refusal(f"a box needs size > 0 and margin >= 0, got size={self.size}, margin={self.margin}")
+            raise Refusal(
+                f"a box needs size > 0 and margin >= 0, got size={self.size}, margin={self.margin}"
+            )
 
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         bh, bw, mh, mw = (pixels(a, n) for a in (self.size, self.margin) for n in (h, w))
         if bh + 2 * mh > h or bw + 2 * mw > w:
-            raise Refusal(f"a box of {bh}x{bw} pixels with margins {mh}, {mw} does not fit the image of {h}x{w}")
+            raise Refusal(
+                f"a box of {bh}x{bw} pixels with margins {mh}, {mw} does not fit the image of {h}x{w}"
+            )
         place = noise.uniform((len(noise), 2), torch.float64)
         room = torch.tensor([h - bh - 2 * mh + 1, w - bw - 2 * mw + 1])
         top, left = ((place * room).long() + torch.tensor([mh, mw])).T[..., None]  # [B,1] each
         row, column = torch.arange(h), torch.arange(w)
-        inside = ((row >= top) & (row < top + bh))[:, :, None] & ((column >= left) & (column < left + bw))[:, None, :]
+        inside = ((row >= top) & (row < top + bh))[:, :, None] & (
+            (column >= left) & (column < left + bw)
+        )[:, None, :]
         return 1 - inside.float()
 
 
@@ -165,19 +183,31 @@ class StripeInpainting(DrawnMask):
         if self.along not in ("columns", "rows"):
             raise Refusal(f"stripes run along columns or rows, not {self.along!r}")
         if not (0 < self.fraction <= 0.5 and self.width >= 1):
-            raise Refusal(f"stripes need 0 < fraction <= 0.5 and width >= 1, got {self.fraction} and {self.width}")
+            raise Refusal(
+                f"stripes need 0 < fraction <= 0.5 and width >= 1, got {self.fraction} and {self.width}"
+            )
 
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         n = w if self.along == "columns" else h
         count = round(self.fraction * n / self.width)
-        free = n - count * (self.width + 1) + 2  # places among the lines left over, of stripes with a live line between two
+        free = (
+            n - count * (self.width + 1) + 2
+        )  # places among the lines left over, of stripes with a live line between two
         if count < 1 or free < 1:
-            raise Refusal(f"stripes of {self.width} that make {self.fraction:.0%} do not fit {n} {self.along}")
+            raise Refusal(
+                f"stripes of {self.width} that make {self.fraction:.0%} do not fit {n} {self.along}"
+            )
         gaps = (noise.uniform((len(noise), count), torch.float64) * free).long().sort(1).values
         start = gaps + torch.arange(count) * (self.width + 1)
-        dead = torch.zeros(len(noise), n).scatter_(1, (start[..., None] + torch.arange(self.width)).flatten(1), 1.0)
+        dead = torch.zeros(len(noise), n).scatter_(
+            1, (start[..., None] + torch.arange(self.width)).flatten(1), 1.0
+        )
         lines = 1 - dead
-        return (lines[:, None, :] if self.along == "columns" else lines[:, :, None]).expand(-1, h, w).contiguous()
+        return (
+            (lines[:, None, :] if self.along == "columns" else lines[:, :, None])
+            .expand(-1, h, w)
+            .contiguous()
+        )
 
 
 def pixels(amount: float, side: int) -> int:
@@ -191,12 +221,16 @@ def checked(mask: Tensor | str) -> Tensor:
     value = formats.read(mask).pixels if isinstance(mask, str) else mask
     value = value[None, None] if value.ndim == 2 else value[None] if value.ndim == 3 else value
     if value.ndim != 4 or value.shape[1] != 1:
-        raise Refusal(f"{name} has shape {list(value.shape)}; allowed: [H,W], [1,1,H,W] or [images,1,H,W]")
+        raise Refusal(
+            f"{name} has shape {list(value.shape)}; allowed: [H,W], [1,1,H,W] or [images,1,H,W]"
+        )
     if isinstance(mask, str) and value.max() == 255:
         value = value / 255
     strange = value[(value != 0) & (value != 1)]
     if strange.numel():
-        raise Refusal(f"{name} holds {float(strange[0]):.4g} besides 0 (not measured) and 1 (measured)")
+        raise Refusal(
+            f"{name} holds {float(strange[0]):.4g} besides 0 (not measured) and 1 (measured)"
+        )
     if not bool(value.any(-1).any(-1).all()):
         raise Refusal(f"{name} measures nothing: every pixel is 0")
     return value.float()
@@ -208,9 +242,16 @@ def harmonic_fill(y: Tensor, mask: Tensor, cap: int = 400) -> Tensor:
 
     def laplacian(x: Tensor) -> Tensor:
         padded = functional.pad(x, (1, 1, 1, 1), mode="replicate")
-        around = padded[..., 2:, 1:-1] + padded[..., :-2, 1:-1] + padded[..., 1:-1, 2:] + padded[..., 1:-1, :-2]
+        around = (
+            padded[..., 2:, 1:-1]
+            + padded[..., :-2, 1:-1]
+            + padded[..., 1:-1, 2:]
+            + padded[..., 1:-1, :-2]
+        )
         return 4 * x - around
 
     b = -hole * laplacian(y * mask)
-    filled = conjugate_gradients(lambda x: hole * laplacian(hole * x), b, tolerance=1e-4 * norm(b), cap=cap).x
+    filled = conjugate_gradients(
+        lambda x: hole * laplacian(hole * x), b, tolerance=1e-4 * norm(b), cap=cap
+    ).x
     return y * mask + filled * hole

@@ -57,7 +57,9 @@ def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
     taps = formats.read(kernel).pixels if isinstance(kernel, (str, Path)) else kernel
     taps = taps[None] if taps.ndim == 3 else taps[None, None] if taps.ndim == 2 else taps
     if taps.ndim != 4 or taps.shape[1] != 1:
-        raise Refusal(f"{name} has shape {list(taps.shape)}; allowed: [k,k], [1,k,k] or [images,1,k,k]")
+        raise Refusal(
+            f"{name} has shape {list(taps.shape)}; allowed: [k,k], [1,k,k] or [images,1,k,k]"
+        )
     if taps.is_complex() or not bool(torch.isfinite(taps).all()):
         raise Refusal(f"{name} holds values that are complex or not finite")
     if not bool(taps.flatten(1).any(1).all()):
@@ -67,7 +69,10 @@ def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
             odd(size)
     totals = taps.double().sum((-2, -1))
     if not torch.allclose(totals, torch.ones_like(totals), atol=1e-3):
-        warnings.warn(f"{name} sums to {float(totals.flatten()[0]):.4g}, not to 1: it changes brightness", stacklevel=3)
+        warnings.warn(
+            f"{name} sums to {float(totals.flatten()[0]):.4g}, not to 1: it changes brightness",
+            stacklevel=3,
+        )
     return taps.double()
 
 
@@ -99,7 +104,9 @@ def walk(size: int, intensity: float, rng: np.random.Generator) -> np.ndarray:
     for _ in steps[1:]:
         sign = math.copysign(1, angles[-1]) * (-1 if rng.uniform() < flip else 1)
         angles.append(sign * rng.triangular(0, intensity * largest, largest + 0.1))
-    path = np.cumsum(np.array([0.0, *(step * np.exp(1j * angle) for step, angle in zip(steps, angles))]))
+    path = np.cumsum(
+        np.array([0.0, *(step * np.exp(1j * angle) for step, angle in zip(steps, angles))])
+    )
     return (path - path.mean()) * np.exp(1j * rng.uniform(0, math.pi)) + (1 + 1j) * size
 
 
@@ -107,8 +114,12 @@ def drawn(path: np.ndarray, size: int) -> Tensor:
     """The path as a thin blurred line, shrunk to the kernel's size and normalised to one."""
     diagonal = 2 * size * math.sqrt(2)
     canvas = Image.new("L", (2 * size, 2 * size))
-    ImageDraw.Draw(canvas).line([(p.real, p.imag) for p in path], fill=255, width=max(1, int(diagonal / 150)))
-    canvas = canvas.filter(ImageFilter.GaussianBlur(int(0.01 * diagonal))).resize((size, size), Image.Resampling.LANCZOS)
+    ImageDraw.Draw(canvas).line(
+        [(p.real, p.imag) for p in path], fill=255, width=max(1, int(diagonal / 150))
+    )
+    canvas = canvas.filter(ImageFilter.GaussianBlur(int(0.01 * diagonal))).resize(
+        (size, size), Image.Resampling.LANCZOS
+    )
     kernel = torch.from_numpy(np.asarray(canvas, dtype=np.float64).copy())
     if kernel.sum() == 0:  # the walk left the canvas: no blur
         kernel[size // 2, size // 2] = 1

@@ -16,25 +16,35 @@ from data.seeding import Noise
 QUIET = 0.1  # of the rows of the field of view, of which the quietest show what noise is
 ALIKE = 3.0  # standard deviations that the quietest tenth of rows may spread, if they are noise
 FAR = 4.0  # standard deviations above that still belong to the noise
-GOLDEN = math.pi * (3 - 5**0.5)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
+GOLDEN = math.pi * (
+    3 - 5**0.5
+)  # about 137.5 degrees; modulo half a turn, any number of spokes covers it evenly
 
 
 def fourier(z: Tensor) -> Tensor:
     """Centred orthonormal transform of the last two axes."""
-    return torch.fft.fftshift(torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+    return torch.fft.fftshift(
+        torch.fft.fft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1)
+    )
 
 
 def inverse_fourier(z: Tensor) -> Tensor:
-    return torch.fft.fftshift(torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1))
+    return torch.fft.fftshift(
+        torch.fft.ifft2(torch.fft.ifftshift(z, dim=(-2, -1)), norm="ortho"), dim=(-2, -1)
+    )
 
 
 def fourier_along(z: Tensor, axis: int) -> Tensor:
     """Centred orthonormal transform of one axis."""
-    return torch.fft.fftshift(torch.fft.fft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+    return torch.fft.fftshift(
+        torch.fft.fft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis
+    )
 
 
 def inverse_fourier_along(z: Tensor, axis: int) -> Tensor:
-    return torch.fft.fftshift(torch.fft.ifft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis)
+    return torch.fft.fftshift(
+        torch.fft.ifft(torch.fft.ifftshift(z, dim=axis), dim=axis, norm="ortho"), dim=axis
+    )
 
 
 def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +63,9 @@ def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     quiet = power < floor * (1 + FAR * spread)
     alike = (lowest < floor * (1 + ALIKE * spread)).all(1)
     noise = profiles * quiet[:, None, :, None]
-    return to_real(noise), alike & (peaked(noise) < 2 + FAR * (20 / (numbers[:, 0] * quiet.sum(1))).sqrt())
+    return to_real(noise), alike & (
+        peaked(noise) < 2 + FAR * (20 / (numbers[:, 0] * quiet.sum(1))).sqrt()
+    )
 
 
 def peaked(z: Tensor) -> Tensor:
@@ -61,7 +73,11 @@ def peaked(z: Tensor) -> Tensor:
     noise, more where columns are not equally loud, as those of images are not."""
     power = z.abs().square()
     count = (power > 0).sum((2, 3)).clamp_min(1)
-    return (power.square().sum((2, 3)) * count / power.sum((2, 3)).square().clamp_min(torch.finfo(power.dtype).tiny)).mean(1)
+    return (
+        power.square().sum((2, 3))
+        * count
+        / power.sum((2, 3)).square().clamp_min(torch.finfo(power.dtype).tiny)
+    ).mean(1)
 
 
 def mirrored(z: Tensor) -> Tensor:
@@ -96,7 +112,9 @@ def equispaced(h: int, w: int, acceleration: float, centre: float, noise: Noise)
         return lines[:, None].expand(-1, h, -1)
     spacing = (w - low) / max(w / acceleration - low, 1)
     for row, u in zip(lines, noise.uniform((len(noise), 1), torch.float64)):
-        columns = torch.arange(float(u) * min(spacing, w - 0.5), w - 0.5, spacing, dtype=torch.float64)
+        columns = torch.arange(
+            float(u) * min(spacing, w - 0.5), w - 0.5, spacing, dtype=torch.float64
+        )
         row[columns.round().long().clamp_max(w - 1)] = 1
     return lines[:, None].expand(-1, h, -1)
 
@@ -104,7 +122,9 @@ def equispaced(h: int, w: int, acceleration: float, centre: float, noise: Noise)
 def random_columns(h: int, w: int, acceleration: float, centre: float, noise: Noise) -> Tensor:
     """The centre and columns drawn at random, 1/acceleration of all together."""
     middle = centre_columns(w, centre)
-    rank = (noise.uniform((len(noise), w), torch.float64) - 2 * middle).argsort(1).argsort(1)  # the centre comes first
+    rank = (
+        (noise.uniform((len(noise), w), torch.float64) - 2 * middle).argsort(1).argsort(1)
+    )  # the centre comes first
     kept = max(round(w / acceleration), int(middle.sum()), 1)
     return (rank < kept).double()[:, None].expand(-1, h, -1)
 
@@ -157,7 +177,11 @@ def spokes(h: int, w: int, count: int) -> Tensor:
     """[1,H,W]: lines through the centre, each a golden angle on from the last, on the nearest grid points."""
     angle = torch.arange(count, dtype=torch.float64)[:, None] * GOLDEN
     along = torch.linspace(-1, 1, 4 * max(h, w) + 1, dtype=torch.float64) / 2
-    return positions(h, w, torch.stack([(along * angle.sin()).flatten() * h, (along * angle.cos()).flatten() * w], 1))
+    return positions(
+        h,
+        w,
+        torch.stack([(along * angle.sin()).flatten() * h, (along * angle.cos()).flatten() * w], 1),
+    )
 
 
 def positions(h: int, w: int, k: Tensor) -> Tensor:
@@ -172,9 +196,15 @@ def positions(h: int, w: int, k: Tensor) -> Tensor:
 def table(path: str) -> Tensor:
     """k-space positions [n,2] from a .npy file or a text file with two numbers in each line."""
     try:
-        k = np.load(path, allow_pickle=False) if Path(path).suffix == ".npy" else np.loadtxt(path, delimiter=None)
+        k = (
+            np.load(path, allow_pickle=False)
+            if Path(path).suffix == ".npy"
+            else np.loadtxt(path, delimiter=None)
+        )
     except (OSError, ValueError) as error:
         raise Refusal(f"k-space table {path}: {str(error).splitlines()[0]}") from None
     if k.ndim != 2 or k.shape[1] != 2:
-        raise Refusal(f"k-space table {path} has shape {list(k.shape)}; due is one line of ky and kx for each point")
+        raise Refusal(
+            f"k-space table {path} has shape {list(k.shape)}; due is one line of ky and kx for each point"
+        )
     return torch.from_numpy(k).double()

@@ -11,7 +11,17 @@ from data import formats
 from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
-from solvers.operators.base import Axes, LinearOperator, Operator, Scalar, Shape, dot, one_each, per_image, settings
+from solvers.operators.base import (
+    Axes,
+    LinearOperator,
+    Operator,
+    Scalar,
+    Shape,
+    dot,
+    one_each,
+    per_image,
+    settings,
+)
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import air, fourier, inverse_fourier, mirrored, to_complex, to_real
 from solvers.operators.sense import largest, solve_rows
@@ -64,10 +74,14 @@ class MRI(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, h, w = shape
         if c != (2 if self.complex_image else 1):
-            raise Refusal(f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2")
+            raise Refusal(
+                f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2"
+            )
         for name, tensor in (("mask", self.m), ("sensitivities", self.sensitivities)):
             if isinstance(tensor, Tensor) and tuple(tensor.shape[-2:]) != (h, w):
-                raise Refusal(f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}")
+                raise Refusal(
+                    f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}"
+                )
         return (2 if self.sensitivities is None else self.sensitivities.shape[1], h, w)  # type: ignore[union-attr]
 
     def coils(self, like: Tensor) -> Tensor | None:
@@ -127,12 +141,20 @@ class MRI(LinearOperator):
     def neighbours(self) -> Literal["columns", "none"]:  # type: ignore[override]
         """Scattered points of k-space have hardly any, and those near the middle, where the image is strongest. Of complex
         images and several coils they are 1.6 to 4 times as rough as noise."""
-        return "columns" if self.columns and not self.complex_image and self.sensitivities is None else "none"
+        return (
+            "columns"
+            if self.columns and not self.complex_image and self.sensitivities is None
+            else "none"
+        )
 
     def select(self, indices: Sequence[int]) -> Operator:
         """Of masks of both kinds each goes on as all did: how an image is solved may not depend on the others."""
         chosen = super().select(indices)
-        return chosen if self.exact or chosen is self else ScatteredMRI(**settings(chosen)).bind(self.shape)
+        return (
+            chosen
+            if self.exact or chosen is self
+            else ScatteredMRI(**settings(chosen)).bind(self.shape)
+        )
 
     @property
     def exact(self) -> bool:
@@ -146,7 +168,9 @@ class MRI(LinearOperator):
         if (S := self.coils(r.double())) is None:
             m = self.m.to(r)
             power = m if self.complex_image else (m + mirrored(m)) / 2
-            return self.adjoint(divide(r, per_image(s2, r) + per_image(v, r) * self.gain**2 * power))
+            return self.adjoint(
+                divide(r, per_image(s2, r) + per_image(v, r) * self.gain**2 * power)
+            )
         s2, v = (torch.as_tensor(a, dtype=r.dtype, device=r.device).expand(len(r)) for a in (s2, v))
         back = self.adjoint(r.double())
         b = to_complex(back) if self.complex_image else back
@@ -201,10 +225,14 @@ def maps(sensitivities: Tensor | str) -> Tensor:
     """Sensitivities [1 or B,2*coils,H,W], real and imaginary part of one coil after the other."""
     value = formats.read(sensitivities).pixels if isinstance(sensitivities, str) else sensitivities
     if value.is_complex():
-        raise Refusal("sensitivities are complex; give real and imaginary parts as channels, 2 for each coil")
+        raise Refusal(
+            "sensitivities are complex; give real and imaginary parts as channels, 2 for each coil"
+        )
     value = value[None] if value.ndim == 3 else value
     if value.ndim != 4 or value.shape[1] % 2:
-        raise Refusal(f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]")
+        raise Refusal(
+            f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]"
+        )
     if not bool(torch.isfinite(value).all()):
         raise Refusal("sensitivities hold values that are not finite")
     if not bool(value.flatten(1).any(1).all()):

@@ -13,7 +13,11 @@ from solvers.operators.base import Operator, Shape
 from solvers.operators.kspace import to_real
 from solvers.operators.mri import MRI
 
-PATTERNS = {"equispaced": kspace.equispaced, "random": kspace.random_columns, "poisson_disc": kspace.poisson_disc}
+PATTERNS = {
+    "equispaced": kspace.equispaced,
+    "random": kspace.random_columns,
+    "poisson_disc": kspace.poisson_disc,
+}
 
 
 class Recipe(Operator):
@@ -32,7 +36,9 @@ class Recipe(Operator):
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         h, w = shape[-2:]
         sensitivities = simulated(self.coils, h, w) if self.coils > 1 else None
-        return MRI(self.masks(h, w, noise.of("mask"))[:, None], sensitivities, self.complex_image).draw(shape, noise)
+        return MRI(
+            self.masks(h, w, noise.of("mask"))[:, None], sensitivities, self.complex_image
+        ).draw(shape, noise)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,16 +81,24 @@ class RadialMRI(Recipe):
 
     def __post_init__(self) -> None:
         if self.spokes < 1 or self.coils < 1:
-            raise Refusal(f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}")
+            raise Refusal(
+                f"radial MRI needs spokes >= 1 and coils >= 1, got {self.spokes} and {self.coils}"
+            )
 
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
-        return kspace.positions(h, w, kspace.table(self.table)) if self.table else kspace.spokes(h, w, self.spokes)
+        return (
+            kspace.positions(h, w, kspace.table(self.table))
+            if self.table
+            else kspace.spokes(h, w, self.spokes)
+        )
 
 
 def simulated(coils: int, h: int, w: int) -> Tensor:
     """Smooth sensitivities [1,2*coils,H,W] of coils on a ring around the image, their squares adding up to 1."""
     angle = torch.arange(coils, dtype=torch.float64)[:, None, None] * 2 * torch.pi / coils
-    y, x = torch.meshgrid(torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij")
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, h).double(), torch.linspace(-1, 1, w).double(), indexing="ij"
+    )
     away = torch.complex(x - 1.2 * angle.cos(), y - 1.2 * angle.sin())
     S = torch.exp(-away.abs().square() / 2 + 1j * away.angle())
     return to_real((S / S.abs().square().sum(0).sqrt())[None])

@@ -109,7 +109,9 @@ class NetworkBlur(Operator):
 
     def __post_init__(self) -> None:
         if not self.weights:
-            raise Refusal("NetworkBlur needs a weights file (GOPRO_wVAE.pth); the task nonlinear_deblur needs none")
+            raise Refusal(
+                "NetworkBlur needs a weights file (GOPRO_wVAE.pth); the task nonlinear_deblur needs none"
+            )
         network(self.weights)
 
     def shape_out(self, shape: Shape) -> Shape:
@@ -150,6 +152,8 @@ class NetworkBlur(Operator):
 
 
 @lru_cache(maxsize=2)
-def network(path: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> BlurNetwork:
+def network(
+    path: str, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> BlurNetwork:
     """The loaded network, once per file, precision and device."""
     return load(path).to(device=device, dtype=dtype)

@@ -17,7 +17,9 @@ def deepinv_physics() -> Any:
     try:
         import deepinv.physics
     except ImportError:
-        raise Refusal("a deepinv physics needs deepinv: pip install 'palimpsest[physics]'") from None
+        raise Refusal(
+            "a deepinv physics needs deepinv: pip install 'palimpsest[physics]'"
+        ) from None
     return deepinv.physics
 
 
@@ -45,15 +47,21 @@ class Physics(Operator):
 
     def shape_out(self, shape: Shape) -> Shape:
         buffers = [b for b in self.physics.buffers() if b.is_floating_point()]
-        dtype = max((b.dtype for b in buffers), key=lambda dtype: dtype.itemsize, default=torch.float32)
+        dtype = max(
+            (b.dtype for b in buffers), key=lambda dtype: dtype.itemsize, default=torch.float32
+        )
         device = buffers[0].device if buffers else "cpu"
         try:
             y = self.physics.A(torch.zeros(1, *shape, dtype=dtype, device=device))
         except (RuntimeError, ValueError, IndexError) as error:
             name, reason = type(self.physics).__name__, str(error).splitlines()[0]
-            raise Refusal(f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}") from None
+            raise Refusal(
+                f"deepinv's {name} cannot measure images of shape {list(shape)}: {reason}"
+            ) from None
         if not isinstance(y, Tensor):
-            raise Refusal(f"deepinv's {type(self.physics).__name__} measures a list of tensors; one tensor is due")
+            raise Refusal(
+                f"deepinv's {type(self.physics).__name__} measures a list of tensors; one tensor is due"
+            )
         if len(y) != 1:
             name = type(self.physics).__name__
             raise Refusal(
@@ -83,5 +91,8 @@ class LinearPhysics(Physics, LinearOperator):
         if not self.exact:
             return super().solve(r, s2, v)
         s2, v = (torch.as_tensor(a, dtype=r.dtype, device=r.device).expand(len(r)) for a in (s2, v))
-        rows = [(one - self.physics.A(self.physics.prox_l2(0.0, one, float(b / a)))) / a for one, a, b in zip(r.split(1), s2, v)]
+        rows = [
+            (one - self.physics.A(self.physics.prox_l2(0.0, one, float(b / a)))) / a
+            for one, a, b in zip(r.split(1), s2, v)
+        ]
         return torch.cat(rows)

@@ -63,10 +63,15 @@ class Scan:
 
     def rays(self, angle: float) -> tuple[np.ndarray, np.ndarray]:
         """A point on each ray and its direction, [bins,2] as (x, y)."""
-        n, e = np.array([math.cos(angle), math.sin(angle)]), np.array([-math.sin(angle), math.cos(angle)])
+        n, e = (
+            np.array([math.cos(angle), math.sin(angle)]),
+            np.array([-math.sin(angle), math.cos(angle)]),
+        )
         if self.radius is None:
             return self.cells[:, None] * n, np.broadcast_to(e, (self.bins, 2))
-        return np.broadcast_to(-self.radius * e, (self.bins, 2)), 2 * self.radius * e + self.cells[:, None] * n
+        return np.broadcast_to(-self.radius * e, (self.bins, 2)), 2 * self.radius * e + self.cells[
+            :, None
+        ] * n
 
 
 def entries(scan: Rays, height: int, width: int) -> int:
@@ -74,7 +79,9 @@ def entries(scan: Rays, height: int, width: int) -> int:
     return 2 * scan.views * scan.bins * max(height, width)
 
 
-def blocks(scan: Rays, height: int, width: int, most: int) -> Iterator[Sequence[float] | np.ndarray]:
+def blocks(
+    scan: Rays, height: int, width: int, most: int
+) -> Iterator[Sequence[float] | np.ndarray]:
     """The angles of so many views at a time that their rows have about `most` entries."""
     step = max(1, scan.views * most // entries(scan, height, width))
     for start in range(0, scan.views, step):
@@ -89,7 +96,9 @@ def joseph(scan: Rays, height: int, width: int) -> csr_matrix:
     return rows_of(scan, scan.angles, height, width)
 
 
-def rows_of(scan: Rays, angles: Sequence[float] | np.ndarray, height: int, width: int) -> csr_matrix:
+def rows_of(
+    scan: Rays, angles: Sequence[float] | np.ndarray, height: int, width: int
+) -> csr_matrix:
     """The rows of that matrix that belong to some views."""
     columns, values, counts = [], [], []
     for angle in angles:
@@ -111,7 +120,10 @@ def _view(scan: Rays, angle: float, height: int, width: int) -> tuple[np.ndarray
     column = np.zeros((scan.bins, max(height, width), 2), np.int32)
     value = np.zeros(column.shape, np.float32)
     upright = abs(direction[:, 1]) >= abs(direction[:, 0])
-    for rays, along, across, flip in ((upright, height, width, False), (~upright, width, height, True)):
+    for rays, along, across, flip in (
+        (upright, height, width, False),
+        (~upright, width, height, True),
+    ):
         if not rays.any():
             continue
         # image coordinates in pixels from the first one: column x + (width-1)/2, row (height-1)/2 - y
@@ -128,12 +140,16 @@ def _view(scan: Rays, angle: float, height: int, width: int) -> tuple[np.ndarray
             inside = (index >= 0) & (index < across)
             index = np.where(inside, index, 0).astype(np.int32)
             samples = np.arange(along, dtype=np.int32)
-            column[rays, :along, side] = index * width + samples if flip else samples * width + index
+            column[rays, :along, side] = (
+                index * width + samples if flip else samples * width + index
+            )
             value[rays, :along, side] = np.where(inside, length * weight, 0)
     return column, value
 
 
-def filtered_backprojection(scan: Scan, sinogram: Tensor, height: int, width: int, window: str, cutoff: float) -> Tensor:
+def filtered_backprojection(
+    scan: Scan, sinogram: Tensor, height: int, width: int, window: str, cutoff: float
+) -> Tensor:
     """[..., views, bins] line integrals -> [..., height, width] attenuation (Kak & Slaney 1988, chapter 3).
 
     window: `ramp`, or `hann`, which falls to 0 at `cutoff` times the Nyquist frequency; the ramp is cut off there.
@@ -144,15 +160,22 @@ def filtered_backprojection(scan: Scan, sinogram: Tensor, height: int, width: in
     if scan.radius is not None:
         sinogram = sinogram * scan.radius / (scan.radius**2 + cells**2).sqrt()
     filtered = torch.fft.irfft(
-        torch.fft.rfft(sinogram, 2 * scan.bins) * _ramp(scan.bins, spacing, window, cutoff).to(sinogram), 2 * scan.bins
+        torch.fft.rfft(sinogram, 2 * scan.bins)
+        * _ramp(scan.bins, spacing, window, cutoff).to(sinogram),
+        2 * scan.bins,
     )[..., : scan.bins]
     pixel = scan.pixel(height, width)
     x = ((torch.arange(width) - (width - 1) / 2) * pixel).to(sinogram)
     y = (((height - 1) / 2 - torch.arange(height)) * pixel).to(sinogram)[:, None]
     image = sinogram.new_zeros(*sinogram.shape[:-2], height, width)
     for view, angle in enumerate(scan.angles):
-        offset, depth = x * math.cos(angle) + y * math.sin(angle), y * math.cos(angle) - x * math.sin(angle)
-        magnified = torch.ones_like(offset) if scan.radius is None else scan.radius / (scan.radius + depth)
+        offset, depth = (
+            x * math.cos(angle) + y * math.sin(angle),
+            y * math.cos(angle) - x * math.sin(angle),
+        )
+        magnified = (
+            torch.ones_like(offset) if scan.radius is None else scan.radius / (scan.radius + depth)
+        )
         at = (offset * magnified / spacing + (scan.bins - 1) / 2).clamp(0, scan.bins - 1)
         low = at.floor().long().clamp_max(scan.bins - 2)
         row, share = filtered[..., view, :], at - low

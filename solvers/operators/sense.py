@@ -38,7 +38,9 @@ def solve_rows(b: Tensor, columns: Tensor, S: Tensor, s2: Tensor, v: Tensor) -> 
 def largest(columns: Tensor, S: Tensor, real: bool) -> float:
     """The largest eigenvalue of A^T A of any image."""
     images = range(max(len(columns), len(S)))
-    grams = (H for i in images for _, H in row_grams(columns[i % len(columns)], S[i % len(S)], real))
+    grams = (
+        H for i in images for _, H in row_grams(columns[i % len(columns)], S[i % len(S)], real)
+    )
     return max(float(torch.linalg.eigvalsh(H).max()) for H in grams)
 
 

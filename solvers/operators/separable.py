@@ -34,7 +34,9 @@ class Axis:
 
     def length(self, n: int) -> int:
         """Entries of y for n entries of x; raises Refusal if n is not legal."""
-        if len(self.taps) > n and self.border != "symmetric":  # mirrors may be repeated, so that one takes any size
+        if (
+            len(self.taps) > n and self.border != "symmetric"
+        ):  # mirrors may be repeated, so that one takes any size
             raise Refusal(f"kernel of {len(self.taps)} pixels is larger than the image's {n}")
         if self.border == "valid":
             return (n - len(self.taps)) // self.stride + 1
@@ -86,12 +88,16 @@ def source(position: Tensor, n: int, border: Border) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=64)
-def factor(axis: Axis, n: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu") -> Factor:
+def factor(
+    axis: Axis, n: int, dtype: torch.dtype = torch.float64, device: torch.device | str = "cpu"
+) -> Factor:
     """The dense matrix of an axis on n pixels and its decomposition, computed in float64 on the CPU once."""
     if dtype != torch.float64 or torch.device(device).type != "cpu":
         return Factor(*(part.to(device=device, dtype=dtype) for part in factor(axis, n)))
     m, taps = axis.length(n), torch.tensor(axis.taps, dtype=torch.float64).flip(0)
-    position = torch.arange(m)[:, None] * axis.stride + torch.arange(len(taps)) - axis.before  # [m,k]
+    position = (
+        torch.arange(m)[:, None] * axis.stride + torch.arange(len(taps)) - axis.before
+    )  # [m,k]
     column, weight = source(position, n, axis.border)
     A = torch.zeros(m, n, dtype=torch.float64).scatter_add_(1, column, weight * taps)
     U, s, Vt = torch.linalg.svd(A, full_matrices=False)
@@ -100,7 +106,9 @@ def factor(axis: Axis, n: int, dtype: torch.dtype = torch.float64, device: torch
 
 
 @lru_cache(maxsize=64)
-def singular_values(rows: Axis, columns: Axis, h: int, w: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def singular_values(
+    rows: Axis, columns: Axis, h: int, w: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
     """Of the whole operator, in the bases of its two factors: all products of one of each."""
     return torch.outer(factor(rows, h, dtype, device).s, factor(columns, w, dtype, device).s)
 
@@ -122,15 +130,21 @@ class Separable(LinearOperator):
 
     @property
     def grid(self) -> Grid:
-        return Grid((self.rows.centre, self.columns.centre), (self.rows.stride, self.columns.stride))
+        return Grid(
+            (self.rows.centre, self.columns.centre), (self.rows.stride, self.columns.stride)
+        )
 
     def factors(self, h: int, w: int, like: Tensor) -> tuple[Factor, Factor]:
-        return factor(self.rows, h, like.dtype, like.device), factor(self.columns, w, like.dtype, like.device)
+        return factor(self.rows, h, like.dtype, like.device), factor(
+            self.columns, w, like.dtype, like.device
+        )
 
     def of_measurement(self, y: Tensor) -> tuple[Factor, Factor, Tensor]:
         """Both factors for a measurement like y, and the singular values of their product."""
         h, w = self.rows.width(y.shape[-2]), self.columns.width(y.shape[-1])
-        return *self.factors(h, w, y), singular_values(self.rows, self.columns, h, w, y.dtype, y.device)
+        return *self.factors(h, w, y), singular_values(
+            self.rows, self.columns, h, w, y.dtype, y.device
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         R, C = self.factors(x.shape[-2], x.shape[-1], x)
@@ -154,4 +168,6 @@ class Separable(LinearOperator):
     def norm(self) -> float:
         if self.shape is None:
             raise Refusal("Separable.norm() needs an image shape: call draw first")
-        return float(factor(self.rows, self.shape[-2]).s[0] * factor(self.columns, self.shape[-1]).s[0])
+        return float(
+            factor(self.rows, self.shape[-2]).s[0] * factor(self.columns, self.shape[-1]).s[0]
+        )

@@ -40,7 +40,11 @@ class SuperResolution(Shrinking):
             raise Refusal(f"filter {self.filter!r} is not one of bicubic, average")
 
     def make_engine(self) -> LinearOperator:
-        taps = bicubic_taps(self.factor) if self.filter == "bicubic" else (1 / self.factor,) * self.factor
+        taps = (
+            bicubic_taps(self.factor)
+            if self.filter == "bicubic"
+            else (1 / self.factor,) * self.factor
+        )
         axis = Axis(taps, "symmetric", self.factor, (len(taps) - self.factor) // 2)
         return Separable(axis, axis)
 
@@ -77,13 +81,17 @@ class KernelSuperResolution(Shrinking):
         kernel = checked(self.kernel, any_size=True)
         for k in kernel.shape[-2:]:
             if k % 2 == 0 and self.factor % 2:
-                raise Refusal(f"kernel of {k} pixels has no centre for the odd factor {self.factor}: use an odd size")
+                raise Refusal(
+                    f"kernel of {k} pixels has no centre for the odd factor {self.factor}: use an odd size"
+                )
         object.__setattr__(self, "kernel", kernel)
 
     def make_engine(self) -> LinearOperator:
         assert isinstance(self.kernel, Tensor)
         d = self.factor
-        k1, k2 = ((k - d) // 2 if (k - d) % 2 == 0 else (k - 1) // 2 for k in self.kernel.shape[-2:])
+        k1, k2 = (
+            (k - d) // 2 if (k - d) % 2 == 0 else (k - 1) // 2 for k in self.kernel.shape[-2:]
+        )
         return Circulant(self.kernel, d, (k1, k2))
 
     def files(self) -> dict[str, Tensor]:

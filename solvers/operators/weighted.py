@@ -69,9 +69,15 @@ class WeightedLinear(Weighted, LinearOperator):
         w2 = self.weights.to(r).square()
         if self.uniform:
             return self.outer.solve(r, s2, w2.flatten() * torch.as_tensor(v).to(r))
-        return divide(r, per_image(s2, r) + per_image(v, r) * w2 * self.outer.gram(torch.ones_like(r)))
+        return divide(
+            r, per_image(s2, r) + per_image(v, r) * w2 * self.outer.gram(torch.ones_like(r))
+        )
 
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
     """The operator times weights; linear if it is."""
-    return WeightedLinear(operator, weights) if isinstance(operator, LinearOperator) else Weighted(operator, weights)
+    return (
+        WeightedLinear(operator, weights)
+        if isinstance(operator, LinearOperator)
+        else Weighted(operator, weights)
+    )

@@ -56,7 +56,11 @@ class Seen(Wrapper, LinearOperator):
     outer: LinearOperator  # type: ignore[assignment]
 
     def __init__(
-        self, outer: LinearOperator, view: Callable[[Tensor], Tensor], lift: Callable[[Tensor], Tensor], gain: float = 1.0
+        self,
+        outer: LinearOperator,
+        view: Callable[[Tensor], Tensor],
+        lift: Callable[[Tensor], Tensor],
+        gain: float = 1.0,
     ):
         self.outer, self.view, self.lift, self.gain = outer, view, lift, gain
 

@@ -55,7 +55,9 @@ class DecoupledAnnealing(Solver):
     M: int = 100  # steps of the chain
     lr: float = 1e-4  # eta_0, its step at the first level
     lr_min_ratio: float = 0.01  # of lr, reached linearly at the end of the annealing
-    tau: float = 0.01 / 2**0.5  # likelihood deviation of the chain; the published code's 0.01 lacks the factor 1/2
+    tau: float = (
+        0.01 / 2**0.5
+    )  # likelihood deviation of the chain; the published code's 0.01 lacks the factor 1/2
     final_denoise: bool = False  # end with D(x0, sigma_min)
     polish: bool = True  # latent priors: one pixel-space update at the end
 
@@ -95,7 +97,9 @@ class DecoupledAnnealing(Solver):
 class DAPSLangevin(DecoupledAnnealing):
     """By unadjusted Langevin dynamics: x <- x + eta s(x) + sqrt(2 eta) z. The published form for pixels."""
 
-    clamp: float | None = None  # bound of the entries of grad |A x - y|^2 (1 in the published latent form)
+    clamp: float | None = (
+        None  # bound of the entries of grad |A x - y|^2 (1 in the published latent form)
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

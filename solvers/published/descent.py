@@ -36,7 +36,9 @@ class AdamW:
     lr_latent: float = 5e-3
     iterations_latent: int = 500
     patience: int = 200
-    stop: float | None = None  # mean squared residual; default the noise of what is measured, published 1e-6 whatever it is
+    stop: float | None = (
+        None  # mean squared residual; default the noise of what is measured, published 1e-6 whatever it is
+    )
     weight_decay: float = 0.0  # published 0.01, which pulls what y does not see to mid-grey
 
     def __post_init__(self) -> None:
@@ -44,7 +46,11 @@ class AdamW:
 
     def __call__(self, x: Tensor, problem: Problem, stage: str) -> Tensor:
         pixel = stage == "pixel"
-        lr, iterations = (self.lr_pixel, self.iterations_pixel) if pixel else (self.lr_latent, self.iterations_latent)
+        lr, iterations = (
+            (self.lr_pixel, self.iterations_pixel)
+            if pixel
+            else (self.lr_latent, self.iterations_latent)
+        )
         share = problem.operator.measured(problem.y) / problem.y[0].numel()  # of the entries of y
         stop = problem.sigma_y**2 * share if self.stop is None else self.stop
         first, second = torch.zeros_like(x), torch.zeros_like(x)
@@ -56,7 +62,9 @@ class AdamW:
             first = BETA1 * first + (1 - BETA1) * gradient
             second = BETA2 * second + (1 - BETA2) * gradient**2
             step = first / (1 - BETA1 ** (k + 1)) / ((second / (1 - BETA2 ** (k + 1))).sqrt() + EPS)
-            x = torch.where(per_image(active, x).bool(), (1 - lr * self.weight_decay) * x - lr * step, x)
+            x = torch.where(
+                per_image(active, x).bool(), (1 - lr * self.weight_decay) * x - lr * step, x
+            )
             active = active & ~(loss < stop)  # after the step, as in the released code
             if not pixel and k >= self.patience:
                 active = active & ~(loss > history[k - self.patience])

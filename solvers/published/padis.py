@@ -65,7 +65,9 @@ class Pushed(PaDIS):
         """|A|^2 of each image [B], where the step is divided by it."""
         raise NotImplementedError
 
-    def data_term(self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+    def data_term(
+        self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """D(x, sigma), and what the data term adds to x."""
         raise NotImplementedError
 
@@ -87,7 +89,9 @@ class PaDISDPS(Pushed):
     def gain(self, chain: Chain) -> Tensor | None:
         return squared_norms(chain) if self.normalisation == "operator" else None
 
-    def data_term(self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+    def data_term(
+        self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         seen = chain.seen
         with torch.enable_grad():
             x_t = x.detach().requires_grad_()
@@ -112,7 +116,9 @@ class PaDISLangevin(Pushed):
     def gain(self, chain: Chain) -> Tensor | None:
         return squared_norms(chain) if self.normalisation == "operator" else None
 
-    def data_term(self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None) -> tuple[Tensor, Tensor]:
+    def data_term(
+        self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         return chain.denoise(x, sigma), data_step(chain, x, self.zeta, gain, strength(sigma))
 
 

@@ -32,11 +32,15 @@ class PaDISPC(Solver):
     sigma_max: float = 20.0  # first and last of them, on images in [-1, 1]; published 10 on [0, 1]
     sigma_min: float = 0.004
     spacing: Spacing = "geometric"
-    normalisation: Literal["operator", "published"] = "operator"  # zeta / |A|^2, or zeta / |r| (and min(40, 200 sigma))
+    normalisation: Literal["operator", "published"] = (
+        "operator"  # zeta / |A|^2, or zeta / |r| (and min(40, 200 sigma))
+    )
     zeta: float = 1.0  # step of the data term
     r0: float = 0.16  # signal-to-noise ratio of the corrector
     variance: Variance = "corrected"
-    final: Literal["mean", "state"] = "mean"  # return the last denoised, y-consistent image, or the state itself
+    final: Literal["mean", "state"] = (
+        "mean"  # return the last denoised, y-consistent image, or the state itself
+    )
 
     def __post_init__(self) -> None:
         positive(self, "steps", "r0")
@@ -60,7 +64,9 @@ class PaDISPC(Solver):
                 x = x + data_step(chain, x, self.zeta, gain, strength(sigma))
             yield sigma, x, D
 
-    def predict(self, x: Tensor, D: Tensor, sigma: float, sigma_next: float, chain: Chain) -> Tensor:
+    def predict(
+        self, x: Tensor, D: Tensor, sigma: float, sigma_next: float, chain: Chain
+    ) -> Tensor:
         """A reverse-diffusion step from sigma to sigma_next."""
         drop = sigma**2 - sigma_next**2
         spread = sqrt(drop) * (sigma_next / sigma if self.variance == "corrected" else 1)

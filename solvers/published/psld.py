@@ -21,9 +21,15 @@ class PublishedPSLD(PSLD):
     kept.
     """
 
-    back: Literal["noise", "adjoint", "pinv"] = "adjoint"  # B: as much of y as its noise allows; A^T; its pseudo-inverse
-    spacing: Literal["even", "leading"] = "leading"  # of the times; `leading` is latent diffusion's own
-    paste: bool = False  # end by pasting the measured part of y into the image (instead of `polish`)
+    back: Literal["noise", "adjoint", "pinv"] = (
+        "adjoint"  # B: as much of y as its noise allows; A^T; its pseudo-inverse
+    )
+    spacing: Literal["even", "leading"] = (
+        "leading"  # of the times; `leading` is latent diffusion's own
+    )
+    paste: bool = (
+        False  # end by pasting the measured part of y into the image (instead of `polish`)
+    )
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         return vp_levels(prior, self.steps, self.spacing, scaled_linear_alpha_bar())

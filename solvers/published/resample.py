@@ -32,12 +32,14 @@ class PublishedReSample(ReSample):
 
     adamw: AdamW | None = AdamW()  # the published descents; None: exact updates
     look_ahead: int = 0  # DDIM steps taken only to get a better x0; published 5
-    tweedie: Literal["exact", "code"] = "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
-    dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
-    spacing: Literal["even", "leading"] = "even"  # of the times; `leading` is latent diffusion's own
-    codebook: bool = (
-        False  # y is met as the released code sees it: decoded with the codebook, whose gradient is passed straight on
+    tweedie: Literal["exact", "code"] = (
+        "exact"  # x0 from sqrt(1-a) eps, or from the published (1-a) eps
     )
+    dps: float = 0.0  # weight of a latent-DPS step with frozen eps at every level; published 0.5
+    spacing: Literal["even", "leading"] = (
+        "even"  # of the times; `leading` is latent diffusion's own
+    )
+    codebook: bool = False  # y is met decoded with the codebook, as in the released code, its gradient passed straight on
 
     def __post_init__(self) -> None:
         super().__post_init__()

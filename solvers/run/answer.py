@@ -57,7 +57,9 @@ class Result:
     def draws(self) -> Any:
         """Draws of the posterior, [K,...] of one image, [B,K,...] of a batch; of --num-runs the kept one."""
         every = [_image(o)[None] if o.draws is None else o.draws for o in self.outcomes]
-        return self.form.give(torch.stack([self._stored(o, draws) for o, draws in zip(self.outcomes, every)]))
+        return self.form.give(
+            torch.stack([self._stored(o, draws) for o, draws in zip(self.outcomes, every)])
+        )
 
     @property
     def std(self) -> Any:
@@ -76,7 +78,12 @@ class Result:
             return None
         sides = [metrics.interval(o.draws, level) for o in self.outcomes if o.draws is not None]
         ends = [
-            torch.stack([self._stored(o, mean + sign * half) for o, (mean, _, half) in zip(self.outcomes, sides)])
+            torch.stack(
+                [
+                    self._stored(o, mean + sign * half)
+                    for o, (mean, _, half) in zip(self.outcomes, sides)
+                ]
+            )
             for sign in (-1, 1)
         ]
         return tuple(self.form.give(end, whole=False) for end in ends)
@@ -112,8 +119,12 @@ class Result:
     @property
     def picture(self) -> PIL.Image.Image:
         """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
-        panels = [(planes if outcome.scan.slices else panel)(outcome) for outcome in self.outcomes[:SHOWN]]
-        sheet = PIL.Image.new("RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white")
+        panels = [
+            (planes if outcome.scan.slices else panel)(outcome) for outcome in self.outcomes[:SHOWN]
+        ]
+        sheet = PIL.Image.new(
+            "RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white"
+        )
         for i, one in enumerate(panels):
             sheet.paste(one, (0, sum(p.height for p in panels[:i])))
         return sheet
@@ -141,9 +152,16 @@ class Result:
         meta, file = scan.source.meta, bool(scan.checksum)
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif file and kind == meta.format and (len(self.outcomes) in (1, meta.count) or scan.slices):
+        elif (
+            file and kind == meta.format and (len(self.outcomes) in (1, meta.count) or scan.slices)
+        ):
             self._save_like_source(path)
-        elif file and kind == "zip" and meta.format == "dicom" and (len(self.outcomes) > 1 or scan.slices):
+        elif (
+            file
+            and kind == "zip"
+            and meta.format == "dicom"
+            and (len(self.outcomes) > 1 or scan.slices)
+        ):
             self._save_series(path)
         elif kind == "npy":
             out = BytesIO()
@@ -153,7 +171,9 @@ class Result:
             self._save_picture(path, kind)
         else:
             own = f"{formats.suffix(meta)}, " if file else ""
-            raise Refusal(f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed")
+            raise Refusal(
+                f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed"
+            )
 
     def _save_like_source(self, path: Path) -> None:
         origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
@@ -169,7 +189,10 @@ class Result:
     def _save_series(self, path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._save_like_source(Path(folder) / "series")
-            with replacing(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            with (
+                replacing(path) as file,
+                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+            ):
                 for one in sorted((Path(folder) / "series").iterdir()):
                     archive.write(one, one.name)
 
@@ -203,7 +226,9 @@ class Result:
     def _optional(self, images: Sequence[Tensor | None]) -> Any:
         if any(image is None for image in images):
             return None
-        values = [self._stored(o, image) for o, image in zip(self.outcomes, images) if image is not None]
+        values = [
+            self._stored(o, image) for o, image in zip(self.outcomes, images) if image is not None
+        ]
         return self.form.give(torch.stack(values), whole=False)
 
     def _each(self, values: list) -> Any:

@@ -64,13 +64,17 @@ class Asked:
                 module.progress.close()
 
     def result(self, outcomes: Sequence[Outcome], form: Form) -> Result:
-        return Result(outcomes, form, partial(results_of, self.cell, self.config, self.prior, self.options))
+        return Result(
+            outcomes, form, partial(results_of, self.cell, self.config, self.prior, self.options)
+        )
 
     def of_file(self, outcomes: Sequence[Outcome]) -> Result:
         """The result of a picture, or of the slices of a volume."""
         assert outcomes[0].image is not None
         solid = outcomes[0].image.ndim == 4
-        return self.result(outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1, solid=solid))
+        return self.result(
+            outcomes, Form(len(outcomes) > 1, len(outcomes[0].image) > 1, solid=solid)
+        )
 
 
 def known(flags: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -92,16 +96,37 @@ def refuse_strangers(prior: Any, solver: Any, words: Mapping[str, Any]) -> None:
     """Raise Refusal for objects that are not what their keyword takes."""
     if prior is not None and not isinstance(prior, (*NAMES, Prior)):
         raise Refusal(f"prior={prior!r:.60}: what P.load returns or takes is allowed")
-    if solver is not None and not isinstance(solver, NAMES) and (isinstance(solver, type) or not callable(solver)):
-        raise Refusal(f"solver={solver!r:.60}: a name of P.solvers(), a YAML file or a Solver is allowed")
-    if words["steps"] and solver is not None and not isinstance(solver, NAMES) and not is_dataclass(solver):
-        raise Refusal(f"steps= means nothing with {type(solver).__name__}, which is no dataclass; set it there")
+    if (
+        solver is not None
+        and not isinstance(solver, NAMES)
+        and (isinstance(solver, type) or not callable(solver))
+    ):
+        raise Refusal(
+            f"solver={solver!r:.60}: a name of P.solvers(), a YAML file or a Solver is allowed"
+        )
+    if (
+        words["steps"]
+        and solver is not None
+        and not isinstance(solver, NAMES)
+        and not is_dataclass(solver)
+    ):
+        raise Refusal(
+            f"steps= means nothing with {type(solver).__name__}, which is no dataclass; set it there"
+        )
     task = words.get("task")
     if isinstance(task, Operator):
-        raise Refusal(f"task={type(task).__name__}: a name of P.tasks() or a YAML file is allowed; operators go to P.measure")
+        raise Refusal(
+            f"task={type(task).__name__}: a name of P.tasks() or a YAML file is allowed; operators go to P.measure"
+        )
 
 
-def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequence[str], posed: Problem | None = None) -> Asked:
+def resolve(
+    prior: Any,
+    solver: Any,
+    words: Mapping[str, Any],
+    overrides: Sequence[str],
+    posed: Problem | None = None,
+) -> Asked:
     """The flags, the cell and the prior that are meant. posed: the problem, if it is not made of a task and images."""
     refuse_strangers(prior, solver, words)
     named = {"model": prior, "solver": solver}
@@ -117,9 +142,14 @@ def resolve(prior: Any, solver: Any, words: Mapping[str, Any], overrides: Sequen
         cell = build(name, config, options)
     if solver is not None and "solver" not in named:
         chosen = replace(solver, steps=options.steps) if options.steps else solver
-        cell, config["solver"] = replace(cell, name=type(solver).__name__, solver=chosen), repr(chosen)
+        cell, config["solver"] = (
+            replace(cell, name=type(solver).__name__, solver=chosen),
+            repr(chosen),
+        )
     if cell.operator is None or isinstance(cell.solver, Sampler):
-        raise Refusal(f"{name} draws from the prior itself and restores nothing; python sample.py --solver {name} does that")
+        raise Refusal(
+            f"{name} draws from the prior itself and restores nothing; python sample.py --solver {name} does that"
+        )
     if prior is None or "model" in named:
         prior = catalogue.prior(config, options.model, options.model_config)
     else:  # the caller's own keeps its precision, and what it is told of gray images
@@ -138,7 +168,9 @@ def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace
     return options, changes
 
 
-def configured(options: Namespace, changes: Sequence[str], posed: bool) -> tuple[str, configuration.Node]:
+def configured(
+    options: Namespace, changes: Sequence[str], posed: bool
+) -> tuple[str, configuration.Node]:
     """The name of the one cell and its configuration; of a problem, that of its solver."""
     if posed:
         path = catalogue.settings_of_kind("solvers", (options.solver or [catalogue.SOLVER])[0])

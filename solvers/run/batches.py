@@ -27,7 +27,10 @@ class Batches(Dataset):
         return -(-len(self.rows) // self.batch_size)
 
     def __getitem__(self, batch: int) -> list[Scan]:
-        return [self.load(row) for row in self.rows[batch * self.batch_size : (batch + 1) * self.batch_size]]
+        return [
+            self.load(row)
+            for row in self.rows[batch * self.batch_size : (batch + 1) * self.batch_size]
+        ]
 
 
 class Pending(Sampler):
@@ -37,26 +40,44 @@ class Pending(Sampler):
     (`shares.Shares.take`, given what the batches are called); without one it does them all.
     """
 
-    def __init__(self, ids: Sequence[str], batch_size: int, committed: Callable[[], Collection[str]], queue: Queue | None = None):
+    def __init__(
+        self,
+        ids: Sequence[str],
+        batch_size: int,
+        committed: Callable[[], Collection[str]],
+        queue: Queue | None = None,
+    ):
         self.ids, self.batch_size, self.committed, self.queue = ids, batch_size, committed, queue
 
     @cached_property
     def open(self) -> list[int]:
         done, starts = self.committed(), range(0, len(self.ids), self.batch_size)
-        return [b for b, i in enumerate(starts) if any(name not in done for name in self.ids[i : i + self.batch_size])]
+        return [
+            b
+            for b, i in enumerate(starts)
+            if any(name not in done for name in self.ids[i : i + self.batch_size])
+        ]
 
     def __iter__(self) -> Iterator[int]:
         if self.queue is None:
             return iter(self.open)
-        keys = [key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open]
+        keys = [
+            key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open
+        ]
         return (self.open[number] for number in self.queue(keys))
 
     def __len__(self) -> int:
         return len(self.open)
 
 
-def batches(rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0) -> DataLoader:
+def batches(
+    rows: Sequence[Any], load: Load, size: int, pending: Pending, workers: int = 0
+) -> DataLoader:
     """What is left to do of the rows of a manifest, in batches of `size` images. workers: processes that read ahead."""
     images, own = Batches(rows, load, size), torch.Generator()
-    ahead = {"num_workers": workers, "worker_init_fn": deaf, "prefetch_factor": 1 if workers else None}
+    ahead = {
+        "num_workers": workers,
+        "worker_init_fn": deaf,
+        "prefetch_factor": 1 if workers else None,
+    }
     return DataLoader(images, None, sampler=pending, generator=own, **ahead)  # type: ignore[arg-type]

@@ -27,14 +27,29 @@ from solvers.run.record import Outcome
 from solvers.run.scans import Load, Scan, Source, reader
 from solvers.solver import check
 
-OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")  # say nothing about a problem, which is posed
+OF_IMAGES = (
+    "task",
+    "measurements",
+    "oracle",
+    "start",
+    "limit",
+)  # say nothing about a problem, which is posed
 
 
-def measure(operator: Operator, image: Any, likelihood: Likelihood | float, seed: int, range: Range, ids: Any) -> Measured:
+def measure(
+    operator: Operator,
+    image: Any,
+    likelihood: Likelihood | float,
+    seed: int,
+    range: Range,
+    ids: Any,
+) -> Measured:
     """The measurement of an array's images, each with its own mask, kernel and noise."""
     arrays = Arrays(image, range, ids)
     x = torch.stack([arrays.image(row)[0] for row in arrays.rows])
-    made = problems.measure(operator, x, likelihood, Noise([row.image_id for row in arrays.rows], "noise", seed))
+    made = problems.measure(
+        operator, x, likelihood, Noise([row.image_id for row in arrays.rows], "noise", seed)
+    )
     return Measured(made.y, made.operator, made.likelihood, made.ids, arrays.form, arrays.intensity)
 
 
@@ -50,21 +65,35 @@ def restore(
 ) -> Result | list[Result]:
     """What `palimpsest.restore` says. prior, solver: names or objects. words: flags of sample.py, by their names with _."""
     if isinstance(what, Problem):
-        refuse_words("a problem", {**words, "range": range, "ids": ids}, (*OF_IMAGES, "split", "window", "range", "ids"))
-        return of_problem(replace(resolve(prior, solver, words, overrides, what), watch=watch), what)
+        refuse_words(
+            "a problem",
+            {**words, "range": range, "ids": ids},
+            (*OF_IMAGES, "split", "window", "range", "ids"),
+        )
+        return of_problem(
+            replace(resolve(prior, solver, words, overrides, what), watch=watch), what
+        )
     asked, rows, source, form = images(what, prior, solver, words, overrides, range, ids)
     asked = replace(asked, watch=watch)
     if form is not None:
         return asked.result(of_rows(asked, rows, source), form)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
     outcomes = of_rows(asked, rows, source, several)
-    volumes = groupby(sorted(outcomes, key=_volume), _volume)  # a stable sort: slices and files stay in order
+    volumes = groupby(
+        sorted(outcomes, key=_volume), _volume
+    )  # a stable sort: slices and files stay in order
     results = [asked.of_file(list(slices)) for _, slices in volumes]
     return results if several or len(results) > 1 else results[0]
 
 
 def estimate(
-    what: Any, prior: Any, solver: Any, words: dict[str, Any], overrides: Sequence[str], range: Range, ids: Any
+    what: Any,
+    prior: Any,
+    solver: Any,
+    words: dict[str, Any],
+    overrides: Sequence[str],
+    range: Range,
+    ids: Any,
 ) -> float:
     """What `palimpsest.estimate` says."""
     if isinstance(what, Problem):
@@ -77,7 +106,13 @@ def estimate(
 
 
 def images(
-    what: Any, prior: Any, solver: Any, words: dict[str, Any], overrides: Sequence[str], range: Range, ids: Any
+    what: Any,
+    prior: Any,
+    solver: Any,
+    words: dict[str, Any],
+    overrides: Sequence[str],
+    range: Range,
+    ids: Any,
 ) -> tuple[Asked, Sequence[whole.Unit], Source | None, Form | None]:
     """What is asked for of an array's images or of files, their rows, and of arrays where their pixels are and their form."""
     if not isinstance(what, NAMES):
@@ -92,7 +127,9 @@ def images(
     rows = sources.find(Path(what), options.split, kind=scanned.kind([asked.cell]))
     if options.slice_range or options.every:
         rows = series.chosen(rows, options.slice_range, options.every or 1)
-    found, note = whole.units(rows, [asked.cell], asked.prior, options.slicewise or scanned.reads([asked.cell]))
+    found, note = whole.units(
+        rows, [asked.cell], asked.prior, options.slicewise or scanned.reads([asked.cell])
+    )
     if note:
         warnings.warn(note, stacklevel=4)
     return asked, found, scanned.source([asked.cell], options), None
@@ -105,7 +142,10 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
     if isinstance(problem, Measured):
         form, intensity = problem.form, problem.intensity
     else:
-        form, intensity = Form(True, True, problem.y.dtype, numpy=False, device=problem.y.device), NAMED["model"]
+        form, intensity = (
+            Form(True, True, problem.y.dtype, numpy=False, device=problem.y.device),
+            NAMED["model"],
+        )
     scans = [Scan(image_id, None, nothing, intensity) for image_id in problem.ids]
     with asked.module((), len(scans)) as module:
         seen, prior, _ = module.seen(problem)
@@ -115,7 +155,9 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
     return asked.result(succeeded(outcomes), form)
 
 
-def of_rows(asked: Asked, rows: Sequence[whole.Unit], source: Source | None = None, alone: bool = False) -> list[Outcome]:
+def of_rows(
+    asked: Asked, rows: Sequence[whole.Unit], source: Source | None = None, alone: bool = False
+) -> list[Outcome]:
     """Outcomes of files or arrays, in the batches that sample.py cuts. alone: one that fails is not the others' fault."""
     rows, load, notes, first = readable(asked, rows, source)
     outcomes: list[Outcome] = []

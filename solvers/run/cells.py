@@ -33,11 +33,17 @@ class Cell:
     likelihood: Likelihood | None
     solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
     draws: int = 1  # posterior draws an image
-    keep: Literal["", "residual", "oracle"] = ""  # instead of the draws' mean, the one nearest to y, or to the truth
+    keep: Literal["", "residual", "oracle"] = (
+        ""  # instead of the draws' mean, the one nearest to y, or to the truth
+    )
 
     def note(self, prior: Prior) -> str:
         """What to know about the spread of the draws, or ""."""
-        return doubts(self.solver, self.draws, prior, self.operator) if self.operator and not self.keep else ""
+        return (
+            doubts(self.solver, self.draws, prior, self.operator)
+            if self.operator and not self.keep
+            else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,14 @@ class Run:
 def part(name: str, config: configuration.Node, key: str) -> Any:
     """One part of a configuration, built, and of its kind. name: of the cell, for messages."""
     if key not in config:
-        raise Refusal(f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}")
+        raise Refusal(
+            f"{name}: the configuration has no {key}; name one with --{'solver' if key == 'solver' else 'task'}"
+        )
     made = configuration.build(config[key])
     if not isinstance(made, PARTS[key]):
-        raise Refusal(f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed")
+        raise Refusal(
+            f"{config.locate(key)}: {made!r} is no {key}; target and params of one are allowed"
+        )
     return made
 
 
@@ -88,6 +98,14 @@ def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
     """How the images of all cells are drawn, as the flags say."""
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
-    volumes = {"together": options.batch_size or SLICES, "planes": options.planes, "coupling": options.coupling}
-    told = {"measurements": options.measurements, "scale": options.scale or 1.0, "zoom": options.zoom}
+    volumes = {
+        "together": options.batch_size or SLICES,
+        "planes": options.planes,
+        "coupling": options.coupling,
+    }
+    told = {
+        "measurements": options.measurements,
+        "scale": options.scale or 1.0,
+        "zoom": options.zoom,
+    }
     return Run(options.seed, together, precision=options.precision, **told, **volumes)

@@ -22,7 +22,9 @@ VALUE = re.compile(r"-\.?\d")  # -1000:400 follows a flag, and is none
 class Allow(argparse.Action):
     """Sets the bound on images as soon as the flag is read: every reader of this program and of its workers knows it."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         from data import formats  # which imports torch
 
         formats.allow(values)
@@ -35,10 +37,17 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, about: str):
-        super().__init__(prog, description=about, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+        super().__init__(
+            prog,
+            description=about,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         self._negative_number_matcher = VALUE
         self.completing = False
-        self.add_argument("--traceback", action="store_true", help="show where in the program a mistake was found")
+        self.add_argument(
+            "--traceback", action="store_true", help="show where in the program a mistake was found"
+        )
         most = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
         self.add_argument("--max-image-bytes", action=Allow, type=whole, metavar="N", help=most)
 
@@ -47,12 +56,16 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """argparse's, of words whose flags are spelt in one way; every other method that parses calls this one."""
-        if "_ARGCOMPLETE" in os.environ and not self.completing:  # the shell asks, and only wants to know how words go on
+        if (
+            "_ARGCOMPLETE" in os.environ and not self.completing
+        ):  # the shell asks, and only wants to know how words go on
             import argcomplete
 
             self.completing = True  # it parses too
             argcomplete.autocomplete(self)
-        return super().parse_known_args(None if args is None else [dashes(word) for word in args], namespace)
+        return super().parse_known_args(
+            None if args is None else [dashes(word) for word in args], namespace
+        )
 
     def flags(self) -> list[str]:
         """Every flag that is understood."""
@@ -66,7 +79,12 @@ class Parser(argparse.ArgumentParser):
 
     def overrides(self, argv: Sequence[str]) -> list[str]:
         """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
-        asking = {name for action in self._actions if action.nargs is None for name in action.option_strings}
+        asking = {
+            name
+            for action in self._actions
+            if action.nargs is None
+            for name in action.option_strings
+        }
         free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
         return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
 
@@ -79,7 +97,9 @@ class Parser(argparse.ArgumentParser):
             instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
         for word in argv:
             flag = dashes(word).split("=")[0]
-            if flag in instead and (word.startswith("-") or "=" in word):  # not the values of other flags
+            if flag in instead and (
+                word.startswith("-") or "=" in word
+            ):  # not the values of other flags
                 raise Refusal(f"{flag} of the published scripts: {instead[flag]}")
 
 

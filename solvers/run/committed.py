@@ -43,21 +43,28 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
         place, start = (start, len(line)), start + len(line)
         record, fault = _read(line)
         if fault:
-            rejected.append((line, f"{folder / RECORDS}, line {number}: {fault}; set aside in {REJECTED}"))
+            rejected.append(
+                (line, f"{folder / RECORDS}, line {number}: {fault}; set aside in {REJECTED}")
+            )
             continue
         name = record["image_id"]
         for known in (again, found, volumes):
             known.pop(name, None)  # type: ignore[attr-defined]
         found[name] = None
         if record["status"] == "ok":
-            if reason := _difference(record, rows, verify) or _loss(record, folder, digest if verify else None):
+            if reason := _difference(record, rows, verify) or _loss(
+                record, folder, digest if verify else None
+            ):
                 again[name] = reason
             else:
                 found[name] = place
             if whole(record):
                 volumes[name] = sys.intern(record["volume"])
     spoilt = {volume for name, volume in volumes.items() if name in again}
-    for name, volume in volumes.items():  # the slices of a volume that was put together are not at hand any more
+    for (
+        name,
+        volume,
+    ) in volumes.items():  # the slices of a volume that was put together are not at hand any more
         if volume in spoilt:
             again.setdefault(name, "its volume is to be put together again")
             found[name] = None
@@ -68,7 +75,11 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
 def keep(path: Path, places: Sequence[Place]) -> None:
     """Leave these records of a file, in this order, and no others; nothing is written if that is what it holds."""
     size = path.stat().st_size if path.exists() else 0
-    if path.exists() and sum(length for _, length in places) == size and list(places) == sorted(places):
+    if (
+        path.exists()
+        and sum(length for _, length in places) == size
+        and list(places) == sorted(places)
+    ):
         return
     with replacing(path) as new:
         if path.exists():
@@ -110,7 +121,13 @@ def in_order(path: Path, ids: Iterable[str]) -> None:
 def _id_of(line: bytes) -> str:
     """The image of a record, "" of a bad line. Lines as they are written here need no parsing to tell it."""
     end = line.find(b'"', len(BEGIN))
-    if line.startswith(BEGIN) and end > 0 and line.endswith(b"}\n") and line.count(BEGIN) == 1 and b"\\" not in line[:end]:
+    if (
+        line.startswith(BEGIN)
+        and end > 0
+        and line.endswith(b"}\n")
+        and line.count(BEGIN) == 1
+        and b"\\" not in line[:end]
+    ):
         return line[len(BEGIN) : end].decode()
     record, fault = _read(line)
     return "" if fault else record["image_id"]
@@ -143,7 +160,9 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Lines with their numbers, from 1; a last one cut short by a crash was never committed."""
     if path.exists():
         with path.open("rb") as file:
-            yield from ((number, line) for number, line in enumerate(file, 1) if line.endswith(b"\n"))
+            yield from (
+                (number, line) for number, line in enumerate(file, 1) if line.endswith(b"\n")
+            )
 
 
 def _read(line: bytes) -> tuple[Record, str]:
@@ -158,10 +177,14 @@ def _read(line: bytes) -> tuple[Record, str]:
         if not isinstance(record.get(key), kind):
             return {}, f"has no {key}"
     files = record.get("files", {} if record["status"] != "ok" else None)
-    if not isinstance(files, dict) or not all(isinstance(name, str) and _inside(name) for name in files.values()):
+    if not isinstance(files, dict) or not all(
+        isinstance(name, str) and _inside(name) for name in files.values()
+    ):
         return {}, "does not name its files"
     written = record.get("written", {})
-    if not isinstance(written, dict) or not all(_inside(k) and isinstance(v, list) and len(v) == 2 for k, v in written.items()):
+    if not isinstance(written, dict) or not all(
+        _inside(k) and isinstance(v, list) and len(v) == 2 for k, v in written.items()
+    ):
         return {}, "does not say what was written"
     return record, ""
 

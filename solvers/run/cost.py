@@ -44,14 +44,18 @@ class Meter:
     ask: called before each call of `denoise`, which it may prevent by what it raises.
     """
 
-    def __init__(self, prior: Prior, dtype: torch.dtype | None = None, ask: Callable[[], None] | None = None):
+    def __init__(
+        self, prior: Prior, dtype: torch.dtype | None = None, ask: Callable[[], None] | None = None
+    ):
         self.prior, self.dtype, self.ask = prior, dtype, ask
         self.nfe = self.vjps = 0
         self._inside = False
 
     def __enter__(self) -> "Meter":
         self._observe("denoise")
-        if self.prior.kind == "latent":  # pixel priors become images by cropping and averaging, which is not worth counting
+        if (
+            self.prior.kind == "latent"
+        ):  # pixel priors become images by cropping and averaging, which is not worth counting
             for name in ("decode", "to_image", "encode", "to_state"):
                 self._observe(name)
         return self

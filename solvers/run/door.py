@@ -7,7 +7,12 @@ from collections.abc import Callable, Sequence
 from data.files import Refusal, first_line, printable
 
 MEMORY = "out of memory"
-LOST = ("DataLoader worker", "Connection closed by peer", "Connection reset by peer", "Broken pipe")  # what torch says of it
+LOST = (
+    "DataLoader worker",
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+)  # what torch says of it
 
 
 def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint: str = "") -> int:
@@ -46,7 +51,9 @@ def explained(error: BaseException, hint: str = "") -> str:
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether the computer or the accelerator had too little memory; for the processor's torch raises a plain RuntimeError."""
-    torch = sys.modules.get("torch")  # who did not import it has no error of its kind, and is not made to wait for it
+    torch = sys.modules.get(
+        "torch"
+    )  # who did not import it has no error of its kind, and is not made to wait for it
     kinds = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
 

@@ -25,7 +25,9 @@ class Drawing:
     progress: Progress
     savings: Mapping[str, Savings]
 
-    def draw(self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]) -> tuple[Tensor, dict[int, str]]:
+    def draw(
+        self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]
+    ) -> tuple[Tensor, dict[int, str]]:
         """[B,K,C,H,W] draws, and for every image that failed the reason. At most `run.rows` rows a network call, of volumes one.
 
         sums: of each volume a digest of its file, "" of images.
@@ -40,13 +42,20 @@ class Drawing:
             chosen = range(start, min(start + self.run.rows, count * k))
             piece = everything.select(chosen)
             noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
-            last, reasons = self.follow(cell.solver(piece, prior, noise), steps_of(cell.solver, piece, prior), piece.ids, piece)
+            last, reasons = self.follow(
+                cell.solver(piece, prior, noise),
+                steps_of(cell.solver, piece, prior),
+                piece.ids,
+                piece,
+            )
             pieces.append(last.x0.detach())
             for row, reason in reasons.items():
                 bad.setdefault((start + row) // k, reason)
         return torch.cat(pieces).unflatten(0, (count, k)), bad
 
-    def draw_volumes(self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]) -> tuple[Tensor, dict[int, str]]:
+    def draw_volumes(
+        self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]
+    ) -> tuple[Tensor, dict[int, str]]:
         """`draw`, a draw at a time; each goes on where an earlier run was killed."""
         made: list[Tensor] = []
         bad: dict[int, str] = {}
@@ -59,7 +68,9 @@ class Drawing:
                     bad.setdefault(row, reason)
         return torch.cat(made).unflatten(0, (len(problem.ids), cell.draws)), bad
 
-    def draw_volume(self, cell: Cell, problem: Problem, prior: Prior, k: int, scan: str) -> tuple[Tensor, dict[int, str]]:
+    def draw_volume(
+        self, cell: Cell, problem: Problem, prior: Prior, k: int, scan: str
+    ) -> tuple[Tensor, dict[int, str]]:
         """Draw number k of one volume, [1,C,D,H,W]."""
         solver, savings, (image_id,) = cell.solver, self.savings.get(cell.name), problem.ids
         noise = Noise([image_id], "solver", self.run.seed, [k])
@@ -70,7 +81,9 @@ class Drawing:
         if not (savings and solver.resumable):
             last, reasons = self.follow(solver(problem, prior, noise), total, problem.ids, problem)
         else:
-            steps = savings.following(solver(problem, prior, noise, before), noise, image_id, k, scan)
+            steps = savings.following(
+                solver(problem, prior, noise, before), noise, image_id, k, scan
+            )
             last, reasons = self.follow(steps, total, problem.ids, problem)
         if savings and cell.draws > 1 and not reasons:
             savings.finish(image_id, k, scan, last.x0)
@@ -85,10 +98,16 @@ class Drawing:
         for step in steps:
             finite = torch.isfinite(step.x).flatten(1).all(1)
             for row in (~finite).nonzero().flatten().tolist():
-                reasons.setdefault(row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}")
+                reasons.setdefault(
+                    row, f"non-finite values at step {step.t}, sigma {step.sigma:.4g}"
+                )
             if len(reasons) == len(ids):
                 break
-            seen = (partial(mean_residual, problem, step), partial(getattr, step, "x0")) if problem else (None, None)
+            seen = (
+                (partial(mean_residual, problem, step), partial(getattr, step, "x0"))
+                if problem
+                else (None, None)
+            )
             self.progress.step(ids, step.t, total, *seen)
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")

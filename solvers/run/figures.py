@@ -40,7 +40,18 @@ STYLE = (
 """
 )
 LETTER = 6.1  # width of one in a plot, about
-COLOURS = ("#1f77b4", "#e07b00", "#2a9d5c", "#d1495b", "#8a63b8", "#8c6d46", "#d277b3", "#7f8790", "#a5a50e", "#17a2b8")
+COLOURS = (
+    "#1f77b4",
+    "#e07b00",
+    "#2a9d5c",
+    "#d1495b",
+    "#8a63b8",
+    "#8c6d46",
+    "#d277b3",
+    "#7f8790",
+    "#a5a50e",
+    "#17a2b8",
+)
 
 
 def picture(values: np.ndarray, low: float, high: float) -> PIL.Image.Image:
@@ -50,7 +61,9 @@ def picture(values: np.ndarray, low: float, high: float) -> PIL.Image.Image:
     missing = np.isnan(planes).any(0)
     pixels = (np.nan_to_num(unit) * 255).round().astype(np.uint8).transpose(1, 2, 0)
     pixels[missing] = MISSING
-    return PIL.Image.fromarray(pixels if len(values) == 3 or missing.any() else np.ascontiguousarray(pixels[..., 0]))
+    return PIL.Image.fromarray(
+        pixels if len(values) == 3 or missing.any() else np.ascontiguousarray(pixels[..., 0])
+    )
 
 
 def uri(image: PIL.Image.Image) -> str:
@@ -63,7 +76,9 @@ def uri(image: PIL.Image.Image) -> str:
 def compare(left: str, right: str, words: tuple[str, str]) -> str:
     """Two pictures in one place (addresses), the left one seen up to a line that a pointer or the arrow keys move."""
     a, b = map(html.escape, words)
-    return sliding(f"<img class=over src='{left}' alt='{a}'>", f"<img src='{right}' alt='{b}'>", words)
+    return sliding(
+        f"<img class=over src='{left}' alt='{a}'>", f"<img src='{right}' alt='{b}'>", words
+    )
 
 
 def sliding(left: str, right: str, words: tuple[str, str]) -> str:
@@ -90,15 +105,25 @@ def curves(
     parts = [_frame(across, up, x, y, size)]
     if band:
         there = [f"{across(a):.1f},{up(b):.1f}" for a, b in zip(band[0], band[2])]
-        back = [f"{across(a):.1f},{up(b):.1f}" for a, b in zip(reversed(band[0]), reversed(band[1]))]
-        parts.append(f"<polygon class='band' fill='{COLOURS[0]}' points='{' '.join(there + back)}'/>")
+        back = [
+            f"{across(a):.1f},{up(b):.1f}" for a, b in zip(reversed(band[0]), reversed(band[1]))
+        ]
+        parts.append(
+            f"<polygon class='band' fill='{COLOURS[0]}' points='{' '.join(there + back)}'/>"
+        )
     for i, (name, (xs, ys)) in enumerate(lines.items()):
-        points = [(across(a), up(b)) for a, b in zip(xs, ys) if math.isfinite(a) and math.isfinite(b)]
+        points = [
+            (across(a), up(b)) for a, b in zip(xs, ys) if math.isfinite(a) and math.isfinite(b)
+        ]
         colour, title = COLOURS[i % len(COLOURS)], html.escape(name)
         joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         if len(points) == 1:
-            parts.append(f"<circle cx='{points[0][0]:.1f}' cy='{points[0][1]:.1f}' r='3' fill='{colour}'/>")
-        parts.append(f"<polyline class='curve' stroke='{colour}' points='{joined}'><title>{title}</title></polyline>")
+            parts.append(
+                f"<circle cx='{points[0][0]:.1f}' cy='{points[0][1]:.1f}' r='3' fill='{colour}'/>"
+            )
+        parts.append(
+            f"<polyline class='curve' stroke='{colour}' points='{joined}'><title>{title}</title></polyline>"
+        )
     return _svg(parts, size) + legend(lines)
 
 
@@ -111,33 +136,53 @@ class Point(NamedTuple):
     kind: str
 
 
-def scatter(points: Sequence[Point], x: str, y: str, size: tuple[int, int], target: tuple[float, float] | None = None) -> str:
+def scatter(
+    points: Sequence[Point],
+    x: str,
+    y: str,
+    size: tuple[int, int],
+    target: tuple[float, float] | None = None,
+) -> str:
     """Named points as an SVG file of its own, x logarithmic. target: where they should be, marked by two lines."""
     here = [] if target is None else [target]
-    across = Axis(_wider([p.x for p in points] + [a for a, _ in here], True), True, 46, size[0] - 12)
+    across = Axis(
+        _wider([p.x for p in points] + [a for a, _ in here], True), True, 46, size[0] - 12
+    )
     up = Axis(_wider([p.y for p in points] + [b for _, b in here], False), False, size[1] - 34, 28)
     kinds, parts = list(dict.fromkeys(p.kind for p in points)), [_frame(across, up, x, y, size)]
     for a, b in here:
-        parts.append(f"<path class='mark' fill='none' d='M{across(a):.1f} 10V{size[1] - 34}M46 {up(b):.1f}H{size[0] - 12}'/>")
+        parts.append(
+            f"<path class='mark' fill='none' d='M{across(a):.1f} 10V{size[1] - 34}M46 {up(b):.1f}H{size[0] - 12}'/>"
+        )
     places = [(across(p.x), up(p.y)) for p in points]
     taken = [(a - 5, a + 5, b) for a, b in places]
     for point, (a, b) in sorted(zip(points, places), key=lambda one: one[1]):
         width, colour = LETTER * len(point.name), COLOURS[kinds.index(point.kind)]
         left = a + 8 if a + 8 + width < size[0] else a - 8 - width
-        level = next(c for c in _nearby(b) if not any(left < e and s < left + width and abs(c - d) < 10 for s, e, d in taken))
+        level = next(
+            c
+            for c in _nearby(b)
+            if not any(left < e and s < left + width and abs(c - d) < 10 for s, e, d in taken)
+        )
         taken.append((left, left + width, level))
         parts.append(f"<circle cx='{a:.1f}' cy='{b:.1f}' r='4' fill='{colour}'/>")
         if abs(level - b) > 8:
             near = left - 1 if left > a else left + width
-            parts.append(f"<path class='lead' d='M{a:.1f} {b:.1f}L{near:.1f} {level:.1f}' stroke='{colour}'/>")
-        parts.append(f"<text x='{left:.1f}' y='{level + 4:.1f}' style='fill:{colour}'>{html.escape(point.name)}</text>")
+            parts.append(
+                f"<path class='lead' d='M{a:.1f} {b:.1f}L{near:.1f} {level:.1f}' stroke='{colour}'/>"
+            )
+        parts.append(
+            f"<text x='{left:.1f}' y='{level + 4:.1f}' style='fill:{colour}'>{html.escape(point.name)}</text>"
+        )
     for i, kind in enumerate(kinds):
         place = 60 + 130 * i
         parts.append(f"<circle cx='{place}' cy='12' r='4' fill='{COLOURS[i]}'/>")
         parts.append(f"<text x='{place + 8}' y='16'>{html.escape(kind)}</text>")
     look = f"<style>svg {{ background: #fff; color: #1c2024 }} {PLOT}</style>"
     box = f"viewBox='0 0 {size[0]} {size[1]}' width='{size[0]}' height='{size[1]}'"
-    return f"<svg xmlns='http://www.w3.org/2000/svg' class='plot' {box}>{look}{''.join(parts)}</svg>\n"
+    return (
+        f"<svg xmlns='http://www.w3.org/2000/svg' class='plot' {box}>{look}{''.join(parts)}</svg>\n"
+    )
 
 
 def _nearby(b: float) -> Iterator[float]:
@@ -156,7 +201,13 @@ def _wider(values: list[float], log: bool) -> list[float]:
     return values + ([10**b for b in beyond] if log else list(beyond))
 
 
-def bars(values: Iterable[float], x: str, mark: float | None = None, bins: int = 24, size: tuple[int, int] = (320, 180)) -> str:
+def bars(
+    values: Iterable[float],
+    x: str,
+    mark: float | None = None,
+    bins: int = 24,
+    size: tuple[int, int] = (320, 180),
+) -> str:
     """A histogram as SVG, with a broken line at `mark`."""
     held = [v for v in values if math.isfinite(v)]
     if not held:
@@ -165,19 +216,31 @@ def bars(values: Iterable[float], x: str, mark: float | None = None, bins: int =
     low, high = min(ends), max(ends)
     least = 1e-3 * max(1.0, abs(low))  # residuals that all meet the noise level differ by rounding
     counts, edges = np.histogram(held, bins, (low, max(high, low + least)))
-    across, up = Axis(edges.tolist(), False, 46, size[0] - 12), Axis([0, int(counts.max())], False, size[1] - 34, 10)
+    across, up = (
+        Axis(edges.tolist(), False, 46, size[0] - 12),
+        Axis([0, int(counts.max())], False, size[1] - 34, 10),
+    )
     parts = [_frame(across, up, x, "images", size)]
     for count, left, right in zip(counts.tolist(), edges.tolist(), edges.tolist()[1:]):
         box = f"x={across(left):.1f} width={max(across(right) - across(left) - 1, 1):.1f}"
-        parts.append(f"<rect {box} y='{up(count):.1f}' height='{up(0) - up(count):.1f}' fill='{COLOURS[0]}'/>" if count else "")
+        parts.append(
+            f"<rect {box} y='{up(count):.1f}' height='{up(0) - up(count):.1f}' fill='{COLOURS[0]}'/>"
+            if count
+            else ""
+        )
     if mark is not None:
-        parts.append(f"<line class='mark' x1='{across(mark):.1f}' x2='{across(mark):.1f}' y1='10' y2='{size[1] - 34}' />")
+        parts.append(
+            f"<line class='mark' x1='{across(mark):.1f}' x2='{across(mark):.1f}' y1='10' y2='{size[1] - 34}' />"
+        )
     return _svg(parts, size)
 
 
 def legend(names: Iterable[str]) -> str:
     """Which colour is whose; nothing for a single curve."""
-    shown = [f"<span><b style='color:{COLOURS[i % len(COLOURS)]}'>●</b> {html.escape(n)}</span>" for i, n in enumerate(names)]
+    shown = [
+        f"<span><b style='color:{COLOURS[i % len(COLOURS)]}'>●</b> {html.escape(n)}</span>"
+        for i, n in enumerate(names)
+    ]
     return f"<div class=legend>{' &ensp; '.join(shown)}</div>" if len(shown) > 1 else ""
 
 
@@ -206,7 +269,10 @@ class Axis:
         rough = (high - low) / 4
         unit = 10 ** math.floor(math.log10(rough))
         step = unit * next(m for m in (1, 2, 5, 10) if m * unit >= rough)
-        return [k * step for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+        return [
+            k * step
+            for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)
+        ]
 
 
 def _frame(across: Axis, up: Axis, x: str, y: str, size: tuple[int, int]) -> str:
@@ -218,11 +284,17 @@ def _frame(across: Axis, up: Axis, x: str, y: str, size: tuple[int, int]) -> str
         parts.append(f"<text x='{at:.1f}' y='{bottom + 14}' text-anchor='middle'>{value:g}</text>")
     for value in up.ticks():
         at = up(value)
-        parts.append(f"<line class='grid' x1='46' x2='{size[0] - 12}' y1='{at:.1f}' y2='{at:.1f}' />")
+        parts.append(
+            f"<line class='grid' x1='46' x2='{size[0] - 12}' y1='{at:.1f}' y2='{at:.1f}' />"
+        )
         parts.append(f"<text x='42' y='{at + 4:.1f}' text-anchor='end'>{value:g}</text>")
     parts.append(f"<path class='axis' d='M46 10V{bottom}H{size[0] - 12}'/>")
-    parts.append(f"<text x='{(46 + size[0] - 12) / 2}' y='{size[1] - 5}' text-anchor='middle'>{html.escape(x)}</text>")
-    parts.append(f"<text transform='translate(11 {bottom / 2}) rotate(-90)' text-anchor='middle'>{html.escape(y)}</text>")
+    parts.append(
+        f"<text x='{(46 + size[0] - 12) / 2}' y='{size[1] - 5}' text-anchor='middle'>{html.escape(x)}</text>"
+    )
+    parts.append(
+        f"<text transform='translate(11 {bottom / 2}) rotate(-90)' text-anchor='middle'>{html.escape(y)}</text>"
+    )
     return "".join(parts)
 
 

@@ -34,7 +34,9 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     options, rest = ours.parse_known_args([word for word in argv if word not in changes])
     if isinstance(options.measurements, str):
         if options.data_root:
-            raise Refusal(f"--measurements {options.measurements} and --data-root say the same thing twice; give one of them")
+            raise Refusal(
+                f"--measurements {options.measurements} and --data-root say the same thing twice; give one of them"
+            )
         options.data_root, options.measurements = Path(options.measurements), True
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
@@ -42,10 +44,14 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
             raise Refusal(f"{one} and {other} say the same thing twice; give one of them")
     options.num_samples = options.num_samples or 1
     if options.oracle and (options.measurements or not options.num_runs):
-        raise Refusal("--oracle chooses among --num-runs by the truth, of which measurements have none")
+        raise Refusal(
+            "--oracle chooses among --num-runs by the truth, of which measurements have none"
+        )
     word = options.diffusion_config
     if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
-        raise Refusal("--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them")
+        raise Refusal(
+            "--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them"
+        )
     if word and word.endswith((".yaml", ".yml")):
         options.solver = [word]
     elif word:
@@ -65,20 +71,28 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     """
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
-        raise Refusal("samplers of the prior and solvers of a task do not share a grid; run them apart")
+        raise Refusal(
+            "samplers of the prior and solvers of a task do not share a grid; run them apart"
+        )
     needless = (*OF_IMAGES, *OF_VOLUMES) if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
-            raise Refusal(f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task")
+            raise Refusal(
+                f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task"
+            )
     if options.scale and not options.measurements:
         raise Refusal("--scale is for --measurements: other images say their own range")
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
-        raise Refusal("--measurements needs --data-root or --manifest: the files that were measured")
+        raise Refusal(
+            "--measurements needs --data-root or --manifest: the files that were measured"
+        )
     if demo:
         options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
     if options.save_dir is None:
-        options.save_dir = Path("results") / ("demo" if demo else "grid" if len(tasks) > 1 else next(iter(tasks)))
+        options.save_dir = Path("results") / (
+            "demo" if demo else "grid" if len(tasks) > 1 else next(iter(tasks))
+        )
     return demo
 
 
@@ -94,18 +108,61 @@ def look(options: argparse.Namespace) -> None:
 def parser(about: str) -> Parser:
     made = Parser("sample.py", about)
     add = made.add_argument
-    add("--base", nargs="+", default=[], metavar="FILE", help="configuration files, merged left to right")
-    tasks = add("--task", "--task-config", nargs="+", metavar="NAME|FILE", help="what was measured; several make a grid")
+    add(
+        "--base",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="configuration files, merged left to right",
+    )
+    tasks = add(
+        "--task",
+        "--task-config",
+        nargs="+",
+        metavar="NAME|FILE",
+        help="what was measured; several make a grid",
+    )
     how = "how it is solved; several make a grid; prior: no measurement at all"
     solvers = add("--solver", nargs="+", metavar="NAME|FILE", help=how)
-    models = add("--model", "--ckpt", "--network", metavar="NAME|FOLDER|FILE", help=f"the prior (default: {catalogue.MODEL})")
+    models = add(
+        "--model",
+        "--ckpt",
+        "--network",
+        metavar="NAME|FOLDER|FILE",
+        help=f"the prior (default: {catalogue.MODEL})",
+    )
     for action, kind in ((tasks, "tasks"), (solvers, "solvers"), (models, "models")):
         action.completer = listing.names(kind)  # type: ignore[attr-defined]
-    add("--list", action=listing.List, choices=listing.KINDS, help="print their names, what they need, and one line each")
-    add("--model-config", "--ldm-config", "--config", metavar="FILE", help="what a foreign weight file does not say about itself")
-    add("--diffusion-config", metavar="FILE", help="published scripts: --model, or --solver if it is YAML")
-    add("--data-root", "--image-dir", type=Path, metavar="DIR", help="a folder of images, or one image")
-    add("--split", metavar="NAME", help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column")
+    add(
+        "--list",
+        action=listing.List,
+        choices=listing.KINDS,
+        help="print their names, what they need, and one line each",
+    )
+    add(
+        "--model-config",
+        "--ldm-config",
+        "--config",
+        metavar="FILE",
+        help="what a foreign weight file does not say about itself",
+    )
+    add(
+        "--diffusion-config",
+        metavar="FILE",
+        help="published scripts: --model, or --solver if it is YAML",
+    )
+    add(
+        "--data-root",
+        "--image-dir",
+        type=Path,
+        metavar="DIR",
+        help="a folder of images, or one image",
+    )
+    add(
+        "--split",
+        metavar="NAME",
+        help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column",
+    )
     add("--manifest", type=Path, metavar="FILE")
     measured = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
     add("--measurements", nargs="?", const=True, default=False, metavar="FILE", help=measured)
@@ -122,43 +179,124 @@ def parser(about: str) -> Parser:
         metavar="LOW:HIGH|header|full|pLOW:pHIGH",
         help="stored values (CT: HU) that are black and white",
     )
-    add("--scale", type=factor, metavar="auto|NUMBER", help="with --measurements: y times this; results are divided by it")
+    add(
+        "--scale",
+        type=factor,
+        metavar="auto|NUMBER",
+        help="with --measurements: y times this; results are divided by it",
+    )
     add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
-    add("--num-samples", type=whole, metavar="K", help="posterior draws per image: mean, std and interval")
-    add("--num-runs", type=whole, metavar="K", help="draws per image of which the one of smallest residual is kept")
-    add("--oracle", action="store_true", help="with --num-runs: keep the draw nearest to the truth; records say so (kept_by)")
+    add(
+        "--num-samples",
+        type=whole,
+        metavar="K",
+        help="posterior draws per image: mean, std and interval",
+    )
+    add(
+        "--num-runs",
+        type=whole,
+        metavar="K",
+        help="draws per image of which the one of smallest residual is kept",
+    )
+    add(
+        "--oracle",
+        action="store_true",
+        help="with --num-runs: keep the draw nearest to the truth; records say so (kept_by)",
+    )
     add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
     add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
-    add("--batch-size", "--batch", type=whole, metavar="N", help="images times draws in one network call")
+    add(
+        "--batch-size",
+        "--batch",
+        type=whole,
+        metavar="N",
+        help="images times draws in one network call",
+    )
     add("--start", type=index, default=0, metavar="I")
     add("--limit", type=whole, metavar="N")
-    add("--slice-range", type=span, metavar="A:B", help="of each volume the slices A up to, not including, B, counted from 0")
-    add("--every", type=whole, metavar="N", help="of each volume every N-th slice, for a first look")
-    add("--planes", choices=("turns", "all"), default="turns", help="of volumes: denoised in turn, or all at every level")
-    add("--coupling", type=length, default=0.0, metavar="MM", help="of volumes: how far the noise of draws is shared")
+    add(
+        "--slice-range",
+        type=span,
+        metavar="A:B",
+        help="of each volume the slices A up to, not including, B, counted from 0",
+    )
+    add(
+        "--every", type=whole, metavar="N", help="of each volume every N-th slice, for a first look"
+    )
+    add(
+        "--planes",
+        choices=("turns", "all"),
+        default="turns",
+        help="of volumes: denoised in turn, or all at every level",
+    )
+    add(
+        "--coupling",
+        type=length,
+        default=0.0,
+        metavar="MM",
+        help="of volumes: how far the noise of draws is shared",
+    )
     add("--slicewise", action="store_true", help="restore the slices of volumes one by one")
-    add("--slices", action="store_true", help="keep a volume's slices as files of their own, with their panels, in slices/")
+    add(
+        "--slices",
+        action="store_true",
+        help="keep a volume's slices as files of their own, with their panels, in slices/",
+    )
     add("--seed", type=int, default=0, metavar="N")
     add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
     add("--overwrite", action="store_true", help="replace results of another configuration")
     add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
     add("--zoom", action="store_true", help="panels show the region of the largest error enlarged")
-    add("--verify", action="store_true", help="compare earlier results with the digests in their records, and mend them")
+    add(
+        "--verify",
+        action="store_true",
+        help="compare earlier results with the digests in their records, and mend them",
+    )
     add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
     add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
     add("--devices", type=whole, default=1, metavar="N")
     add("--num-nodes", type=whole, default=1, metavar="N")
     add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
-    add("--join", action="store_true", help="work on --save-dir together with other processes, wherever they run")
-    add("--lease", type=seconds, default=PATIENCE, metavar="S", help="seconds after which a silent process's images are free")
-    add("--max-images", type=whole, metavar="N", help="stop after about so many images of this process; a restart goes on")
-    add("--max-hours", type=hours, metavar="H", help="begin no batch after so many hours; a restart goes on")
+    add(
+        "--join",
+        action="store_true",
+        help="work on --save-dir together with other processes, wherever they run",
+    )
+    add(
+        "--lease",
+        type=seconds,
+        default=PATIENCE,
+        metavar="S",
+        help="seconds after which a silent process's images are free",
+    )
+    add(
+        "--max-images",
+        type=whole,
+        metavar="N",
+        help="stop after about so many images of this process; a restart goes on",
+    )
+    add(
+        "--max-hours",
+        type=hours,
+        metavar="H",
+        help="begin no batch after so many hours; a restart goes on",
+    )
     ahead = "processes that read ahead, with a thread that writes behind (2 on a GPU, else 0)"
     add("--workers", type=index, metavar="N", help=ahead)
     add("--log", choices=("text", "json"), default="text", help="json: one line an event on stderr")
     add("--compile", action="store_true", help="torch.compile the network")
-    add("--plugin", nargs="+", default=[], metavar="MODULE", help="let targets come from modules of your own")
-    add("--allow-env", action="store_true", help="let --base files ask for ${oc.env:NAME} and the like")
+    add(
+        "--plugin",
+        nargs="+",
+        default=[],
+        metavar="MODULE",
+        help="let targets come from modules of your own",
+    )
+    add(
+        "--allow-env",
+        action="store_true",
+        help="let --base files ask for ${oc.env:NAME} and the like",
+    )
     add("--print-config", action="store_true", help="show the merged configuration and stop")
     return made
 
@@ -226,18 +364,25 @@ def span(word: str) -> tuple[int, int]:
     """40:60 -> (40, 60)"""
     low, colon, high = word.partition(":")
     if not (colon and (low or "0").isdigit() and high.isdigit() and int(low or 0) < int(high)):
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 40:60, from the first to behind the last slice")
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not of the form 40:60, from the first to behind the last slice"
+        )
     return int(low or 0), int(high)
 
 
 def seeds(word: str) -> list[int]:
     """0-3,7 -> [0, 1, 2, 3, 7]"""
     try:
-        ends = [(int(first), int(last if dash else first)) for first, dash, last in (w.partition("-") for w in word.split(","))]
+        ends = [
+            (int(first), int(last if dash else first))
+            for first, dash, last in (w.partition("-") for w in word.split(","))
+        ]
     except ValueError:
         ends = []
     few = sum(last - first + 1 for first, last in ends) <= MOST
     found = [seed for first, last in ends for seed in range(first, last + 1)] if few else []
     if not found or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once, at most {MOST:,}")
+        raise argparse.ArgumentTypeError(
+            f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once, at most {MOST:,}"
+        )
     return found

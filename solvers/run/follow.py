@@ -18,7 +18,9 @@ class Glimpse:
     """How far a run is and what it has so far; a notebook shows it as a bar, a picture and a curve."""
 
     moment: Moment | None = None  # None: the prior is being loaded
-    residuals: list[float] = field(default_factory=list)  # |A x - y| / (sigma_y sqrt(m)), one a look
+    residuals: list[float] = field(
+        default_factory=list
+    )  # |A x - y| / (sigma_y sqrt(m)), one a look
     picture: str = ""  # of the estimate, as the address of itself
 
     def html(self) -> str:
@@ -26,14 +28,17 @@ class Glimpse:
             return "<p role=status>loading the prior …</p><progress></progress>"
         now, left = self.moment, self.moment.remaining
         image = f"image {now.done + 1} of {now.images}, " if now.images > 1 else ""
-        words = f"{image}step {now.step} of {now.steps}" + ("" if left is None else f", about {left:.0f} s left")
+        words = f"{image}step {now.step} of {now.steps}" + (
+            "" if left is None else f", about {left:.0f} s left"
+        )
         bar = f"<p role=status>{words}</p><progress value='{now.share:.3f}'></progress>"
         if not self.picture:
             return bar
-        curve = curves({"residual": (range(len(self.residuals)), self.residuals)}, "look", "residual", log="y")
-        return (
-            f"{bar}<div class=figures><img id=now class=pic src='{self.picture}' alt='estimate so far'><div>{curve}</div></div>"
+        curve = curves(
+            {"residual": (range(len(self.residuals)), self.residuals)}, "look", "residual", log="y"
         )
+        image = f"<img id=now class=pic src='{self.picture}' alt='estimate so far'>"
+        return f"{bar}<div class=figures>{image}<div>{curve}</div></div>"
 
     _repr_html_ = html
 
@@ -50,7 +55,9 @@ def follow(restore: Callable[[Watch], Any], stop: threading.Event, every: float)
         seen.moment = moment
         if moment.step and time.monotonic() > due and (image := moment.look()) is not None:
             seen.residuals.append(moment.measure() or 0.0)
-            first = image[0] if image.ndim == 4 else image[0, :, image.shape[2] // 2]  # of a volume its middle slice
+            first = (
+                image[0] if image.ndim == 4 else image[0, :, image.shape[2] // 2]
+            )  # of a volume its middle slice
             seen.picture = uri(picture(channels(first.cpu()).numpy(), -1, 1))
             due = time.monotonic() + OFTEN
         return not stop.is_set()

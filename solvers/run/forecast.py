@@ -12,10 +12,19 @@ from solvers.run.cost import peak_memory
 from solvers.run.module import Reconstruction
 from solvers.run.scans import Scan
 
-FAST = ("pnp", "tv", "resample_fast", "padis", "daps", "codps_plus")  # of which --dry-run names the fastest
+FAST = (
+    "pnp",
+    "tv",
+    "resample_fast",
+    "padis",
+    "daps",
+    "codps_plus",
+)  # of which --dry-run names the fastest
 
 
-def estimate(module: Reconstruction, device: torch.device, many: int, scan: Scan, count: int) -> int:
+def estimate(
+    module: Reconstruction, device: torch.device, many: int, scan: Scan, count: int
+) -> int:
     """Print what a few steps on one of `count` images tell, and what would be faster, where `many` such devices share them."""
     module.to(device)
     for cell in module.cells:
@@ -32,11 +41,15 @@ def took(seconds: float, count: int, devices: int) -> str:
     return f"about {seconds:.1f} s an image, {seconds * count / devices / 60:.1f} min for {count}"
 
 
-def faster(module: Reconstruction, cell: Cell, scan: Scan, seconds: float) -> list[tuple[str, float]]:
+def faster(
+    module: Reconstruction, cell: Cell, scan: Scan, seconds: float
+) -> list[tuple[str, float]]:
     """The three fastest solvers that do the job of a cell with this prior in less time, and their seconds an image."""
     found = []
     for name in FAST:
-        chosen = configuration.build(configuration.load([catalogue.settings("solvers", name)])["solver"])
+        chosen = configuration.build(
+            configuration.load([catalogue.settings("solvers", name)])["solver"]
+        )
         if isinstance(chosen, type(cell.solver)):
             continue
         other = replace(cell, name=name, solver=chosen)

@@ -24,8 +24,18 @@ def table(folder: Path, names: Sequence[str]) -> tuple[list[str], list[list[str]
     for image_id in first:
         records = {name: columns[name].get(image_id, {}) for name in names}
         made = {name: _opened(folder / name, record) for name, record in records.items()}
-        truth = next((_cut(panel, "truth") for panel in made.values() if panel and "truth" in panels.places(panel)), "")
-        cells = [_cut(panel, "restored") + _numbers(records[name]) if panel else "–" for name, panel in made.items()]
+        truth = next(
+            (
+                _cut(panel, "truth")
+                for panel in made.values()
+                if panel and "truth" in panels.places(panel)
+            ),
+            "",
+        )
+        cells = [
+            _cut(panel, "restored") + _numbers(records[name]) if panel else "–"
+            for name, panel in made.items()
+        ]
         rows.append([html.escape(image_id), truth, *cells])
         truths |= bool(truth)
     return ["", "truth" * truths, *map(html.escape, names)], rows
@@ -61,5 +71,8 @@ def _cut(panel: PIL.Image.Image, part: str) -> str:
 
 def _numbers(record: Mapping[str, Any]) -> str:
     psnr, residual = record.get("psnr"), record.get("residual")
-    said = [f"{psnr:.2f} dB" if psnr is not None else "", f"residual {residual:.2f}" if residual is not None else ""]
+    said = [
+        f"{psnr:.2f} dB" if psnr is not None else "",
+        f"residual {residual:.2f}" if residual is not None else "",
+    ]
     return f"<small>{', '.join(filter(None, said))}</small>"

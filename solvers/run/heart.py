@@ -36,10 +36,22 @@ MEANING = {  # of the numbers of a beat -> what Prometheus is told of them
 class Heart:
     """The beats of this process in one folder. rank: among processes that were started together."""
 
-    def __init__(self, folder: Path, rank: int = 0, every: float = OFTEN, clock: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        folder: Path,
+        rank: int = 0,
+        every: float = OFTEN,
+        clock: Callable[[], float] = time.monotonic,
+    ):
         self.folder, self.every, self.clock = folder, every, clock
         self.name = f"{platform.node() or 'here'}-{os.getpid()}-{secrets.token_hex(3)}"
-        self.facts: dict[str, Any] = {"worker": self.name, "host": platform.node(), "pid": os.getpid(), "rank": rank, "beat": 0}
+        self.facts: dict[str, Any] = {
+            "worker": self.name,
+            "host": platform.node(),
+            "pid": os.getpid(),
+            "rank": rank,
+            "beat": 0,
+        }
         self.began, self.next = clock(), 0.0
         self.mutex = threading.Lock()
 
@@ -87,8 +99,16 @@ class Watch:
         facts = beat_of(self.folder, name)
         if "ended" in facts:
             return True
-        host, pid = name.rsplit("-", 2)[0], int(facts.get("pid", 0)) or _number(name.rsplit("-", 2)[1:2])
-        if host == platform.node() and pid and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+        host, pid = (
+            name.rsplit("-", 2)[0],
+            int(facts.get("pid", 0)) or _number(name.rsplit("-", 2)[1:2]),
+        )
+        if (
+            host == platform.node()
+            and pid
+            and not Path(f"/proc/{pid}").exists()
+            and Path("/proc/self").exists()
+        ):
             return True
         number, since = self.seen.get(name, (-1, 0.0))
         if number != facts.get("beat", 0):
@@ -123,9 +143,17 @@ def prometheus(beats: list[dict[str, Any]]) -> str:
     """Beats in the text format of Prometheus's exposition, one sample for each process."""
     lines = []
     for key, (kind, meaning) in MEANING.items():
-        samples = [f"palimpsest_{key}{_labels(facts)} {facts[key]}" for facts in beats if _finite(facts.get(key))]
+        samples = [
+            f"palimpsest_{key}{_labels(facts)} {facts[key]}"
+            for facts in beats
+            if _finite(facts.get(key))
+        ]
         if samples:
-            lines += [f"# HELP palimpsest_{key} {meaning}", f"# TYPE palimpsest_{key} {kind}", *samples]
+            lines += [
+                f"# HELP palimpsest_{key} {meaning}",
+                f"# TYPE palimpsest_{key} {kind}",
+                *samples,
+            ]
     return "\n".join(lines) + "\n" if lines else ""
 
 

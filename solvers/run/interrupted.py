@@ -44,13 +44,18 @@ class Savings:
             return None, held["image"]
         return (held["t"], held["x"], held["streams"]), None
 
-    def following(self, steps: Iterator[Step], noise: Noise, image_id: str, k: int, scan: str) -> Iterator[Step]:
+    def following(
+        self, steps: Iterator[Step], noise: Noise, image_id: str, k: int, scan: str
+    ) -> Iterator[Step]:
         """The steps of a draw, whose state is saved every now and then before the next begins."""
         for step in steps:
             yield step
             if time.monotonic() - self.last >= self.every:
                 streams = [generator.get_state() for generator in noise.generators]
-                self._write(self.path(image_id, k), {"scan": scan, "t": step.t, "x": step.x.cpu(), "streams": streams})
+                self._write(
+                    self.path(image_id, k),
+                    {"scan": scan, "t": step.t, "x": step.x.cpu(), "streams": streams},
+                )
                 self.last = time.monotonic()
 
     def finish(self, image_id: str, k: int, scan: str, image: Tensor) -> None:

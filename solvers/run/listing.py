@@ -13,7 +13,10 @@ KINDS = ("tasks", "solvers", "models", "operators")
 OPERATORS = "solvers/operators"
 NONLINEAR = {"HighDynamicRange", "NetworkBlur", "NonlinearBlur", "PhaseRetrieval"}
 AS_PARTS = {"Composition", "Physics"}
-PRIORS = {"ldm.latent.": "latent prior", "ldm.patch.": "patch prior"}  # by the module of `prior:`; others are of pixels
+PRIORS = {
+    "ldm.latent.": "latent prior",
+    "ldm.patch.": "patch prior",
+}  # by the module of `prior:`; others are of pixels
 NEEDS = "# Needs: "
 
 
@@ -37,7 +40,10 @@ def text(kind: str) -> str:
     """A table for the terminal; names that mean another one stand below it."""
     found = entries(kind)
     columns = [max(len(entry[i]) for entry in found) for i in (0, 1)]
-    lines = ["  ".join((e.name.ljust(columns[0]), e.needs.ljust(columns[1]), e.line)).rstrip() for e in found]
+    lines = [
+        "  ".join((e.name.ljust(columns[0]), e.needs.ljust(columns[1]), e.line)).rstrip()
+        for e in found
+    ]
     if kind == "tasks" and (others := catalogue.aliases(kind)):
         width = max(map(len, others))
         lines += ["", "other names that are understood:"]
@@ -48,7 +54,9 @@ def text(kind: str) -> str:
 class List(argparse.Action):
     """--list KIND: print and end."""
 
-    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         print(text(values))
         parser.exit()
 
@@ -62,7 +70,9 @@ def _needs(kind: str, name: str) -> str:
     if kind == "models":
         settings = catalogue.home("models") / name / "config.yaml"
         target = read_yaml(settings.read_text(), settings)["prior"]["target"]
-        return next((words for module, words in PRIORS.items() if target.startswith(module)), "pixel prior")
+        return next(
+            (words for module, words in PRIORS.items() if target.startswith(module)), "pixel prior"
+        )
     lines = catalogue.settings(kind, name).read_text().splitlines()
     return next((line.removeprefix(NEEDS) for line in lines if line.startswith(NEEDS)), "")
 
@@ -75,10 +85,18 @@ def _operators() -> Iterator[Entry]:
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, ast.ClassDef) and node.name in public:
                 about = (ast.get_docstring(node) or "").splitlines()[0]
-                kind = "as its parts" if node.name in AS_PARTS else "nonlinear" if node.name in NONLINEAR else "linear"
+                kind = (
+                    "as its parts"
+                    if node.name in AS_PARTS
+                    else "nonlinear"
+                    if node.name in NONLINEAR
+                    else "linear"
+                )
                 yield Entry(node.name, kind, about)
 
 
 def _exported(path: Path) -> set[str]:
-    imported = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)]
+    imported = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.ImportFrom)
+    ]
     return {alias.name for node in imported for alias in node.names}

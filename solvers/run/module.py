@@ -33,14 +33,22 @@ from solvers.run.whole import check_memory, lifted
 from solvers.solver import check, lowered
 
 ENOUGH = 10.0  # seconds that an estimate of a run's time may take
-Fit = Callable[..., tuple[Prior, str]]  # a prior for images of this shape, and what had to be done ("" if nothing)
+Fit = Callable[
+    ..., tuple[Prior, str]
+]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
 class Reconstruction(pl.LightningModule):
     """prior: what images look like. fit: adapts it to a scan's shape, or refuses in one line. notes: for every record."""
 
     def __init__(
-        self, prior: Prior, cells: Sequence[Cell], run: Run, fit: Fit, notes: Sequence[str] = (), watch: Watch | None = None
+        self,
+        prior: Prior,
+        cells: Sequence[Cell],
+        run: Run,
+        fit: Fit,
+        notes: Sequence[str] = (),
+        watch: Watch | None = None,
     ):
         super().__init__()
         self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
@@ -51,7 +59,9 @@ class Reconstruction(pl.LightningModule):
         if self.working_type is torch.float64:
             self.prior.double()
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         return batch  # scans keep their files' pixels on the CPU; `restore` moves what it needs
 
     def check(self, scan: Scan) -> None:
@@ -65,7 +75,9 @@ class Reconstruction(pl.LightningModule):
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
 
-    def predict_step(self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0) -> list[Outcome]:
+    def predict_step(
+        self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0
+    ) -> list[Outcome]:
         """Restore a batch; scans of unequal shape are computed apart. The outcomes are in the batch's order."""
         cell = self.cells[dataloader_idx]
         outcomes = [failed(scan, scan.error, scan.trace) for scan in batch if scan.error]
@@ -83,20 +95,28 @@ class Reconstruction(pl.LightningModule):
         try:
             return self.restore_together(cell, scans, given)
         except Refusal as error:
-            lone = failed(scans[0], str(error).removeprefix(f"{scans[0].image_id}: "))  # which is said with every failure
+            lone = failed(
+                scans[0], str(error).removeprefix(f"{scans[0].image_id}: ")
+            )  # which is said with every failure
         except Exception as error:
-            if out_of_memory(error) or isinstance(error, torch.AcceleratorError):  # nor would the next image do better
+            if out_of_memory(error) or isinstance(
+                error, torch.AcceleratorError
+            ):  # nor would the next image do better
                 raise
             lone = broken(scans[0], error)
         if len(scans) == 1:
             return [lone]
         alone = [None if given is None else given.select([i]) for i in range(len(scans))]
         outcomes = [self.restore(cell, [scan], own)[0] for scan, own in zip(scans, alone)]
-        if lone.trace and not any(outcome.trace for outcome in outcomes):  # a bug that only a batch shows is not hidden either
+        if lone.trace and not any(
+            outcome.trace for outcome in outcomes
+        ):  # a bug that only a batch shows is not hidden either
             outcomes[0] = replace(outcomes[0], trace=lone.trace)
         return outcomes
 
-    def restore_together(self, cell: Cell, scans: list[Scan], given: Problem | None = None) -> list[Outcome]:
+    def restore_together(
+        self, cell: Cell, scans: list[Scan], given: Problem | None = None
+    ) -> list[Outcome]:
         """Measurement, draws, and one outcome for each of the scans, which have one shape."""
         start = time.perf_counter()
         scans = self.in_units(cell, scans) if given is None else scans
@@ -105,8 +125,15 @@ class Reconstruction(pl.LightningModule):
             units.check(problem)
         check(cell.solver, problem, prior)
         with Meter(prior, self.autocast, self.progress.ask) as meter:
-            draws, bad = self.drawing.draw(cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans])
-        facts = {"nfe": meter.nfe, "vjps": meter.vjps, "seconds": self.since(start) / len(scans), "seed": self.run.seed}
+            draws, bad = self.drawing.draw(
+                cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
+            )
+        facts = {
+            "nfe": meter.nfe,
+            "vjps": meter.vjps,
+            "seconds": self.since(start) / len(scans),
+            "seed": self.run.seed,
+        }
         notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior), cell.note(prior)))]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
@@ -119,11 +146,19 @@ class Reconstruction(pl.LightningModule):
             advice = [narrow(scan), overstated(one) if self.run.measurements else ""]
             own = [*remarks(scan, self.run.measurements), *filter(None, advice)]
             said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
-            outcomes.append(picture(put_back(self.conclude(cell, scan, one, draws[b], cheap, said))))
+            outcomes.append(
+                picture(put_back(self.conclude(cell, scan, one, draws[b], cheap, said)))
+            )
         return outcomes
 
     def conclude(
-        self, cell: Cell, scan: Scan, problem: Problem, draws: Tensor, baseline: Tensor | None, facts: dict[str, Any]
+        self,
+        cell: Cell,
+        scan: Scan,
+        problem: Problem,
+        draws: Tensor,
+        baseline: Tensor | None,
+        facts: dict[str, Any],
     ) -> Outcome:
         """Draws [K,C,H,W] of one image -> what is kept and its record."""
         operator, many = problem.operator, len(draws) > 1 and not cell.keep
@@ -196,7 +231,9 @@ class Reconstruction(pl.LightningModule):
             note = f"{grown}; {note}" if note else grown
         return measure(operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
 
-    def fitted(self, shape: Shape, scan: Scan, measured: Operator | None = None) -> tuple[Prior, str]:
+    def fitted(
+        self, shape: Shape, scan: Scan, measured: Operator | None = None
+    ) -> tuple[Prior, str]:
         """The prior for images of a shape, or for volumes. measured: the operator whose y the scan is."""
         if len(shape) < 4:
             return self.fit(self.prior, shape)
@@ -204,27 +241,48 @@ class Reconstruction(pl.LightningModule):
         if found is not None and measured is not None and scan.pixels is not None:
             rows, columns = (n / m for n, m in zip(scan.pixels.shape[-2:], shape[-2:]))
             found = (found[0] * measured.places[1], found[1] * rows, found[2] * columns)
-        of_volumes = {"batch": self.run.together, "turns": self.run.planes == "turns", "coupling": self.run.coupling}
+        of_volumes = {
+            "batch": self.run.together,
+            "turns": self.run.planes == "turns",
+            "coupling": self.run.coupling,
+        }
         prior, note = self.fit(self.prior, shape, spacing=found, **of_volumes)
-        said = "restored as a volume" + (f", its slices' noise shared over {self.run.coupling:g} mm" if self.run.coupling else "")
+        said = "restored as a volume" + (
+            f", its slices' noise shared over {self.run.coupling:g} mm" if self.run.coupling else ""
+        )
         return prior, f"{said}; {note}" if note else said
 
     def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
         """A problem that is posed already, on this device, and what `pose` says beside it."""
         shape = problem.operator.shape or tuple(self.prior.image_shape)
-        return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(self.prior, shape)
+        return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(
+            self.prior, shape
+        )
 
     def generate(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
         """Draws from the prior itself, one for each seed, which is what the scan's id says."""
         start, ids = time.perf_counter(), [scan.image_id for scan in scans]
-        noise, like = Noise(ids, "solver", self.run.seed), torch.zeros((), device=self.device, dtype=self.working_type)
+        noise, like = (
+            Noise(ids, "solver", self.run.seed),
+            torch.zeros((), device=self.device, dtype=self.working_type),
+        )
         with Meter(self.prior, self.autocast) as meter:
-            last, bad = self.drawing.follow(cell.solver(self.prior, noise, like), cell.solver.steps, ids)
+            last, bad = self.drawing.follow(
+                cell.solver(self.prior, noise, like), cell.solver.steps, ids
+            )
             latent = self.prior.kind == "latent"
             image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
-        facts = {"nfe": meter.nfe, "seconds": self.since(start) / len(ids), "seed": self.run.seed, "status": "ok"}
+        facts = {
+            "nfe": meter.nfe,
+            "seconds": self.since(start) / len(ids),
+            "seed": self.run.seed,
+            "status": "ok",
+        }
         record = [{"image_id": name} | facts for name in ids]
-        return [failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples") for b, s in enumerate(scans)]
+        return [
+            failed(s, bad[b]) if b in bad else Outcome(s, record[b], image[b], folder="samples")
+            for b, s in enumerate(scans)
+        ]
 
     def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
         """Seconds an image, from the first steps on this scan (the very first, which warms up, apart where there is time)."""
@@ -234,7 +292,9 @@ class Reconstruction(pl.LightningModule):
         else:
             problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             rows, total = min(cell.draws, self.run.rows), steps_of(cell.solver, problem, prior)
-            steps = cell.solver(problem.repeat(rows), prior, Noise([scan.image_id] * rows, "solver", 0, range(rows)))
+            steps = cell.solver(
+                problem.repeat(rows), prior, Noise([scan.image_id] * rows, "solver", 0, range(rows))
+            )
         times = [time.perf_counter()]
         with torch.no_grad():
             for _, _ in zip(range(trials + 1), steps):

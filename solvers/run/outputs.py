@@ -50,7 +50,9 @@ class Files:
         return self.folder / name
 
 
-def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def write(
+    outcome: Outcome, folder: Path, origin: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
     """Write all files of one image below `folder`, each of them whole or not at all; returns their names by kind, and all names.
 
     origin: how the image was made, which DICOM files tell (keywords of `formats.write`). Raises Refusal in one line for what
@@ -74,24 +76,38 @@ def write(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[di
         spread = formats.as_stored(outcome.std * scan.intensity.per_unit, scan.source.meta)
         write_array(spread, files.place("std", ".npy"))
         height = max(HEIGHT, spread.shape[-2])
-        commit(files.place("std", ".png"), png(tile("std of draws", spread, 0, ceiling(spread), height)))
+        commit(
+            files.place("std", ".png"),
+            png(tile("std of draws", spread, 0, ceiling(spread), height)),
+        )
     _write_measured(outcome, files)
     return files.names, files.written
 
 
-def write_volume(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
+def write_volume(
+    outcome: Outcome, folder: Path, origin: Mapping[str, Any]
+) -> tuple[dict[str, str], list[str]]:
     """`write` of a volume: image, draws and spread as volumes of the source's format, in its space."""
     scan = outcome.scan
     assert outcome.image is not None and scan.intensity is not None
     files = Files(folder, file_name(scan.volume))
     first, step = outcome.record.get("slices_at", (0.0, 1.0))
-    metas = formats.stacked([_source(one).meta for one in scan.slices], first, step, outcome.image.shape[1])
-    suffix = "" if metas[0].format == "dicom" and metas[0].count == 1 else scan.suffix or formats.suffix(metas[0])
+    metas = formats.stacked(
+        [_source(one).meta for one in scan.slices], first, step, outcome.image.shape[1]
+    )
+    suffix = (
+        ""
+        if metas[0].format == "dicom" and metas[0].count == 1
+        else scan.suffix or formats.suffix(metas[0])
+    )
     # a volume's slice is another object than the slice that was written alone
     ids = [f"{scan.volume}, slice {k}" for k in range(len(metas))]
 
     def volume(values: Tensor, metas: Sequence[formats.Meta], word: str, path: Path) -> None:
-        images = [_image(values[:, k], meta, _source(scan.slices[0]), outcome.record) for k, meta in enumerate(metas)]
+        images = [
+            _image(values[:, k], meta, _source(scan.slices[0]), outcome.record)
+            for k, meta in enumerate(metas)
+        ]
         if path.is_dir():  # a series is a folder, which appears whole or not at all
             shutil.rmtree(path)
         formats.reassemble(images, path, image_ids=ids, kind=word, **origin)
@@ -99,12 +115,27 @@ def write_volume(outcome: Outcome, folder: Path, origin: Mapping[str, Any]) -> t
             files.written.remove(name := path.relative_to(folder).as_posix())
             files.written += sorted(f"{name}/{file.name}" for file in path.iterdir())
 
-    volume(scan.intensity.to_stored(outcome.image.float()), metas, "", files.place(outcome.folder, suffix))
+    volume(
+        scan.intensity.to_stored(outcome.image.float()),
+        metas,
+        "",
+        files.place(outcome.folder, suffix),
+    )
     for k, draw in enumerate(outcome.draws if outcome.draws is not None else []):
-        volume(scan.intensity.to_stored(draw.float()), metas, f"draw {k}", files.place("samples", f"-{k:03d}{suffix}"))
+        volume(
+            scan.intensity.to_stored(draw.float()),
+            metas,
+            f"draw {k}",
+            files.place("samples", f"-{k:03d}{suffix}"),
+        )
     if outcome.std is not None:
         spread = outcome.std * scan.intensity.per_unit
-        volume(spread, [formats.spread(meta, float(spread.max())) for meta in metas], "std", files.place("std", suffix))
+        volume(
+            spread,
+            [formats.spread(meta, float(spread.max())) for meta in metas],
+            "std",
+            files.place("std", suffix),
+        )
     _write_measured(outcome, files)
     return files.names, files.written
 
@@ -114,9 +145,14 @@ def volume_images(outcome: Outcome) -> tuple[list[formats.Image], list[str]]:
     scan = outcome.scan
     assert outcome.image is not None and scan.intensity is not None
     first, step = outcome.record.get("slices_at", (0.0, 1.0))
-    metas = formats.stacked([_source(one).meta for one in scan.slices], first, step, outcome.image.shape[1])
+    metas = formats.stacked(
+        [_source(one).meta for one in scan.slices], first, step, outcome.image.shape[1]
+    )
     values = scan.intensity.to_stored(outcome.image.float())
-    images = [_image(values[:, k], meta, _source(scan.slices[0]), outcome.record) for k, meta in enumerate(metas)]
+    images = [
+        _image(values[:, k], meta, _source(scan.slices[0]), outcome.record)
+        for k, meta in enumerate(metas)
+    ]
     return images, [f"{scan.volume}, slice {k}" for k in range(len(metas))]
 
 
@@ -138,7 +174,9 @@ def _source(scan: Scan) -> formats.Image:
     return scan.source
 
 
-def _image(values: Tensor, meta: formats.Meta, source: formats.Image, record: Mapping[str, Any]) -> formats.Image:
+def _image(
+    values: Tensor, meta: formats.Meta, source: formats.Image, record: Mapping[str, Any]
+) -> formats.Image:
     """A slice in stored units, with the pixels that the result has."""
     return formats.Image(values, meta_of_result(formats.Image(source.pixels, meta), values, record))
 
@@ -163,7 +201,9 @@ def meta_of_result(source: formats.Image, image: Tensor, record: Mapping[str, An
 def like_source(image: Tensor, scan: Scan, record: Mapping[str, Any]) -> formats.Image:
     """An image in the model range, in stored units and with what its source's file says about itself."""
     assert scan.source is not None and scan.intensity is not None
-    return formats.Image(scan.intensity.to_stored(image.float()), meta_of_result(scan.source, image, record))
+    return formats.Image(
+        scan.intensity.to_stored(image.float()), meta_of_result(scan.source, image, record)
+    )
 
 
 def write_array(values: Tensor, path: Path) -> None:

@@ -17,14 +17,21 @@ from solvers.problem import Gaussian, Likelihood
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
-NARROW = 1 / 8  # of a window: what less takes up is dark, and its noise small beside what the prior knows
+NARROW = (
+    1 / 8
+)  # of a window: what less takes up is dark, and its noise small beside what the prior knows
 NOISE = 4.0  # deviations of noise that belong to a value within the window: beyond them lies one in 16,000
 NORMAL = 0.6745  # median of |n| for n of deviation 1
 
 
 def narrow(scan: Scan) -> str:
     """What to say of a picture of 16 bits whose values end below an eighth of its window, as 12 bits do; "" of others."""
-    if scan.volume or scan.source is None or scan.intensity is None or scan.source.meta.dtype != "uint16":
+    if (
+        scan.volume
+        or scan.source is None
+        or scan.intensity is None
+        or scan.source.meta.dtype != "uint16"
+    ):
         return ""
     low, high = (float(end) for end in unpadded(scan.source).aminmax())
     share = (high - scan.intensity.low) / (scan.intensity.high - scan.intensity.low)
@@ -42,7 +49,11 @@ def set_aside(scan: Scan, operator: Operator, likelihood: Likelihood) -> Scan:
     y = scan.pixels
     if y is None or scan.source is None or unit_scale(operator) != 2 or operator.grid is None:
         return scan
-    if scan.source.meta.format in ARRAYS and scan.intensity is not None and not scan.intensity.origin:
+    if (
+        scan.source.meta.format in ARRAYS
+        and scan.intensity is not None
+        and not scan.intensity.origin
+    ):
         return scan
     beyond = y.abs() > 1 + NOISE * _deviation(y, likelihood)
     if not bool(beyond.any()):
@@ -63,7 +74,9 @@ def put_back(outcome: Outcome) -> Outcome:
         rest = rest.mean(0, keepdim=True)
     added = grid.bicubic(rest.to(image), *image.shape[-2:])
     draws = None if outcome.draws is None else outcome.draws + added
-    return replace(outcome, image=image + added, draws=draws, record=outcome.record | {"carried": share})
+    return replace(
+        outcome, image=image + added, draws=draws, record=outcome.record | {"carried": share}
+    )
 
 
 def _deviation(y: Tensor, likelihood: Likelihood) -> float:

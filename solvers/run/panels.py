@@ -32,7 +32,9 @@ def panel(outcome: Outcome) -> PIL.Image.Image:
     if outcome.y is not None:
         tiles["measurement"] = _measurement(outcome.y, outcome, box)
         if outcome.axes and outcome.baseline is not None:
-            tiles["classical"] = tile("classical answer", to_unit(outcome.baseline), 0, 1, inset=box)
+            tiles["classical"] = tile(
+                "classical answer", to_unit(outcome.baseline), 0, 1, inset=box
+            )
     return _row(tiles | shown)
 
 
@@ -44,7 +46,12 @@ def pictures(outcome: Outcome) -> dict[str, Tile]:
         shown["truth"] = ("truth", to_unit(outcome.truth), 0.0, 1.0)
     psnr = outcome.record.get("psnr")
     title = "reconstruction" if outcome.std is None else "posterior mean"
-    shown["restored"] = (title + (f"  {psnr:.2f} dB" if psnr is not None else ""), to_unit(outcome.image), 0.0, 1.0)
+    shown["restored"] = (
+        title + (f"  {psnr:.2f} dB" if psnr is not None else ""),
+        to_unit(outcome.image),
+        0.0,
+        1.0,
+    )
     if outcome.truth is not None:
         error = (to_unit(outcome.image) - to_unit(outcome.truth)).abs()
         shown["error"] = ("absolute error", error, 0.0, ceiling(error))
@@ -107,7 +114,12 @@ def before(outcome: Outcome) -> Tensor | None:
 def _pictured(y: Tensor, outcome: Outcome) -> bool:
     """Whether y is on the images' scale, sample by sample."""
     assert outcome.image is not None
-    return outcome.image_like and y.ndim == 3 and len(y) == len(outcome.image) and float(y.abs().max()) <= 2
+    return (
+        outcome.image_like
+        and y.ndim == 3
+        and len(y) == len(outcome.image)
+        and float(y.abs().max()) <= 2
+    )
 
 
 def _measurement(y: Tensor, outcome: Outcome, box: Box | None) -> PIL.Image.Image:
@@ -115,8 +127,15 @@ def _measurement(y: Tensor, outcome: Outcome, box: Box | None) -> PIL.Image.Imag
     image = outcome.image
     assert image is not None
     if _pictured(y, outcome):
-        title, mode = f"measurement {y.shape[-2]} x {y.shape[-1]}", "nearest" if y.shape[-2] <= HEIGHT else "area"
-        placed = to_unit(y) if outcome.grid is None else outcome.grid.nearest(to_unit(y), *image.shape[-2:])
+        title, mode = (
+            f"measurement {y.shape[-2]} x {y.shape[-1]}",
+            "nearest" if y.shape[-2] <= HEIGHT else "area",
+        )
+        placed = (
+            to_unit(y)
+            if outcome.grid is None
+            else outcome.grid.nearest(to_unit(y), *image.shape[-2:])
+        )
         fits = placed.shape[-2:] == image.shape[-2:]
         return tile(title, _masked(placed, outcome), 0, 1, mode=mode, inset=box if fits else None)
     y = y.flatten()[None, None] if y.ndim < 2 else y[None] if y.ndim == 2 else y.flatten(0, -3)
@@ -125,13 +144,23 @@ def _measurement(y: Tensor, outcome: Outcome, box: Box | None) -> PIL.Image.Imag
     if axes and axes.spectral:
         top = float(y.max().clamp_min(torch.finfo(y.dtype).tiny))
         return tile(
-            f"log10 |y| / max  {size}", _masked((y / top).clamp_min(FLOOR).log10(), outcome), math.log10(FLOOR), 0, axes=axes[:2]
+            f"log10 |y| / max  {size}",
+            _masked((y / top).clamp_min(FLOOR).log10(), outcome),
+            math.log10(FLOOR),
+            0,
+            axes=axes[:2],
         )
     low, high = float(y.min()), float(y.max())
-    return tile(f"measurement {size}", y, low, high if high > low else low + 1, axes=axes and axes[:2])
+    return tile(
+        f"measurement {size}", y, low, high if high > low else low + 1, axes=axes and axes[:2]
+    )
 
 
 def _masked(picture: Tensor, outcome: Outcome) -> Tensor:
     """NaN where a mask of the operator says that nothing was measured."""
     mask = outcome.operator.get("mask")
-    return picture if mask is None or mask.shape[-2:] != picture.shape[-2:] else picture.masked_fill(mask == 0, math.nan)
+    return (
+        picture
+        if mask is None or mask.shape[-2:] != picture.shape[-2:]
+        else picture.masked_fill(mask == 0, math.nan)
+    )

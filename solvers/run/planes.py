@@ -22,15 +22,27 @@ def planes(outcome: Outcome) -> PIL.Image.Image:
     sides = _spacing(outcome)
     shown = list(pictures(outcome).values())
     upward = _upward(outcome)
-    if outcome.y is not None and outcome.image_like and outcome.image is not None and outcome.y.ndim == outcome.image.ndim:
+    if (
+        outcome.y is not None
+        and outcome.image_like
+        and outcome.image is not None
+        and outcome.y.ndim == outcome.image.ndim
+    ):
         y = _stretched(to_unit(outcome.y), outcome.image)
-        shown.insert(outcome.truth is not None, (f"measurement, {outcome.y.shape[1]} slices", y, 0.0, 1.0))
+        shown.insert(
+            outcome.truth is not None, (f"measurement, {outcome.y.shape[1]} slices", y, 0.0, 1.0)
+        )
     rows = []
     for axis, name in enumerate(PLANES):
         middle = shown[0][1].shape[axis + 1] // 2
-        cut = [(title, _square(upward(x.select(axis + 1, middle), axis), axis, sides), a, b) for title, x, a, b in shown]
+        cut = [
+            (title, _square(upward(x.select(axis + 1, middle), axis), axis, sides), a, b)
+            for title, x, a, b in shown
+        ]
         rows.append(beside([tile(f"{title}  ({name} {middle})", *rest) for title, *rest in cut]))  # type: ignore[arg-type]
-    sheet = PIL.Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    sheet = PIL.Image.new(
+        "RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white"
+    )
     for i, row in enumerate(rows):
         sheet.paste(row, (0, sum(before.height for before in rows[:i])))
     return sheet
@@ -39,7 +51,9 @@ def planes(outcome: Outcome) -> PIL.Image.Image:
 def _upward(outcome: Outcome) -> Callable[[Tensor, int], Tensor]:
     """Turns a plane whose rows are slices, so that the last one is above where slices go to the head or the front."""
     metas = [one.source.meta for one in outcome.scan.slices if one.source]
-    affines = [torch.tensor(meta.affine) for meta in (metas[0], metas[-1]) if meta.affine is not None]
+    affines = [
+        torch.tensor(meta.affine) for meta in (metas[0], metas[-1]) if meta.affine is not None
+    ]
     if len(affines) < 2:
         return lambda plane, axis: plane
     dicom = metas[0].format == "dicom"
@@ -58,7 +72,9 @@ def _spacing(outcome: Outcome) -> tuple[float, float, float]:
         return 1.0, 1.0, 1.0
     step = outcome.record.get("slices_at", (0.0, 1.0))[1]
     old = outcome.scan.slices[0].source.pixels.shape[-2:]  # type: ignore[union-attr]
-    return found[0] * step, *(f * n / m for f, n, m in zip(found[1:], old, outcome.image.shape[-2:]))  # type: ignore[return-value]
+    return found[0] * step, *(
+        f * n / m for f, n, m in zip(found[1:], old, outcome.image.shape[-2:])
+    )  # type: ignore[return-value]
 
 
 def _square(plane: Tensor, axis: int, sides: tuple[float, float, float]) -> Tensor:
@@ -66,9 +82,17 @@ def _square(plane: Tensor, axis: int, sides: tuple[float, float, float]) -> Tens
     height, width = (side for i, side in enumerate(sides) if i != axis)
     least = min(height, width)
     size = [max(round(n * side / least), 1) for n, side in zip(plane.shape[-2:], (height, width))]
-    return interpolate(plane[None], size, mode="nearest-exact")[0] if size != list(plane.shape[-2:]) else plane
+    return (
+        interpolate(plane[None], size, mode="nearest-exact")[0]
+        if size != list(plane.shape[-2:])
+        else plane
+    )
 
 
 def _stretched(y: Tensor, image: Tensor) -> Tensor:
     """y [C,m,H,W] with its slices, rows and columns repeated to the size of the image."""
-    return y if y.shape[1:] == image.shape[1:] else interpolate(y[None], image.shape[1:], mode="nearest-exact")[0]
+    return (
+        y
+        if y.shape[1:] == image.shape[1:]
+        else interpolate(y[None], image.shape[1:], mode="nearest-exact")[0]
+    )

@@ -39,7 +39,15 @@ class Part:
     size: images in a batch, as they are counted against the bounds.
     """
 
-    def __init__(self, folder: Path, bounds: Bounds, rank: int = 0, shared: bool = False, lease: float = PATIENCE, size: int = 1):
+    def __init__(
+        self,
+        folder: Path,
+        bounds: Bounds,
+        rank: int = 0,
+        shared: bool = False,
+        lease: float = PATIENCE,
+        size: int = 1,
+    ):
         self.bounds, self.size = bounds, size
         self.heart = Heart(folder, rank)
         self.shares = Shares(self.heart, lease) if shared else None

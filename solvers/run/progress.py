@@ -66,7 +66,9 @@ class Moment:
     steps: int
     share: float  # what is done of the whole, from 0 to 1
     seconds: float  # since the start
-    look: Callable[[], Tensor | None]  # the images at work as they are estimated now, [B,C,H,W] in [-1, 1]
+    look: Callable[
+        [], Tensor | None
+    ]  # the images at work as they are estimated now, [B,C,H,W] in [-1, 1]
     measure: Callable[[], float | None]  # |A x - y| / (sigma_y sqrt(m)) of the estimates
 
     @property
@@ -97,7 +99,9 @@ class Progress:
         self.beats: list[Callable[..., None]] = []
         self.place: dict[str, str] = {}
         self.images = 0  # that are finished
-        self.batch = self.rows = self.before = 0  # images and draws at work, and draws of these that are finished
+        self.batch = self.rows = self.before = (
+            0  # images and draws at work, and draws of these that are finished
+        )
         self.words: list[str] = []
         self.begun = 0.0  # the step at work
         self.part = 0.0  # of the batch at work
@@ -105,7 +109,11 @@ class Progress:
         self.follow([""], 1)
 
     def start(
-        self, total: int, visible: bool = True, volumes: Mapping[str, Sequence[str]] = MappingProxyType({}), rank: int = 0
+        self,
+        total: int,
+        visible: bool = True,
+        volumes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        rank: int = 0,
     ) -> None:
         """total: images to do, at most. visible: of several processes, the first one's. volumes: the ids of their slices.
 
@@ -143,7 +151,10 @@ class Progress:
             return
         name, step, steps, image, residual = self.now
         look, measure = image or (lambda: None), residual or (lambda: None)
-        share, seconds = (self.images + self.part) / max(self.total, 1), time.monotonic() - self.began
+        share, seconds = (
+            (self.images + self.part) / max(self.total, 1),
+            time.monotonic() - self.began,
+        )
         moment = Moment(name, self.images, self.total, step, steps, share, seconds, look, measure)
         if self.watch(moment) is False:
             raise Stopped
@@ -152,12 +163,26 @@ class Progress:
         """One line about an event, if they are asked for."""
         if self.json:
             seconds = round(time.monotonic() - self.began, 3)
-            line = {"event": event, "time": round(time.time(), 3), "rank": self.rank, "seconds": seconds, **facts}
-            print(json.dumps({k: None if v != v else v for k, v in line.items()}), file=sys.stderr, flush=True)
+            line = {
+                "event": event,
+                "time": round(time.time(), 3),
+                "rank": self.rank,
+                "seconds": seconds,
+                **facts,
+            }
+            print(
+                json.dumps({k: None if v != v else v for k, v in line.items()}),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def image(self, record: Mapping[str, Any]) -> None:
         """An image is done. Its own seconds are those that it took."""
-        known = {key: record[key] for key in ("residual", "psnr", "nfe") if isinstance(record.get(key), (int, float))}
+        known = {
+            key: record[key]
+            for key in ("residual", "psnr", "nfe")
+            if isinstance(record.get(key), (int, float))
+        }
         cost = {"took": round(record["seconds"], 3)} if "seconds" in record else {}
         self.tell("image", image=record["image_id"], status=record["status"], **cost, **known)
 

@@ -16,10 +16,15 @@ from solvers.run.results import Results
 LIBRARIES = ("torch", "pytorch-lightning", "diffusers", "numpy")
 
 
-def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Namespace, folder: Path) -> Results:
+def results_of(
+    cell: Cell, config: Mapping[str, Any], prior: Prior, options: Namespace, folder: Path
+) -> Results:
     """The result folder of one cell. config: its merged configuration, as YAML takes it; options: the flags of sample.py."""
     decisive = dict(config)
-    decisive["prior"] = {"model": str(options.model or config.get("prior") or catalogue.MODEL), "sha256": prior.origin}
+    decisive["prior"] = {
+        "model": str(options.model or config.get("prior") or catalogue.MODEL),
+        "sha256": prior.origin,
+    }
     decisive["run"] = {
         "seed": options.seed,
         "draws": cell.draws,
@@ -31,7 +36,9 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         "keep_patient": options.keep_patient,
         "images": str(options.manifest or options.data_root or "seeds"),
     }
-    decisive["run"] |= {word: getattr(options, word) for word in OF_VOLUMES if getattr(options, word)}
+    decisive["run"] |= {
+        word: getattr(options, word) for word in OF_VOLUMES if getattr(options, word)
+    }
     decisive["run"] |= {"planes": options.planes} if options.planes != "turns" else {}
     if options.window:
         decisive["run"]["window"] = list(options.window)
@@ -39,7 +46,10 @@ def results_of(cell: Cell, config: Mapping[str, Any], prior: Prior, options: Nam
         decisive["run"]["output_format"] = options.output_format
     if options.scale:
         decisive["run"]["scale"] = options.scale
-    versions = {"python": platform.python_version(), **{name: metadata.version(name) for name in LIBRARIES}}
+    versions = {
+        "python": platform.python_version(),
+        **{name: metadata.version(name) for name in LIBRARIES},
+    }
     told = {"cell": cell.name, "command": options.command, "versions": versions}
     told |= {"note": note} if (note := cell.note(prior)) else {}
     derivation = f"{cell.name}, prior {prior.origin[:16]}, seed {options.seed}; research use, not for diagnosis"

@@ -73,16 +73,30 @@ class Outcome:
             return None if x is None else x.select(-3, k)
 
         seen = cut(y) if y is not None and y.shape == image.shape else None
-        masks = {name: x.select(-3, k) for name, x in self.operator.items() if x.shape[-3:] == image.shape[-3:]}
-        flat = replace(self, image=cut(image), draws=cut(self.draws), truth=cut(self.truth), baseline=cut(self.baseline))
-        return replace(flat, deviation=cut(self.deviation), y=seen, operator=masks, grid=None, axes=None)
+        masks = {
+            name: x.select(-3, k)
+            for name, x in self.operator.items()
+            if x.shape[-3:] == image.shape[-3:]
+        }
+        flat = replace(
+            self,
+            image=cut(image),
+            draws=cut(self.draws),
+            truth=cut(self.truth),
+            baseline=cut(self.baseline),
+        )
+        return replace(
+            flat, deviation=cut(self.deviation), y=seen, operator=masks, grid=None, axes=None
+        )
 
 
 def meaning(record: Mapping[str, Any]) -> str:
     """What the numbers of a record say, for people who do not read tables."""
     value, said = record["residual"], []
     if value < 0.8:
-        said.append(f"Fits the data more closely than their noise, some of which is in the image (residual {value:.2f}).")
+        said.append(
+            f"Fits the data more closely than their noise, some of which is in the image (residual {value:.2f})."
+        )
     elif value <= 1.2:
         said.append(f"Explains the data to the noise level (residual {value:.2f}).")
     else:
@@ -96,7 +110,9 @@ def meaning(record: Mapping[str, Any]) -> str:
         )
         said.append(f"PSNR {record['psnr']:.1f} dB{more}.")
     if record.get("coverage") is not None:
-        said.append(f"The 90 % interval of the draws holds {record['coverage']:.0%} of the true pixels.")
+        said.append(
+            f"The 90 % interval of the draws holds {record['coverage']:.0%} of the true pixels."
+        )
     return " ".join(said)
 
 
@@ -116,7 +132,9 @@ def nearest(draws: Tensor, truth: Tensor, turns: bool) -> int:
     return int(metrics.psnr(metrics.aligned(draws, truth) if turns else draws, truth).argmax())
 
 
-def scores(image: Tensor, truth: Tensor, draws: Tensor | None, baseline: Tensor | None, turns: bool) -> dict[str, float]:
+def scores(
+    image: Tensor, truth: Tensor, draws: Tensor | None, baseline: Tensor | None, turns: bool
+) -> dict[str, float]:
     """psnr, ssim, nmse of the result; with several draws, those of the first one and the coverage of their interval.
 
     Of volumes [C,D,H,W] psnr and nmse are of all voxels, ssim is the mean of the slices, and with it that of the other planes.
@@ -125,7 +143,9 @@ def scores(image: Tensor, truth: Tensor, draws: Tensor | None, baseline: Tensor 
     seen = metrics.aligned if turns else (lambda image, truth: image)
     x, t = seen(image[None], truth[None]), truth[None]
     volume = image.ndim == 4
-    values = {"psnr": metrics.psnr(x, t).item()} | (of_planes(x, t) if volume else {"ssim": metrics.ssim(x, t).item()})
+    values = {"psnr": metrics.psnr(x, t).item()} | (
+        of_planes(x, t) if volume else {"ssim": metrics.ssim(x, t).item()}
+    )
     values["nmse"] = metrics.nmse(x, t).item()
     if draws is not None:
         first = seen(draws[:1], t)

@@ -18,7 +18,11 @@ from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
 PANELS = 48  # on a page; the folder holds them all
-BEFORE = ("classical", "measurement", "truth")  # what is compared with the restored image: the first of its size
+BEFORE = (
+    "classical",
+    "measurement",
+    "truth",
+)  # what is compared with the restored image: the first of its size
 MARKS = {"residual": 1.0, "coverage": 0.9}  # where they should lie
 STYLE = """
 :root { --text: #1c2024; --page: #fff; --soft: #f4f5f7; --line: #c9ced4; --dim: #59626b; --bad: #a40000; --link: #0b5cad }
@@ -74,7 +78,9 @@ def write(folder: Path) -> Path:
     spread = {key: array("d") for key in MARKS}
     for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
         if record["status"] != "ok":
-            bad.append(f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>")
+            bad.append(
+                f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>"
+            )
             continue
         place = places.setdefault(_file(record), len(places))
         rows.append(_row(_cells(record, keys, place if place < PANELS else None)))
@@ -85,16 +91,22 @@ def write(folder: Path) -> Path:
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
     parts = [
         f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
-        f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>" if config.get("note") else "",
+        f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>"
+        if config.get("note")
+        else "",
         "<h2>Summary</h2>",
         _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
         _histograms(spread),
         f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
         "<h2>Panels</h2>",
         *pictures,
-        f"<p class=note>{len(places) - PANELS} more in panels/.</p>" if len(places) > PANELS else "",
+        f"<p class=note>{len(places) - PANELS} more in panels/.</p>"
+        if len(places) > PANELS
+        else "",
         "<h2>Images</h2>",
-        _framed(["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows),
+        _framed(
+            ["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows
+        ),
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
@@ -118,7 +130,10 @@ def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
     """One summary of several tasks and solvers: summary.json, and report.html with links to each and their first images."""
     commit_json(folder / "summary.json", table)
     keys = _present(table.values())
-    rows = [[_link(name), str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
+    rows = [
+        [_link(name), str(s["images"]), *(_mean(s, key) for key in keys)]
+        for name, s in table.items()
+    ]
     head = ["", "n", *(COLUMNS[key][0] for key in keys)]
     parts = [
         "<h2>Summary</h2>",
@@ -133,9 +148,14 @@ def text(table: Mapping[str, Mapping[str, Any]]) -> str:
     """The same as plain text, one line per task and solver."""
     keys = _present(table.values())
     rows = [["", "n", *(COLUMNS[key][0] for key in keys)]]
-    rows += [[name, str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()]
+    rows += [
+        [name, str(s["images"]), *(_mean(s, key) for key in keys)] for name, s in table.items()
+    ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))) for row in rows)
+    return "\n".join(
+        "  ".join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths)))
+        for row in rows
+    )
 
 
 def _present(summaries: Any) -> list[str]:
@@ -169,7 +189,11 @@ def _cells(record: Mapping[str, Any], keys: Sequence[str], place: int | None) ->
 
 def _histograms(spread: Mapping[str, Sequence[float]]) -> str:
     """How residuals and coverages spread over the images."""
-    plots = [bars(values, COLUMNS[key][0], MARKS[key]) for key, values in spread.items() if len(values) > 1]
+    plots = [
+        bars(values, COLUMNS[key][0], MARKS[key])
+        for key, values in spread.items()
+        if len(values) > 1
+    ]
     return f"<div class=plots>{''.join(plots)}</div>"
 
 
@@ -178,7 +202,10 @@ def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
     if not file.endswith(".png"):
         return ""
     sheet = PIL.Image.open(folder / file)
-    code, looks = base64.b64encode((folder / file).read_bytes()).decode(), _looks(panels.places(sheet), sheet.size)
+    code, looks = (
+        base64.b64encode((folder / file).read_bytes()).decode(),
+        _looks(panels.places(sheet), sheet.size),
+    )
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
     panel = f"<img alt='{name}' src='data:image/png;base64,{code}'>"
@@ -190,12 +217,22 @@ def _looks(boxes: Mapping[str, panels.Place], sheet: tuple[int, int]) -> str:
 
     sheet: width and height of the panel.
     """
-    alike = [name for name in BEFORE if name in boxes and _size(boxes[name]) == _size(boxes.get("restored", (0, 0, 0, 0)))]
+    alike = [
+        name
+        for name in BEFORE
+        if name in boxes and _size(boxes[name]) == _size(boxes.get("restored", (0, 0, 0, 0)))
+    ]
     if not alike:
         return ""
-    crops = {name: _crop(box, sheet, "over" if name == alike[0] else "") for name, box in boxes.items()}
+    crops = {
+        name: _crop(box, sheet, "over" if name == alike[0] else "") for name, box in boxes.items()
+    }
     parts = [sliding(crops[alike[0]], crops["restored"], (alike[0], "restored"))]
-    parts += [f"<div><small>{name}</small>{crops[name]}</div>" for name in ("error", "std") if name in boxes]
+    parts += [
+        f"<div><small>{name}</small>{crops[name]}</div>"
+        for name in ("error", "std")
+        if name in boxes
+    ]
     return "".join(parts)
 
 

@@ -59,7 +59,9 @@ class Work:
         return sum(isinstance(row, Whole) for row in self.rows)
 
 
-def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Node], demo: bool) -> int:
+def restore(
+    options: argparse.Namespace, configs: Mapping[str, configuration.Node], demo: bool
+) -> int:
     """Everything is checked on the first image before any network runs; then Lightning's predict goes through them all.
 
     configs: of each cell of the grid, by its name. demo: whether no data were named. Returns the exit code.
@@ -78,10 +80,14 @@ def restore(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     results = {}
     for cell in work.cells:
         plain = configuration.plain(configs[cell.name])
-        results[cell.name] = results_of(cell, plain, work.module.prior, options, work.folders[cell.name])
+        results[cell.name] = results_of(
+            cell, plain, work.module.prior, options, work.folders[cell.name]
+        )
     with locked_folders(results.values(), options, work.everything) as holds:
         if demo:
-            say(f"demo: {len(work.rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}")
+            say(
+                f"demo: {len(work.rows)} shipped held-out scans of subjects the prior never saw → {options.save_dir}"
+            )
         for remark in work.remarks:
             say(f"note: {remark}")
         complete = predict(work, results, trainer, options)
@@ -113,7 +119,9 @@ def checked(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
         raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
 
     operators = [cell.operator for cell in cells]
-    load, notes, first = reader(prior, operators, rows, options.measurements, scanned.source(cells, options), options.window)
+    load, notes, first = reader(
+        prior, operators, rows, options.measurements, scanned.source(cells, options), options.window
+    )
     leak = leaks(options, rows)
     notes = [*notes, *filter(None, [leak])]
     module = Reconstruction(prior, cells, run_of(options, cells), resize.fit, notes)
@@ -122,13 +130,17 @@ def checked(options: argparse.Namespace, configs: Mapping[str, configuration.Nod
     return Work(cells, folders, everything, rows, load, first, module, list(remarks))
 
 
-def predict(work: Work, results: Mapping[str, Results], trainer: pl.Trainer, options: argparse.Namespace) -> bool:
+def predict(
+    work: Work, results: Mapping[str, Results], trainer: pl.Trainer, options: argparse.Namespace
+) -> bool:
     """Restore what is not committed yet; whether nothing is left then."""
     module = work.module
     processes = options.devices * options.num_nodes
     if processes > work.volumes > 0:
         say(f"note: {processes} processes share volumes, and not the slices of one")
-    module.savings.update({name: Savings(result.folder, result.digest) for name, result in results.items()})
+    module.savings.update(
+        {name: Savings(result.folder, result.digest) for name, result in results.items()}
+    )
     together = 1 if work.volumes else module.run.rows
     sizes = {cell.name: max(1, together // cell.draws) for cell in work.cells}
     parts = parts_of(results, sizes, options, trainer)
@@ -138,7 +150,9 @@ def predict(work: Work, results: Mapping[str, Results], trainer: pl.Trainer, opt
     trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
     pending = []
     for name, part in parts.items():
-        left_over = Pending([row.image_id for row in work.rows], sizes[name], results[name].committed, part.numbers)
+        left_over = Pending(
+            [row.image_id for row in work.rows], sizes[name], results[name].committed, part.numbers
+        )
         pending.append(batches(work.rows, work.load, sizes[name], left_over, ahead))
     with left(parts.values()):
         trainer.predict(module, pending, return_predictions=False)
@@ -149,13 +163,21 @@ def predict(work: Work, results: Mapping[str, Results], trainer: pl.Trainer, opt
 
 
 def parts_of(
-    results: Mapping[str, Results], sizes: Mapping[str, int], options: argparse.Namespace, trainer: pl.Trainer
+    results: Mapping[str, Results],
+    sizes: Mapping[str, int],
+    options: argparse.Namespace,
+    trainer: pl.Trainer,
 ) -> dict[str, Part]:
     """What this process does of each cell; the bounds are of all cells together."""
-    bounds, shared = Bounds(options.max_images, options.max_hours), options.join or trainer.world_size > 1
+    bounds, shared = (
+        Bounds(options.max_images, options.max_hours),
+        options.join or trainer.world_size > 1,
+    )
     made = {}
     for name, result in results.items():
-        made[name] = Part(result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name])
+        made[name] = Part(
+            result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name]
+        )
     return made
 
 
@@ -166,7 +188,15 @@ def reading_ahead(workers: int | None, trainer: pl.Trainer, large: bool) -> int:
     """
     if large and workers:
         say("note: volumes and files of a scanner are not read ahead; --workers has no effect")
-    return 0 if large else workers if workers is not None else 0 if trainer.strategy.root_device.type == "cpu" else 2
+    return (
+        0
+        if large
+        else workers
+        if workers is not None
+        else 0
+        if trainer.strategy.root_device.type == "cpu"
+        else 2
+    )
 
 
 @contextmanager
@@ -190,14 +220,20 @@ def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> b
     return False
 
 
-def all_rows(options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]) -> Sequence[Row]:
+def all_rows(
+    options: argparse.Namespace, cells: Sequence[Cell], folders: Iterable[Path]
+) -> Sequence[Row]:
     """What there is to restore; of the prior itself, one row for each seed. folders: of results."""
     if cells[0].operator is None:
         return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
     passed: list[Passed] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
-    rows = sources.find(options.data_root, options.split, options.manifest, written, passed, scanned.kind(cells))
-    for line in series.listed(one for one in passed if not one.path.is_relative_to(options.save_dir)):
+    rows = sources.find(
+        options.data_root, options.split, options.manifest, written, passed, scanned.kind(cells)
+    )
+    for line in series.listed(
+        one for one in passed if not one.path.is_relative_to(options.save_dir)
+    ):
         say(f"note: {line}")
     chosen = options.slice_range or options.every
     return series.chosen(rows, options.slice_range, options.every or 1) if chosen else rows
@@ -209,27 +245,42 @@ def leaks(options: argparse.Namespace, rows: Sequence[Unit]) -> str:
     table = Path(options.data_root or "", f"{options.split}.csv")  # of a folder of pictures
     if options.data_root and options.split and table.is_file():
         marks |= {manifest.leak(table)} - {""}
-    return f"A LEAK: other splits hold slices of these subjects ({', '.join(sorted(marks))} split)" if marks else ""
+    return (
+        f"A LEAK: other splits hold slices of these subjects ({', '.join(sorted(marks))} split)"
+        if marks
+        else ""
+    )
 
 
 @contextmanager
-def locked_folders(results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Unit]) -> Iterator[list[Hold]]:
+def locked_folders(
+    results: Iterable[Results], options: argparse.Namespace, rows: Mapping[str, Unit]
+) -> Iterator[list[Hold]]:
     """Hold the result folders, and say which images are restored again; of several processes the first does it for all."""
     with ExitStack() as stack:
         holds = []
         for result in results if cast(Any, rank_zero_only).rank == 0 else ():
-            hold = stack.enter_context(result.opened(options.overwrite, rows, options.verify, options.join))
+            hold = stack.enter_context(
+                result.opened(options.overwrite, rows, options.verify, options.join)
+            )
             holds += [hold] if hold else []
             for line in result.remarks:
                 say(f"note: {line}")
         yield holds
 
 
-def conclude(results: Mapping[str, Results], rows: Mapping[str, Unit], load: Callable[[Unit], Scan], keep: bool) -> int:
+def conclude(
+    results: Mapping[str, Results],
+    rows: Mapping[str, Unit],
+    load: Callable[[Unit], Scan],
+    keep: bool,
+) -> int:
     """Volumes, summaries and the report, once every process is done; 1 if any image failed. keep: a volume's slices too."""
     members = series.members(row for row in rows.values() if isinstance(row, Row))
     for result in results.values():
-        for line in volumes.reassemble(result, members, lambda image_id: load(rows[image_id]), keep):
+        for line in volumes.reassemble(
+            result, members, lambda image_id: load(rows[image_id]), keep
+        ):
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():

@@ -44,12 +44,23 @@ class Results:
     """
 
     def __init__(
-        self, folder: Path, config: Mapping[str, Any], facts: Mapping[str, Any], derivation: str = "", keep_patient: bool = False
+        self,
+        folder: Path,
+        config: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        derivation: str = "",
+        keep_patient: bool = False,
     ):
         self.folder, self.config, self.facts = folder, config, facts
         self.digest = digest(config)
-        self.remarks: list[str] = []  # what was found amiss with an earlier run's results, and is restored again
-        self.origin: Any = {"config": self.digest, "derivation": derivation, "keep_patient": keep_patient}  # DICOM files tell it
+        self.remarks: list[
+            str
+        ] = []  # what was found amiss with an earlier run's results, and is restored again
+        self.origin: Any = {
+            "config": self.digest,
+            "derivation": derivation,
+            "keep_patient": keep_patient,
+        }  # DICOM files tell it
 
     @contextmanager
     def opened(
@@ -91,12 +102,16 @@ class Results:
         if config.exists():
             self._same()
         elif records.exists():
-            raise Refusal(f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite")
+            raise Refusal(
+                f"{self.folder}: holds records.jsonl but no config.yaml; choose another --save-dir or --overwrite"
+            )
         content = {"digest": self.digest, **self.config, **self.facts}
         commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         kept, again, rejected = standing(self.folder, rows, verify)
         self.remarks = [said for _, said in rejected]
-        self.remarks += [f"{name}: {reason}; it is restored again" for name, reason in again.items()]
+        self.remarks += [
+            f"{name}: {reason}; it is restored again" for name, reason in again.items()
+        ]
         for line, _ in rejected:
             append(self.folder / REJECTED, line)
         try:
@@ -114,7 +129,11 @@ class Results:
     def concluded(self) -> bool:
         """Whether somebody has summarised what is recorded by now."""
         last, records = (self.folder / name for name in ("summary.json", RECORDS))
-        return last.exists() and records.exists() and last.stat().st_mtime_ns >= records.stat().st_mtime_ns
+        return (
+            last.exists()
+            and records.exists()
+            and last.stat().st_mtime_ns >= records.stat().st_mtime_ns
+        )
 
     def order(self, ids: Iterable[str]) -> None:
         """Put the records in the order of the ids, as one process alone would have written them; others follow."""
@@ -125,7 +144,10 @@ class Results:
 
     def commit(self, outcome: Outcome) -> None:
         """Write the files of one image, then its line. Failed images get the line alone, and in logs/ the traceback of a bug."""
-        record, log = dict(outcome.record), self.folder / LOGS / f"{file_name(outcome.image_id)}.txt"
+        record, log = (
+            dict(outcome.record),
+            self.folder / LOGS / f"{file_name(outcome.image_id)}.txt",
+        )
         if outcome.trace:
             log.parent.mkdir(exist_ok=True)
             commit(log, outcome.trace)
@@ -140,7 +162,10 @@ class Results:
 
     def replace(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
         """Put these records, by image, in the place of those that the images had; all of them or none."""
-        commit(self.folder / RECORDS, b"".join(_line(changed.get(r["image_id"], r)) for r in self.records()))
+        commit(
+            self.folder / RECORDS,
+            b"".join(_line(changed.get(r["image_id"], r)) for r in self.records()),
+        )
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
@@ -165,7 +190,11 @@ class Results:
 
     def failures(self) -> list[str]:
         """id and reason of every image that failed."""
-        return [f"{r['image_id']}: {r['status'].removeprefix('failed: ')}" for r in self.records() if r["status"] != "ok"]
+        return [
+            f"{r['image_id']}: {r['status'].removeprefix('failed: ')}"
+            for r in self.records()
+            if r["status"] != "ok"
+        ]
 
     def beaten(self) -> str:
         """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
@@ -188,9 +217,8 @@ class Results:
             return ""
         mean, most = sum(shares) / len(shares), max(shares)
         of = f"{len(shares)} of {len(every)} images"
-        return (
-            f"{of} have values outside their window, which are cut off: {mean:.2%} on average, {most:.2%} at most (--window full)"
-        )
+        cut = f"{mean:.2%} on average, {most:.2%} at most"
+        return f"{of} have values outside their window, which are cut off: {cut} (--window full)"
 
     def advice(self) -> str:
         """A line of what else should have been asked for, with the first image that says so; "" where none does."""
@@ -202,8 +230,12 @@ class Results:
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""
-        if not ours and (strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]):
-            raise Refusal(f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir")
+        if not ours and (
+            strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]
+        ):
+            raise Refusal(
+                f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir"
+            )
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for path in (*map(self.folder.joinpath, FILES), *(self.folder / LOGS).glob("*.txt")):
@@ -221,5 +253,7 @@ def _digest_in(config: Path) -> Any:
 
 def _line(record: Mapping[str, Any]) -> bytes:
     """A record as it stands in records.jsonl; JSON has no word for infinity, so null stands there."""
-    plain = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()}
+    plain = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in record.items()
+    }
     return json.dumps(plain, allow_nan=False).encode() + b"\n"

@@ -39,15 +39,21 @@ def source(cells: Sequence[Cell], options: Namespace) -> Source | None:
     scanners = [cell for cell in cells if isinstance(cell.operator, Scanner)]
     if not scanners:
         if options.output_format:
-            raise Refusal("--output-format is for files of a scanner; other results have the format of their images")
+            raise Refusal(
+                "--output-format is for files of a scanner; other results have the format of their images"
+            )
         return None
     if len({id(type(cell.operator)) for cell in cells}) > 1:
         raise Refusal("tasks that read a scanner's files share no grid with others; run them apart")
     if not options.measurements:
-        raise Refusal(f"{scanners[0].name}: its images are in a scanner's file; --measurements FILE is allowed")
+        raise Refusal(
+            f"{scanners[0].name}: its images are in a scanner's file; --measurements FILE is allowed"
+        )
     for flag in ("scale", "window"):
         if getattr(options, flag):
-            raise Refusal(f"--{flag} means nothing with a scanner's file: its own noise and brightness say it")
+            raise Refusal(
+                f"--{flag} means nothing with a scanner's file: its own noise and brightness say it"
+            )
     scanner = scanners[0].operator
     assert isinstance(scanner, Scanner)
     read = partial(measurement, scanners[0], options.output_format or scanner.output)
@@ -57,7 +63,9 @@ def source(cells: Sequence[Cell], options: Namespace) -> Source | None:
 def measurement(cell: Cell, output: str, row: Row, **_: object) -> tuple:
     """What `scans.read` makes a Scan of; k-space or sinogram are made a problem of when their turn comes."""
     assert isinstance(cell.operator, Scanner) and cell.likelihood is not None
-    made = cell.operator.prepare(Path(row.path), row.slice or 0, row.image_id, cell.likelihood, output)
+    made = cell.operator.prepare(
+        Path(row.path), row.slice or 0, row.image_id, cell.likelihood, output
+    )
     return made.source.pixels, made.source, made.intensity, {"pose": made.pose, "kept": made.kept}
 
 

@@ -29,34 +29,54 @@ class Scan:
     """One row of the manifest, read; or the reason why it could not be."""
 
     image_id: str
-    pixels: Tensor | None = None  # [C,H,W] in the model range: the truth, or with --measurements what was measured
-    source: Image | None = None  # the file as it was read, so that the result can be written like it
+    pixels: Tensor | None = (
+        None  # [C,H,W] in the model range: the truth, or with --measurements what was measured
+    )
+    source: Image | None = (
+        None  # the file as it was read, so that the result can be written like it
+    )
     intensity: Intensity | None = None
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
     stamp: Sequence[int] = (0, 0)  # its size and time of change; of a volume, each file's
-    row: Mapping[str, Any] = field(default_factory=dict)  # what the manifest says that decides pixels
+    row: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what the manifest says that decides pixels
     scale: float = 1.0  # what its y was multiplied by
-    outside: Tensor | None = None  # what of y lay beyond the window and was set aside (`outside.py`)
+    outside: Tensor | None = (
+        None  # what of y lay beyond the window and was set aside (`outside.py`)
+    )
     volume: str = ""  # the name of the volume that this is a slice of, or is; "" for a picture
     suffix: str = ""  # of its file's name
-    slices: tuple["Scan", ...] = ()  # of a volume that is one scan: its slices in order, whose pixels are [C,D,H,W] here
-    pose: Callable[[], Problem] | None = None  # of a scanner's file: the problem, when its turn comes
-    kept: tuple[int, int] | None = None  # rows and columns of its picture, in the middle of what is restored
+    slices: tuple[
+        "Scan", ...
+    ] = ()  # of a volume that is one scan: its slices in order, whose pixels are [C,D,H,W] here
+    pose: Callable[[], Problem] | None = (
+        None  # of a scanner's file: the problem, when its turn comes
+    )
+    kept: tuple[int, int] | None = (
+        None  # rows and columns of its picture, in the middle of what is restored
+    )
 
     @property
     def identity(self) -> dict[str, Any]:
         """What decides the image's pixels, beside the configuration: for its record."""
         contract = self.intensity and [self.intensity.low, self.intensity.high]
-        origin = {"contract_from": self.intensity.origin} if self.intensity and self.intensity.origin else {}
+        origin = (
+            {"contract_from": self.intensity.origin}
+            if self.intensity and self.intensity.origin
+            else {}
+        )
         seen = {"input_sha256": self.checksum, "input_stamp": list(self.stamp)}
         return {**seen, "row": dict(self.row), "contract": contract, **origin}
 
     @property
     def spacing(self) -> tuple[float, float, float] | None:
         """mm along the three axes of a volume; None where nobody knows."""
-        return spacing([one.source.meta for one in self.slices if one.source]) if self.slices else None
+        return (
+            spacing([one.source.meta for one in self.slices if one.source]) if self.slices else None
+        )
 
     @property
     def clamped(self) -> float:
@@ -64,7 +84,9 @@ class Scan:
         if self.source is None or self.intensity is None:
             return 0.0
         if self.slices:
-            return sum(replace(one, intensity=self.intensity).clamped for one in self.slices) / len(self.slices)
+            return sum(replace(one, intensity=self.intensity).clamped for one in self.slices) / len(
+                self.slices
+            )
         stored = unpadded(self.source)
         beyond = (stored < self.intensity.low) | (stored > self.intensity.high)
         return float(beyond.float().mean()) if len(stored) else 0.0
@@ -93,7 +115,13 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         pixels, source, intensity, *more = load(row)
         decisive = {key: getattr(row, key) for key in DECISIVE}
         ending = own_suffix(row.path, source.meta) if row.volume else ""
-        own = {"checksum": checksum(row), "stamp": stamp(row), "row": decisive, "volume": row.volume, "suffix": ending}
+        own = {
+            "checksum": checksum(row),
+            "stamp": stamp(row),
+            "row": decisive,
+            "volume": row.volume,
+            "suffix": ending,
+        }
         return Scan(row.image_id, pixels, source, intensity, **own, **dict(*more))
     except Refusal as error:
         return Scan(row.image_id, error=str(error))
@@ -111,12 +139,20 @@ def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
         if scan.error:
             return Scan(row.image_id, error=f"{one.image_id}: {scan.error}", trace=scan.trace)
         if scan.pixels.shape != slices[0].pixels.shape:  # type: ignore[union-attr]
-            return Scan(row.image_id, error=f"{one.image_id}: is {sides(shape_of(scan))}, the first {sides(shape_of(slices[0]))}")
+            return Scan(
+                row.image_id,
+                error=f"{one.image_id}: is {sides(shape_of(scan))}, the first {sides(shape_of(slices[0]))}",
+            )
         if scan.intensity != slices[0].intensity:
-            return Scan(row.image_id, error=f"{one.image_id}: has another window than the first slice")
+            return Scan(
+                row.image_id, error=f"{one.image_id}: has another window than the first slice"
+            )
     meta = slices[0].source.meta  # type: ignore[union-attr]
     if len(meta.shape) > 3 and meta.shape[3] > 1 and meta.format in ("nifti", "nrrd"):
-        return Scan(row.image_id, error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise")
+        return Scan(
+            row.image_id,
+            error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise",
+        )
     first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
     held = tuple(replace(scan, pixels=None) for scan in slices)
     made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held)
@@ -142,7 +178,9 @@ def named(image_id: str) -> Iterator[None]:
         raise Refusal(f"{image_id}: {str(error).removeprefix(f'{image_id}: ')}") from None
 
 
-def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape) -> list[Scan]:
+def rescaled(
+    scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape
+) -> list[Scan]:
     """Measurements of one shape times a factor, which their results are divided by when they are written.
 
     scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
@@ -155,7 +193,10 @@ def rescaled(scans: Sequence[Scan], operator: Operator, scale: float | Literal["
         shape = image_shape(operator, tuple(y.shape[1:]), prior)
         noise = Noise([scan.image_id for scan in scans], "noise")
         factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
-    return [_times(scan, float(factor), operator.unit_range or operator.amplitude) for scan, factor in zip(scans, factors)]
+    return [
+        _times(scan, float(factor), operator.unit_range or operator.amplitude)
+        for scan, factor in zip(scans, factors)
+    ]
 
 
 def _times(scan: Scan, factor: float, physical: bool) -> Scan:
@@ -163,7 +204,12 @@ def _times(scan: Scan, factor: float, physical: bool) -> Scan:
     assert scan.intensity is not None and scan.pixels is not None
     low, half = scan.intensity.low, scan.intensity.per_unit
     low += 0 if physical else half - half / factor
-    return replace(scan, pixels=factor * scan.pixels, intensity=Intensity(low, low + 2 * half / factor), scale=factor)
+    return replace(
+        scan,
+        pixels=factor * scan.pixels,
+        intensity=Intensity(low, low + 2 * half / factor),
+        scale=factor,
+    )
 
 
 def remarks(scan: Scan, measured: bool) -> list[str]:
@@ -172,14 +218,20 @@ def remarks(scan: Scan, measured: bool) -> list[str]:
     if scan.pixels is None or scan.source is None or scan.intensity is None:
         return said
     if len(scan.source.pixels) > len(scan.pixels):
-        said.append("a colour image: its luminance alone is restored, because the prior has one channel")
+        said.append(
+            "a colour image: its luminance alone is restored, because the prior has one channel"
+        )
     said += scan.source.meta.notes
     low, high, share = scan.intensity.low, scan.intensity.high, scan.clamped
     if share > 0.02 and not measured:
-        said.append(f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it")
+        said.append(
+            f"{share:.0%} of the values lie outside the window {low:g} to {high:g} and are clamped to it"
+        )
     if scan.outside is not None:
         share = float((scan.outside != 0).float().mean())
-        said.append(f"{share:.1%} of y lie outside the window {low:g} to {high:g} and are carried through to the result")
+        said.append(
+            f"{share:.1%} of y lie outside the window {low:g} to {high:g} and are carried through to the result"
+        )
     return said
 
 
@@ -215,7 +267,9 @@ def reader(
     """
     channels = prior.image_shape[0]
     ours = Contracts(window, prior.contracts)
-    source = source or Source(partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours))
+    source = source or Source(
+        partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours)
+    )
     load: Load = partial(read, partial(source.image, channels=channels))
     if operators[0] is None:
         load = partial(seeded, channels)
@@ -223,11 +277,22 @@ def reader(
         physical = any(operator and operator.unit_range for operator in operators)
         load = partial(read, partial(source.measurement, physical=physical))
     first = first_readable(rows, load)
-    if operators[0] is None or channels != 3 or first.source is None or len(first.source.pixels) != 1:
+    if (
+        operators[0] is None
+        or channels != 3
+        or first.source is None
+        or len(first.source.pixels) != 1
+    ):
         return load, [], first
     prior.gray = True  # from here on its images have one channel
     load, _, first = reader(prior, operators, rows, measurements, source, window)
-    return load, ["gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"], first
+    return (
+        load,
+        [
+            "gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"
+        ],
+        first,
+    )
 
 
 def cut(images: Tensor, truth: Tensor) -> Tensor:

@@ -21,7 +21,9 @@ from typing import IO
 from data.files import Refusal, digest, unwritable
 from solvers.run.heart import RUN, Heart, Watch
 
-PATIENCE = 600.0  # seconds without a sign of life after which a process's images are given to others
+PATIENCE = (
+    600.0  # seconds without a sign of life after which a process's images are given to others
+)
 LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -41,7 +43,9 @@ class Shares:
         self.owner: dict[str, str] = {}  # of batches taken and not done
         self.done: set[str] = set()
         self.read = 0  # bytes of the file
-        self.mutex = threading.Lock()  # a lock of the system's does not keep threads of one process apart
+        self.mutex = (
+            threading.Lock()
+        )  # a lock of the system's does not keep threads of one process apart
 
     def take(self, keys: Sequence[str]) -> Iterator[int]:
         """Numbers of batches, each when this process is free for it; ends when all are done, by whomever.
@@ -51,7 +55,9 @@ class Shares:
         ahead, later = iter(range(len(keys))), list[int]()
         while True:
             chosen = self._first(keys, ahead, later)
-            if chosen is None:  # all are taken; some may be done, and some taken by a process that is gone
+            if (
+                chosen is None
+            ):  # all are taken; some may be done, and some taken by a process that is gone
                 later = [number for number in later if keys[number] not in self.done]
                 chosen = self._first(keys, iter(tuple(later)), [])
             if chosen is not None:
@@ -102,7 +108,9 @@ class Shares:
                 yield file
         except OSError as error:
             if error.errno in LOCKLESS:
-                raise Refusal(f"{self.path}: its file system has no locks; give each process its own --start, --limit") from None
+                raise Refusal(
+                    f"{self.path}: its file system has no locks; give each process its own --start, --limit"
+                ) from None
             raise unwritable(self.path, error) from error
 
     def _lock(self, file: IO[bytes]) -> None:
@@ -113,13 +121,17 @@ class Shares:
                 return fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 if self.clock() > until:
-                    raise Refusal(f"{self.path}: a process has held it for {self.patience:g} s; end the one that hangs") from None
+                    raise Refusal(
+                        f"{self.path}: a process has held it for {self.patience:g} s; end the one that hangs"
+                    ) from None
                 self.sleep(0.02)
 
     def _follow(self, file: IO[bytes]) -> None:
         file.seek(self.read)
         text = file.read()
-        whole = text[: text.rfind(b"\n") + 1]  # a process may have been killed inside its line, which the next one ends
+        whole = text[
+            : text.rfind(b"\n") + 1
+        ]  # a process may have been killed inside its line, which the next one ends
         self.read += len(whole)
         for line in whole.decode(errors="replace").splitlines():
             self._note(line.split())
@@ -135,7 +147,9 @@ class Shares:
                 self.owner = {key: owner for key, owner in self.owner.items() if owner != name}
 
     def _add(self, file: IO[bytes], line: str) -> None:
-        torn = self.read < os.fstat(file.fileno()).st_size  # after a piece of a line begins a new one
+        torn = (
+            self.read < os.fstat(file.fileno()).st_size
+        )  # after a piece of a line begins a new one
         file.write(f"{chr(10) * torn}{line}\n".encode())
         self._follow(file)
 
@@ -170,7 +184,9 @@ class Hold:
 
 
 @contextmanager
-def joined(folder: Path, first: Callable[[], None], later: Callable[[], None], seconds: float = 60.0) -> Iterator[Hold]:
+def joined(
+    folder: Path, first: Callable[[], None], later: Callable[[], None], seconds: float = 60.0
+) -> Iterator[Hold]:
     """Hold a folder together with others. first: done by whoever finds nobody else there; later: by those who come after.
 
     Raises Refusal where a run that shares with nobody holds it.
@@ -184,7 +200,9 @@ def joined(folder: Path, first: Callable[[], None], later: Callable[[], None], s
         elif hold.get(fcntl.LOCK_SH, seconds):
             later()
         else:
-            raise Refusal(f"{folder}: a run without --join is writing here; wait for it, or choose another --save-dir")
+            raise Refusal(
+                f"{folder}: a run without --join is writing here; wait for it, or choose another --save-dir"
+            )
         yield hold
 
 

@@ -14,7 +14,10 @@ from typing import Any
 
 from data.files import Refusal
 
-INTERACTIVE = ("bash", "interactive")  # Slurm's names for a shell, whose variables say nothing of what is started in it
+INTERACTIVE = (
+    "bash",
+    "interactive",
+)  # Slurm's names for a shell, whose variables say nothing of what is started in it
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Topology:
         if self.launcher and self.pods and self.nodes != nodes:
             raise Refusal(f"{self.launcher} started {self.nodes} nodes, {asked} ask for {nodes}")
         if self.launcher and not self.pods and self.size != devices * nodes:
-            raise Refusal(f"{self.launcher} started {self.size} processes, {asked} ask for {devices * nodes}")
+            raise Refusal(
+                f"{self.launcher} started {self.size} processes, {asked} ask for {devices * nodes}"
+            )
         if gpus is not None and devices > gpus:
             raise Refusal(
                 f"--devices {devices}: this machine has {gpus} GPU{'s' * (gpus != 1)}; at most {gpus or 'none'} can be used"
@@ -75,21 +80,47 @@ def detect(environment: Mapping[str, str]) -> Topology:
     known: dict[str, Any] = {"job": job, "scheduled": scheduled, "restarts": restarts}
     if "TORCHELASTIC_RUN_ID" in environment:
         size, local = number("WORLD_SIZE", 1), number("LOCAL_WORLD_SIZE", 1)
-        found = Topology("torchrun", number("RANK", 0), size, number("GROUP_RANK", 0), max(size // max(local, 1), 1), **known)
-    elif "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment and not _shell(environment):
+        found = Topology(
+            "torchrun",
+            number("RANK", 0),
+            size,
+            number("GROUP_RANK", 0),
+            max(size // max(local, 1), 1),
+            **known,
+        )
+    elif (
+        "SLURM_NTASKS" in environment and "SLURM_PROCID" in environment and not _shell(environment)
+    ):
         found = Topology(
             "Slurm", number("SLURM_PROCID", 0), number("SLURM_NTASKS", 1), number("SLURM_NODEID", 0),
             number("SLURM_NNODES", 1), **known,
         )  # fmt: skip
-    elif {"MASTER_ADDR", "RANK", "WORLD_SIZE"} <= environment.keys() and "LOCAL_RANK" not in environment:
+    elif {
+        "MASTER_ADDR",
+        "RANK",
+        "WORLD_SIZE",
+    } <= environment.keys() and "LOCAL_RANK" not in environment:
         each = environment.get("PET_NPROC_PER_NODE", "1")
-        nodes = number("PET_NNODES", number("WORLD_SIZE", 1) // (int(each) if each.isdigit() and each != "0" else 1))
+        nodes = number(
+            "PET_NNODES",
+            number("WORLD_SIZE", 1) // (int(each) if each.isdigit() and each != "0" else 1),
+        )
         node = number("PET_NODE_RANK", number("RANK", 0))
-        found = Topology("Run:AI" if _runai(environment) else "PyTorchJob", node, nodes, node, nodes, pods=True, **known)
+        found = Topology(
+            "Run:AI" if _runai(environment) else "PyTorchJob",
+            node,
+            nodes,
+            node,
+            nodes,
+            pods=True,
+            **known,
+        )
     else:
         return Topology(**known)
     if found.rank >= found.size:
-        raise Refusal(f"{found.launcher} says that this is process {found.rank} of {found.size}; they count from 0")
+        raise Refusal(
+            f"{found.launcher} says that this is process {found.rank} of {found.size}; they count from 0"
+        )
     return found
 
 

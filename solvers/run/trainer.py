@@ -28,7 +28,9 @@ def quiet() -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning|lightning_fabric")
-    warnings.filterwarnings("ignore", category=FutureWarning, module="torch.jit")  # torch's own, at its first forward derivative
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module="torch.jit"
+    )  # torch's own, at its first forward derivative
 
 
 def surroundings(devices: object, nodes: int, accelerator: str) -> topology.Topology:
@@ -61,5 +63,7 @@ def make_trainer(options: Namespace) -> pl.Trainer:
     if options.precision == "16-mixed" and device == "cpu":
         raise Refusal("--precision 16-mixed needs a GPU; bf16-mixed works on the CPU too")
     if options.precision.startswith("64") and device == "mps":
-        raise Refusal(f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it")
+        raise Refusal(
+            f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it"
+        )
     return trainer

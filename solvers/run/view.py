@@ -25,15 +25,25 @@ def whole(outcome: Outcome, window: Window | None = None) -> str:
     after, first = uri(picture(stored(outcome, outcome.image), low, high)), before(outcome)
     parts = [f"<img class=pic src='{after}' alt=restored>"]
     if first is not None:
-        parts = [compare(uri(picture(stored(outcome, first), low, high)), after, ("measured", "restored"))]
+        parts = [
+            compare(
+                uri(picture(stored(outcome, first), low, high)), after, ("measured", "restored")
+            )
+        ]
     if outcome.std is not None and outcome.draws is not None:
         std = channels(outcome.std * outcome.scan.intensity.per_unit).numpy()
         most = float(std.max()) or 1.0
-        parts.append(f"std of the draws, white is {most:.3g}<img id=std class=pic src='{uri(picture(std, 0, most))}' alt=std>")
-        parts.append(turned([uri(picture(stored(outcome, draw), low, high)) for draw in outcome.draws]))
+        parts.append(
+            f"std of the draws, white is {most:.3g}<img id=std class=pic src='{uri(picture(std, 0, most))}' alt=std>"
+        )
+        parts.append(
+            turned([uri(picture(stored(outcome, draw), low, high)) for draw in outcome.draws])
+        )
     shown, record = "".join(f"<figure>{part}</figure>" for part in parts), outcome.record
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in record.get("notes", []))
-    words = f"{html.escape(meaning(record))} {record['seconds']:.1f} s, {record['nfe']} network calls."
+    words = (
+        f"{html.escape(meaning(record))} {record['seconds']:.1f} s, {record['nfe']} network calls."
+    )
     return f"<p id=words role=status>{words}</p><div class=figures>{shown}</div><ul>{notes}</ul>"
 
 
@@ -47,13 +57,20 @@ def profile(outcome: Outcome, row: int) -> str:
     if outcome.draws is not None:
         mean, _, half = metrics.interval(outcome.draws)
         band = (across, along(outcome, mean - half, row), along(outcome, mean + half, row))
-    said = "the band is the 90 % interval of the draws" if band else "several draws would give it a 90 % band"
+    said = (
+        "the band is the 90 % interval of the draws"
+        if band
+        else "several draws would give it a 90 % band"
+    )
     return f"<figure>row {row}: {said}{curves(lines, 'pixel', 'value', band)}</figure>"
 
 
 def turned(pictures: Sequence[str]) -> str:
     """Pictures (addresses), one at a time, and a slider through them."""
-    images = "".join(f"<img class=pic src='{p}' alt='draw {i + 1}'{' hidden' * (i > 0)}>" for i, p in enumerate(pictures))
+    images = "".join(
+        f"<img class=pic src='{p}' alt='draw {i + 1}'{' hidden' * (i > 0)}>"
+        for i, p in enumerate(pictures)
+    )
     turn = "[...this.nextSibling.children].forEach((one, i) => one.hidden = i != this.value)"
     slider = f'<input id=draw type=range min=0 max={len(pictures) - 1} value=0 aria-label=draw oninput="{turn}">'
     return f"draws, one by one {slider}<div class=draws>{images}</div>"

@@ -21,7 +21,10 @@ Record = dict[str, Any]
 
 
 def reassemble(
-    results: Results, members: Mapping[str, Sequence[str]], load: Callable[[str], Scan | None], keep: bool = False
+    results: Results,
+    members: Mapping[str, Sequence[str]],
+    load: Callable[[str], Scan | None],
+    keep: bool = False,
 ) -> list[str]:
     """Write every volume whose slices are all restored; those that wait for more slices are left alone.
 
@@ -37,7 +40,9 @@ def reassemble(
             continue
         try:
             if bad:
-                raise Refusal(f"{name}: {bad[0]} failed" + f", and {len(bad) - 1} more" * (len(bad) > 1))
+                raise Refusal(
+                    f"{name}: {bad[0]} failed" + f", and {len(bad) - 1} more" * (len(bad) > 1)
+                )
             scans = [load(one) for one in ids]
             if all(scan and scan.source for scan in scans):
                 _assemble(results, name, slices, [scan for scan in scans if scan], keep)
@@ -50,7 +55,9 @@ def reassemble(
     return apart
 
 
-def _assemble(results: Results, name: str, slices: Sequence[Record], scans: Sequence[Scan], keep: bool) -> None:
+def _assemble(
+    results: Results, name: str, slices: Sequence[Record], scans: Sequence[Scan], keep: bool
+) -> None:
     """One volume's files, and the records that name them instead of the slices'."""
     outcome = stacked(results.folder, name, slices, scans)
     names, written = write_volume(outcome, results.folder, results.origin)
@@ -63,7 +70,11 @@ def _assemble(results: Results, name: str, slices: Sequence[Record], scans: Sequ
             files |= {"slice": record["files"]["recon"]}
             files |= {"panels": record["files"]["panels"]} if "panels" in record["files"] else {}
             own |= record["written"]
-        changed[record["image_id"]] = record | {"files": files, "written": own, "of_volume": outcome.record}
+        changed[record["image_id"]] = record | {
+            "files": files,
+            "written": own,
+            "of_volume": outcome.record,
+        }
     results.replace(changed)
 
 
@@ -74,7 +85,10 @@ def stacked(folder: Path, name: str, slices: Sequence[Record], scans: Sequence[S
     scan = replace(first, image_id=name, slices=tuple(scans), pixels=None)
     image = _volume(folder, slices, scans, "recon")
     truth = None
-    if "psnr" in slices[0] and len({scan.pixels.shape for scan in scans if scan.pixels is not None}) == 1:
+    if (
+        "psnr" in slices[0]
+        and len({scan.pixels.shape for scan in scans if scan.pixels is not None}) == 1
+    ):
         truth = torch.stack([scan.pixels for scan in scans if scan.pixels is not None], 1)
     record: Record = {"volume": name, "slices": len(slices)}
     record |= {"grid": slices[0]["grid"]} if "grid" in slices[0] else {}
@@ -84,15 +98,23 @@ def stacked(folder: Path, name: str, slices: Sequence[Record], scans: Sequence[S
         scan,
         record,
         image,
-        torch.stack([_volume(folder, slices, scans, "samples", k) for k in range(len(draws))]) if draws else None,
+        torch.stack([_volume(folder, slices, scans, "samples", k) for k in range(len(draws))])
+        if draws
+        else None,
         truth,
         _arrays(folder, slices, "measurement"),
-        operator={key: made for key in _keys(slices[0]) if (made := _arrays(folder, slices, "operator", f"-{key}")) is not None},
+        operator={
+            key: made
+            for key in _keys(slices[0])
+            if (made := _arrays(folder, slices, "operator", f"-{key}")) is not None
+        },
         deviation=_spread(folder, slices, scans),
     )
 
 
-def _volume(folder: Path, slices: Sequence[Record], scans: Sequence[Scan], kind: str, k: int = 0) -> Tensor:
+def _volume(
+    folder: Path, slices: Sequence[Record], scans: Sequence[Scan], kind: str, k: int = 0
+) -> Tensor:
     """[C,D,H,W] in the model range."""
     planes = []
     for record, scan in zip(slices, scans):
@@ -114,13 +136,20 @@ def _spread(folder: Path, slices: Sequence[Record], scans: Sequence[Scan]) -> Te
         assert scan.source is not None and scan.intensity is not None
         lying = replace(scan.source.meta, turn=(False, False, False))
         values = torch.from_numpy(np.load(folder / record["files"]["std"]))
-        planes.append(formats.upright(formats.Image(values, lying)).pixels / scan.intensity.per_unit)
+        planes.append(
+            formats.upright(formats.Image(values, lying)).pixels / scan.intensity.per_unit
+        )
     return torch.stack(planes, 1)
 
 
 def _arrays(folder: Path, slices: Sequence[Record], kind: str, ending: str = "") -> Tensor | None:
     """The arrays of all slices, along an axis behind their first; None where there are none, or of several shapes."""
-    names = [next((f for f in record["written"] if f.startswith(f"{SLICES}/{kind}/") and ending in f), "") for record in slices]
+    names = [
+        next(
+            (f for f in record["written"] if f.startswith(f"{SLICES}/{kind}/") and ending in f), ""
+        )
+        for record in slices
+    ]
     if not all(names):
         return None
     held = [torch.from_numpy(np.load(folder / name)) for name in names]
@@ -129,7 +158,9 @@ def _arrays(folder: Path, slices: Sequence[Record], kind: str, ending: str = "")
 
 def _keys(record: Record) -> list[str]:
     """The names of an operator's tensors."""
-    names = [Path(file).stem for file in record["written"] if file.startswith(f"{SLICES}/operator/")]
+    names = [
+        Path(file).stem for file in record["written"] if file.startswith(f"{SLICES}/operator/")
+    ]
     return [name.rpartition("-")[2] for name in names]
 
 

@@ -11,13 +11,23 @@ from solvers.operators.base import Operator
 from solvers.operators.volume import Slicewise
 from solvers.run.cells import Cell
 
-VOLUMES = ("nifti", "nrrd", "dicom", "tiff", "")  # formats whose files of several images are volumes; others hold pictures
-ARRAYS = 16  # of a volume's size in float32, that a restoration holds at once: state, update, spectra
+VOLUMES = (
+    "nifti",
+    "nrrd",
+    "dicom",
+    "tiff",
+    "",
+)  # formats whose files of several images are volumes; others hold pictures
+ARRAYS = (
+    16  # of a volume's size in float32, that a restoration holds at once: state, update, spectra
+)
 
 Unit = Row | Whole
 
 
-def units(rows: Sequence[Row], cells: Sequence[Cell], prior: Prior, slicewise: bool) -> tuple[list[Unit], str]:
+def units(
+    rows: Sequence[Row], cells: Sequence[Cell], prior: Prior, slicewise: bool
+) -> tuple[list[Unit], str]:
     """The rows, the slices of volumes as one where every cell restores those; and what to say of it ("" if nothing).
 
     Raises Refusal for a task that measures volumes, of which there is none or which it may not see.
@@ -25,9 +35,13 @@ def units(rows: Sequence[Row], cells: Sequence[Cell], prior: Prior, slicewise: b
     solid = [cell for cell in cells if cell.operator is not None and cell.operator.volumetric]
     reasons = [f"{cell.name}: {why}" for cell in cells if (why := unable(cell, prior))]
     if solid and (slicewise or reasons):
-        raise Refusal(reasons[0] if reasons else f"{solid[0].name} measures volumes: leave --slicewise out")
+        raise Refusal(
+            reasons[0] if reasons else f"{solid[0].name} measures volumes: leave --slicewise out"
+        )
     volumes = [row for row in rows if row.volume and (solid or formats.kind(row.path) in VOLUMES)]
-    if solid and (alone := next((one for one in series.wholes(rows) if isinstance(one, Row)), None)):
+    if solid and (
+        alone := next((one for one in series.wholes(rows) if isinstance(one, Row)), None)
+    ):
         raise Refusal(f"{solid[0].name} measures volumes, and {alone.image_id} is a single image")
     if slicewise or not volumes:
         return list(rows), ""
@@ -56,7 +70,9 @@ def unable(cell: Cell, prior: Prior) -> str:
 def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
     """The operator for a scan that is a volume, or is not."""
     if operator.volumetric and not solid:
-        raise Refusal(f"{type(operator).__name__} measures volumes, and {image_id} is a single image")
+        raise Refusal(
+            f"{type(operator).__name__} measures volumes, and {image_id} is a single image"
+        )
     return Slicewise(operator) if solid and not operator.volumetric else operator
 
 
@@ -65,7 +81,9 @@ def check_memory(voxels: int) -> None:
     needed, free = ARRAYS * 4 * voxels, _available()
     if free is not None and needed > free:
         sizes = f"about {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
-        raise Refusal(f"the volume is larger than the memory ({sizes}); --slicewise, or --slice-range for a part of it")
+        raise Refusal(
+            f"the volume is larger than the memory ({sizes}); --slicewise, or --slice-range for a part of it"
+        )
 
 
 def _available() -> int | None:

@@ -65,9 +65,12 @@ class Writer(BasePredictionWriter):
         for outcome in prediction:
             if outcome.image_id in self.done[cell]:
                 continue
-            if outcome.trace and outcome.image is not None:  # else the line about its failure says so
+            if (
+                outcome.trace and outcome.image is not None
+            ):  # else the line about its failure says so
                 complain(
-                    "note", f"{outcome.image_id}: its batch met {outcome.trace.splitlines()[-1]}; restored one by one, see logs/"
+                    "note",
+                    f"{outcome.image_id}: its batch met {outcome.trace.splitlines()[-1]}; restored one by one, see logs/",
                 )
             try:
                 self.results[cell].commit(outcome)
@@ -97,7 +100,9 @@ class Behind:
         self.work = work
         self.error: BaseException | None = None
         self.waiting: queue.Queue[tuple | None] = queue.Queue(most)
-        self.thread = threading.Thread(target=self._run, daemon=True)  # what it has not written is computed again
+        self.thread = threading.Thread(
+            target=self._run, daemon=True
+        )  # what it has not written is computed again
         self.thread.start()
 
     def add(self, *arguments: Any) -> None:
@@ -112,7 +117,9 @@ class Behind:
 
     def _run(self) -> None:
         while (arguments := self.waiting.get()) is not None:
-            if self.error is None:  # after an error nothing more is written, but nobody waits either
+            if (
+                self.error is None
+            ):  # after an error nothing more is written, but nobody waits either
                 try:
                     self.work(*arguments)
                 except BaseException as error:

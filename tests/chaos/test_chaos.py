@@ -30,7 +30,10 @@ def world(tmp_path_factory) -> Path:
     where = tiny.world(tmp_path_factory.mktemp("world"))
     y, x = np.mgrid[0:16, 0:16]
     slices = [np.sin(x / 3 + i) * np.cos(y / 4) * 300 + 400 for i in range(3)]
-    nibabel.save(nibabel.Nifti1Image(np.stack(slices, 2).astype(np.int16), np.eye(4)), where / "scans/volume.nii")
+    nibabel.save(
+        nibabel.Nifti1Image(np.stack(slices, 2).astype(np.int16), np.eye(4)),
+        where / "scans/volume.nii",
+    )
     return where
 
 
@@ -111,12 +114,16 @@ def survived(world: Path, where: Path, deaths: int, *more: str) -> None:
         hook = (aimed if turn % 4 < 2 else timed)(chance, number, "--join" in more)
         ends.append(life(words, hook))
         assert ends[-1] in (0, -signal.SIGKILL, 143), (turn, ends)
-        if ends[-1] == 0 and turn < deaths - 1:  # it got through before it was hit: the next one begins anew
+        if (
+            ends[-1] == 0 and turn < deaths - 1
+        ):  # it got through before it was hit: the next one begins anew
             same(where)
             shutil.rmtree(where / "out")
     assert life(words, lambda: None) == 0
     same(where)
-    print(f"{deaths} lives: {ends.count(-signal.SIGKILL)} killed, {ends.count(143)} stopped, {ends.count(0)} got through")
+    print(
+        f"{deaths} lives: {ends.count(-signal.SIGKILL)} killed, {ends.count(143)} stopped, {ends.count(0)} got through"
+    )
     assert ends.count(0) < deaths / 2
 
 
@@ -126,8 +133,14 @@ def same(where: Path) -> None:
     for record in (*first.values(), *second.values()):
         del record["seconds"]
     assert second == first
-    names = [{str(p.relative_to(f)): p for p in f.rglob("*") if p.is_file()} for f in (where / "whole", where / "out")]
-    kept = [{name for name in one if not name.startswith(".run/") and ".tmp" not in name} for one in names]
+    names = [
+        {str(p.relative_to(f)): p for p in f.rglob("*") if p.is_file()}
+        for f in (where / "whole", where / "out")
+    ]
+    kept = [
+        {name for name in one if not name.startswith(".run/") and ".tmp" not in name}
+        for one in names
+    ]
     assert kept[0] == kept[1]
     for name in kept[0]:
         if name.split("/")[0] in ("recon", "measurement", "panels", "operator"):

@@ -52,4 +52,6 @@ def _reader(path: Path):
             return fastmri
         if mrd.is_one(file):
             return mrd
-    raise Refusal(f"{path}: has neither a data set kspace (fastMRI) nor a group with xml and data (ISMRMRD)")
+    raise Refusal(
+        f"{path}: has neither a data set kspace (fastMRI) nor a group with xml and data (ISMRMRD)"
+    )

@@ -48,7 +48,9 @@ class Description:
             return None
         noise = _array(self.folder / self.noise, "noise")
         if noise.shape[0] != coils or not np.iscomplexobj(noise):
-            raise Refusal(f"{self.folder / self.noise}: noise of shape {noise.shape}; complex [{coils},n] is allowed")
+            raise Refusal(
+                f"{self.folder / self.noise}: noise of shape {noise.shape}; complex [{coils},n] is allowed"
+            )
         return torch.from_numpy(noise.reshape(coils, -1).astype(np.complex64))
 
 
@@ -87,7 +89,9 @@ def read(path: Path, index: int) -> Raw:
     return slice_of(said, path, kspace, _mask(said, sampled(kspace), path), index, slices)
 
 
-def slice_of(said: Description, path: Path, kspace: np.ndarray, mask: np.ndarray, index: int, count: int) -> Raw:
+def slice_of(
+    said: Description, path: Path, kspace: np.ndarray, mask: np.ndarray, index: int, count: int
+) -> Raw:
     """Slice `index` of `count`, k-space [coils,H,W] and mask [H,W], with what is said about its file."""
     kept, spacing, affine, notes = pictured(said, *kspace.shape[1:])
     return Raw(
@@ -110,12 +114,19 @@ def pictured(
 ) -> tuple[tuple[int, int], tuple[float, float] | None, Affine | None, tuple[str, ...]]:
     """kept, spacing, affine and notes of `Raw`."""
     if not said.field_of_view:
-        return (rows, columns), None, None, ("its pixel spacing is not known: field_of_view in a YAML beside it says it",)
+        return (
+            (rows, columns),
+            None,
+            None,
+            ("its pixel spacing is not known: field_of_view in a YAML beside it says it",),
+        )
     spacing = (said.field_of_view[0] / rows, said.field_of_view[1] / columns)
     shown = said.picture or said.field_of_view
     kept = (min(rows, round(shown[0] / spacing[0])), min(columns, round(shown[1] / spacing[1])))
     normal = np.cross(said.column_direction, said.row_direction) * (said.slice_step or 1.0)
-    affine = place(kept, spacing, said.position, said.row_direction, said.column_direction, list(normal))
+    affine = place(
+        kept, spacing, said.position, said.row_direction, said.column_direction, list(normal)
+    )
     return kept, spacing, affine, ()
 
 
@@ -126,11 +137,15 @@ def _mask(said: Description, found: np.ndarray, path: Path) -> np.ndarray:
     if told.ndim == 1 and len(told) == found.shape[1]:
         return agreed(found, told, str(path))
     if told.shape != found.shape:
-        raise Refusal(f"{said.folder / said.mask}: a mask of {told.shape}; {found.shape[1:]} or {found.shape} is allowed")
+        raise Refusal(
+            f"{said.folder / said.mask}: a mask of {told.shape}; {found.shape[1:]} or {found.shape} is allowed"
+        )
     told = told.astype(bool)
     wrong = int((told != found).sum())
     if wrong:
-        raise Refusal(f"{path}: its mask disagrees with its k-space at {wrong} points; a mask of this scan is allowed")
+        raise Refusal(
+            f"{path}: its mask disagrees with its k-space at {wrong} points; a mask of this scan is allowed"
+        )
     return told
 
 
@@ -139,8 +154,14 @@ def _laid_out(path: Path, said: Description) -> tuple[np.ndarray, list[str]]:
     if not np.iscomplexobj(data):
         raise Refusal(f"{path}: holds {data.dtype}; complex numbers are allowed")
     axes = (said.axes or AXES.get(data.ndim, "")).split()
-    if len(axes) != data.ndim or len(set(axes)) < len(axes) or not {"row", "column"} <= set(axes) <= set(AXES[4].split()):
-        raise Refusal(f"{path}: {data.ndim} axes named {said.axes!r}; each of slice, coil, row, column at most once is allowed")
+    if (
+        len(axes) != data.ndim
+        or len(set(axes)) < len(axes)
+        or not {"row", "column"} <= set(axes) <= set(AXES[4].split())
+    ):
+        raise Refusal(
+            f"{path}: {data.ndim} axes named {said.axes!r}; each of slice, coil, row, column at most once is allowed"
+        )
     return data, axes
 
 
@@ -155,9 +176,15 @@ def _array(path: Path, name: str) -> np.ndarray:
             data = found
         else:
             names = found.files
-            data = found[name if name in names else names[0]] if name in names or len(names) == 1 else None
+            data = (
+                found[name if name in names else names[0]]
+                if name in names or len(names) == 1
+                else None
+            )
     if data is None:
-        raise Refusal(f"{path}: holds {', '.join(names)[:80]}; an array called {name}, or a single one, is allowed")
+        raise Refusal(
+            f"{path}: holds {', '.join(names)[:80]}; an array called {name}, or a single one, is allowed"
+        )
     if data.ndim == 0 or 0 in data.shape:
         raise Refusal(f"{path}: an array of shape {data.shape}; one with samples is allowed")
     bounds.check(path, data.shape[-3:], int(np.prod(data.shape[:-3])), data.dtype.itemsize)
@@ -168,17 +195,29 @@ def _value(path: Path, key: str, value: Any, default: Any) -> Any:
     if isinstance(default, str):
         good = isinstance(value, str)
     elif isinstance(default, tuple):
-        good = isinstance(value, Sequence) and not isinstance(value, str) and all(map(_is_number, value))
+        good = (
+            isinstance(value, Sequence)
+            and not isinstance(value, str)
+            and all(map(_is_number, value))
+        )
         due = 2 if key in ("field_of_view", "picture") else 3
         good = good and len(value) == due and (due == 3 or min(value) > 0)
         value = tuple(float(v) for v in value) if good else value
     else:
         good = _is_number(value) and value > 0
     if not good:
-        allowed = "text" if isinstance(default, str) else "a list of mm" if isinstance(default, tuple) else "mm > 0"
+        allowed = (
+            "text"
+            if isinstance(default, str)
+            else "a list of mm"
+            if isinstance(default, tuple)
+            else "mm > 0"
+        )
         raise Refusal(f"{path}: {key} is {str(value)[:60]!r}; {allowed} is allowed")
     return value
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    return (
+        isinstance(value, (int, float)) and not isinstance(value, bool) and bool(np.isfinite(value))
+    )

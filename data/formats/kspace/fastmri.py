@@ -34,12 +34,16 @@ def read(path: Path, index: int) -> Raw:
     header = None if text is None else headers.parse(text, str(path))
     if header and header.encoded[:2] != (rows, columns):
         told_by = "×".join(map(str, header.encoded[:2]))
-        raise Refusal(f"{path}: k-space of {rows}×{columns}, but its header says {told_by}; a header of this scan is allowed")
+        raise Refusal(
+            f"{path}: k-space of {rows}×{columns}, but its header says {told_by}; a header of this scan is allowed"
+        )
     kspace = kspace.reshape(-1, rows, columns)
     mask = sampled(kspace)
     if told is not None:
         if len(told) != columns:
-            raise Refusal(f"{path}: a mask of {len(told)} columns, k-space of {columns}; a mask of this scan is allowed")
+            raise Refusal(
+                f"{path}: a mask of {len(told)} columns, k-space of {columns}; a mask of this scan is allowed"
+            )
         mask = agreed(mask, told, str(path), _padding(header, columns))
     kept = header.kept(rows, columns) if header else (rows, columns)
     spacing = header.spacing(rows, columns) if header else None
@@ -47,7 +51,9 @@ def read(path: Path, index: int) -> Raw:
     if header and spacing:
         step = (0, 0, header.pictured_mm[2] or 1.0)
         affine = place(kept, spacing, (0, 0, 0), (0, 1, 0), (1, 0, 0), step)
-        notes = ("fastMRI files do not say how the patient lay: spacing is right, orientation and place are not known",)
+        notes = (
+            "fastMRI files do not say how the patient lay: spacing is right, orientation and place are not known",
+        )
     return Raw(
         torch.from_numpy(kspace),
         torch.from_numpy(mask),
@@ -82,11 +88,17 @@ def _opened(path: Path):
 def _kspace(path: Path, file):
     """The data set, after its claims were looked at."""
     h5py = hdf5.module(path)
-    if not isinstance(file.get("kspace", getlink=True), h5py.HardLink) or not isinstance(data := file["kspace"], h5py.Dataset):
-        raise Refusal(f"{path}: its kspace is a link or a group; a data set of the file itself is allowed")
+    if not isinstance(file.get("kspace", getlink=True), h5py.HardLink) or not isinstance(
+        data := file["kspace"], h5py.Dataset
+    ):
+        raise Refusal(
+            f"{path}: its kspace is a link or a group; a data set of the file itself is allowed"
+        )
     held = hdf5.check(path, data)
     if data.ndim not in (3, 4) or 0 in data.shape or data.dtype.kind != "c":
-        raise Refusal(f"{path}: kspace of shape {data.shape} and type {data.dtype}; complex [slices,(coils,)H,W] is allowed")
+        raise Refusal(
+            f"{path}: kspace of shape {data.shape} and type {data.dtype}; complex [slices,(coils,)H,W] is allowed"
+        )
     slices, *image = data.shape
     bounds.check(path, image, bounds.count(path, slices), data.dtype.itemsize, held)
     return data

@@ -30,7 +30,9 @@ class Header(NamedTuple):
 
     def kept(self, rows: int, columns: int) -> tuple[int, int]:
         """Rows and columns of the picture in the middle of k-space's own field of view, at its own resolution."""
-        shares = [p / e if e > 0 and p > 0 else 1.0 for p, e in zip(self.pictured_mm, self.encoded_mm)]
+        shares = [
+            p / e if e > 0 and p > 0 else 1.0 for p, e in zip(self.pictured_mm, self.encoded_mm)
+        ]
         return min(rows, round(rows * shares[0])), min(columns, round(columns * shares[1]))
 
     def spacing(self, rows: int, columns: int) -> tuple[float, float] | None:
@@ -46,7 +48,9 @@ def parse(text: bytes | str, where: str) -> Header:
     try:
         root = ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
-        raise Refusal(f"{where}: its header is no XML ({error}); an ISMRMRD header is allowed") from None
+        raise Refusal(
+            f"{where}: its header is no XML ({error}); an ISMRMRD header is allowed"
+        ) from None
     encoding = root.find(f"{NAMESPACE}encoding")
     if encoding is None:
         raise Refusal(f"{where}: its header has no encoding; an ISMRMRD header is allowed")
@@ -64,7 +68,9 @@ def _space(encoding: ElementTree.Element, name: str, where: str) -> tuple:
     matrix = [_number(encoding, f"{name}/matrixSize/{axis}", where) for axis in TRIPLE]
     field = [_number(encoding, f"{name}/fieldOfView_mm/{axis}", where) for axis in TRIPLE]
     if min(matrix) < 1:
-        raise Refusal(f"{where}: its header has a matrix {matrix} of {name}; at least 1 each is allowed")
+        raise Refusal(
+            f"{where}: its header has a matrix {matrix} of {name}; at least 1 each is allowed"
+        )
     return tuple(int(n) for n in matrix), tuple(field)
 
 
@@ -72,7 +78,12 @@ def _limits(encoding: ElementTree.Element, where: str) -> Limits | None:
     place = "encodingLimits/kspace_encoding_step_1"
     if encoding.find(_path(place)) is None:
         return None
-    return Limits(*(int(_number(encoding, f"{place}/{name}", where)) for name in ("minimum", "maximum", "center")))
+    return Limits(
+        *(
+            int(_number(encoding, f"{place}/{name}", where))
+            for name in ("minimum", "maximum", "center")
+        )
+    )
 
 
 def _number(element: ElementTree.Element, path: str, where: str) -> float:
@@ -80,7 +91,9 @@ def _number(element: ElementTree.Element, path: str, where: str) -> float:
     try:
         return float(text or "")
     except ValueError:
-        raise Refusal(f"{where}: its header has no number at {path}; an ISMRMRD header is allowed") from None
+        raise Refusal(
+            f"{where}: its header has no number at {path}; an ISMRMRD header is allowed"
+        ) from None
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

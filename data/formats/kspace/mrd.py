@@ -23,8 +23,15 @@ from data.formats.kspace.header import Header
 from data.formats.kspace.raw import Raw, place
 
 NOISE, CALIBRATION, BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
-OTHER = sum(1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30))  # navigation, phase correction, feedback, dummies, …
-FRAMES = ("contrast", "phase", "set", "repetition")  # counters of which each value is an image of its own
+OTHER = sum(
+    1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30)
+)  # navigation, phase correction, feedback, dummies, …
+FRAMES = (
+    "contrast",
+    "phase",
+    "set",
+    "repetition",
+)  # counters of which each value is an image of its own
 
 
 class Index(NamedTuple):
@@ -76,20 +83,33 @@ def read(path: Path, index: int) -> Raw:
     )
 
 
-def _filled(data: Any, found: Index, lines: Sequence[int], matrix: tuple[int, int], where: str) -> tuple[np.ndarray, np.ndarray]:
+def _filled(
+    data: Any, found: Index, lines: Sequence[int], matrix: tuple[int, int], where: str
+) -> tuple[np.ndarray, np.ndarray]:
     """k-space [coils,H,W] of some readouts, repeated lines averaged, and where it was measured."""
     rows, columns = matrix
     coils = int(found.heads[lines[0]]["active_channels"])
-    kspace, times = np.zeros((coils, rows, columns), np.complex64), np.zeros((rows, columns), np.int64)
+    kspace, times = (
+        np.zeros((coils, rows, columns), np.complex64),
+        np.zeros((rows, columns), np.int64),
+    )
     centre = found.header.lines.centre if found.header.lines else columns // 2
     for line in lines:
         head, samples = found.heads[line], _samples(data, line, where)
         if len(samples) != coils:
-            raise Refusal(f"{where}: readout {line} has {len(samples)} coils, the first {coils}; the same number is allowed")
+            raise Refusal(
+                f"{where}: readout {line} has {len(samples)} coils, the first {coils}; the same number is allowed"
+            )
         if not samples.any():
-            raise Refusal(f"{where}: readout {line} (line {int(head['idx']['kspace_encode_step_1'])}) is all zeros though listed")
+            raise Refusal(
+                f"{where}: readout {line} (line {int(head['idx']['kspace_encode_step_1'])}) is all zeros though listed"
+            )
         column = int(head["idx"]["kspace_encode_step_1"]) - centre + columns // 2
-        first, start, stop = int(head["discard_pre"]), 0, samples.shape[1] - int(head["discard_post"])
+        first, start, stop = (
+            int(head["discard_pre"]),
+            0,
+            samples.shape[1] - int(head["discard_post"]),
+        )
         middle = int(head["center_sample"])
         if int(head["flags"]) & REVERSE:
             samples, middle = samples[:, ::-1], samples.shape[1] - 1 - middle
@@ -98,11 +118,15 @@ def _filled(data: Any, found: Index, lines: Sequence[int], matrix: tuple[int, in
         part = samples[:, first:stop]
         if not (0 <= column < columns and 0 <= start and start + part.shape[1] <= rows):
             size = f"{part.shape[1]} samples from {start}, column {column}"
-            raise Refusal(f"{where}: readout {line} ({size}) is outside the header's matrix of {rows}×{columns}")
+            raise Refusal(
+                f"{where}: readout {line} ({size}) is outside the header's matrix of {rows}×{columns}"
+            )
         kspace[:, start : start + part.shape[1], column] += part
         times[start : start + part.shape[1], column] += 1
     if len(set(np.unique(times)) - {0}) > 1:
-        raise Refusal(f"{where}: some lines are averaged more often than others; the same number of averages is allowed")
+        raise Refusal(
+            f"{where}: some lines are averaged more often than others; the same number of averages is allowed"
+        )
     return kspace / max(int(times.max()), 1), times > 0
 
 
@@ -110,10 +134,15 @@ def _samples(data: Any, line: int, where: str) -> np.ndarray:
     """[coils,samples] of one readout."""
     with decoding(where, "ISMRMRD", private=True):
         entry = data[line]
-        coils, length = int(entry["head"]["active_channels"]), int(entry["head"]["number_of_samples"])
+        coils, length = (
+            int(entry["head"]["active_channels"]),
+            int(entry["head"]["number_of_samples"]),
+        )
         numbers = np.asarray(entry["data"], np.float32)
     if coils < 1 or len(numbers) != 2 * coils * length:
-        raise Refusal(f"{where}: readout {line} holds {len(numbers)} numbers; {coils} coils × {length} samples × 2 are due")
+        raise Refusal(
+            f"{where}: readout {line} holds {len(numbers)} numbers; {coils} coils × {length} samples × 2 are due"
+        )
     return numbers.view(np.complex64).reshape(coils, length)
 
 
@@ -122,25 +151,37 @@ def _noise(data: Any, found: Index, image: np.void, where: str) -> np.ndarray | 
     if not found.noise:
         return None
     times, ratio = found.heads[list(found.noise)]["sample_time_us"], found.header.noise_bandwidth
-    longer = float(times[0]) / float(image["sample_time_us"]) if times[0] > 0 and image["sample_time_us"] > 0 else 1.0
+    longer = (
+        float(times[0]) / float(image["sample_time_us"])
+        if times[0] > 0 and image["sample_time_us"] > 0
+        else 1.0
+    )
     samples = np.concatenate([_samples(data, line, where) for line in found.noise], 1)
     return (samples * np.sqrt(longer / ratio / _averages(found, image))).astype(np.complex64)
 
 
 def _averages(found: Index, image: np.void) -> int:
-    lines = next(lines for lines in found.images if found.heads[lines[0]]["scan_counter"] == image["scan_counter"])
+    lines = next(
+        lines
+        for lines in found.images
+        if found.heads[lines[0]]["scan_counter"] == image["scan_counter"]
+    )
     steps = found.heads[list(lines)]["idx"]["kspace_encode_step_1"]
     return max(1, len(steps) // len(np.unique(steps)))
 
 
-def _affine(found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None) -> Affine | None:
+def _affine(
+    found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None
+) -> Affine | None:
     if spacing is None:
         return None
     firsts = [found.heads[lines[0]] for lines in found.images[: found.slices]]
     head = firsts[0]
     step = np.asarray(head["slice_dir"], float) * (found.header.pictured_mm[2] or 1.0)
     if len(firsts) > 1:
-        apart = (np.asarray(firsts[-1]["position"], float) - np.asarray(head["position"], float)) / (len(firsts) - 1)
+        apart = (
+            np.asarray(firsts[-1]["position"], float) - np.asarray(head["position"], float)
+        ) / (len(firsts) - 1)
         step = apart if np.linalg.norm(apart) > 0 else step
     return place(kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step))
 
@@ -161,7 +202,9 @@ def _indexed(path: Path, changed: int, size: int) -> Index:
     if header.trajectory != "cartesian":
         raise Refusal(f"{path}: a {header.trajectory} trajectory; Cartesian scans are allowed")
     if header.encoded[2] > 1 or int(heads["idx"]["kspace_encode_step_2"].max()) > 0:
-        raise Refusal(f"{path}: a 3-D scan of {header.encoded[2]} partitions; 2-D scans of slices are allowed")
+        raise Refusal(
+            f"{path}: a 3-D scan of {header.encoded[2]} partitions; 2-D scans of slices are allowed"
+        )
     images: dict[tuple, list[int]] = defaultdict(list)
     calibrations: dict[int, list[int]] = defaultdict(list)
     noise = []
@@ -174,16 +217,29 @@ def _indexed(path: Path, changed: int, size: int) -> Index:
         elif not flags & OTHER:
             images[tuple(int(head["idx"][name]) for name in (*FRAMES, "slice"))].append(line)
     if not images:
-        raise Refusal(f"{path}: none of its {len(heads)} readouts is of an image; a scan with k-space is allowed")
+        raise Refusal(
+            f"{path}: none of its {len(heads)} readouts is of an image; a scan with k-space is allowed"
+        )
     slices = len({key[-1] for key in images})
     if len(images) % slices or len({key[:-1] for key in images}) * slices != len(images):
-        raise Refusal(f"{path}: {len(images)} images of {slices} slices: a slice is missing; whole repetitions are allowed")
-    return Index(header, [images[key] for key in sorted(images)], slices, calibrations, noise, heads)
+        raise Refusal(
+            f"{path}: {len(images)} images of {slices} slices: a slice is missing; whole repetitions are allowed"
+        )
+    return Index(
+        header, [images[key] for key in sorted(images)], slices, calibrations, noise, heads
+    )
 
 
 def _group(file: Any) -> Any:
     """The first group that has both `xml` and `data`; ISMRMRD's own default is called dataset."""
-    return next((file[name] for name in file if {"xml", "data"} <= set(getattr(file[name], "keys", tuple)())), None)
+    return next(
+        (
+            file[name]
+            for name in file
+            if {"xml", "data"} <= set(getattr(file[name], "keys", tuple)())
+        ),
+        None,
+    )
 
 
 @contextmanager
@@ -195,6 +251,8 @@ def _opened(path: Path):
         data = _group(file)["data"]
         hdf5.check(path, data)
         if not {"head", "data"} <= set(data.dtype.names or ()) or data.ndim != 1:
-            raise Refusal(f"{path}: its data are no readouts (head, traj, data); an ISMRMRD file is allowed")
+            raise Refusal(
+                f"{path}: its data are no readouts (head, traj, data); an ISMRMRD file is allowed"
+            )
         bounds.count(path, len(data))
         yield data

@@ -15,7 +15,9 @@ from data.files import Refusal
 from data.formats.image import Affine
 from data.formats.volume import as_affine
 
-WHOLE = 0.02  # of the points that rows and columns span may be exactly 0 by chance (integers do that)
+WHOLE = (
+    0.02  # of the points that rows and columns span may be exactly 0 by chance (integers do that)
+)
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from DICOM's left and back
 
 
@@ -31,12 +33,18 @@ class Raw:
     mask: Tensor
     kept: tuple[int, int]
     spacing: tuple[float, float] | None = None  # mm from row to row, from column to column
-    affine: Affine | None = None  # 4x4: index (row, column, slice) of the kept picture -> mm, RAS; of the whole volume
+    affine: Affine | None = (
+        None  # 4x4: index (row, column, slice) of the kept picture -> mm, RAS; of the whole volume
+    )
     noise: Tensor | None = None  # complex64 [coils,n]: samples of noise alone
-    calibration: Tensor | None = None  # complex64 [coils,H,W]: a calibration scan of its own, on the same grid
+    calibration: Tensor | None = (
+        None  # complex64 [coils,H,W]: a calibration scan of its own, on the same grid
+    )
     index: int = 0
     count: int = 1
-    shape: tuple[int, ...] = ()  # of the volume that the pictures make: rows, columns, slices[, repetitions]
+    shape: tuple[
+        int, ...
+    ] = ()  # of the volume that the pictures make: rows, columns, slices[, repetitions]
     series: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -45,17 +53,25 @@ def checked(raw: Raw, where: str) -> Raw:
     """The slice as it may be used. Raises Refusal for samples that are no numbers, and for nothing but zeros."""
     bad = raw.kspace.numel() - int(torch.isfinite(torch.view_as_real(raw.kspace)).all(-1).sum())
     if bad:
-        raise Refusal(f"{where}: {bad} of {raw.kspace.numel()} samples are NaN or infinite; only finite samples are allowed")
+        raise Refusal(
+            f"{where}: {bad} of {raw.kspace.numel()} samples are NaN or infinite; only finite samples are allowed"
+        )
     if not bool(raw.mask.any()):
         raise Refusal(f"{where}: every sample is 0; measured k-space is allowed")
     dead = [i for i, coil in enumerate(raw.kspace) if not bool(coil.any())]
     if dead:
-        raise Refusal(f"{where}: coils {', '.join(map(str, dead))} of {len(raw.kspace)} measured nothing but 0; leave them out")
+        raise Refusal(
+            f"{where}: coils {', '.join(map(str, dead))} of {len(raw.kspace)} measured nothing but 0; leave them out"
+        )
     noise = raw.noise
     if noise is not None and len(noise) != len(raw.kspace):
-        raise Refusal(f"{where}: {len(raw.kspace)} coils, but the noise scan has {len(noise)}; the same coils are allowed")
+        raise Refusal(
+            f"{where}: {len(raw.kspace)} coils, but the noise scan has {len(noise)}; the same coils are allowed"
+        )
     if not all(k <= n for k, n in zip(raw.kept, raw.kspace.shape[-2:])):
-        raise Refusal(f"{where}: a picture of {raw.kept} in k-space of {tuple(raw.kspace.shape[-2:])}; at most that is allowed")
+        raise Refusal(
+            f"{where}: a picture of {raw.kept} in k-space of {tuple(raw.kspace.shape[-2:])}; at most that is allowed"
+        )
     return replace(raw, kspace=torch.where(raw.mask, raw.kspace, 0))
 
 
@@ -66,7 +82,9 @@ def sampled(kspace: np.ndarray) -> np.ndarray:
     return whole if (whole & ~mask).sum() <= WHOLE * whole.sum() else mask
 
 
-def agreed(found: np.ndarray, columns: np.ndarray, where: str, outside: np.ndarray | None = None) -> np.ndarray:
+def agreed(
+    found: np.ndarray, columns: np.ndarray, where: str, outside: np.ndarray | None = None
+) -> np.ndarray:
     """The mask bool [H,W] of a file that tells its columns [W], which must agree with the zeros of its k-space.
 
     found: where k-space is not 0. outside: columns that the matrix has but the scan never had (padding).
@@ -75,9 +93,17 @@ def agreed(found: np.ndarray, columns: np.ndarray, where: str, outside: np.ndarr
     lines = found.any(0)
     empty, extra = np.flatnonzero(told & ~lines), np.flatnonzero(~told & lines)
     if len(empty) or len(extra):
-        said = [f"{len(empty)} columns are all 0 that it calls measured (first {empty[0]})"] if len(empty) else []
-        said += [f"{len(extra)} are not 0 that it does not (first {extra[0]})"] if len(extra) else []
-        raise Refusal(f"{where}: its mask disagrees with its k-space: {', '.join(said)}; a mask of this scan is allowed")
+        said = (
+            [f"{len(empty)} columns are all 0 that it calls measured (first {empty[0]})"]
+            if len(empty)
+            else []
+        )
+        said += (
+            [f"{len(extra)} are not 0 that it does not (first {extra[0]})"] if len(extra) else []
+        )
+        raise Refusal(
+            f"{where}: its mask disagrees with its k-space: {', '.join(said)}; a mask of this scan is allowed"
+        )
     return found & told
 
 

@@ -53,19 +53,27 @@ def read(path: Path, index: int) -> Sinogram:
     where = f"{path}, slice {index}" if total > 1 else str(path)
     bad = values.size - int(np.isfinite(values).sum())
     if bad:
-        raise Refusal(f"{where}: {bad} of {values.size} values are NaN or infinite; only finite values are allowed")
+        raise Refusal(
+            f"{where}: {bad} of {values.size} values are NaN or infinite; only finite values are allowed"
+        )
     if min(values.shape) < 1 or values.shape[1] < 2:
-        raise Refusal(f"{where}: {values.shape[0]} views of {values.shape[1]} bins; at least 1 and 2 are due")
+        raise Refusal(
+            f"{where}: {values.shape[0]} views of {values.shape[1]} bins; at least 1 and 2 are due"
+        )
     return Sinogram(values, said, index, total)
 
 
 def description(path: Path) -> Description:
     """What the YAML beside a file says."""
     if path.suffix.lower() not in SUFFIXES:
-        raise Refusal(f"{path}: not a known sinogram file; {', '.join(SUFFIXES)} are allowed, and folders of DICOM-CT-PD")
+        raise Refusal(
+            f"{path}: not a known sinogram file; {', '.join(SUFFIXES)} are allowed, and folders of DICOM-CT-PD"
+        )
     if not path.is_file():
         raise Refusal(f"{path}: cannot be opened (no such file)")
     beside = path.with_suffix(".yaml")
     if not beside.is_file():
-        raise Refusal(f"{path}: has no {beside.name} beside it, which says its geometry (docs/measured-ct.md)")
+        raise Refusal(
+            f"{path}: has no {beside.name} beside it, which says its geometry (docs/measured-ct.md)"
+        )
     return described(beside)

@@ -47,10 +47,19 @@ def read(path: Path, said: Description, index: int) -> tuple[np.ndarray, int]:
 @contextmanager
 def opened(path: Path, said: Description) -> Iterator[Stored]:
     suffix = path.suffix.lower()
-    reader = {".npy": _npy, ".h5": _hdf5, ".hdf5": _hdf5, ".tif": _tiff, ".tiff": _tiff, ".nrrd": _nrrd}[suffix]
+    reader = {
+        ".npy": _npy,
+        ".h5": _hdf5,
+        ".hdf5": _hdf5,
+        ".tif": _tiff,
+        ".tiff": _tiff,
+        ".nrrd": _nrrd,
+    }[suffix]
     with reader(path, said) as stored:
         if 0 in stored.shape or len(stored.shape) not in AXES:
-            raise Refusal(f"{path}: an array of shape {stored.shape}; views and bins, with or without slices, are allowed")
+            raise Refusal(
+                f"{path}: an array of shape {stored.shape}; views and bins, with or without slices, are allowed"
+            )
         bounds.check(path, stored.shape[-2:], int(np.prod(stored.shape[:-2])), 8)
         yield stored
 
@@ -68,10 +77,16 @@ def _hdf5(path: Path, said: Description) -> Iterator[Stored]:
         file = hdf5.module(path).File(path, "r")
     with file:
         with decoding(path, "HDF5", private=True):
-            found = hdf5.arrays(path, file) if "/" not in said.dataset else {said.dataset: file[said.dataset]}
+            found = (
+                hdf5.arrays(path, file)
+                if "/" not in said.dataset
+                else {said.dataset: file[said.dataset]}
+            )
         names = [said.dataset] if said.dataset else list(found)
         if len(names) != 1 or names[0] not in found:
-            raise Refusal(f"{path}: holds {', '.join(found) or 'no arrays'}; `dataset:` in its YAML names the one that is meant")
+            raise Refusal(
+                f"{path}: holds {', '.join(found) or 'no arrays'}; `dataset:` in its YAML names the one that is meant"
+            )
         data = found[names[0]]
         hdf5.check(path, data)
         yield Stored(data.shape, lambda axis, index: _slice(data, axis, index))
@@ -97,7 +112,9 @@ def _tiff(path: Path, said: Description) -> Iterator[Stored]:
                 return page(0)
             if axis == 0:
                 return page(index)
-            every = [page(k) if axis is None else page(k).take(index, axis - 1) for k in range(pages)]
+            every = [
+                page(k) if axis is None else page(k).take(index, axis - 1) for k in range(pages)
+            ]
             return np.stack(every)
 
         yield Stored((pages, height, width) if pages > 1 else (height, width), take)
@@ -108,7 +125,9 @@ def _nrrd(path: Path, said: Description) -> Iterator[Stored]:
     with decoding(path, "NRRD", private=True):
         header = nrrd.read_header(str(path))
         if "datafile" in header or "data file" in header:
-            raise Refusal(f"{path}: its numbers are in another file; numbers in the file itself are allowed")
+            raise Refusal(
+                f"{path}: its numbers are in another file; numbers in the file itself are allowed"
+            )
         bounds.check(path, [int(n) for n in header["sizes"]], 1, 8)
         data, _ = nrrd.read(str(path), index_order="C")
     yield Stored(data.shape, lambda axis, index: _slice(data, axis, index))
@@ -125,5 +144,7 @@ def _axes(path: Path, said: Description, shape: tuple[int, ...]) -> list[str]:
     if len(words) == 3 and len(shape) == 2 and not said.axes:
         words = words[1:]
     if len(words) != len(shape) or sorted(words) != sorted(AXES[len(shape)].split()):
-        raise Refusal(f"{path}: an array of shape {shape} with axes {said.axes!r}; {AXES[len(shape)]!r} in any order is allowed")
+        raise Refusal(
+            f"{path}: an array of shape {shape} with axes {said.axes!r}; {AXES[len(shape)]!r} in any order is allowed"
+        )
     return words

@@ -90,10 +90,18 @@ def _series(folder: Path, stamps: tuple[int, ...]) -> tuple[np.ndarray, dict[str
     facts["angle"] = [_number(ds, path, "angle")[0] for ds, path in zip(headers, paths)]
     z = [_number(ds, path, "z")[0] for ds, path in zip(headers, paths)]
     if np.ptp(z) > 0.5 * facts["axial"]:
-        raise Refusal(f"{folder}: a helical scan (the table moves {np.ptp(z):.1f} mm); axial scans are allowed, rebin it first")
+        raise Refusal(
+            f"{folder}: a helical scan (the table moves {np.ptp(z):.1f} mm); axial scans are allowed, rebin it first"
+        )
     for key in ("angle_shift", "z_shift", "radial_shift"):
-        if any(abs(shift) > 1e-6 for ds, path in zip(headers, paths) for shift in _number(ds, path, key)[:1]):
-            raise Refusal(f"{folder}: has a flying focal spot; scans with one fixed focus are allowed")
+        if any(
+            abs(shift) > 1e-6
+            for ds, path in zip(headers, paths)
+            for shift in _number(ds, path, key)[:1]
+        ):
+            raise Refusal(
+                f"{folder}: has a flying focal spot; scans with one fixed focus are allowed"
+            )
     shape = int(facts["rows"]), int(facts["columns"])
     bounds.check(folder, shape, len(paths), 4)
     return np.stack([_projection(path, shape) for path in paths]), facts
@@ -103,11 +111,15 @@ def _projection(path: Path, shape: tuple[int, int]) -> np.ndarray:
     """[rows,channels]; files hold channels down and rows across."""
     with decoding(path, "DICOM-CT-PD", private=True):
         ds = pydicom.dcmread(path)
-        stored = ds.pixel_array.astype(np.float32) * float(ds.get("RescaleSlope", 1)) + float(ds.get("RescaleIntercept", 0))
+        stored = ds.pixel_array.astype(np.float32) * float(ds.get("RescaleSlope", 1)) + float(
+            ds.get("RescaleIntercept", 0)
+        )
     if stored.shape == shape[::-1]:
         return stored.T
     if stored.shape != shape:
-        raise Refusal(f"{path}: {stored.shape} numbers, where its header tells of {shape[0]} rows and {shape[1]} channels")
+        raise Refusal(
+            f"{path}: {stored.shape} numbers, where its header tells of {shape[0]} rows and {shape[1]} channels"
+        )
     return stored
 
 
@@ -126,7 +138,9 @@ def _number(ds: pydicom.Dataset, path: Path, key: str) -> list[float]:
     if element is None and key in OPTIONAL:
         return [] if key == "mu_water" else [0.0]
     if element is None:
-        raise Refusal(f"{path}: is no DICOM-CT-PD projection, it has no ({TAGS[key] >> 16:04x},{TAGS[key] & 0xFFFF:04x})")
+        raise Refusal(
+            f"{path}: is no DICOM-CT-PD projection, it has no ({TAGS[key] >> 16:04x},{TAGS[key] & 0xFFFF:04x})"
+        )
     value = element.value
     if isinstance(value, bytes):
         if key in ("rows", "columns"):

@@ -48,7 +48,16 @@ CHOICES = {
     "detector": ("flat", "curved"),
     "values": ("counts", "integrals"),
 }
-LENGTHS = ("pitch", "source_to_axis", "source_to_detector", "row_pitch", "pixel_size", "field_of_view", "slice_step", "gain")
+LENGTHS = (
+    "pitch",
+    "source_to_axis",
+    "source_to_detector",
+    "row_pitch",
+    "pixel_size",
+    "field_of_view",
+    "slice_step",
+    "gain",
+)
 NUMBERS = ("offset", "row_offset", "electronic_noise")
 ANGLES = ("start", "step", "arc")
 
@@ -91,7 +100,11 @@ class Description:
         """Raise Refusal for the first of these that is not said."""
         for name in names:
             if getattr(self, name) in (None, ""):
-                allowed = f"{', '.join(CHOICES[name])} are allowed" if name in CHOICES else "it is needed here"
+                allowed = (
+                    f"{', '.join(CHOICES[name])} are allowed"
+                    if name in CHOICES
+                    else "it is needed here"
+                )
                 raise Refusal(f"{self.path}: says no {name}; {allowed}")
 
     def radians(self, views: int) -> np.ndarray:
@@ -100,13 +113,21 @@ class Description:
         named = self.array("angles") if isinstance(self.angles, str) else self.angles
         if isinstance(named, Mapping):
             start, step, arc = named.get("start", 0.0), named.get("step"), named.get("arc")
-            if set(named) - set(ANGLES) or (step is None) == (arc is None) or not all(map(is_number, named.values())):
-                raise Refusal(f"{self.path}: angles {dict(named)}; {{start, step}} or {{start, arc}} is allowed, as numbers")
+            if (
+                set(named) - set(ANGLES)
+                or (step is None) == (arc is None)
+                or not all(map(is_number, named.values()))
+            ):
+                raise Refusal(
+                    f"{self.path}: angles {dict(named)}; {{start, step}} or {{start, arc}} is allowed, as numbers"
+                )
             angles = start + np.arange(views) * (named["step"] if arc is None else arc / views)
         else:
             angles = np.asarray(named, float).reshape(-1)
         if len(angles) != views:
-            raise Refusal(f"{self.path}: {len(angles)} angles for {views} views; one each is allowed (are the axes right?)")
+            raise Refusal(
+                f"{self.path}: {len(angles)} angles for {views} views; one each is allowed (are the axes right?)"
+            )
         if not np.isfinite(angles).all():
             raise Refusal(f"{self.path}: angles must be finite numbers")
         span = float(np.ptp(angles)) * (1 + 1 / max(1, views - 1))
@@ -116,9 +137,13 @@ class Description:
 
     def _check_unit(self, span: float, views: int) -> None:
         if self.angle_unit == "degrees" and views > 8 and span < 2.5 * math.pi:
-            raise Refusal(f"{self.path}: {views} views cover {span:.4g} degrees; are they radians? angle_unit: radians says so")
+            raise Refusal(
+                f"{self.path}: {views} views cover {span:.4g} degrees; are they radians? angle_unit: radians says so"
+            )
         if self.angle_unit == "radians" and span > 20:
-            raise Refusal(f"{self.path}: {views} views cover {span:.4g} radians; are they degrees? angle_unit: degrees says so")
+            raise Refusal(
+                f"{self.path}: {views} views cover {span:.4g} radians; are they degrees? angle_unit: degrees says so"
+            )
 
     def field(self, name: str, views: int, bins: int) -> np.ndarray:
         """I0 or dark, of every ray, [views,bins]."""
@@ -127,8 +152,14 @@ class Description:
             value = self.array(name)
         found = np.asarray(value, float)
         if found.shape not in ((), (1,), (bins,), (views, bins)):
-            raise Refusal(f"{self.path}: {name} of shape {found.shape}; a number, [{bins}] or [{views},{bins}] is allowed")
-        if not np.isfinite(found).all() or (found < 0).any() or (name == "I0" and (found == 0).any()):
+            raise Refusal(
+                f"{self.path}: {name} of shape {found.shape}; a number, [{bins}] or [{views},{bins}] is allowed"
+            )
+        if (
+            not np.isfinite(found).all()
+            or (found < 0).any()
+            or (name == "I0" and (found == 0).any())
+        ):
             raise Refusal(f"{self.path}: {name} must be counts {'> 0' if name == 'I0' else '>= 0'}")
         return np.broadcast_to(found, (views, bins))
 
@@ -139,8 +170,14 @@ class Description:
         mask = np.zeros(bins, bool)
         for word in () if self.bad_channels == "auto" else self.bad_channels or ():
             first, _, last = str(word).partition("-")
-            if not (first.isdigit() and (last or first).isdigit() and int(first) <= int(last or first) < bins):
-                raise Refusal(f"{self.path}: bad_channels {word!r}; bins 0 to {bins - 1} and ranges like 200-203 are allowed")
+            if not (
+                first.isdigit()
+                and (last or first).isdigit()
+                and int(first) <= int(last or first) < bins
+            ):
+                raise Refusal(
+                    f"{self.path}: bad_channels {word!r}; bins 0 to {bins - 1} and ranges like 200-203 are allowed"
+                )
             mask[int(first) : int(last or first) + 1] = True
         return mask
 
@@ -148,7 +185,9 @@ class Description:
         """The NPY that a key names."""
         path = self.path.parent / getattr(self, name)
         if not path.is_file():
-            raise Refusal(f"{self.path}: {name} is {path.name!r}, which is no file beside it; a number or an NPY is allowed")
+            raise Refusal(
+                f"{self.path}: {name} is {path.name!r}, which is no file beside it; a number or an NPY is allowed"
+            )
         with decoding(path, "NPY", private=True):
             return np.load(path, allow_pickle=False)
 
@@ -156,10 +195,16 @@ class Description:
         """Rows, columns and the side of a pixel in mm."""
         size = self.image_size
         square = (size, size) if is_number(size) else tuple(size or ())
-        if size is not None and not (len(square) == 2 and all(isinstance(n, int) and 1 <= n <= 2**14 for n in square)):
-            raise Refusal(f"{self.path}: image_size {size!r}; a whole number of pixels, or [rows, columns], is allowed")
+        if size is not None and not (
+            len(square) == 2 and all(isinstance(n, int) and 1 <= n <= 2**14 for n in square)
+        ):
+            raise Refusal(
+                f"{self.path}: image_size {size!r}; a whole number of pixels, or [rows, columns], is allowed"
+            )
         if sum(x is not None for x in (size, self.pixel_size, self.field_of_view)) != 2:
-            raise Refusal(f"{self.path}: two of image_size, pixel_size and field_of_view are needed, no more and no less")
+            raise Refusal(
+                f"{self.path}: two of image_size, pixel_size and field_of_view are needed, no more and no less"
+            )
         if size is None:
             side = max(1, round(self.field_of_view / self.pixel_size))  # type: ignore[operator]
             return side, side, self.pixel_size  # type: ignore[return-value]
@@ -184,7 +229,9 @@ def described(path: Path) -> Description:
     if made.beam != "parallel":
         made.need("source_to_axis", "source_to_detector")
     elif made.detector == "curved":
-        raise Refusal(f"{path}: a curved detector needs beam: fan; parallel beams have no source for it to be around")
+        raise Refusal(
+            f"{path}: a curved detector needs beam: fan; parallel beams have no source for it to be around"
+        )
     if made.beam == "cone":
         made.need("row_pitch")
     if made.values == "counts":
@@ -196,17 +243,23 @@ def _check(path: Path, key: str, value: Any) -> None:
     if key in CHOICES and value not in CHOICES[key]:
         raise Refusal(f"{path}: {key} {value!r}; {', '.join(CHOICES[key])} are allowed")
     if key in LENGTHS and not (is_number(value) and value > 0):
-        raise Refusal(f"{path}: {key} {value!r}; a number > 0 is allowed{'' if key == 'gain' else ', in mm'}")
+        raise Refusal(
+            f"{path}: {key} {value!r}; a number > 0 is allowed{'' if key == 'gain' else ', in mm'}"
+        )
     if key in NUMBERS and not is_number(value):
         raise Refusal(f"{path}: {key} {value!r}; a number is allowed")
     if key == "sigma_y" and value is not None and not (is_number(value) and value > 0):
-        raise Refusal(f"{path}: sigma_y {value!r}; a number > 0 (of line integrals), or null, is allowed")
+        raise Refusal(
+            f"{path}: sigma_y {value!r}; a number > 0 (of line integrals), or null, is allowed"
+        )
     if key in ("centre", "position"):
         due = 2 if key == "centre" else 3
         if not (isinstance(value, list) and len(value) == due and all(map(is_number, value))):
             raise Refusal(f"{path}: {key} {value!r}; {due} numbers in mm are allowed")
     if key == "mu_water":
-        named = isinstance(value, Mapping) and set(value) == {"scan"} and isinstance(value["scan"], str)
+        named = (
+            isinstance(value, Mapping) and set(value) == {"scan"} and isinstance(value["scan"], str)
+        )
         if not (named or (is_number(value) and 0.001 < value < 1)):
             allowed = "1/mm (0.0192 at 70 keV), or {scan: FILE} of water alone, is allowed"
             raise Refusal(f"{path}: mu_water {value!r}; {allowed}")

@@ -6,4 +6,11 @@ from solvers.operators.volume.slices import MissingSlices
 from solvers.operators.volume.slicewise import Slicewise
 from solvers.operators.volume.through_plane import ThroughPlane
 
-__all__ = ["CartesianVolumeMRI", "MissingSlices", "Slicewise", "ThroughPlane", "VolumeBlur", "VolumeMRI"]
+__all__ = [
+    "CartesianVolumeMRI",
+    "MissingSlices",
+    "Slicewise",
+    "ThroughPlane",
+    "VolumeBlur",
+    "VolumeMRI",
+]

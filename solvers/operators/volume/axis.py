@@ -43,7 +43,9 @@ def inverse_of_mixing(M: Tensor, density: Tensor, s2: Tensor) -> Callable[[Tenso
     larger in some places than in others. None where rounding leaves no such inverse.
     """
     basis = torch.fft.fft(M, norm="ortho")
-    basis = torch.cat([basis.real, basis.imag], 1)  # [m,2D]: M C M^T = basis diag(density twice) basis^T
+    basis = torch.cat(
+        [basis.real, basis.imag], 1
+    )  # [m,2D]: M C M^T = basis diag(density twice) basis^T
     factors = []
     for some in density[:, 0].movedim(1, -1).split(ROWS, 1):  # [.,rows,K,D]
         system = (basis * torch.cat([some, some], -1)[..., None, :]) @ basis.mT
@@ -55,7 +57,9 @@ def inverse_of_mixing(M: Tensor, density: Tensor, s2: Tensor) -> Callable[[Tenso
     L = torch.cat(factors, 1)
 
     def solve(r: Tensor) -> Tensor:
-        columns = torch.view_as_real(torch.fft.rfft2(r).permute(0, 3, 4, 2, 1)).flatten(-2)  # [B,H,K,m,2C]
+        columns = torch.view_as_real(torch.fft.rfft2(r).permute(0, 3, 4, 2, 1)).flatten(
+            -2
+        )  # [B,H,K,m,2C]
         found = torch.cholesky_solve(columns, L.expand(len(r), *L.shape[1:]))
         spectrum = torch.view_as_complex(found.unflatten(-1, (-1, 2)).contiguous())
         return torch.fft.irfft2(spectrum.permute(0, 4, 3, 1, 2), r.shape[-2:])

@@ -29,9 +29,13 @@ class VolumeBlur(LinearOperator):
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
         if len(self.std) != 3 or not all(0 <= s < 1e3 for s in self.std):
-            raise Refusal(f"a blur of volumes has three standard deviations >= 0 (along D, H, W), not {list(self.std)}")
+            raise Refusal(
+                f"a blur of volumes has three standard deviations >= 0 (along D, H, W), not {list(self.std)}"
+            )
         if self.border not in BORDERS or self.border == "valid":
-            raise Refusal(f"border {self.border!r} is not one of {', '.join(b for b in BORDERS if b != 'valid')}")
+            raise Refusal(
+                f"border {self.border!r} is not one of {', '.join(b for b in BORDERS if b != 'valid')}"
+            )
 
     def shape_out(self, shape: Shape) -> Shape:
         for axis, n in zip(self.axes, in_three(shape, "a blur of volumes")[1:]):

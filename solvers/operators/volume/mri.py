@@ -9,7 +9,15 @@ from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators import kspace
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, one_each, per_image
+from solvers.operators.base import (
+    LinearOperator,
+    Operator,
+    Scalar,
+    Shape,
+    divide,
+    one_each,
+    per_image,
+)
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.volume.through_plane import in_three
 
@@ -18,11 +26,15 @@ AXES = (-3, -2, -1)
 
 def fourier(z: Tensor) -> Tensor:
     """Centred orthonormal transform of the last three axes."""
-    return torch.fft.fftshift(torch.fft.fftn(torch.fft.ifftshift(z, dim=AXES), dim=AXES, norm="ortho"), dim=AXES)
+    return torch.fft.fftshift(
+        torch.fft.fftn(torch.fft.ifftshift(z, dim=AXES), dim=AXES, norm="ortho"), dim=AXES
+    )
 
 
 def inverse_fourier(z: Tensor) -> Tensor:
-    return torch.fft.fftshift(torch.fft.ifftn(torch.fft.ifftshift(z, dim=AXES), dim=AXES, norm="ortho"), dim=AXES)
+    return torch.fft.fftshift(
+        torch.fft.ifftn(torch.fft.ifftshift(z, dim=AXES), dim=AXES, norm="ortho"), dim=AXES
+    )
 
 
 def mirrored(z: Tensor) -> Tensor:
@@ -47,8 +59,15 @@ class VolumeMRI(LinearOperator):
     def __post_init__(self) -> None:
         mask = self.mask.double()
         mask = mask[None, None, :, None, :] if mask.ndim == 2 else mask
-        if mask.ndim != 5 or mask.shape[1] != 1 or mask.shape[3] != 1 or not bool(((mask == 0) | (mask == 1)).all()):
-            raise Refusal(f"a mask of 3D k-space is [D,W] or [images,1,D,1,W] of 0 and 1, not {list(self.mask.shape)}")
+        if (
+            mask.ndim != 5
+            or mask.shape[1] != 1
+            or mask.shape[3] != 1
+            or not bool(((mask == 0) | (mask == 1)).all())
+        ):
+            raise Refusal(
+                f"a mask of 3D k-space is [D,W] or [images,1,D,1,W] of 0 and 1, not {list(self.mask.shape)}"
+            )
         object.__setattr__(self, "mask", mask)
 
     def shape_out(self, shape: Shape) -> Shape:
@@ -56,7 +75,9 @@ class VolumeMRI(LinearOperator):
         if c != 1:
             raise Refusal(f"a volume of {c} channels; MRI of volumes measures real ones of 1")
         if (d, w) != (self.mask.shape[2], self.mask.shape[4]):
-            raise Refusal(f"mask of {self.mask.shape[2]}x{self.mask.shape[4]} does not fit D = {d} and W = {w}")
+            raise Refusal(
+                f"mask of {self.mask.shape[2]}x{self.mask.shape[4]} does not fit D = {d} and W = {w}"
+            )
         return (2, d, h, w)
 
     def shape_in(self, measured: Shape) -> Shape:
@@ -125,7 +146,9 @@ class CartesianVolumeMRI(Operator):
 
     def __post_init__(self) -> None:
         if not (self.acceleration >= 1 and 0 <= self.centre <= 1):
-            raise Refusal(f"MRI needs acceleration >= 1 and 0 <= centre <= 1, got {self.acceleration} and {self.centre}")
+            raise Refusal(
+                f"MRI needs acceleration >= 1 and 0 <= centre <= 1, got {self.acceleration} and {self.centre}"
+            )
 
     def shape_out(self, shape: Shape) -> Shape:
         _, d, h, w = in_three(shape, "MRI of volumes")

@@ -45,7 +45,9 @@ class Slicewise(Operator):
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         c, d, h, w = in_three(shape, "a stack of slices")
         if self.operator.turns:
-            raise Refusal(f"{type(self.operator).__name__} leaves each slice's turn open: restore slices one by one")
+            raise Refusal(
+                f"{type(self.operator).__name__} leaves each slice's turn open: restore slices one by one"
+            )
         drawn = self.operator.draw((c, h, w), noise if self.same else slices_of(noise, d))
         kind = LinearStack if isinstance(drawn, LinearOperator) else Stack
         return kind(drawn, len(noise), d, self.same).bind(shape)
@@ -73,7 +75,9 @@ class Stack(Operator):
         if not self.same and batch == self.volumes:
             return self.operator
         own = range(batch) if batch == self.volumes else [0] * batch
-        return self.operator.select(self.slices(own) if not self.same else [i for i in own for _ in range(self.depth)])
+        return self.operator.select(
+            self.slices(own) if not self.same else [i for i in own for _ in range(self.depth)]
+        )
 
     def slices(self, volumes: Sequence[int]) -> list[int]:
         """The rows of the slices of these volumes."""
@@ -101,7 +105,9 @@ class Stack(Operator):
 
     def select(self, indices: Sequence[int]) -> Operator:
         rows = list(indices) if self.same else self.slices(indices)
-        return type(self)(self.operator.select(rows), len(indices), self.depth, self.same).bind(self.shape)
+        return type(self)(self.operator.select(rows), len(indices), self.depth, self.same).bind(
+            self.shape
+        )
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
         c, _, h, w = shape
@@ -114,7 +120,10 @@ class Stack(Operator):
         if self.same:
             return found
         rows = self.volumes * self.depth
-        return {name: t.unflatten(0, (self.volumes, -1)) if len(t) == rows else t for name, t in found.items()}
+        return {
+            name: t.unflatten(0, (self.volumes, -1)) if len(t) == rows else t
+            for name, t in found.items()
+        }
 
     def given(self, y: Tensor, sigma: float | Tensor) -> Operator:
         sigma = self.rows(sigma) if isinstance(sigma, Tensor) and sigma.ndim == y.ndim else sigma
@@ -138,7 +147,11 @@ class LinearStack(Stack, LinearOperator):
 
     def per_slice(self, value: Scalar, like: Tensor) -> Scalar:
         """A number for each volume as one for each of its slices."""
-        return value.repeat_interleave(self.depth) if isinstance(value, Tensor) and value.ndim == 1 else value
+        return (
+            value.repeat_interleave(self.depth)
+            if isinstance(value, Tensor) and value.ndim == 1
+            else value
+        )
 
     def adjoint(self, y: Tensor) -> Tensor:
         return self.stacked(self.linear(len(y)).adjoint(self.rows(y)))

@@ -35,7 +35,9 @@ class ThroughPlane(LinearOperator):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 1):
             raise Refusal(f"the factor between slices is a number >= 1, not {self.factor}")
-        if self.thickness is not None and not (math.isfinite(self.thickness) and self.thickness > 0):
+        if self.thickness is not None and not (
+            math.isfinite(self.thickness) and self.thickness > 0
+        ):
             raise Refusal(f"the thickness of slices must be above 0, not {self.thickness}")
         if isinstance(self.profile, str):
             if self.profile not in ("box", "gaussian"):
@@ -44,7 +46,9 @@ class ThroughPlane(LinearOperator):
         object.__setattr__(self, "profile", tuple(self.profile))
         if self.thickness is not None:
             raise Refusal("a profile given as weights has its own thickness: leave `thickness` out")
-        if not (self.profile and all(map(math.isfinite, self.profile)) and abs(sum(self.profile)) > 1e-9):
+        if not (
+            self.profile and all(map(math.isfinite, self.profile)) and abs(sum(self.profile)) > 1e-9
+        ):
             raise Refusal("the weights of a slice profile must be finite and must not sum to 0")
 
     def count(self, thin: int) -> int:
@@ -118,12 +122,19 @@ def weights(factor: float, thickness: float, profile: str | tuple[float, ...], t
     """[m,D], rows summing to 1: the profile integrated over each thin slice."""
     count = max(1, math.ceil(thin / factor - 1e-9))
     centre = centres(factor, count)[:, None]
-    reach = len(profile) / 2 + 1 if not isinstance(profile, str) else thickness * (0.5 if profile == "box" else 1.5) + 1
+    reach = (
+        len(profile) / 2 + 1
+        if not isinstance(profile, str)
+        else thickness * (0.5 if profile == "box" else 1.5) + 1
+    )
     offset = torch.arange(-math.ceil(reach), math.ceil(reach) + 1)
     position = centre.round().long() + offset  # [m,k]
     distance = position - centre
     if profile == "box":
-        low, high = (distance - 0.5).clamp_min(-thickness / 2), (distance + 0.5).clamp_max(thickness / 2)
+        low, high = (
+            (distance - 0.5).clamp_min(-thickness / 2),
+            (distance + 0.5).clamp_max(thickness / 2),
+        )
         weight = (high - low).clamp_min(0)
     elif profile == "gaussian":
         root = math.sqrt(2) * thickness / FWHM
@@ -154,4 +165,6 @@ def spline(factor: float, count: int, thin: int) -> Tensor:
         return torch.ones(thin, 1, dtype=torch.float64)
     centre = centres(factor, count)
     at = torch.arange(thin, dtype=torch.float64).clamp(float(centre[0]), float(centre[-1]))
-    return torch.from_numpy(CubicSpline(centre.numpy(), torch.eye(count, dtype=torch.float64).numpy())(at.numpy()))
+    return torch.from_numpy(
+        CubicSpline(centre.numpy(), torch.eye(count, dtype=torch.float64).numpy())(at.numpy())
+    )
