@@ -23,15 +23,8 @@ from data.files import Refusal, bound_yaml, conceal, first_line, nearest
 from ldm import former, plugins, signatures
 
 OURS = {"data", "ldm", "solvers"}
-FOREIGN_ROOTS = {
-    "torch",
-    "torchvision",
-    "torchmetrics",
-    "pytorch_lightning",
-    "diffusers",
-    "deepinv",
-    "taming",
-}
+FOREIGN_ROOTS = {"torch", "torchvision", "torchmetrics", "pytorch_lightning"}
+FOREIGN_ROOTS |= {"diffusers", "deepinv", "taming"}
 FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "torch.nn.modules.module.Module",
     "torch.optim.optimizer.Optimizer",
@@ -40,9 +33,7 @@ FOREIGN_BASES = {  # by name, so that nothing need be imported to check it
     "pytorch_lightning.loggers.logger.Logger",
     "torchmetrics.metric.Metric",
 }
-DATA = (
-    Path(__file__).resolve().parents[1] / "data"
-)  # holds this program's modules and the users' data sets
+DATA = Path(__file__).resolve().parents[1] / "data"  # our modules, and the users' data sets
 RESOLVER = re.compile(r"\$\{[^}]*:")  # ${oc.env:HOME}
 PLAIN = re.compile(r"\$\{[^{}:$]*\}")  # ${solver.steps}
 _resolvers = False  # whether files may ask for the environment
@@ -95,11 +86,8 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
     try:
         resolved = OmegaConf.to_container(OmegaConf.create(merged), resolve=True)
     except (OmegaConfBaseException, RecursionError) as error:
-        reason = (
-            "interpolations lead back to themselves"
-            if isinstance(error, RecursionError)
-            else first_line(error)
-        )
+        endless = isinstance(error, RecursionError)
+        reason = "interpolations lead back to themselves" if endless else first_line(error)
         raise Refusal(f"{', '.join(map(str, files))}: {reason}") from None
     for asked, found in zip(_strings(merged), _strings(resolved)) if _resolvers else ():
         if _asks(asked):
@@ -109,9 +97,8 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> Node:
 
 def dump(config: Mapping[str, Any]) -> str:
     """The configuration as YAML, keys in the order they were written."""
-    return yaml.safe_dump(
-        plain(config), sort_keys=False, allow_unicode=True, default_flow_style=None, width=125
-    )
+    style = dict(sort_keys=False, allow_unicode=True, default_flow_style=None, width=125)
+    return yaml.safe_dump(plain(config), **style)
 
 
 def build(node: Any, **extra: Any) -> Any:
@@ -205,12 +192,8 @@ def _read(path: Path) -> dict[str, Any]:
         raise Refusal(f"{path}: no such configuration file") from None
     except Refusal:
         raise
-    except (
-        OSError,
-        ValueError,
-        yaml.YAMLError,
-        OmegaConfBaseException,
-    ) as error:  # ValueError: not UTF-8, or no such date
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
+        # ValueError: not UTF-8, or no such date
         raise Refusal(f"{path}: {first_line(error)}") from None
     if not isinstance(content, dict):
         raise Refusal(f"{path}: must hold a mapping, not a {type(content).__name__}")
@@ -244,12 +227,8 @@ def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, 
         origin[dotted] = source
         old = into.get(key)
         if isinstance(value, Mapping):
-            changed = (
-                isinstance(old, Mapping)
-                and "target" in value
-                and value["target"] != old.get("target", value["target"])
-            )
-            if not isinstance(old, dict) or changed:
+            named = isinstance(old, dict) and "target" in old and "target" in value
+            if not isinstance(old, dict) or (named and old["target"] != value["target"]):
                 into[key] = {}
             _merge(into[key], value, dotted, source, origin)
         else:
@@ -268,9 +247,7 @@ def _node(value: Any, where: str, origin: Mapping[str, str]) -> Any:
 def plain(value: Any) -> Any:
     """Nested plain dicts and lists, as checkpoints and YAML take them."""
     if isinstance(value, Mapping):
-        return {
-            key if isinstance(key, int) else str(key): plain(inner) for key, inner in value.items()
-        }
+        return {k if isinstance(k, int) else str(k): plain(inner) for k, inner in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(inner) for inner in value]
     return value

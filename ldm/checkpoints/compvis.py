@@ -23,52 +23,17 @@ from ldm.checkpoints.openai_unet import OpenAIUNet
 from ldm.checkpoints.options import Options
 from ldm.checkpoints.reading import first_names, text_mapping, weights
 
-UNET, AVERAGE, FIRST, CONDITION = (
-    "model.diffusion_model.",
-    "model_ema.",
-    "first_stage_model.",
-    "cond_stage_model.",
-)
+UNET, AVERAGE = "model.diffusion_model.", "model_ema."
+FIRST, CONDITION = "first_stage_model.", "cond_stage_model."
 TABLES = ("betas", "logvar", "alphas_", "sqrt_", "log_one_", "posterior_", "lvlb_", "scale_factor")
 PREDICTS = {"eps": "eps", "v": "v", "x0": "x0"}
-TRAINING = (
-    *(
-        "base_learning_rate",
-        "num_timesteps_cond",
-        "log_every_t",
-        "first_stage_key",
-        "cond_stage_key",
-        "monitor",
-        "loss_type",
-    ),
-    *(
-        "scheduler_config",
-        "use_ema",
-        "cond_stage_trainable",
-        "concat_mode",
-        "conditioning_key",
-        "scale_by_std",
-        "unet_trainable",
-    ),
-    *(
-        "clip_denoised",
-        "original_elbo_weight",
-        "l_simple_weight",
-        "given_betas",
-        "v_posterior",
-        "learn_logvar",
-        "ckpt_path",
-    ),
-    *(
-        "cosine_s",
-        "use_positional_encodings",
-        "ucg_training",
-        "make_it_fit",
-        "load_only_unet",
-        "ignore_keys",
-        "cond_stage_forward",
-    ),
-)
+TRAINING = (  # settings that do not change what the weights mean
+    "base_learning_rate num_timesteps_cond log_every_t first_stage_key cond_stage_key monitor "
+    "loss_type scheduler_config use_ema cond_stage_trainable concat_mode conditioning_key "
+    "scale_by_std unet_trainable clip_denoised original_elbo_weight l_simple_weight given_betas "
+    "v_posterior learn_logvar ckpt_path cosine_s use_positional_encodings ucg_training make_it_fit "
+    "load_only_unet ignore_keys cond_stage_forward"
+).split()
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
@@ -77,11 +42,8 @@ def recognises(state: Mapping[str, Any]) -> bool:
 
 def beside(path: Path) -> Path | None:
     """The YAML a published archive puts next to its weights."""
-    near = [
-        path.with_suffix(".yaml"),
-        path.with_name("config.yaml"),
-        *sorted(path.parent.glob("*-project.yaml")),
-    ]
+    near = [path.with_suffix(".yaml"), path.with_name("config.yaml")]
+    near += sorted(path.parent.glob("*-project.yaml"))
     return next((file for file in near if file.is_file()), None)
 
 
@@ -115,25 +77,18 @@ def _latent(
     unet = network(params.take("unet_config", dict), path)
     table = table_of(params, tensors, path)
     first, first_state = _first_stage(params.take("first_stage_config", dict), tensors, path)
-    scale = (
-        float(tensors["scale_factor"])
-        if "scale_factor" in tensors
-        else params.take("scale_factor", float, 1.0)
-    )
-    channels, size = (
-        params.take("channels", int, unet.channels),
-        params.take("image_size", int, unet.size),
-    )
+    stored = tensors.get("scale_factor")
+    scale = params.take("scale_factor", float, 1.0) if stored is None else float(stored)
+    channels = params.take("channels", int, unet.channels)
+    size = params.take("image_size", int, unet.size)
     predicts = params.take("parameterization", str, "eps")
     if predicts not in PREDICTS:
         raise Refusal(f"{path}: parameterization {predicts!r} is not one of {', '.join(PREDICTS)}")
     condition = params.settings.get("cond_stage_config")
     params.known |= {"cond_stage_config", "scale_factor"}
     params.finish()
-    inner, state = (
-        unet.node(),
-        unet.weights(averaged(tensors, path) if ema else within(UNET, tensors)),
-    )
+    inner = unet.node()
+    state = unet.weights(averaged(tensors, path) if ema else within(UNET, tensors))
     known: tuple[str, ...] = (UNET, AVERAGE, FIRST, *TABLES)
     if isinstance(condition, Mapping):
         inner, state, label = _classes(condition, inner, state, tensors, label, path)
@@ -152,21 +107,15 @@ def _latent(
         image_channels=first["params"]["model"]["params"]["in_channels"],
         label=label,
     )
-    return Described(
-        "prior",
-        prior,
-        {**under("denoiser.network.", state), **under("first_stage.", first_state)},
-        path,
-    )
+    weight = {**under("denoiser.network.", state), **under("first_stage.", first_state)}
+    return Described("prior", prior, weight, path)
 
 
 def network(config: Mapping[str, Any], path: Path) -> OpenAIUNet:
     """`unet_config` of a YAML."""
-    o = Options(
-        Options(config, path).take("params", dict),
-        path,
-        ignored=("use_checkpoint", "use_fp16", "dropout", "legacy", "dims", "conv_resample"),
-    )
+    params = Options(config, path).take("params", dict)
+    unread = ("use_checkpoint", "use_fp16", "dropout", "legacy", "dims", "conv_resample")
+    o = Options(params, path, ignored=unread)
     multipliers = tuple(o.take("channel_mult", list))
     across = o.take("use_spatial_transformer", bool, False)
     if o.take("transformer_depth", int, 1) != 1:
@@ -200,17 +149,18 @@ def table_of(params: Options, tensors: Mapping[str, Tensor], path: Path) -> dict
     start, end = params.take("linear_start", float, 1e-4), params.take("linear_end", float, 2e-2)
     table = schedule.Table("scaled_linear", start, end, params.take("timesteps", int, 1000))
     stored = tensors.get("alphas_cumprod")
-    precision = 1e-5 if stored is None else max(1e-5, 2 * torch.finfo(stored.dtype).eps)
-    if stored is not None and not (
-        stored.shape == (table.n,)
-        and torch.allclose(stored.double(), table.alpha_bar(), rtol=precision)
-    ):
+    if stored is not None and not _agree(stored, table.alpha_bar()):
         raise Refusal(
             f"{path}: the noise table in the file is not the one described (linear_start {start}, linear_end {end})"
         )
-    return node(
-        "ldm.schedule.Table", kind="scaled_linear", beta_start=start, beta_end=end, n=table.n
-    )
+    ends = dict(beta_start=start, beta_end=end)
+    return node("ldm.schedule.Table", kind="scaled_linear", n=table.n, **ends)
+
+
+def _agree(stored: Tensor, table: Tensor) -> bool:
+    """Up to the precision in which the file has them."""
+    precision = max(1e-5, 2 * torch.finfo(stored.dtype).eps)
+    return stored.shape == table.shape and torch.allclose(stored.double(), table, rtol=precision)
 
 
 def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -225,11 +175,8 @@ def averaged(tensors: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
             f"{path}: {len(missing)} averaged weights are missing: {first_names(missing)};"
             " the raw ones: --raw of convert_checkpoint.py, ema=False in Python"
         )
-    stray = (
-        within(AVERAGE, tensors).keys()
-        - {name.removeprefix(AVERAGE) for name in names.values()}
-        - {"decay", "num_updates"}
-    )
+    known = {name.removeprefix(AVERAGE) for name in names.values()} | {"decay", "num_updates"}
+    stray = within(AVERAGE, tensors).keys() - known
     if stray:
         raise Refusal(
             f"{path}: {len(stray)} averaged weights have no raw ones: {first_names(sorted(stray))}"

@@ -29,16 +29,10 @@ from ldm.schedule import Table, sigma_of
 TABLES = {"linear_beta": "linear", "scaled_linear_beta": "scaled_linear"}
 PREDICTS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 DETAILS = (  # of computation, or seen in the keys, where a difference is found
-    *(
-        "spatial_dims",
-        "use_flash_attention",
-        "use_checkpoint",
-        "use_checkpointing",
-        "include_fc",
-        "use_combined_linear",
-    ),
-    *("use_convtranspose", "upcast_attention", "transformer_num_layers", "dropout_cattn"),
-)
+    "spatial_dims use_flash_attention use_checkpoint use_checkpointing include_fc "
+    "use_combined_linear use_convtranspose upcast_attention transformer_num_layers dropout_cattn"
+).split()
+MEAN, MIDDLE = "quant_conv_mu.conv.weight", "middle_block.resnet_1.conv1.conv.weight"  # of the two
 ATTENDS = [False, False, True, True]  # MONAI's own default
 AUTOENCODER = [
     (r"^(encoder|decoder)\.blocks\.", r"\1."),
@@ -66,9 +60,7 @@ UNET = [
 
 
 def recognises(state: Mapping[str, Any]) -> bool:
-    return (
-        "quant_conv_mu.conv.weight" in state or "middle_block.resnet_1.conv1.conv.weight" in state
-    )
+    return MEAN in state or MIDDLE in state
 
 
 def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] | None) -> Described:
@@ -79,14 +71,13 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
     file, scale = o.take("autoencoder_file", str, None), o.take("scale_factor", float, 1.0)
     unit = o.take("unit_range", bool, None)
     o.finish()
-    if "quant_conv_mu.conv.weight" in state:
+    if MEAN in state:
         if autoencoder is None:
             raise Refusal(
                 f"{path}: a MONAI AutoencoderKL; give its constructor's arguments as config, under `autoencoder:`"
             )
-        return Described(
-            "first_stage", stage(autoencoder, unit, path), renamed(plain(state), AUTOENCODER), path
-        )
+        found = renamed(plain(state), AUTOENCODER)
+        return Described("first_stage", stage(autoencoder, unit, path), found, path)
     if diffusion is None or size is None:
         raise Refusal(
             f"{path}: a MONAI DiffusionModelUNet; give `diffusion:` (its constructor's arguments) and `size:` as config"
@@ -111,9 +102,8 @@ def describe(path: Path, state: Mapping[str, Any], settings: Mapping[str, Any] |
         image_channels=autoencoder["in_channels"],
     )
     content = weights(place)
-    found = under("denoiser.network.", found) | under(
-        "first_stage.", renamed(plain(content.get("state_dict", content)), AUTOENCODER)
-    )
+    first = renamed(plain(content.get("state_dict", content)), AUTOENCODER)
+    found = under("denoiser.network.", found) | under("first_stage.", first)
     return Described("prior", node("ldm.latent.LatentPrior", **params), found, path)
 
 
@@ -134,15 +124,12 @@ def _pixel(
 ) -> Described:
     """A diffusion model of images themselves; in units of [-1, 1] the noise levels of one of [0, 1] are doubled."""
     if not unit:
-        return Described(
-            "prior", node("ldm.denoiser.Prior", **params), under("denoiser.network.", found), path
-        )
+        prior = node("ldm.denoiser.Prior", **params)
+        return Described("prior", prior, under("denoiser.network.", found), path)
     low, high = (2 * sigma_of(Table(**table["params"]).alpha_bar()[[0, -1]])).tolist()
     denoiser = node("ldm.preconditioning.UnitRange", denoiser=params["denoiser"])
-    prior = node(
-        "ldm.denoiser.Prior",
-        **{**params, "denoiser": denoiser, "sigma_min": low, "sigma_max": high},
-    )
+    params = {**params, "denoiser": denoiser, "sigma_min": low, "sigma_max": high}
+    prior = node("ldm.denoiser.Prior", **params)
     return Described("prior", prior, under("denoiser.denoiser.network.", found), path)
 
 
@@ -173,18 +160,15 @@ def unet(arguments: Mapping[str, Any], size: int, path: Path) -> dict[str, Any]:
     o = Options(arguments, path, ignored=(*DETAILS, "with_conditioning"))
     widths = o.take("channels", list, None) or o.take("num_channels", list)
     levels = len(widths)
-    blocks, head = (
-        _by_level(o, "num_res_blocks", 2, levels),
-        _by_level(o, "num_head_channels", 8, levels),
-    )
+    blocks = _by_level(o, "num_res_blocks", 2, levels)
+    head = _by_level(o, "num_head_channels", 8, levels)
     attends = _by_level(o, "attention_levels", ATTENDS, levels)
     if len(set(blocks)) != 1:
         raise Refusal(f"{path}: num_res_blocks that differ by level: not supported")
     if o.settings.get("with_conditioning") or o.take("resblock_updown", bool, False):
         raise Refusal(f"{path}: this kind of DiffusionModelUNet: not supported")
-    if any(
-        h < 1 for h, a in zip(head, [*attends[:-1], True]) if a
-    ):  # the middle attends as the last level would
+    attending = [*attends[:-1], True]  # the middle attends as the last level would
+    if any(h < 1 for h, a in zip(head, attending) if a):
         raise Refusal(
             f"{path}: num_head_channels {head} must be positive where there is attention, and at the end"
         )
@@ -211,12 +195,9 @@ def _by_level(o: Options, key: str, default: int | list[bool], levels: int) -> l
     given = o.settings.get(key)
     value = default if given is None else given
     o.known.add(key)
-    listed = [value] * levels if type(value) is int else value
-    if (
-        not isinstance(listed, (list, tuple))
-        or len(listed) != levels
-        or not all(isinstance(one, int) for one in listed)
-    ):
+    listed: Any = [value] * levels if type(value) is int else value
+    whole = isinstance(listed, (list, tuple)) and all(isinstance(one, int) for one in listed)
+    if not whole or len(listed) != levels:
         raise Refusal(
             f"{o.path}: {key} must have {levels} values, one a level, not {reprlib.repr(value)}"
         )
@@ -224,24 +205,20 @@ def _by_level(o: Options, key: str, default: int | list[bool], levels: int) -> l
 
 
 def schedule(arguments: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], str]:
-    o = Options(
-        arguments,
-        path,
-        ignored=("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type"),
-    )
-    kind, predicts = (
-        o.take("schedule", str, "linear_beta"),
-        o.take("prediction_type", str, "epsilon"),
-    )
+    unread = ("clip_sample", "set_alpha_to_one", "steps_offset", "variance_type")
+    o = Options(arguments, path, ignored=unread)
+    kind = o.take("schedule", str, "linear_beta")
+    predicts = o.take("prediction_type", str, "epsilon")
     if kind not in TABLES or predicts not in PREDICTS:
         raise Refusal(
             f"{path}: scheduler {kind} with {predicts} is not supported ({', '.join(TABLES)}; {', '.join(PREDICTS)})"
         )
-    ends = dict(
-        beta_start=o.take("beta_start", float, 1e-4), beta_end=o.take("beta_end", float, 2e-2)
-    )
     table = node(
-        "ldm.schedule.Table", kind=TABLES[kind], n=o.take("num_train_timesteps", int, 1000), **ends
+        "ldm.schedule.Table",
+        kind=TABLES[kind],
+        n=o.take("num_train_timesteps", int, 1000),
+        beta_start=o.take("beta_start", float, 1e-4),
+        beta_end=o.take("beta_end", float, 2e-2),
     )
     o.finish()
     return table, PREDICTS[predicts]

@@ -70,23 +70,20 @@ class EDMNet(nn.Module):
                 if residual:
                     self.encoder[f"{level}_residual"] = FilteredConv(side, skips[-1], 3)
                 skips.append(side := skips[-1])
+            here = heads(width) if level in attend else 0
             for i in range(blocks):
-                self.encoder[f"{level}_block{i}"] = make(
-                    skips[-1], width, heads=heads(width) if level in attend else 0
-                )
+                self.encoder[f"{level}_block{i}"] = make(skips[-1], width, heads=here)
                 skips.append(width)
         x = widths[last]
-        self.decoder = nn.ModuleDict(
-            {f"{last}_in0": make(x, x, heads=heads(x)), f"{last}_in1": make(x, x)}
-        )
+        inner = {f"{last}_in0": make(x, x, heads=heads(x)), f"{last}_in1": make(x, x)}
+        self.decoder = nn.ModuleDict(inner)
         for level, width in reversed(list(enumerate(widths))):
             if level < last:
                 self.decoder[f"{level}_up"] = make(x, x, "up")
             for i in range(blocks + 1):
-                here = level in attend and (every_block or i == blocks)
-                self.decoder[f"{level}_block{i}"] = make(
-                    x + skips.pop(), width, heads=heads(width) if here else 0
-                )
+                attends = level in attend and (every_block or i == blocks)
+                here = heads(width) if attends else 0
+                self.decoder[f"{level}_block{i}"] = make(x + skips.pop(), width, heads=here)
                 x = width
         self.out_norm, self.out_conv = norm(x, eps), nn.Conv2d(x, out, 3, padding=1)
 
@@ -117,18 +114,16 @@ class EDMNet(nn.Module):
                 x = self.run(module, x, e) if isinstance(module, Block) else module(x)
                 skips.append(x)
         for module in self.decoder.values():
-            x = self.run(
-                module, x if x.shape[1] == module.into else torch.cat([x, skips.pop()], 1), e
-            )
+            if x.shape[1] != module.into:
+                x = torch.cat([x, skips.pop()], 1)
+            x = self.run(module, x, e)
         return self.out_conv(functional.silu(self.out_norm(x)))
 
     def run(self, block: nn.Module, x: Tensor, e: Tensor) -> Tensor:
         """A block; with checkpointing its activations are recomputed in the backward pass."""
-        return (
-            checkpoint(block, x, e, use_reentrant=False)
-            if self.checkpointing and torch.is_grad_enabled()
-            else block(x, e)
-        )
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(block, x, e, use_reentrant=False)
+        return block(x, e)
 
 
 class SongUNet(EDMNet):
@@ -152,10 +147,10 @@ class SongUNet(EDMNet):
         checkpointing: bool = False,
         embedding: int = 4,
     ):
-        ncsn = kind == "ncsn++"
+        ncsn, wide = kind == "ncsn++", embedding * width
         make = partial(
             Block,
-            embedding=embedding * width,
+            embedding=wide,
             taps=RESAMPLE["smooth" if ncsn else "box"],
             damping=math.sqrt(0.5),
             eps=1e-6,
@@ -176,11 +171,9 @@ class SongUNet(EDMNet):
             classes=classes,
             checkpointing=checkpointing,
         )
-        time = 2 * width if ncsn else width
+        self.time_width = time = 2 * width if ncsn else width
         if ncsn:
             self.register_buffer("frequencies", torch.empty(width).normal_(0, 16))
-        self.time_width = time
-        wide = embedding * width
         self.map_time0, self.map_time1 = nn.Linear(time, wide), nn.Linear(wide, wide)
         self.map_label = nn.Linear(classes, time) if classes else None
         initialise(self, initial.xavier_uniform_, 1.0, small=1e-5, qkv=math.sqrt(0.2))
@@ -218,24 +211,20 @@ class DhariwalUNet(EDMNet):
         embedding: int = 4,
     ):
         checks.counts(head=head, embedding=embedding)
-        widths = [width * m for m in multipliers]
-        if narrow := [
-            widths[level]
-            for level in attention
-            if level in range(len(widths)) and widths[level] < head
-        ]:
+        widths, wide = [width * m for m in multipliers], embedding * width
+        narrowest = min((w for i, w in enumerate(widths) if i in attention), default=head)
+        if narrowest < head:
             raise Refusal(
-                f"head {head} is more than the {min(narrow)} channels of a level that attends; lower head, or widen it"
+                f"head {head} is more than the {narrowest} channels of a level that attends; lower head, or widen it"
             )
+        make = partial(Block, embedding=wide, scale_shift=True, project=False, dropout=dropout)
         super().__init__(
             channels,
             channels if out is None else out,
             widths,
             blocks,
             attention,
-            partial(
-                Block, embedding=embedding * width, scale_shift=True, project=False, dropout=dropout
-            ),
+            make,
             first=next(iter(widths), 0),
             heads=lambda c: c // head,
             every_block=True,
@@ -245,7 +234,6 @@ class DhariwalUNet(EDMNet):
             checkpointing=checkpointing,
         )
         self.time_width = width
-        wide = embedding * width
         self.map_time0, self.map_time1 = nn.Linear(width, wide), nn.Linear(wide, wide)
         self.map_label = nn.Linear(classes, wide, bias=False) if classes else None
         initialise(self, initial.kaiming_uniform_, math.sqrt(1 / 3), small=0.0)
@@ -255,9 +243,8 @@ class DhariwalUNet(EDMNet):
     def embed(self, time: Tensor, label: Tensor | None) -> Tensor:
         half = self.time_width // 2
         phase = time[:, None] * sinusoids(half, half, time)
-        e = self.map_time1(
-            functional.silu(self.map_time0(torch.cat([phase.cos(), phase.sin()], 1)))
-        )
+        e = self.map_time0(torch.cat([phase.cos(), phase.sin()], 1))
+        e = self.map_time1(functional.silu(e))
         if self.map_label is not None:
             e = e + self.map_label(self.one_hot(label, e))
         return functional.silu(e)
