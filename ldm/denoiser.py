@@ -1,26 +1,24 @@
 """One denoiser under all networks: D(x, sigma) = E[x0 | x] for x = x0 + sigma n, images and sigma in [-1, 1] units.
 
-eps-, v-, x0- and EDM-preconditioned networks are adapters into it (the idea is k-diffusion's); loss and forward share
-the same scalings. A Prior is a denoiser that knows its shape, its noise levels, and how its state becomes an image.
+x [B,C,H,W], sigma [B]; D has x's shape and dtype and is not clamped. eps-, v-, x0- and EDM-preconditioned networks are
+adapters into it (the idea is k-diffusion's); loss and forward share the same scalings. A Prior is a denoiser that
+knows its shape, its noise levels, and how its state becomes an image.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from data.files import Refusal
 from data.seeding import Noise
-from ldm import checks, schedule, spectra
+from ldm import checks, spectra
+from ldm.schedule import Table, sigma_of, time_of
 
-
-class Denoiser(Protocol):
-    """x [B,C,H,W], sigma [B] -> posterior mean of the clean state, x's shape and dtype, not clamped."""
-
-    def __call__(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor: ...
+Predicts = Literal["eps", "v", "x0"]
 
 
 def column(sigma: Tensor) -> Tensor:
@@ -37,18 +35,13 @@ class VP(nn.Module):
 
     alpha_bar: Tensor
 
-    def __init__(
-        self,
-        network: nn.Module,
-        alpha_bar: Tensor | schedule.Table,
-        predicts: Literal["eps", "v", "x0"] = "eps",
-    ):
+    def __init__(self, network: nn.Module, alpha_bar: Tensor | Table, predicts: Predicts = "eps"):
         super().__init__()
-        alpha_bar = alpha_bar.alpha_bar() if isinstance(alpha_bar, schedule.Table) else alpha_bar
         if predicts not in ("eps", "v", "x0"):
             raise Refusal(f"predicts must be eps, v or x0, not {predicts!r}")
         self.network, self.predicts = network, predicts
-        self.register_buffer("alpha_bar", alpha_bar.double(), persistent=False)
+        table = alpha_bar.alpha_bar() if isinstance(alpha_bar, Table) else alpha_bar
+        self.register_buffer("alpha_bar", table.double(), persistent=False)
 
     def scalings(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """c_skip, c_out, c_in with D = c_skip x + c_out F(c_in x); sigma [B,1,1,1]."""
@@ -60,7 +53,7 @@ class VP(nn.Module):
         return torch.zeros_like(sigma), torch.ones_like(sigma), c_in
 
     def time(self, sigma: Tensor) -> Tensor:
-        return schedule.time_of(sigma, self.alpha_bar)
+        return time_of(sigma, self.alpha_bar)
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
@@ -114,9 +107,7 @@ class Prior(nn.Module):
 
     kind: Literal["pixel", "latent"] = "pixel"
     patched: bool = False
-    gray: bool = (
-        False  # True: a 3-channel prior used on 1-channel images: replicated in, averaged out
-    )
+    gray: bool = False  # a 3-channel prior used on 1-channel images: replicated in, averaged out
     image_variances: Sequence[Sequence[float]] = ()
     contracts: Mapping[str, tuple[float, float]] = MappingProxyType({})
     _origin: str | Callable[[], str] = ""
@@ -131,17 +122,14 @@ class Prior(nn.Module):
         variances: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.variances = denoiser, variances
-        self.label = label
+        self.denoiser, self.variances, self.label = denoiser, variances, label
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
-        low, high = (0.002, 80.0) if table is None else schedule.sigma_of(table[[0, -1]]).tolist()
+        low, high = (0.002, 80.0) if table is None else sigma_of(table[[0, -1]]).tolist()
         self.sigma_min = low if sigma_min is None else sigma_min
         self.sigma_max = high if sigma_max is None else sigma_max
         checks.counts(shape=self.shape)
-        checks.positive(
-            sigma_min=self.sigma_min, sigma_max=self.sigma_max
-        )  # whose logarithms are taken
+        checks.positive(sigma_min=self.sigma_min, sigma_max=self.sigma_max)  # for logarithms
         if not self.sigma_min < self.sigma_max:
             raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         spectra.check(variances)
@@ -153,22 +141,17 @@ class Prior(nn.Module):
     @property
     def classes(self) -> int:
         """Classes the network tells apart; 0: it is unconditional. Our networks hold it as `classes`, diffusers' in `config`."""
-        modules = list(self.denoiser.modules())
-        known = [
-            getattr(m, "classes", None)
-            or getattr(getattr(m, "config", None), "num_class_embeds", None)
-            for m in modules
-        ]
-        return next(filter(None, known), 0)
+        for module in self.denoiser.modules():
+            foreign = getattr(getattr(module, "config", None), "num_class_embeds", None)
+            if known := getattr(module, "classes", None) or foreign:
+                return known
+        return 0
 
     @property
     def any_size(self) -> bool:
         """Whether the network takes images of any H and W, and says of a crop what it says of the whole."""
-        return (
-            self.kind == "pixel"
-            and not self.patched
-            and getattr(getattr(self.denoiser, "network", None), "any_size", False)
-        )
+        network = getattr(self.denoiser, "network", None)
+        return self.kind == "pixel" and not self.patched and getattr(network, "any_size", False)
 
     @property
     def label(self) -> int | Tensor | None:
@@ -176,17 +159,11 @@ class Prior(nn.Module):
 
     @label.setter
     def label(self, value: int | Tensor | None) -> None:
-        if (
-            value is not None
-            and not isinstance(value, Tensor)
-            and (type(value) is not int or value not in range(self.classes))
-        ):
-            allowed = (
-                f"0 to {self.classes - 1} are allowed"
-                if self.classes
-                else "the network is unconditional and takes none"
-            )
-            raise Refusal(f"label {value!r}: {allowed}")
+        if value is not None and not isinstance(value, Tensor):
+            if not self.classes:
+                raise Refusal(f"label {value!r}: the network is unconditional and takes none")
+            if type(value) is not int or value not in range(self.classes):
+                raise Refusal(f"label {value!r}: 0 to {self.classes - 1} are allowed")
         self._label = value
 
     @contextmanager
@@ -201,11 +178,9 @@ class Prior(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor | None:
         """[B] what the network is told about the states x."""
-        return (
-            None
-            if self.label is None
-            else torch.as_tensor(self.label, device=x.device).expand(len(x))
-        )
+        if self.label is None:
+            return None
+        return torch.as_tensor(self.label, device=x.device).expand(len(x))
 
     @property
     def origin(self) -> str:
@@ -232,9 +207,8 @@ class Prior(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor | float, noise: Noise | None = None) -> Tensor:
         """`denoise`, called as prior(x, sigma); sigma may be one number."""
-        return self.denoise(
-            x, torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x)), noise
-        )
+        sigma = torch.as_tensor(sigma, dtype=x.dtype, device=x.device)
+        return self.denoise(x, sigma.expand(len(x)), noise)
 
     def begin(self, levels: Sequence[float]) -> None:
         """Told the noise levels of a run before its first call; most priors do not mind."""
@@ -247,15 +221,15 @@ class Prior(nn.Module):
         """[H,W] Var[x0 | x] of every frequency of a state without its border; None: nobody measured it."""
         if not self.variances:
             return None
-        height, width = self.crop(torch.empty(self.shape, device="meta")).shape[1:]
-        return torch.from_numpy(spectra.state_density(self.variances, sigma, height, width))
+        inner = self.crop(torch.empty(self.shape, device="meta")).shape[1:]
+        return torch.from_numpy(spectra.state_density(self.variances, sigma, *inner))
 
     def image_density(self, sigma: float) -> Tensor | None:
         """[H,W] the same of the image that a latent prior decodes from D(x)."""
-        rows = self.image_variances
-        return (
-            torch.from_numpy(spectra.density(rows, sigma, *self.image_shape[1:])) if rows else None
-        )
+        if not self.image_variances:
+            return None
+        found = spectra.density(self.image_variances, sigma, *self.image_shape[1:])
+        return torch.from_numpy(found)
 
     def variance(self, sigma: float) -> float | None:
         """Var[x0 | x] per state entry, the mean of `density`."""

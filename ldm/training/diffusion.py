@@ -5,6 +5,7 @@ sampling share every scaling. Each kind only says what its states are.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -73,19 +74,16 @@ class PixelDiffusion(pl.LightningModule):
             )
         self.crops, self.margin = crops, geometry(prior, crops) if crops else 0
         self.prior, self.optimiser, self.levels = prior, optimiser, levels or Mixture()
-        self.weighting: Weighting = weighting or (
-            "edm" if prior.alpha_bar is None else self.denoiser.predicts
-        )
+        if weighting is None:
+            weighting = "edm" if prior.alpha_bar is None else self.denoiser.predicts
+        self.weighting: Weighting = weighting
         self.labels, self.flip, self.turn, self.seed, self.parts = labels, flip, turn, seed, Parts()
-        self.found: dict[
-            str, list[Tensor]
-        ] = {}  # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
+        # parameter of the prior -> [LEVELS,2,knots] of every batch of this validation
+        self.found: dict[str, list[Tensor]] = {}
 
     def configure_optimizers(self):
-        return self.optimiser.configure(
-            (p for p in self.parameters() if p.requires_grad),
-            self.trainer.estimated_stepping_batches,
-        )
+        trained = (p for p in self.parameters() if p.requires_grad)
+        return self.optimiser.configure(trained, self.trainer.estimated_stepping_batches)
 
     def on_fit_start(self) -> None:
         if self.prior.alpha_bar is not None and self.trainer.precision in ("bf16-true", "16-true"):
@@ -102,9 +100,8 @@ class PixelDiffusion(pl.LightningModule):
         self.denoiser.network.compile()
 
     def training_step(self, batch: Mapping, index: int) -> Tensor:
-        draws = Draws(
-            self.seed, self.global_rank, self.global_step, self.parts(self.global_step), self.device
-        )
+        step = self.global_step
+        draws = Draws(self.seed, self.global_rank, step, self.parts(step), self.device)
         draws.pin_dropout()
         states = self.states(batch, draws)
         n, prior = len(states.x0), self.prior
@@ -140,40 +137,32 @@ class PixelDiffusion(pl.LightningModule):
         whole, label, crops = self.whole(batch, draws), self.label(batch), self.crops
         if crops is None:
             return States(whole, label)
-        size = (
-            crops.size(Draws(self.seed, -1, self.global_step)) if self.training else crops.largest
-        )
+        size = crops.largest
+        if self.training:
+            size = crops.size(Draws(self.seed, -1, self.global_step))
         x0, position = crops.take(whole, size, self.margin, draws)
-        return States(
-            x0, None if label is None else label.repeat_interleave(crops.count(size)), position
-        )
+        if label is not None:
+            label = label.repeat_interleave(crops.count(size))
+        return States(x0, label, position)
 
     def whole(self, batch: Mapping, draws: Draws) -> Tensor:
         """The clean states of whole images."""
         image = self.fitting(batch["image"])
-        image = torch.where(
-            self.mirror(len(image), draws)[:, None, None, None], image.flip(3), image
-        )
+        image = torch.where(column(self.mirror(len(image), draws)), image.flip(3), image)
         if not (self.turn and self.training):
             return image
         down, turned = draws.uniform((2, len(image))) < 0.5
-        image = torch.where(down[:, None, None, None], image.flip(2), image)
-        return torch.where(turned[:, None, None, None], image.mT, image)
+        image = torch.where(column(down), image.flip(2), image)
+        return torch.where(column(turned), image.mT, image)
 
     def mirror(self, n: int, draws: Draws) -> Tensor:
         """Which images to mirror, [n] bool."""
         return draws.uniform((n,)) < (0.5 if self.flip and self.training else 0.0)
 
     def fitting(self, image: Tensor) -> Tensor:
-        fits = (
-            image.shape[1] == self.prior.image_shape[0]
-            if self.prior.any_size
-            else image.shape[1:] == self.prior.image_shape
-        )
-        if not fits:
-            raise Refusal(
-                f"images of {list(image.shape[1:])} do not fit this prior, made for {list(self.prior.image_shape)}"
-            )
+        given, made = list(image.shape[1:]), list(self.prior.image_shape)
+        if given != made and not (self.prior.any_size and given[0] == made[0]):
+            raise Refusal(f"images of {given} do not fit this prior, made for {made}")
         return image
 
     def label(self, batch: Mapping) -> Tensor | None:
@@ -187,12 +176,11 @@ class PixelDiffusion(pl.LightningModule):
         return label
 
     def validation_step(self, batch: Mapping, index: int) -> None:
-        """The loss by noise level; and the power of D's errors on whole images, of which patches are but a part."""
-        draws = Draws(
-            self.seed, self.global_rank, -1, index, self.device
-        )  # the same at every validation
+        """The loss by noise level; and the power of D's errors on whole images; each validation has the same draws."""
+        draws = Draws(self.seed, self.global_rank, -1, index, self.device)
         states = self.states(batch, draws)
         n, total = draws.normal(states.x0.shape), torch.zeros((), device=self.device)
+        log = partial(self.log, batch_size=len(n), sync_dist=True)
         found: dict[str, list[Tensor]] = {}
         for sigma in self.levels_of_validation():
             level = torch.full((len(n),), sigma, device=self.device)
@@ -201,21 +189,14 @@ class PixelDiffusion(pl.LightningModule):
             loss = (self.weight(level) * square).mean()
             total = total + loss / LEVELS
             if self.prior.kind == "pixel":
-                self.log(
-                    f"val/psnr at sigma {sigma:.3g}",
-                    (10 * (4 / square).log10()).mean(),
-                    batch_size=len(n),
-                    sync_dist=True,
-                )
-            self.log(f"val/loss at sigma {sigma:.3g}", loss, batch_size=len(n), sync_dist=True)
-            whole = (
-                (states.x0, states.x0 + error)
-                if self.crops is None
-                else self.denoised(batch, sigma, draws)
-            )
+                log(f"val/psnr at sigma {sigma:.3g}", (10 * (4 / square).log10()).mean())
+            log(f"val/loss at sigma {sigma:.3g}", loss)
+            whole = states.x0, states.x0 + error
+            if self.crops is not None:
+                whole = self.denoised(batch, sigma, draws)
             for name, power in self.powers(batch["image"], *whole).items():
                 found.setdefault(name, []).append(power)
-        self.log("val/loss", total, batch_size=len(n), sync_dist=True)
+        log("val/loss", total)
         for name, powers in found.items():
             self.found.setdefault(name, []).append(torch.stack(powers))
 
@@ -240,10 +221,9 @@ class PixelDiffusion(pl.LightningModule):
         for name, batches in self.found.items():
             ours = torch.stack(batches).sum(0)
             both = torch.as_tensor(self.all_gather(ours)).reshape(-1, *ours.shape).sum(0).tolist()
+            levels = self.levels_of_validation()
             setattr(
-                self.prior,
-                name,
-                [spectra.row(sigma, *one) for sigma, one in zip(self.levels_of_validation(), both)],
+                self.prior, name, [spectra.row(sigma, *one) for sigma, one in zip(levels, both)]
             )
         self.found.clear()
 
@@ -260,17 +240,11 @@ class PixelDiffusion(pl.LightningModule):
         prior, image, count = self.prior, batch["image"], len(batch["image"])
         noise = Noise([f"picture {i}" for i in range(count)], "noise", self.seed)
         n = noise.normal((count, *prior.shape), device=self.device)
-        x0 = prior.to_state(image)
-        rows = [image]
+        x0, rows = prior.to_state(image), [image]
         with prior.told(self.label(batch)):
             for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
                 x = x0 + sigma * n
-                rows += [
-                    prior.to_image(x),
-                    prior.to_image(
-                        prior.denoise(x, torch.full((count,), sigma, device=self.device))
-                    ),
-                ]
+                rows += [prior.to_image(x), prior.to_image(prior(x, sigma))]
             *_, last = Heun(STEPS)(prior, noise, n)
         return {"samples": prior.to_image(last.x0), "denoising": torch.cat(rows)}
 
