@@ -1,4 +1,4 @@
-"""The chains of noise levels that papers share, DDIM, the probability-flow ODE and Langevin dynamics, and draws from the prior.
+"""DDIM, the probability-flow ODE and Langevin dynamics along chains of noise levels, and draws from the prior.
 
 Two coordinates occur. VE: x = x0 + sigma n. VP: x_t = sqrt(a) x0 + sqrt(1 - a) n with a = alpha_bar, that is
 x_t = sqrt(a) x at sigma = sqrt((1 - a) / a). All that is ever asked of a prior is D = prior.denoise(x, sigma).
@@ -8,68 +8,18 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from data.files import Refusal
 from data.seeding import Noise
-from ldm import checks, schedule
+from ldm import checks
 from ldm.denoiser import Prior
+from ldm.schedule import karras, ve_levels, vp_levels
 
-Spacing = Literal["geometric", "karras"]  # of VE levels
-Times = Literal["even", "leading", "strided"]  # of VP levels
-Scales = tuple[
-    float, float
-]  # s, n of a state s x0 + n eps: 1, sigma in VE coordinates, sqrt(a), sqrt(1 - a) in VP
-
-
-def ve_levels(
-    prior: Prior, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras"
-) -> list[float]:
-    """`steps` noise levels from sigma_max down to sigma_min, both moved inside the prior's; Refusal if nothing of it is left."""
-    if not 0 < sigma_min <= sigma_max:
-        raise Refusal(
-            f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}"
-        )
-    low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
-    if not low <= high:
-        own = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
-        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {own}")
-    return (schedule.karras if spacing == "karras" else schedule.geometric)(
-        steps, low, high
-    ).tolist()
-
-
-def vp_levels(
-    prior: Prior, steps: int, times: Times = "even", table: Tensor | None = None
-) -> list[float]:
-    """alpha_bar of a run's levels from the noisiest up, none above the prior's sigma_max, and of where the last step ends.
-    times: `even`, `steps` entries of the prior's table evenly spread over all of it, then 1. `strided`, guided diffusion's 0, c,
-    2c, ... with c = T // steps, then 1. `leading`, latent diffusion's 1, 1 + c, 1 + 2c, ..., and at the end the table's first
-    entry. The latter's number may differ from `steps`. EDM priors have no table: they take the one given, whose entries may be
-    fewer than `steps`, or without one Karras levels, converted.
-    """
-    own = prior.alpha_bar
-    if own is None and table is None:
-        sigma = schedule.karras(steps, prior.sigma_min, prior.sigma_max)
-        return [*schedule.alpha_bar_of(sigma).tolist(), 1.0]
-    a = (table if own is None else own).cpu()  # type: ignore[union-attr]
-    usable = int((schedule.sigma_of(a) <= prior.sigma_max * (1 + 1e-6)).sum())
-    most = usable if times == "even" else len(a)
-    steps = min(steps, most) if own is None else steps
-    if not 1 <= steps <= most:
-        raise Refusal(
-            f"steps must be between 1 and {most}, the levels of the prior's table, not {steps}"
-        )
-    if times == "even":
-        return [*a[schedule.ddim_times(steps, usable)].tolist(), 1.0]
-    grid = torch.arange(0, len(a), len(a) // steps)
-    if times == "leading":
-        grid = grid.add(1).clamp_max(len(a) - 1).unique()
-    found = a[grid[grid < usable]].flip(0).tolist()
-    return [*found, 1.0 if times == "strided" else float(a[0])]
+# s, n of a state s x0 + n eps: 1, sigma in VE coordinates, sqrt(a), sqrt(1 - a) in VP
+Scales = tuple[float, float]
 
 
 def sigma_at(a: float) -> float:
@@ -131,21 +81,18 @@ def ddim_step_vp(
 
 
 def ode_step(
-    prior: Prior,
-    x: Tensor,
-    x0: Tensor,
-    sigma: float,
-    sigma_next: float,
-    offset: Noise,
-    heun: bool = False,
+    prior: Prior, x: Tensor, x0: Tensor, now: float, then: float, offset: Noise, heun: bool = False
 ) -> Tensor:
-    """One step of the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma, x0 = D(x, sigma), by Euler's or Heun's rule."""
-    slope = (x - x0) / sigma
-    ahead = x + (sigma_next - sigma) * slope
-    if not heun or sigma_next == 0:
+    """One step of the probability-flow ODE dx/dsigma = (x - D(x, sigma)) / sigma by Euler's or Heun's rule.
+
+    From the level `now` to `then`; x0 = D(x, now).
+    """
+    slope = (x - x0) / now
+    ahead = x + (then - now) * slope
+    if not heun or then == 0:
         return ahead
-    slope_next = (ahead - prior.denoise(ahead, full(sigma_next, x), offset)) / sigma_next
-    return x + (sigma_next - sigma) * (slope + slope_next) / 2
+    slope_then = (ahead - prior.denoise(ahead, full(then, x), offset)) / then
+    return x + (then - now) * (slope + slope_then) / 2
 
 
 def pf_ode(
@@ -240,7 +187,7 @@ class Heun(Sampler):
         checks.natural(S_churn=self.S_churn, S_min=self.S_min, S_noise=self.S_noise)
 
     def __call__(self, prior: Prior, noise: Noise, like: Tensor) -> Iterator[State]:
-        levels = schedule.karras(self.steps, prior.sigma_min, prior.sigma_max, self.rho).tolist()
+        levels = karras(self.steps, prior.sigma_min, prior.sigma_max, self.rho).tolist()
         offset = noise.of("offset")
         x = levels[0] * start(prior, noise, like)
         for t, (sigma, sigma_next) in enumerate(pairwise([*levels, 0.0])):
@@ -272,9 +219,8 @@ class Langevin(Sampler):
         super().__post_init__()
         checks.counts(inner=self.inner)
         checks.positive(sigma_max=self.sigma_max, sigma_min=self.sigma_min)
-        if (
-            not self.sigma_min < self.sigma_max or not 0 < self.eps < 4
-        ):  # at 4 a step only mirrors x about D
+        stable = 0 < self.eps < 4  # at 4 a step only mirrors x about D
+        if not self.sigma_min < self.sigma_max or not stable:
             raise Refusal(
                 f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}, eps {self.eps} in (0, 4)"
             )

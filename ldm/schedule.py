@@ -5,12 +5,15 @@ VE papers (EDM, DAPS, PaDIS): x = x0 + sigma n. They meet at sigma = sqrt((1-a)/
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from data.files import Refusal
+
+Spacing = Literal["geometric", "karras"]  # of VE levels
+Times = Literal["even", "leading", "strided"]  # of VP levels
 
 
 def linear_alpha_bar(beta_start: float = 1e-4, beta_end: float = 0.02, n: int = 1000) -> Tensor:
@@ -22,9 +25,8 @@ def scaled_linear_alpha_bar(
     beta_start: float = 0.0015, beta_end: float = 0.0195, n: int = 1000
 ) -> Tensor:
     """Latent diffusion's table: sqrt(beta) linear; the defaults are the FFHQ/CelebA VQ-f4 ones. [n] float64."""
-    return (
-        1 - torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64) ** 2
-    ).cumprod(0)
+    root = torch.linspace(beta_start**0.5, beta_end**0.5, n, dtype=torch.float64)
+    return (1 - root**2).cumprod(0)
 
 
 def cosine_alpha_bar(n: int = 1000, max_beta: float = 0.999) -> Tensor:
@@ -106,3 +108,59 @@ def ddim_times(steps: int, n: int = 1000) -> Tensor:
     if not 1 <= steps <= n:
         raise Refusal(f"steps must be between 1 and {n}, got {steps}")
     return torch.linspace(n - 1, 0, steps, dtype=torch.float64).round().long()
+
+
+class Levels(Protocol):
+    """What a run's noise levels depend on: those that a prior knows, and its VP table [T] if it has one."""
+
+    sigma_min: float
+    sigma_max: float
+
+    @property
+    def alpha_bar(self) -> Tensor | None: ...
+
+
+def ve_levels(
+    prior: Levels, steps: int, sigma_min: float, sigma_max: float, spacing: Spacing = "karras"
+) -> list[float]:
+    """`steps` noise levels from sigma_max down to sigma_min, both moved inside the prior's; Refusal if nothing of it is left."""
+    if not 0 < sigma_min <= sigma_max:
+        raise Refusal(
+            f"sigma_min must be above 0 and at most sigma_max, not {sigma_min} with sigma_max {sigma_max}"
+        )
+    low, high = max(sigma_min, prior.sigma_min), min(sigma_max, prior.sigma_max)
+    if not low <= high:
+        own = f"{prior.sigma_min:.4g}..{prior.sigma_max:.4g}"
+        raise Refusal(f"sigma range {sigma_min}..{sigma_max} lies outside the prior's {own}")
+    spread = karras if spacing == "karras" else geometric
+    return spread(steps, low, high).tolist()
+
+
+def vp_levels(
+    prior: Levels, steps: int, times: Times = "even", table: Tensor | None = None
+) -> list[float]:
+    """alpha_bar of a run's levels from the noisiest up, none above the prior's sigma_max, and of where the last step ends.
+    times: `even`, `steps` entries of the prior's table evenly spread over all of it, then 1. `strided`, guided diffusion's 0, c,
+    2c, ... with c = T // steps, then 1. `leading`, latent diffusion's 1, 1 + c, 1 + 2c, ..., and at the end the table's first
+    entry. The latter's number may differ from `steps`. EDM priors have no table: they take the one given, whose entries may be
+    fewer than `steps`, or without one Karras levels, converted.
+    """
+    own = prior.alpha_bar
+    if own is None and table is None:
+        sigma = karras(steps, prior.sigma_min, prior.sigma_max)
+        return [*alpha_bar_of(sigma).tolist(), 1.0]
+    a = (table if own is None else own).cpu()  # type: ignore[union-attr]
+    usable = int((sigma_of(a) <= prior.sigma_max * (1 + 1e-6)).sum())
+    most = usable if times == "even" else len(a)
+    steps = min(steps, most) if own is None else steps
+    if not 1 <= steps <= most:
+        raise Refusal(
+            f"steps must be between 1 and {most}, the levels of the prior's table, not {steps}"
+        )
+    if times == "even":
+        return [*a[ddim_times(steps, usable)].tolist(), 1.0]
+    grid = torch.arange(0, len(a), len(a) // steps)
+    if times == "leading":
+        grid = grid.add(1).clamp_max(len(a) - 1).unique()
+    found = a[grid[grid < usable]].flip(0).tolist()
+    return [*found, 1.0 if times == "strided" else float(a[0])]

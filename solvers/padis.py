@@ -9,7 +9,8 @@ from torch import Tensor
 
 from data.files import Refusal
 from ldm.denoiser import Prior
-from ldm.sampling import Spacing, langevin_noise, ve_levels
+from ldm.sampling import langevin_noise, ve_levels
+from ldm.schedule import Spacing
 from solvers.beliefs import Belief, spectral_state
 from solvers.discrepancy import meet_noise_level
 from solvers.operators.base import LinearOperator

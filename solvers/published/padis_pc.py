@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from ldm.denoiser import Prior
-from ldm.sampling import Spacing, ve_levels
+from ldm.sampling import ve_levels
+from ldm.schedule import Spacing
 from solvers.discrepancy import meet_noise_level
 from solvers.operators.base import norm, per_image
 from solvers.problem import Problem
