@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal
 from solvers.run import door
 from solvers.run.command import Parser, whole
-from solvers.run.flags import between
+from solvers.run.values import between
 
 DAY = 86400.0
 

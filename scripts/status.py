@@ -22,8 +22,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal, json_lines, printable
 from solvers.run import door
 from solvers.run.command import Parser
-from solvers.run.flags import seconds
 from solvers.run.heart import RUN, WORKERS, workers
+from solvers.run.values import seconds
 
 LATELY = 600  # seconds without a sign of life that are not yet silence
 

@@ -22,9 +22,7 @@ VALUE = re.compile(r"-\.?\d")  # -1000:400 follows a flag, and is none
 class Allow(argparse.Action):
     """Sets the bound on images as soon as the flag is read: every reader of this program and of its workers knows it."""
 
-    def __call__(
-        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, flag: str | None = None) -> None:
         from data import formats  # which imports torch
 
         formats.allow(values)
@@ -37,35 +35,36 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, prog: str, about: str):
-        super().__init__(
-            prog,
-            description=about,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+        raw = argparse.RawDescriptionHelpFormatter
+        super().__init__(prog, description=about, formatter_class=raw, allow_abbrev=False)
         self._negative_number_matcher = VALUE
         self.completing = False
-        self.add_argument(
-            "--traceback", action="store_true", help="show where in the program a mistake was found"
-        )
-        most = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
-        self.add_argument("--max-image-bytes", action=Allow, type=whole, metavar="N", help=most)
+        self.switch("--traceback", "show where in the program a mistake was found")
+        does = "the greatest image that is read, unpacked (2 GiB); a volume may have eight times as much"
+        self.flag("--max-image-bytes", "N", does, action=Allow, type=whole)
+
+    def flag(
+        self, names: str, value: str | None, does: str | None = None, **how: Any
+    ) -> argparse.Action:
+        """Add a flag: its name and the former ones behind it, what help calls its value (None: the choices), and what it does."""
+        return self.add_argument(*names.split(), metavar=value, help=does, **how)
+
+    def switch(self, name: str, does: str) -> None:
+        """Add a flag that takes no value."""
+        self.add_argument(name, action="store_true", help=does)
 
     def error(self, message: str):
         raise Refusal(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """argparse's, of words whose flags are spelt in one way; every other method that parses calls this one."""
-        if (
-            "_ARGCOMPLETE" in os.environ and not self.completing
-        ):  # the shell asks, and only wants to know how words go on
-            import argcomplete
+        if "_ARGCOMPLETE" in os.environ and not self.completing:
+            import argcomplete  # the shell asks, and only wants to know how words go on
 
             self.completing = True  # it parses too
             argcomplete.autocomplete(self)
-        return super().parse_known_args(
-            None if args is None else [dashes(word) for word in args], namespace
-        )
+        words = None if args is None else [dashes(word) for word in args]
+        return super().parse_known_args(words, namespace)
 
     def flags(self) -> list[str]:
         """Every flag that is understood."""
@@ -79,12 +78,8 @@ class Parser(argparse.ArgumentParser):
 
     def overrides(self, argv: Sequence[str]) -> list[str]:
         """The words of the form key=value; a file, or what follows a flag that takes a value, is none (epoch=3.ckpt)."""
-        asking = {
-            name
-            for action in self._actions
-            if action.nargs is None
-            for name in action.option_strings
-        }
+        takers = [action for action in self._actions if action.nargs is None]
+        asking = {name for action in takers for name in action.option_strings}
         free = [word for before, word in pairwise(["", *argv]) if dashes(before) not in asking]
         return [word for word in free if OVERRIDE.match(word) and not Path(word).exists()]
 
@@ -97,9 +92,8 @@ class Parser(argparse.ArgumentParser):
             instead.pop("--scale", None)  # the units of y here, elsewhere a guidance
         for word in argv:
             flag = dashes(word).split("=")[0]
-            if flag in instead and (
-                word.startswith("-") or "=" in word
-            ):  # not the values of other flags
+            of_another = not word.startswith("-") and "=" not in word  # the value of another flag
+            if flag in instead and not of_another:
                 raise Refusal(f"{flag} of the published scripts: {instead[flag]}")
 
 

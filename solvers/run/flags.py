@@ -2,23 +2,21 @@
 configs/flags.yaml. Nothing heavy is imported here."""
 
 import argparse
-import math
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data.files import Refusal
-from data.window import Window, window
 from ldm import catalogue
 from solvers.run import listing
 from solvers.run.command import HOME, Parser, whole
 from solvers.run.shares import PATIENCE
+from solvers.run.values import centre, factor, hours, index, length, seconds, seeds, span, windowed
 
 DEMO, DEMO_IMAGES = HOME / "models/demo-data/test.csv", 3
 PRECISIONS = ("32", "32-true", "bf16-mixed", "16-mixed", "64", "64-true")
 OF_IMAGES = ("num_runs", "measurements", "window", "data_root", "manifest", "split")
 OF_VOLUMES = ("slice_range", "every", "slices", "slicewise", "coupling")
-MOST = 10_000_000  # seeds in one call
 TWICE = (("data_root", "manifest"), ("num_runs", "num_samples"))  # pairs of which one says all
 
 
@@ -34,28 +32,25 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
     options, rest = ours.parse_known_args([word for word in argv if word not in changes])
     if isinstance(options.measurements, str):
         if options.data_root:
-            raise Refusal(
-                f"--measurements {options.measurements} and --data-root say the same thing twice; give one of them"
-            )
+            raise twice(f"--measurements {options.measurements}", "--data-root")
         options.data_root, options.measurements = Path(options.measurements), True
     for one, other in TWICE:
         if getattr(options, one) and getattr(options, other):
-            one, other = (f"--{name.replace('_', '-')}" for name in (one, other))
-            raise Refusal(f"{one} and {other} say the same thing twice; give one of them")
+            raise twice(said(one), said(other))
     options.num_samples = options.num_samples or 1
     if options.oracle and (options.measurements or not options.num_runs):
-        raise Refusal(
-            "--oracle chooses among --num-runs by the truth, of which measurements have none"
-        )
-    word = options.diffusion_config
-    if word and (options.solver if word.endswith((".yaml", ".yml")) else options.model):
-        raise Refusal(
-            "--diffusion-config is an old name of --solver (YAML) or --model (weights); give one of them"
-        )
-    if word and word.endswith((".yaml", ".yml")):
-        options.solver = [word]
-    elif word:
-        options.model = word
+        none = "of which measurements have none"
+        raise Refusal(f"--oracle chooses among --num-runs by the truth, {none}")
+    if word := options.diffusion_config:
+        settings = word.endswith((".yaml", ".yml"))
+        taken = options.solver if settings else options.model
+        if taken:
+            means = "--solver (YAML) or --model (weights)"
+            raise Refusal(f"--diffusion-config is an old name of {means}; give one of them")
+        if settings:
+            options.solver = [word]
+        else:
+            options.model = word
     options.command = shlex.join(["python", ours.prog, *argv])
     short = {"solver.params.steps": options.steps, "solver.params.eta": options.ddim_eta}
     short["operator.params.center"] = options.center
@@ -71,29 +66,33 @@ def complete(options: argparse.Namespace, tasks: Mapping[str, bool]) -> bool:
     """
     unconditional = not any(tasks.values())
     if not unconditional and not all(tasks.values()):
-        raise Refusal(
-            "samplers of the prior and solvers of a task do not share a grid; run them apart"
-        )
+        alone = "samplers of the prior and solvers of a task do not share a grid"
+        raise Refusal(f"{alone}; run them apart")
     needless = (*OF_IMAGES, *OF_VOLUMES) if unconditional else ("seeds",)
     for flag in needless:
         if getattr(options, flag):
-            raise Refusal(
-                f"--{flag.replace('_', '-')} means nothing {'without' if unconditional else 'with'} a task"
-            )
+            raise Refusal(f"{said(flag)} means nothing with{'out' * unconditional} a task")
     if options.scale and not options.measurements:
         raise Refusal("--scale is for --measurements: other images say their own range")
     demo = not (options.data_root or options.manifest or unconditional)
     if demo and options.measurements:
-        raise Refusal(
-            "--measurements needs --data-root or --manifest: the files that were measured"
-        )
+        needed = "--data-root or --manifest: the files that were measured"
+        raise Refusal(f"--measurements needs {needed}")
     if demo:
         options.manifest, options.limit = DEMO, options.limit or DEMO_IMAGES
     if options.save_dir is None:
-        options.save_dir = Path("results") / (
-            "demo" if demo else "grid" if len(tasks) > 1 else next(iter(tasks))
-        )
+        only = next(iter(tasks)) if len(tasks) == 1 else "grid"
+        options.save_dir = Path("results") / ("demo" if demo else only)
     return demo
+
+
+def said(name: str) -> str:
+    """num_runs -> --num-runs"""
+    return "--" + name.replace("_", "-")
+
+
+def twice(one: str, other: str) -> Refusal:
+    return Refusal(f"{one} and {other} say the same thing twice; give one of them")
 
 
 def look(options: argparse.Namespace) -> None:
@@ -107,282 +106,106 @@ def look(options: argparse.Namespace) -> None:
 
 def parser(about: str) -> Parser:
     made = Parser("sample.py", about)
-    add = made.add_argument
-    add(
-        "--base",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="configuration files, merged left to right",
-    )
-    tasks = add(
-        "--task",
-        "--task-config",
-        nargs="+",
-        metavar="NAME|FILE",
-        help="what was measured; several make a grid",
-    )
-    how = "how it is solved; several make a grid; prior: no measurement at all"
-    solvers = add("--solver", nargs="+", metavar="NAME|FILE", help=how)
-    models = add(
-        "--model",
-        "--ckpt",
-        "--network",
-        metavar="NAME|FOLDER|FILE",
-        help=f"the prior (default: {catalogue.MODEL})",
-    )
-    for action, kind in ((tasks, "tasks"), (solvers, "solvers"), (models, "models")):
-        action.completer = listing.names(kind)  # type: ignore[attr-defined]
-    add(
-        "--list",
-        action=listing.List,
-        choices=listing.KINDS,
-        help="print their names, what they need, and one line each",
-    )
-    add(
-        "--model-config",
-        "--ldm-config",
-        "--config",
-        metavar="FILE",
-        help="what a foreign weight file does not say about itself",
-    )
-    add(
-        "--diffusion-config",
-        metavar="FILE",
-        help="published scripts: --model, or --solver if it is YAML",
-    )
-    add(
-        "--data-root",
-        "--image-dir",
-        type=Path,
-        metavar="DIR",
-        help="a folder of images, or one image",
-    )
-    add(
-        "--split",
-        metavar="NAME",
-        help="DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column",
-    )
-    add("--manifest", type=Path, metavar="FILE")
-    measured = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
-    add("--measurements", nargs="?", const=True, default=False, metavar="FILE", help=measured)
-    add(
-        "--output-format",
-        choices=("nifti", "dicom"),
-        help="of results of a scanner's file (--task mri: nifti if not said; ct: dicom)",
-    )
-    axis = "--task ct: where the axis is seen, from the middle of the detector"
-    add("--center", type=centre, metavar="auto|BINS", help=axis)
-    add(
-        "--window",
-        type=windowed,
-        metavar="LOW:HIGH|header|full|pLOW:pHIGH",
-        help="stored values (CT: HU) that are black and white",
-    )
-    add(
-        "--scale",
-        type=factor,
-        metavar="auto|NUMBER",
-        help="with --measurements: y times this; results are divided by it",
-    )
-    add("--save-dir", "--outdir", "--save-root", type=Path, metavar="DIR")
-    add(
-        "--num-samples",
-        type=whole,
-        metavar="K",
-        help="posterior draws per image: mean, std and interval",
-    )
-    add(
-        "--num-runs",
-        type=whole,
-        metavar="K",
-        help="draws per image of which the one of smallest residual is kept",
-    )
-    add(
-        "--oracle",
-        action="store_true",
-        help="with --num-runs: keep the draw nearest to the truth; records say so (kept_by)",
-    )
-    add("--steps", "--ddim-steps", type=whole, metavar="N", help="noise levels of the solver")
-    add("--ddim-eta", type=float, metavar="E", help="solver.params.eta=E")
-    add(
-        "--batch-size",
-        "--batch",
-        type=whole,
-        metavar="N",
-        help="images times draws in one network call",
-    )
-    add("--start", type=index, default=0, metavar="I")
-    add("--limit", type=whole, metavar="N")
-    add(
-        "--slice-range",
-        type=span,
-        metavar="A:B",
-        help="of each volume the slices A up to, not including, B, counted from 0",
-    )
-    add(
-        "--every", type=whole, metavar="N", help="of each volume every N-th slice, for a first look"
-    )
-    add(
-        "--planes",
-        choices=("turns", "all"),
-        default="turns",
-        help="of volumes: denoised in turn, or all at every level",
-    )
-    add(
-        "--coupling",
-        type=length,
-        default=0.0,
-        metavar="MM",
-        help="of volumes: how far the noise of draws is shared",
-    )
-    add("--slicewise", action="store_true", help="restore the slices of volumes one by one")
-    add(
-        "--slices",
-        action="store_true",
-        help="keep a volume's slices as files of their own, with their panels, in slices/",
-    )
-    add("--seed", type=int, default=0, metavar="N")
-    add("--seeds", type=seeds, metavar="A-B,C", help="with --solver prior: one image each")
-    add("--overwrite", action="store_true", help="replace results of another configuration")
-    add("--dry-run", action="store_true", help="check everything and estimate seconds and memory")
-    add("--zoom", action="store_true", help="panels show the region of the largest error enlarged")
-    add(
-        "--verify",
-        action="store_true",
-        help="compare earlier results with the digests in their records, and mend them",
-    )
-    add("--keep-patient", action="store_true", help="leave the patient's data in DICOM results")
-    add("--precision", choices=PRECISIONS, default="32-true", help="of the diffusion network")
-    add("--devices", type=whole, default=1, metavar="N")
-    add("--num-nodes", type=whole, default=1, metavar="N")
-    add("--accelerator", choices=("auto", "cpu", "gpu", "mps"), default="auto")
-    add(
-        "--join",
-        action="store_true",
-        help="work on --save-dir together with other processes, wherever they run",
-    )
-    add(
-        "--lease",
-        type=seconds,
-        default=PATIENCE,
-        metavar="S",
-        help="seconds after which a silent process's images are free",
-    )
-    add(
-        "--max-images",
-        type=whole,
-        metavar="N",
-        help="stop after about so many images of this process; a restart goes on",
-    )
-    add(
-        "--max-hours",
-        type=hours,
-        metavar="H",
-        help="begin no batch after so many hours; a restart goes on",
-    )
-    ahead = "processes that read ahead, with a thread that writes behind (2 on a GPU, else 0)"
-    add("--workers", type=index, metavar="N", help=ahead)
-    add("--log", choices=("text", "json"), default="text", help="json: one line an event on stderr")
-    add("--compile", action="store_true", help="torch.compile the network")
-    add(
-        "--plugin",
-        nargs="+",
-        default=[],
-        metavar="MODULE",
-        help="let targets come from modules of your own",
-    )
-    add(
-        "--allow-env",
-        action="store_true",
-        help="let --base files ask for ${oc.env:NAME} and the like",
-    )
-    add("--print-config", action="store_true", help="show the merged configuration and stop")
+    _posed(made)
+    _images(made)
+    _drawn(made)
+    _processes(made)
     return made
 
 
-def windowed(word: str) -> Window:
-    try:
-        return window(word)
-    except Refusal as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def _posed(made: Parser) -> None:
+    """What is measured, how it is solved, and under which prior."""
+    flag = made.flag
+    does = "configuration files, merged left to right"
+    flag("--base", "FILE", does, nargs="+", default=[])
+    does = "what was measured; several make a grid"
+    tasks = flag("--task --task-config", "NAME|FILE", does, nargs="+")
+    does = "how it is solved; several make a grid; prior: no measurement at all"
+    solvers = flag("--solver", "NAME|FILE", does, nargs="+")
+    does = f"the prior (default: {catalogue.MODEL})"
+    models = flag("--model --ckpt --network", "NAME|FOLDER|FILE", does)
+    for action, kind in ((tasks, "tasks"), (solvers, "solvers"), (models, "models")):
+        action.completer = listing.names(kind)  # type: ignore[attr-defined]
+    does = "print their names, what they need, and one line each"
+    flag("--list", None, does, action=listing.List, choices=listing.KINDS)
+    does = "what a foreign weight file does not say about itself"
+    flag("--model-config --ldm-config --config", "FILE", does)
+    flag("--diffusion-config", "FILE", "published scripts: --model, or --solver if it is YAML")
 
 
-def seconds(word: str) -> float:
-    """A lease: from a second to a day."""
-    return between(word, 1, 86400)
+def _images(made: Parser) -> None:
+    """Which files are read, and how."""
+    flag = made.flag
+    flag("--data-root --image-dir", "DIR", "a folder of images, or one image", type=Path)
+    does = "DIR/NAME/, DIR/NAME.csv, DIR/NAME_images.txt, or the manifest's split column"
+    flag("--split", "NAME", does)
+    flag("--manifest", "FILE", type=Path)
+    does = "the files (FILE: instead of --data-root) are what was measured; there is no truth"
+    flag("--measurements", "FILE", does, nargs="?", const=True, default=False)
+    does = "of results of a scanner's file (--task mri: nifti if not said; ct: dicom)"
+    flag("--output-format", None, does, choices=("nifti", "dicom"))
+    does = "--task ct: where the axis is seen, from the middle of the detector"
+    flag("--center", "auto|BINS", does, type=centre)
+    does = "stored values (CT: HU) that are black and white"
+    flag("--window", "LOW:HIGH|header|full|pLOW:pHIGH", does, type=windowed)
+    does = "with --measurements: y times this; results are divided by it"
+    flag("--scale", "auto|NUMBER", does, type=factor)
 
 
-def hours(word: str) -> float:
-    return between(word, 1e-4, 1e5)
+def _drawn(made: Parser) -> None:
+    """How many draws of which images, and what is written of them."""
+    flag, switch = made.flag, made.switch
+    flag("--save-dir --outdir --save-root", "DIR", type=Path)
+    flag("--num-samples", "K", "posterior draws per image: mean, std and interval", type=whole)
+    does = "draws per image of which the one of smallest residual is kept"
+    flag("--num-runs", "K", does, type=whole)
+    does = "with --num-runs: keep the draw nearest to the truth; records say so (kept_by)"
+    switch("--oracle", does)
+    flag("--steps --ddim-steps", "N", "noise levels of the solver", type=whole)
+    flag("--ddim-eta", "E", "solver.params.eta=E", type=float)
+    flag("--batch-size --batch", "N", "images times draws in one network call", type=whole)
+    flag("--start", "I", type=index, default=0)
+    flag("--limit", "N", type=whole)
+    does = "of each volume the slices A up to, not including, B, counted from 0"
+    flag("--slice-range", "A:B", does, type=span)
+    flag("--every", "N", "of each volume every N-th slice, for a first look", type=whole)
+    does = "of volumes: denoised in turn, or all at every level"
+    flag("--planes", None, does, choices=("turns", "all"), default="turns")
+    does = "of volumes: how far the noise of draws is shared"
+    flag("--coupling", "MM", does, type=length, default=0.0)
+    switch("--slicewise", "restore the slices of volumes one by one")
+    does = "keep a volume's slices as files of their own, with their panels, in slices/"
+    switch("--slices", does)
+    flag("--seed", "N", type=int, default=0)
+    flag("--seeds", "A-B,C", "with --solver prior: one image each", type=seeds)
+    switch("--overwrite", "replace results of another configuration")
+    switch("--dry-run", "check everything and estimate seconds and memory")
+    switch("--zoom", "panels show the region of the largest error enlarged")
+    switch("--verify", "compare earlier results with the digests in their records, and mend them")
+    switch("--keep-patient", "leave the patient's data in DICOM results")
 
 
-def between(word: str, least: float, most: float) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = math.nan
-    if not least <= value <= most:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number from {least:g} to {most:g}")
-    return value
-
-
-def factor(word: str) -> float | str:
-    """auto, or a number > 0"""
-    try:
-        value = float(word)
-    except ValueError:
-        value = 0.0
-    if word != "auto" and not (value > 0 and math.isfinite(value)):
-        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number > 0")
-    return "auto" if word == "auto" else value
-
-
-def centre(word: str) -> float | str:
-    """auto, or a number of bins"""
-    try:
-        return word if word == "auto" else float(word)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{word!r} is neither auto nor a number of bins") from None
-
-
-def index(word: str) -> int:
-    return 0 if word == "0" else whole(word)
-
-
-def length(word: str) -> float:
-    try:
-        value = float(word)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{word!r} is not a number of mm from 0")
-    return value
-
-
-def span(word: str) -> tuple[int, int]:
-    """40:60 -> (40, 60)"""
-    low, colon, high = word.partition(":")
-    if not (colon and (low or "0").isdigit() and high.isdigit() and int(low or 0) < int(high)):
-        raise argparse.ArgumentTypeError(
-            f"{word!r} is not of the form 40:60, from the first to behind the last slice"
-        )
-    return int(low or 0), int(high)
-
-
-def seeds(word: str) -> list[int]:
-    """0-3,7 -> [0, 1, 2, 3, 7]"""
-    try:
-        ends = [
-            (int(first), int(last if dash else first))
-            for first, dash, last in (w.partition("-") for w in word.split(","))
-        ]
-    except ValueError:
-        ends = []
-    few = sum(last - first + 1 for first, last in ends) <= MOST
-    found = [seed for first, last in ends for seed in range(first, last + 1)] if few else []
-    if not found or len(set(found)) < len(found):
-        raise argparse.ArgumentTypeError(
-            f"{word!r} is not of the form 0-49999 or 1,5,9-12, each once, at most {MOST:,}"
-        )
-    return found
+def _processes(made: Parser) -> None:
+    """Where the work is done, by how many, for how long, and what they may read."""
+    flag, switch = made.flag, made.switch
+    does = "of the diffusion network"
+    flag("--precision", None, does, choices=PRECISIONS, default="32-true")
+    flag("--devices", "N", type=whole, default=1)
+    flag("--num-nodes", "N", type=whole, default=1)
+    flag("--accelerator", None, choices=("auto", "cpu", "gpu", "mps"), default="auto")
+    switch("--join", "work on --save-dir together with other processes, wherever they run")
+    does = "seconds after which a silent process's images are free"
+    flag("--lease", "S", does, type=seconds, default=PATIENCE)
+    does = "stop after about so many images of this process; a restart goes on"
+    flag("--max-images", "N", does, type=whole)
+    does = "begin no batch after so many hours; a restart goes on"
+    flag("--max-hours", "H", does, type=hours)
+    does = "processes that read ahead, with a thread that writes behind (2 on a GPU, else 0)"
+    flag("--workers", "N", does, type=index)
+    does = "json: one line an event on stderr"
+    flag("--log", None, does, choices=("text", "json"), default="text")
+    switch("--compile", "torch.compile the network")
+    does = "let targets come from modules of your own"
+    flag("--plugin", "MODULE", does, nargs="+", default=[])
+    switch("--allow-env", "let --base files ask for ${oc.env:NAME} and the like")
+    switch("--print-config", "show the merged configuration and stop")
