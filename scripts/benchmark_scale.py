@@ -37,7 +37,7 @@ def written(folder: Path, count: int) -> Path:
     facts = {
         "residual": 1.0123456789, "psnr": 31.23456789, "ssim": 0.912345678, "nmse": 0.0123456, "baseline_psnr": 28.123456,
         "nfe": 100, "vjps": 0, "seconds": 1.2345, "seed": 0, "notes": [], "status": "ok", "input_sha256": "a" * 64,
-        "input_stamp": stamp(source), "row": {"slice": None, "window": None}, "contract": [0.0, 65535.0],
+        "input_stamp": stamp(ManifestRow(str(source), "")), "row": {"slice": None, "window": None}, "contract": [0.0, 65535.0],
         "files": {"recon": "recon/a.png"}, "written": {"recon/a.png": [3, "b" * 64]}, "config": "0123456789abcdef",
     }  # fmt: skip
     rest = json.dumps(facts)[1:]

@@ -168,7 +168,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 def _read(line: bytes) -> tuple[Record, str]:
     """A record, or what is wrong with the line."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode())  # of bytes json would first guess the encoding
     except (ValueError, RecursionError):
         return {}, "is no JSON"
     if not isinstance(record, dict):
