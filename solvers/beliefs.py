@@ -35,9 +35,7 @@ class Belief:
     diagonal: Tensor | None = None
     rooted: bool = True
     accuracy: float = COARSE  # conjugate gradients know A x to this share of the noise
-    decoded: bool = (
-        False  # of the image that a latent prior decodes its state to, and not of the state
-    )
+    decoded: bool = False  # of the image that a latent prior decodes its state to
     measured: bool = False  # V is what training found of the errors at each frequency
 
     def apply(self, x: Tensor) -> Tensor:
@@ -123,11 +121,9 @@ class Entrywise(Belief):
 
     @property
     def rounding(self) -> Scalar:
-        largest = (
-            self.diagonal.to(self.mean).flatten(1).amax(1)
-            if self.diagonal.ndim > 1
-            else self.diagonal
-        )
+        largest = self.diagonal
+        if largest.ndim > 1:
+            largest = largest.to(self.mean).flatten(1).amax(1)
         return torch.finfo(largest.dtype).eps * torch.where(largest > 0, largest, 1)
 
 
@@ -186,18 +182,16 @@ class Spectral(Belief):
         deviation = contrast(mean if prior is None else prior.crop(mean)) ** CONTRAST
         size = deviation.square().mean(AXES[: density.ndim], keepdim=True).sqrt()
         half = density[None, None, ..., : density.shape[-1] // 2 + 1].to(mean)
-        return cls(
-            mean, half, (deviation / size).sqrt(), prior
-        )  # T acts twice, and keeps the mean variance
+        place = (deviation / size).sqrt()  # T acts twice, and keeps the mean variance
+        return cls(mean, half, place, prior)
 
     @property
     def entry(self) -> Tensor:
         """The mean variance of an entry, [1 or B]."""
         width = (self.mean if self.prior is None else self.prior.crop(self.mean)).shape[-1]
         column = torch.arange(self.density.shape[-1], device=self.density.device)
-        twice = 2 - (2 * column % width == 0).to(
-            self.density
-        )  # which stand for their conjugates too
+        alone = 2 * column % width == 0  # the others stand for their conjugates too
+        twice = 2 - alone.to(self.density)
         rows = self.density.shape[2:-1].numel()
         return (twice * self.density).flatten(1).sum(1) / (rows * width)
 
@@ -250,9 +244,8 @@ def state_variance(prior: Prior, sigma: float) -> float:
 
 def image_variance(prior: Prior, sigma: float) -> float:
     """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
-    return (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2 * state_variance(
-        prior, sigma
-    ) + autoencoder_error(prior)
+    share = (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2
+    return share * state_variance(prior, sigma) + autoencoder_error(prior)
 
 
 def autoencoder_error(prior: Prior) -> float:
@@ -262,13 +255,11 @@ def autoencoder_error(prior: Prior) -> float:
 
 def spectral_state(prior: Prior, operator: Operator) -> bool:
     """Whether V is known by frequency in the state itself: measured in training, and y, of images, is linear."""
-    return prior.kind == "pixel" and bool(prior.variances) and isinstance(operator, LinearOperator)
+    measured = prior.kind == "pixel" and bool(prior.variances)
+    return measured and isinstance(operator, LinearOperator)
 
 
 def spectral_image(prior: Prior, operator: Operator) -> bool:
     """The same of the image that a latent prior decodes its state to."""
-    return (
-        prior.kind == "latent"
-        and bool(prior.image_variances)
-        and isinstance(operator, LinearOperator)
-    )
+    measured = prior.kind == "latent" and bool(prior.image_variances)
+    return measured and isinstance(operator, LinearOperator)

@@ -21,12 +21,10 @@ from solvers.problem import Problem
 BLACK = -1.0  # what patch priors have around their images
 OPEN = 0.1  # of the noise level, which the update itself may leave
 
-Saved = tuple[
-    int, Tensor, list[Tensor]
-]  # of a run: the step that was done, its state, and the states of the streams
-Move = tuple[
-    float, Tensor, Tensor
-]  # the VE noise level a step started from, the state after it, its estimate of the clean state
+# Of a run: the step that was done, its state, and the states of the streams.
+Saved = tuple[int, Tensor, list[Tensor]]
+# The VE noise level a step started from, the state after it, its estimate of the clean state.
+Move = tuple[float, Tensor, Tensor]
 
 
 class Step:
@@ -124,9 +122,7 @@ class Solver:
 
     steps: int  # noise levels, what `--steps` sets
     polish: bool = False  # latent priors: one pixel-space update at the end
-    volumes: ClassVar[bool] = (
-        False  # whether it restores volumes, whose data step is `condition` or none of a prior's
-    )
+    volumes: ClassVar[bool] = False  # whether it restores volumes, as `condition` can
     resumable: ClassVar[bool] = False  # whether its state between two levels is x alone
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
@@ -169,11 +165,10 @@ class Solver:
         for t, move in enumerate(self.sample(chain), first):
             sigma, x, x0 = move
             last = t == len(levels) - 2
-            yield Step(
-                t, sigma, x, self.result(chain, move) if last else partial(self.shown, chain, x0)
-            )
+            image = self.result(chain, move) if last else partial(self.shown, chain, x0)
+            yield Step(t, sigma, x, image)
 
-    def solve(
+    def solve(  # fmt: skip
         self,
         problem: Problem,
         prior: Prior,
@@ -211,9 +206,8 @@ def final_image(prior: Prior, state: Tensor, problem: Problem, polish: bool = Tr
     error = autoencoder_error(prior)
     if not (polish and error > 0):
         return image
-    return meet_noise_level(
-        Belief.of_image(prior, image, prior.sigma_min, problem).with_variance(error), problem
-    )
+    belief = Belief.of_image(prior, image, prior.sigma_min, problem)
+    return meet_noise_level(belief.with_variance(error), problem)
 
 
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:
@@ -250,8 +244,9 @@ def lowered(solver: Solver, prior: Prior) -> str:
 def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
     if not isinstance(operator, LinearOperator):
+        kind = type(operator).__name__
         raise Refusal(
-            f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any"
+            f"{name} needs a linear operator, not {kind}; DAPS, DPS and ReSample take any"
         )
     if prior is not None:
         need_pixels(name, prior, "no operator is linear behind a decoder")
@@ -260,9 +255,8 @@ def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> No
 def need_pixels(name: str, prior: Prior, why: str) -> None:
     """Refuse latent priors."""
     if prior.kind == "latent":
-        raise Refusal(
-            f"{name} needs a pixel or patch prior: {why}; DAPS, ReSample and PSLD go there"
-        )
+        others = "DAPS, ReSample and PSLD go there"
+        raise Refusal(f"{name} needs a pixel or patch prior: {why}; {others}")
 
 
 def positive(settings: object, *names: str) -> None:
