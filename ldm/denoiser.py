@@ -109,6 +109,7 @@ class Prior(nn.Module):
     patched: bool = False
     gray: bool = False  # a 3-channel prior used on 1-channel images: replicated in, averaged out
     image_variances: Sequence[Sequence[float]] = ()
+    error_variance: float = 0.0  # of decode(encode(image)) - image
     contracts: Mapping[str, tuple[float, float]] = MappingProxyType({})
     _origin: str | Callable[[], str] = ""
 

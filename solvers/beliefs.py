@@ -1,4 +1,4 @@
-"""Gaussian beliefs N(mean, V): what is thought of an image, or of a prior's state, before the measurement is looked at.
+"""Gaussian beliefs N(mean, V): what is thought of an image, or of a prior's state, before y is looked at.
 
 `Isotropic` has one variance per image, `Diagonal` one per entry, `Spectral` what training measured of a denoiser's errors: so
 much at each frequency, and more at edges than in air. `Belief.of` chooses for a prior; nothing else asks what kind it is.
@@ -26,14 +26,13 @@ CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken
 class Belief:
     """x ~ N(mean, V), mean [B,C,H,W]; V is symmetric, and no image's depends on another's.
 
-    variance: V as one number, or one per image [B], where it is that times the identity; else None. diagonal: V as something
-    that multiplies images entry by entry, or None. rooted: whether `root` is cheap enough to iterate with.
+    variance: V as a number, or one per image [B], where it is that times the identity. diagonal: V as what multiplies entries.
     """
 
     mean: Tensor
     variance: Scalar | None = None
     diagonal: Tensor | None = None
-    rooted: bool = True
+    rooted: bool = True  # `root` is cheap enough to iterate with
     accuracy: float = COARSE  # conjugate gradients know A x to this share of the noise
     decoded: bool = False  # of the image that a latent prior decodes its state to
     measured: bool = False  # V is what training found of the errors at each frequency
@@ -58,10 +57,6 @@ class Belief:
         """About the same mean, with V = variance I."""
         return Isotropic(self.mean, variance).changed(decoded=self.decoded)
 
-    def around(self, mean: Tensor) -> Self:
-        """The same V about another mean."""
-        return self.changed(mean=mean)
-
     def changed(self, **values: Any) -> Self:
         """A copy with other values of these attributes."""
         other = copy.copy(self)
@@ -77,6 +72,10 @@ class Belief:
         """The rounding error of V: a noise whose variance is below it is none. A number, or [B]."""
         return torch.finfo(self.mean.dtype).eps
 
+    def around(self, mean: Tensor) -> Self:
+        """The same V about another mean."""
+        return self.changed(mean=mean)
+
     def scaled_to_residual(self, problem: Problem, noise: Noise) -> Self:
         """The belief with V scaled, image by image, to the residual that the mean has; a V that nobody measured stays."""
         return self
@@ -91,8 +90,10 @@ class Belief:
         a latent prior's belief is of the image that x0 decodes to, so that y is met without the decoder's derivative; by
         default it is where the errors of such images were measured. problem: as it is measured of images.
         """
-        operator, latent = problem.operator, prior.kind == "latent"
-        if latent and (spectral_image(prior, operator) if pixels is None else pixels):
+        operator = problem.operator
+        if prior.kind == "latent" and (
+            spectral_image(prior, operator) if pixels is None else pixels
+        ):
             return Belief.of_image(prior, prior.to_image(x0), sigma, problem)
         if spectral_state(prior, operator):
             return Spectral.about(x0, prior.density(sigma), prior)
@@ -104,8 +105,7 @@ class Belief:
         belief: Belief = Isotropic(image, image_variance(prior, sigma))
         if spectral_image(prior, problem.operator):
             belief = Spectral.about(image, prior.image_density(sigma))
-        belief.decoded = True
-        return belief
+        return belief.changed(decoded=True)
 
 
 class Entrywise(Belief):
@@ -121,9 +121,8 @@ class Entrywise(Belief):
 
     @property
     def rounding(self) -> Scalar:
-        largest = self.diagonal
-        if largest.ndim > 1:
-            largest = largest.to(self.mean).flatten(1).amax(1)
+        v = self.diagonal
+        largest = v.to(self.mean).flatten(1).amax(1) if v.ndim > 1 else v
         return torch.finfo(largest.dtype).eps * torch.where(largest > 0, largest, 1)
 
 
@@ -188,10 +187,9 @@ class Spectral(Belief):
     @property
     def entry(self) -> Tensor:
         """The mean variance of an entry, [1 or B]."""
-        width = (self.mean if self.prior is None else self.prior.crop(self.mean)).shape[-1]
+        width = self._inside(self.mean).shape[-1]
         column = torch.arange(self.density.shape[-1], device=self.density.device)
-        alone = 2 * column % width == 0  # the others stand for their conjugates too
-        twice = 2 - alone.to(self.density)
+        twice = 2 - (2 * column % width == 0).to(self.density)  # with their conjugates
         rows = self.density.shape[2:-1].numel()
         return (twice * self.density).flatten(1).sum(1) / (rows * width)
 
@@ -199,12 +197,14 @@ class Spectral(Belief):
         return self.root(self.root(x))
 
     def root(self, z: Tensor) -> Tensor:
-        core = z if self.prior is None else self.prior.crop(z)
-        core = self.place * core
+        core = self.place * self._inside(z)
         axes = AXES[: core.ndim - 2]
         spectrum = self.density.sqrt() * torch.fft.rfftn(core, dim=axes)
         filtered = self.place * torch.fft.irfftn(spectrum, core.shape[2:], axes)
         return filtered if self.prior is None else self.prior.pad(filtered, 0.0)
+
+    def _inside(self, x: Tensor) -> Tensor:
+        return x if self.prior is None else self.prior.crop(x)
 
     def scaled(self, factor: Scalar) -> "Spectral":
         return self.changed(density=per_image(factor, self.density) * self.density)
@@ -245,21 +245,16 @@ def state_variance(prior: Prior, sigma: float) -> float:
 def image_variance(prior: Prior, sigma: float) -> float:
     """The same of a decoded image: the share of the state's variance that is unknown, plus the autoencoder's error."""
     share = (IMAGE_DEVIATION / LATENT_DEVIATION) ** 2
-    return share * state_variance(prior, sigma) + autoencoder_error(prior)
-
-
-def autoencoder_error(prior: Prior) -> float:
-    """The variance of decode(encode(image)) - image, stored with a latent prior."""
-    return float(prior.error_variance)  # type: ignore[arg-type]
+    return share * state_variance(prior, sigma) + prior.error_variance
 
 
 def spectral_state(prior: Prior, operator: Operator) -> bool:
     """Whether V is known by frequency in the state itself: measured in training, and y, of images, is linear."""
-    measured = prior.kind == "pixel" and bool(prior.variances)
-    return measured and isinstance(operator, LinearOperator)
+    known = prior.kind == "pixel" and prior.variances
+    return bool(known) and isinstance(operator, LinearOperator)
 
 
 def spectral_image(prior: Prior, operator: Operator) -> bool:
     """The same of the image that a latent prior decodes its state to."""
-    measured = prior.kind == "latent" and bool(prior.image_variances)
-    return measured and isinstance(operator, LinearOperator)
+    known = prior.kind == "latent" and prior.image_variances
+    return bool(known) and isinstance(operator, LinearOperator)

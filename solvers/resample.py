@@ -12,7 +12,7 @@ from torch import Tensor
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
-from solvers.beliefs import IMAGE_DEVIATION, Belief, autoencoder_error
+from solvers.beliefs import IMAGE_DEVIATION, Belief
 from solvers.condition import conditioned
 from solvers.discrepancy import discrepancy, meet_noise_level
 from solvers.operators.base import LinearOperator
@@ -122,7 +122,7 @@ class ReSample(Solver):
         if not self.stays_in_pixels(prior):
             return final_image(prior, z, problem, self.polish)
         image = final_image(prior, z, problem, polish=False)
-        most = IMAGE_DEVIATION**2 + autoencoder_error(prior)
+        most = IMAGE_DEVIATION**2 + prior.error_variance
         return self.meet(
             Belief.of_image(prior, image, sigma, problem).with_variance(most), problem, pixels=True
         )

@@ -12,7 +12,7 @@ from data.files import Refusal
 from data.seeding import Noise, Tied
 from ldm import sampling
 from ldm.denoiser import Prior
-from solvers.beliefs import Belief, autoencoder_error, state_variance
+from solvers.beliefs import Belief, state_variance
 from solvers.condition import condition
 from solvers.discrepancy import meet_noise_level
 from solvers.operators.base import LinearOperator, Operator, Scalar, per_image
@@ -203,7 +203,7 @@ def final_image(prior: Prior, state: Tensor, problem: Problem, polish: bool = Tr
     enough = problem.residual(free)
     enough = enough.clamp_min(1) + OPEN if problem.sigma_y > 0 else enough
     image = torch.where(per_image(problem.residual(coded) <= enough, coded).bool(), coded, free)
-    error = autoencoder_error(prior)
+    error = prior.error_variance
     if not (polish and error > 0):
         return image
     belief = Belief.of_image(prior, image, prior.sigma_min, problem)
@@ -222,23 +222,6 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
         bad = [i for i, row in zip(problem.ids, problem.y) if not bool(torch.isfinite(row).all())]
         raise Refusal(f"measurement of {', '.join(bad)} holds values that are not finite")
     solver.check(problem, prior)
-
-
-def doubts(solver: Solver, draws: int, prior: Prior, operator: Operator) -> str:
-    """A warning that the spread of several draws is less than their uncertainty; "" where it is not (docs/calibration.md)."""
-    if draws < 2 or solver.posterior(prior, operator):
-        return ""
-    never = type(solver).posterior is Solver.posterior
-    other = "; --solver daps draws from the posterior" if never else ""
-    return f"draws of {type(solver).__name__} are estimates here, whose spread may be far less than their error{other}"
-
-
-def lowered(solver: Solver, prior: Prior) -> str:
-    """What to know about a solver that would start at more noise than the prior was trained on, or ""."""
-    wanted = getattr(solver, "sigma_max", None) or 0.0
-    if wanted <= prior.sigma_max:
-        return ""
-    return f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
 
 
 def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:

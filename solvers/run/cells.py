@@ -12,14 +12,15 @@ from ldm.denoiser import Prior
 from ldm.sampling import Sampler
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood
-from solvers.solver import doubts
+from solvers.solver import Solver
 
+# Of a configuration.
 PARTS: dict[str, Any] = {
     "prior": catalogue.PRIOR,
     "operator": Operator,
     "likelihood": Likelihood,
     "solver": Callable,
-}  # of a configuration
+}
 SLICES = 8  # of a volume in one network call
 TOGETHER = 16  # images times draws in one network call, unless --batch-size says otherwise
 
@@ -33,16 +34,28 @@ class Cell:
     likelihood: Likelihood | None
     solver: Any  # a Solver, or where there is no operator a sampler of the prior (ldm.sampling)
     draws: int = 1  # posterior draws an image
-    keep: Literal["", "residual", "oracle"] = (
-        ""  # instead of the draws' mean, the one nearest to y, or to the truth
-    )
+    # Instead of the draws' mean, the one nearest to y, or to the truth.
+    keep: Literal["", "residual", "oracle"] = ""
 
     def note(self, prior: Prior) -> str:
-        """What to know about the spread of the draws, or ""."""
+        """That several draws spread less than their uncertainty (docs/calibration.md), or ""."""
+        if self.operator is None or self.keep or self.draws < 2:
+            return ""
+        if self.solver.posterior(prior, self.operator):
+            return ""
+        name = type(self.solver).__name__
+        never = type(self.solver).posterior is Solver.posterior
+        other = "; --solver daps draws from the posterior" if never else ""
+        spread = "whose spread may be far less than their error"
+        return f"draws of {name} are estimates here, {spread}{other}"
+
+    def lowered(self, prior: Prior) -> str:
+        """That the solver would start at more noise than the prior was trained on, or ""."""
+        wanted = getattr(self.solver, "sigma_max", None) or 0.0
+        if wanted <= prior.sigma_max:
+            return ""
         return (
-            doubts(self.solver, self.draws, prior, self.operator)
-            if self.operator and not self.keep
-            else ""
+            f"the solver's sigma_max {wanted:.4g} is lowered to the prior's {prior.sigma_max:.4g}"
         )
 
 

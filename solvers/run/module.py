@@ -30,7 +30,7 @@ from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scanned import picture
 from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, together
 from solvers.run.whole import check_memory, lifted
-from solvers.solver import check, lowered
+from solvers.solver import check
 
 ENOUGH = 10.0  # seconds that an estimate of a run's time may take
 Fit = Callable[
@@ -134,7 +134,8 @@ class Reconstruction(pl.LightningModule):
             "seconds": self.since(start) / len(scans),
             "seed": self.run.seed,
         }
-        notes = [*self.notes, *filter(None, (note, lowered(cell.solver, prior), cell.note(prior)))]
+        doubts = (note, cell.lowered(prior), cell.note(prior))
+        notes = [*self.notes, *filter(None, doubts)]
         baseline = problem.operator.baseline(problem.y, prior.image_shape)
         outcomes = []
         for b, scan in enumerate(scans):
