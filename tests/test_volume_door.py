@@ -258,8 +258,12 @@ def test_bad_volumes_are_one_line_or_slices(world, tmp_path, capsys):
 
 
 def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, monkeypatch):
+    """36 arrays of float32, 4 more for each further draw; at just that much free memory it is restored."""
     from solvers.run import whole
 
-    monkeypatch.setattr(whole, "_available", lambda: 1000)
-    assert run(world, head(tmp_path / "in", 16, 17, 5), tmp_path / "out") == 2
+    data, needed = head(tmp_path / "in", 16, 17, 5), 16 * 17 * 5 * 4 * 36
+    monkeypatch.setattr(whole, "_available", lambda: needed)
+    assert run(world, data, tmp_path / "out", "--num-samples", "2", solver="daps") == 2
     assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert not (tmp_path / "out").exists()
+    assert run(world, data, tmp_path / "out") == 0

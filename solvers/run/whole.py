@@ -18,9 +18,8 @@ VOLUMES = (
     "tiff",
     "",
 )  # formats whose files of several images are volumes; others hold pictures
-ARRAYS = (
-    16  # of a volume's size in float32, that a restoration holds at once: state, update, spectra
-)
+ARRAYS = 36  # of a volume's size in float32, that a restoration holds at once (docs/volumes.md): state, update, spectra
+OF_DRAWS = 4  # more for each further draw, whose spread is taken
 
 Unit = Row | Whole
 
@@ -76,9 +75,9 @@ def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
     return Slicewise(operator) if solid and not operator.volumetric else operator
 
 
-def check_memory(voxels: int) -> None:
-    """Raise Refusal for a volume that this computer cannot hold."""
-    needed, free = ARRAYS * 4 * voxels, _available()
+def check_memory(voxels: int, draws: int = 1) -> None:
+    """Raise Refusal for a volume that this computer cannot hold, with so many draws of it."""
+    needed, free = (ARRAYS + OF_DRAWS * (draws - 1)) * 4 * voxels, _available()
     if free is not None and needed > free:
         sizes = f"about {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
         raise Refusal(

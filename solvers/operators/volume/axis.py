@@ -9,6 +9,7 @@ from solvers.operators.algebra import per_image
 from solvers.operators.separable import Factor
 
 ROWS = 8  # of frequencies whose small systems are set up at once
+HELD = 2**29  # bytes of small systems that are kept; those of many slices would outgrow the volume
 
 
 def along(matrix: Tensor, x: Tensor, axis: int) -> Tensor:
@@ -40,21 +41,24 @@ def inverse_of_mixing(M: Tensor, density: Tensor, s2: Tensor) -> Callable[[Tenso
     """(s2 I + A C A^T)^-1 for A that mixes slices by M [m,D], C stationary with this density [1 or B,1,D,H,K] (`Spectral`).
 
     Each frequency in the plane is a small system of its own, of the m slices: what CG needs as a preconditioner where errors are
-    larger in some places than in others. None where rounding leaves no such inverse.
+    larger in some places than in others. None where rounding leaves no such inverse, or where it would be larger than HELD.
     """
+    height, width = density.shape[-2:]
+    if len(density) * height * width * len(M) ** 2 * density.element_size() > HELD:
+        return None
     basis = torch.fft.fft(M, norm="ortho")
     basis = torch.cat(
         [basis.real, basis.imag], 1
     )  # [m,2D]: M C M^T = basis diag(density twice) basis^T
-    factors = []
-    for some in density[:, 0].movedim(1, -1).split(ROWS, 1):  # [.,rows,K,D]
+    L = density.new_empty(len(density), height, width, len(M), len(M))
+    along_depth = density[:, 0].movedim(1, -1)
+    for some, part in zip(along_depth.split(ROWS, 1), L.split(ROWS, 1)):  # [.,rows,K,D]
         system = (basis * torch.cat([some, some], -1)[..., None, :]) @ basis.mT
         system.diagonal(dim1=-2, dim2=-1).add_(per_image(s2, system[..., 0]))
         factor, bad = torch.linalg.cholesky_ex(system)
         if bool(bad.any()):
             return None
-        factors.append(factor)
-    L = torch.cat(factors, 1)
+        part.copy_(factor)
 
     def solve(r: Tensor) -> Tensor:
         columns = torch.view_as_real(torch.fft.rfft2(r).permute(0, 3, 4, 2, 1)).flatten(
