@@ -35,7 +35,7 @@ class PnP(Solver):
     resumable = True
 
     steps: int = 20  # N, calls of the network
-    sigma_max: float = 0.4  # the first level, in units of images in [-1, 1]; about what the classical answer errs by
+    sigma_max: float = 0.8  # the first level, in units of images in [-1, 1]; well above what the classical answer errs by
     sigma_min: float = 0.02  # the last
     sigma_last: float = 0.03  # below it errors are the denoiser's own
     lam: float = 0.23  # lambda, the weight of z against y
