@@ -66,7 +66,7 @@ def test_bounds_end_a_run_that_the_same_command_goes_on_with(world, alone, tmp_p
         "--max-images 2 is reached; the same command goes on from here" in capsys.readouterr().out
     )
     assert len(records(tmp_path / "out")) == 2
-    assert sample.main([*words, "--max-hours", "0.0001"]) == 0  # 0.36 s
+    assert sample.main([*words, "--max-hours", "0.00001"]) == 0  # 0.04 s
     assert 2 <= len(records(tmp_path / "out")) < 6
     assert sample.main(words) == 0
     same(alone, tmp_path / "out")

@@ -86,8 +86,8 @@ CASES = {
         DAPS(steps=6, **EDGES),
         partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0)),
     ),
-    "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(0.4, 0.02, 12))),
-    "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.04, 10))),
+    "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.02, 12))),
+    "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(1.6, 0.04, 10))),
     "codps+": (VP, CoDPSPlus(steps=10), partial(boxes.codps_plus, levels=vp_levels(VP, 10))),
     "codps+ ddim": (
         VP,
