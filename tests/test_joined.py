@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,9 @@ from tiny import records, restored
 
 import sample
 from data import files
+from solvers.run import restoration
 from solvers.run.heart import workers
+from solvers.run.process import Bounds
 from solvers.run.shares import joined
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -59,14 +63,18 @@ def test_reading_ahead_and_writing_behind_change_nothing(world, alone, tmp_path)
     same(alone, tmp_path / "out")
 
 
-def test_bounds_end_a_run_that_the_same_command_goes_on_with(world, alone, tmp_path, capsys):
+def test_bounds_end_a_run_that_the_same_command_goes_on_with(
+    world, alone, tmp_path, capsys, monkeypatch
+):
+    looks = count()  # a second passes between two looks at the clock
+    monkeypatch.setattr(restoration, "Bounds", partial(Bounds, clock=lambda: next(looks)))
     words = tiny.words(world, tmp_path / "out", *MORE, task="mask")
     assert sample.main([*words, "--max-images", "2"]) == 0
     assert (
         "--max-images 2 is reached; the same command goes on from here" in capsys.readouterr().out
     )
     assert len(records(tmp_path / "out")) == 2
-    assert sample.main([*words, "--max-hours", "0.00001"]) == 0  # 0.04 s
+    assert sample.main([*words, "--max-hours", "0.0005"]) == 0  # 1.8 s
     assert 2 <= len(records(tmp_path / "out")) < 6
     assert sample.main(words) == 0
     same(alone, tmp_path / "out")
