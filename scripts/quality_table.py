@@ -18,7 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.files import Refusal, json_lines, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, json_lines
 from solvers.run import door
 from solvers.run.command import Parser
 

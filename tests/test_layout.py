@@ -9,7 +9,7 @@ import yaml
 
 ROOT = Path(__file__).parents[1]
 ROOMS = ("data", "ldm", "solvers")
-LEAVES = ("data.files", "data.ranges", "data.seeding")
+LEAVES = ("data.files", "data.bounded_yaml", "data.ranges", "data.seeding")
 MAY_IMPORT = {
     "data": {"data"},
     "ldm": {"ldm", *LEAVES},

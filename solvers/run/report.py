@@ -11,7 +11,8 @@ from typing import Any
 import PIL.Image
 import yaml
 
-from data.files import commit, commit_json, json_lines, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import commit, commit_json, json_lines
 from solvers.run import figures, gallery, panels
 from solvers.run.figures import bars, sliding
 from solvers.run.record import COLUMNS
