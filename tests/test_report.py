@@ -24,7 +24,7 @@ from data.pictures import AXIS, MISSING
 from data.ranges import DEPTH_16, to_report
 from ldm import catalogue
 from solvers.operators.base import Axes
-from solvers.run import figures, panels, report
+from solvers.run import panels, plots, report
 from solvers.run.panels import panel
 from solvers.run.record import Outcome, failed
 from solvers.run.results import Results
@@ -465,5 +465,5 @@ def test_the_report_of_a_training_run(tmp_path: Path, capsys):
     "values", [[1.0], [1.0, 1.0 + 2e-16], [1.0 - 1e-12, 1.0 + 1e-12], [1e9, 1e9 + 1e-6]]
 )
 def test_values_that_differ_by_rounding_have_a_histogram(values):
-    assert "<rect" in figures.bars(values, "residual", mark=1.0)
-    assert "<rect" in figures.bars(values, "residual")
+    assert "<rect" in plots.bars(values, "residual", mark=1.0)
+    assert "<rect" in plots.bars(values, "residual")

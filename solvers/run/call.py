@@ -23,8 +23,9 @@ from solvers.run import scanned, whole
 from solvers.run.answer import Measured, Result
 from solvers.run.asked import NAMES, Asked, refuse_words, resolve
 from solvers.run.progress import Watch
+from solvers.run.reading import Source, reader
 from solvers.run.record import Outcome
-from solvers.run.scans import Load, Scan, Source, reader
+from solvers.run.scans import Load, Scan
 from solvers.solver import check
 
 OF_IMAGES = (

@@ -14,7 +14,8 @@ import yaml
 from data.bounded_yaml import read_yaml
 from data.files import commit, commit_json, json_lines
 from solvers.run import figures, gallery, panels
-from solvers.run.figures import bars, sliding
+from solvers.run.figures import sliding
+from solvers.run.plots import bars
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
