@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.files import Refusal
-from solvers.run import door, plots, report
+from solvers.run import door, page, plots, report
 from solvers.run.command import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
@@ -105,7 +105,7 @@ def of_training(folder: Path) -> Path:
             f"<figure class=image><figcaption>{words}</figcaption><img alt='{words}' src='data:image/png;base64,{code}'></figure>"
         )
     config = (folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else ""
-    return report.page(
+    return page.write(
         folder / "report.html",
         folder.name,
         [*parts, f"<h2>Configuration</h2><pre>{html.escape(config)}</pre>"],
