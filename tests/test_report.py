@@ -188,6 +188,12 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
         text.count("    python sample.py 0.01\n") == text.count("    python sample.py 0.05\n") == 1
     )
     assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
+    table, again = tmp_path / "table.md", ("--output", tmp_path / "table.md", "--keep")
+    assert main(tmp_path / "0.05", *again, "demo") == 0  # the rows of another day stay
+    assert table.read_text().count(several) == 2 and "| none | tv |" not in table.read_text()
+    assert "    python sample.py 0.05\n" in table.read_text()
+    assert main(tmp_path / "0.05", *again, "other") == 0
+    assert table.read_text().count(several) == 1
     assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 
 
