@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-
 TASKS = (
     "super_resolution",
     "inpainting_random",
