@@ -101,6 +101,6 @@ def test_the_times_of_a_table_are_scaled():
     """A network under ldm.denoiser.VP, told t = 700 at 0.003 a unit, says what it says at 2.1 under EDM."""
     plain, scaled = random(), random(time_scale=0.003)  # the same weights
     x = torch.linspace(-1, 1, 256).double().reshape(1, 1, 16, 16)
-    late, early = torch.tensor([700.0]).double(), torch.tensor([2.1]).double()
+    late, early = (torch.tensor([t], dtype=torch.float64) for t in (700.0, 2.1))
     torch.testing.assert_close(scaled(x, late), plain(x, early))
     assert not torch.allclose(plain(x, late), plain(x, early))
