@@ -6,7 +6,6 @@ what they have read together after so many batches is a first part of it. A chec
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,15 +13,6 @@ from torch.utils.data import DataLoader
 from torch.utils.data.distributed import DistributedSampler
 
 AGAIN = 2**32  # what tells the views of a row that an epoch holds more than once; epochs stay below
-
-
-class Place(NamedTuple):
-    """Where a run stands, as a checkpoint stores it; rows are counted over all processes."""
-
-    epoch: int
-    rows: int  # of the epoch's order that were used
-    batch: int  # rows that all processes read at once
-    step: int  # rows of an optimiser step: `batch` times the batches that are accumulated
 
 
 class EpochSampler(DistributedSampler):
@@ -107,10 +97,9 @@ class TrainingLoader(DataLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands, or where it will be gone on with."""
+        """Where the epoch stands, or where it will be gone on with; and rows of a batch and of an optimiser step."""
         here = self.resumed or {"epoch": self.sampler.epoch, "rows": self.rows}
-        together, step = self.together, self.together * self.accumulated
-        return Place(here["epoch"], here["rows"], together, step)._asdict()
+        return {**here, "batch": self.together, "step": self.together * self.accumulated}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Begin the next iteration there, if it is of that epoch."""

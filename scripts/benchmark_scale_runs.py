@@ -7,6 +7,7 @@ main.py) whose times are noted: python scripts/benchmark_scale_runs.py sample FO
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 import tempfile
@@ -44,16 +45,16 @@ def images(folder: Path) -> Path:
     return path
 
 
-def run(door: str, folder: Path, *words: str) -> list[dict[str, Any]]:
+def run(kind: str, folder: Path, *words: str) -> list[dict[str, Any]]:
     """What every process of a run noted."""
     folder.mkdir()
-    words = (sys.executable, __file__, door, str(folder), *words)
+    words = (sys.executable, __file__, kind, str(folder), *words)
     free = {"OMP_NUM_THREADS": "1", "MASTER_PORT": str(20000 + os.getpid() % 20000)}
     done = subprocess.run(
         words, cwd=ROOT, env=os.environ | free, capture_output=True, text=True, timeout=600
     )
     if done.returncode:
-        raise RuntimeError(f"{door} ended with {done.returncode}: {done.stderr[-1000:]}")
+        raise RuntimeError(f"{kind} ended with {done.returncode}: {done.stderr[-1000:]}")
     return [json.loads(path.read_text()) for path in sorted(folder.glob("rank*.json"))]
 
 
@@ -121,7 +122,6 @@ def noted(folder: Path, facts: dict[str, Any]) -> None:
 
 def watched_sample(folder: Path, words: list[str]) -> int:
     """sample.py, whose network calls, draws and batches are timed."""
-    import sample
     from solvers.run import module
     from solvers.run.draws import Drawing
 
@@ -156,12 +156,11 @@ def watched_sample(folder: Path, words: list[str]) -> int:
     model.on_predict_start, model.on_predict_end = predict_start, predict_end  # type: ignore[method-assign]
     model.predict_step = lambda *given: predict_step(step, *given)  # type: ignore[method-assign]
     Drawing.draw = lambda *given: draw(drawn, *given)  # type: ignore[method-assign]
-    return sample.main(words)
+    return door("sample.py", words)
 
 
 def watched_main(folder: Path, words: list[str]) -> int:
     """main.py, which notes when each batch ends."""
-    import main
     from ldm.training.watching import Watched
 
     times: list[float] = []
@@ -173,9 +172,14 @@ def watched_main(folder: Path, words: list[str]) -> int:
         noted(folder, {"batches": times})
 
     Watched.on_train_batch_end = batch_end  # type: ignore[method-assign]
-    return main.main(words)
+    return door("main.py", words)
+
+
+def door(name: str, words: list[str]) -> int:
+    """A door, in this process; Lightning starts the others by this file's own words."""
+    return runpy.run_path(str(ROOT / name))["main"](words)
 
 
 if __name__ == "__main__":
-    door, place, *rest = sys.argv[1:]
-    sys.exit({"sample": watched_sample, "main": watched_main}[door](Path(place), rest))
+    kind, place, *rest = sys.argv[1:]
+    sys.exit({"sample": watched_sample, "main": watched_main}[kind](Path(place), rest))

@@ -15,9 +15,8 @@ from runs import arguments, data, last  # noqa: F401  data is a fixture
 
 import main
 from data.datamodule import ManifestData
-from data.epoch import Place
 from data.files import Refusal
-from ldm.training.global_batch import PROGRESS, dealt, keep, place_in, recount
+from ldm.training.global_batch import PROGRESS, Place, dealt, keep, place_in, recount
 
 
 def loaders(data: Path, ranks: int, batch: int, accumulated: int, **params):
@@ -59,6 +58,7 @@ def steps_of(data: Path, lives: Sequence[tuple[int, int | None]], **params) -> l
             found.append(step)
         assert stop is not None or next(used, None) is None
         state = made[0].state_dict()
+    assert state.keys() == set(Place._fields)
     return found
 
 

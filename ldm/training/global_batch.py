@@ -5,13 +5,21 @@ that after a change of the first two its counters, and the intervals that are gi
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from data.epoch import Place
 from data.files import Refusal
 
 PROGRESS = "epoch_loop.batch_progress"
 INTERVALS = "val_check_interval", "limit_train_batches"  # in batches, where they are whole numbers
+
+
+class Place(NamedTuple):
+    """Where a run stands, as its loader says (`data.epoch.TrainingLoader`); rows are counted over all processes."""
+
+    epoch: int
+    rows: int  # of the epoch's order that were used
+    batch: int  # rows that all processes read at once
+    step: int  # rows of an optimiser step: `batch` times the batches that are accumulated
 
 
 def place_in(checkpoint: Mapping[str, Any]) -> Place | None:
