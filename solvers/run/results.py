@@ -108,10 +108,8 @@ class Results:
         content = {"digest": self.digest, **self.config, **self.facts}
         commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
         found = standing(self.folder, rows, verify)
-        self.remarks = [said for _, said in found.rejected]
-        self.remarks += [
-            f"{name}: {reason}; it is restored again" for name, reason in found.again.items()
-        ]
+        again = (f"{name}: {why}; it is restored again" for name, why in found.again.items())
+        self.remarks = [*(said for _, said in found.rejected), *again]
         for line, _ in found.rejected:
             append(self.folder / REJECTED, line)
         try:
