@@ -1,86 +1,18 @@
-"""The data of a run as Lightning wants it: loaders over manifests, in an order that a restart can continue.
+"""The data of a run as Lightning wants it: loaders over manifests, in an order that a restart can continue (`data.epoch`)."""
 
-Which image comes when, and how it is varied, depends on (seed, epoch) alone. A checkpoint taken in the middle of an epoch
-stores how many batches were used; the resumed run begins with the next.
-"""
-
-from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Subset, default_collate
-from torch.utils.data.distributed import DistributedSampler
 
 from data import manifest
 from data.dataset import ManifestDataset, Sample, deaf
+from data.epoch import EpochSampler, TrainingLoader, fair
 from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
 UNVALIDATED = 16  # training images that stand in for validation images where there are none
-AGAIN = 2**32  # what tells the views of a row that an epoch holds more than once; epochs stay below
-
-
-class EpochSampler(DistributedSampler):
-    """(row, view) in an order drawn from (seed, epoch), this rank's share of it; the first `skip` of the epoch are left out.
-
-    weights: how often each row is drawn, with replacement; None: every row once. view: the epoch, plus AGAIN for each time
-    that the epoch has held the row before.
-    """
-
-    skip = 0
-    weights: Tensor | None = None
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:  # type: ignore[override]
-        yield from self.order()[self.skip :]
-
-    def order(self) -> list[tuple[int, int]]:
-        if self.weights is None:
-            return [(row, self.epoch) for row in super().__iter__()]
-        generator = torch.Generator().manual_seed(self.seed + self.epoch)
-        drawn = torch.multinomial(
-            self.weights, self.total_size, replacement=True, generator=generator
-        ).tolist()
-        before = Counter[int]()
-        views = []
-        for row in drawn:
-            views.append((row, self.epoch + AGAIN * before[row]))
-            before[row] += 1
-        return views[self.rank :: self.num_replicas]
-
-
-def fair(subjects: Sequence[str], balance: float) -> Tensor:
-    """[n] weights of rows with which a subject's share grows as (its rows)^(1 - balance)."""
-    rows = Counter(subjects)
-    return torch.tensor([float(rows[subject]) ** -balance for subject in subjects])
-
-
-class TrainingLoader(DataLoader):
-    """A loader whose place in the epoch is saved in Lightning's checkpoints (its `state_dict` protocol)."""
-
-    sampler: EpochSampler
-    used = 0  # batches of this epoch handed out
-    resumed: dict[str, int] | None = None
-
-    def __iter__(self):
-        # A generator, because Lightning asks for the iterator before it tells the sampler the epoch.
-        here = self.resumed is not None and self.resumed["epoch"] == self.sampler.epoch
-        self.used = self.resumed["used"] if here else 0
-        self.resumed = None
-        self.sampler.skip = self.used * self.batch_size
-        for batch in super().__iter__():
-            self.used += 1
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """Where the epoch stands."""
-        return {"epoch": self.sampler.epoch, "used": self.used}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Begin the next iteration there, if it is of that epoch."""
-        self.resumed = dict(state)
 
 
 def together(samples: list[Sample]) -> dict[str, Any]:
@@ -103,8 +35,10 @@ class ManifestData(pl.LightningDataModule):
 
     train, validation, test: manifest files; a loader is asked for only where there is one.
     channels, size, augment, crop, seed, window: of `data.dataset.ManifestDataset`; augment and crop are for training only.
-    batch_size: per process. balance: 0 trains on every row equally often, 1 on every subject, 0.5 is between; so that one
-    patient with many slices does not drown the others.
+    batch_size: per process; a run that goes on with another number of processes keeps the images of its optimiser steps, and
+    this is the most that a process is given at once.
+    balance: 0 trains on every row equally often, 1 on every subject, 0.5 is between; so that one patient with many slices does
+    not drown the others.
     """
 
     def __init__(
@@ -180,18 +114,21 @@ class ManifestData(pl.LightningDataModule):
         return path is not None and any(True for _ in manifest.read(path))
 
     def train_dataloader(self) -> TrainingLoader:
-        """Shuffled, resumable, without a last incomplete batch."""
-        data = self.dataset("train")
-        ranks, rank = (
-            (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        )
-        whole = len(data) >= self.batch_size * ranks
-        sampler = EpochSampler(data, ranks, rank, shuffle=True, seed=self.seed, drop_last=whole)
+        """Shuffled, resumable, without a last incomplete optimiser step."""
+        data, trainer = self.dataset("train"), self.trainer
+        ranks, rank = (trainer.world_size, trainer.global_rank) if trainer else (1, 0)
+        accumulated = trainer.accumulate_grad_batches if trainer else 1
+        together = self.batch_size * ranks
+        sampler = EpochSampler(data, ranks, rank, shuffle=True, seed=self.seed)
+        sampler.divide(together, together * accumulated)
         if self.balance:
             sampler.weights = fair([row.subject or row.image_id for row in data.rows], self.balance)
-        return TrainingLoader(
+        whole = len(data) >= together
+        loader = TrainingLoader(
             data, self.batch_size, sampler=sampler, drop_last=whole, **self._loading()
         )
+        loader.accumulated = accumulated
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         """In order; where there are none, some training images as they are, on which the prior's errors are measured."""

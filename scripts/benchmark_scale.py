@@ -12,15 +12,18 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+import benchmark_scale_runs
 from benchmark_rows import Row
 
 from data import manifest
 from data.manifest import Row as ManifestRow
-from solvers.run.committed import RECORDS, in_order, keep, stamp, standing
+from solvers.run.committed import RECORDS, in_order, stamp, standing
 from solvers.run.heart import Heart
 from solvers.run.shares import Shares, key_of
 
 MANY = 1_000_000
+TAKEN = 20_000  # batches of a queue
+HELD = 100, 100_000  # rows that are compared
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -55,18 +58,18 @@ def records() -> Iterator[Row]:
         begun = time.process_time()
         in_order(folder / RECORDS, map(name, range(MANY)))
         yield Row(
-            "merging 1,000,000 records in the manifest's order",
+            f"merging {MANY:,} records in the manifest's order",
             time.process_time() - begun,
             30,
             "s",
         )
         rows = {name(number): ManifestRow(str(source), name(number)) for number in range(MANY)}
         begun = time.process_time()
-        kept = standing(folder, rows).kept
-        keep(folder / RECORDS, kept)
+        found = standing(folder, rows)
+        found.keep()
         took = time.process_time() - begun
-        assert len(kept) == MANY
-        yield Row("resuming on 1,000,000 records", took, 30, "s")
+        assert len(found.kept) == MANY
+        yield Row(f"resuming on {MANY:,} records", took, 30, "s")
 
 
 def first_image() -> Iterator[Row]:
@@ -82,13 +85,13 @@ def first_image() -> Iterator[Row]:
         begun = time.process_time()
         rows = {row.image_id: row for row in manifest.read(path)}
         assert len(rows) == MANY
-        yield Row("reading a manifest of 1,000,000 rows", time.process_time() - begun, 10, "s")
+        yield Row(f"reading a manifest of {MANY:,} rows", time.process_time() - begun, 10, "s")
 
 
 def queue() -> Iterator[Row]:
     """One process takes and finishes batches; the lock is what bounds how many processes one queue serves."""
     with tempfile.TemporaryDirectory() as made:
-        shares, count = Shares(Heart(Path(made))), 20_000
+        shares, count = Shares(Heart(Path(made))), TAKEN
         keys = [key_of([name(number)]) for number in range(count)]
         begun = time.process_time()
         for number in islice(shares.take(keys), count):
@@ -98,12 +101,14 @@ def queue() -> Iterator[Row]:
         )
 
 
-PEAK = """
-import resource, sys
+HOLDING = """
+import sys
 sys.path.insert(0, {root!r})
 from data import manifest
+pages = lambda: int(open("/proc/self/statm").read().split()[1])
+before = pages()
 rows = {{row.image_id: row for row in manifest.read(sys.argv[1])}}
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print((pages() - before) / 256)
 """
 
 
@@ -111,17 +116,17 @@ def memory() -> Iterator[Row]:
     """What the rows themselves take, from 100 to 100,000 of them."""
     peaks = []
     with tempfile.TemporaryDirectory() as made:
-        for count in (100, 100_000):
+        for count in HELD:
             path = Path(made) / f"{count}.csv"
             path.write_text(
                 "path,image_id\n"
                 + "".join(f"scans/{name(n)}.png,{name(n)}\n" for n in range(count))
             )
-            words = [sys.executable, "-c", PEAK.format(root=str(ROOT)), str(path)]
-            peaks.append(
-                float(subprocess.run(words, capture_output=True, text=True, check=True).stdout)
-            )
-    yield Row("memory of 100,000 rows against 100", peaks[1] - peaks[0], 20, "MiB")
+            words = [sys.executable, "-c", HOLDING.format(root=str(ROOT)), str(path)]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            peaks.append(float(done.stdout))
+    what = f"memory of {HELD[1]:,} rows against {HELD[0]}"
+    yield Row(what, peaks[1] - peaks[0], 20, "MiB")
 
 
-ROWS = (queue, memory, first_image, records)
+ROWS = (queue, memory, first_image, records, *benchmark_scale_runs.ROWS)

@@ -13,6 +13,7 @@ from torchvision.utils import make_grid
 
 from data.files import Refusal
 from data.ranges import to_report
+from ldm.training import global_batch
 from ldm.training.ema import EMA
 from ldm.training.sharding import split_like, whole
 
@@ -109,6 +110,15 @@ class Recorded(pl.Callback):
             self.manifests,
             self.doubts,
         )
+
+
+class Recount(pl.Callback):
+    """Lightning's counters of batches, when a run goes on with another number of processes (`ldm.training.global_batch`)."""
+
+    def on_load_checkpoint(self, trainer, module, checkpoint: dict[str, Any]) -> None:
+        batch = getattr(trainer.datamodule, "batch_size", None)
+        if isinstance(batch, int):
+            global_batch.recount(checkpoint, batch * trainer.world_size)
 
 
 def accumulates(trainer: pl.Trainer) -> bool:

@@ -19,7 +19,8 @@ from ldm import config as configuration
 from ldm.checkpoints.fitting import fill
 from ldm.checkpoints.own import EMA_HALF_LIFE
 from ldm.trained import PARTS
-from ldm.training.callbacks import Averaging, Pictures, Recorded, Sharded, Shown, StopOnNaN
+from ldm.training import global_batch
+from ldm.training.callbacks import Averaging, Pictures, Recorded, Recount, Sharded, Shown, StopOnNaN
 from ldm.training.run_folder import claimed, digests, same_run
 from ldm.training.saving import AtomicSave, Best, Last
 from ldm.training.watching import Watched
@@ -106,10 +107,11 @@ def train(
     pl.seed_everything(options.seed, workers=True, verbose=False)
     module, data = assemble(config)
     manifests = digests(getattr(data, "manifests", {}))
+    place = None
     if resume is None:
         start(module, config, init)
     else:
-        same_run(resume, config, manifests)
+        place = global_batch.place_in(same_run(resume, config, manifests))
     if options.channels_last:
         module.to(memory_format=torch.channels_last)
     if options.compile:
@@ -129,6 +131,10 @@ def train(
         trainer = make_trainer(
             config, folder, manifests, watched, doubts, getattr(data, "validates", True)
         )
+        if place and hasattr(data, "batch_size"):
+            changed = global_batch.keep(trainer, data, place)
+            if first and changed:
+                print(f"note: {changed}")
         try:
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         except (
@@ -165,6 +171,7 @@ def make_trainer(
     callbacks = [
         Averaging(config.get("ema_half_life", EMA_HALF_LIFE)),
         Recorded(configuration.plain(config), manifests, doubts),
+        Recount(),
         StopOnNaN(),
         Pictures(),
         watched,

@@ -50,8 +50,10 @@ def digests(manifests: Mapping[str, str | None]) -> dict[str, str]:
     return found
 
 
-def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]) -> None:
-    """Raise Refusal, naming the first difference, unless the checkpoint is of this model (with its geometry) and data."""
+def same_run(
+    path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
+) -> Mapping[str, Any]:
+    """The checkpoint. Raises Refusal, naming the first difference, unless it is of this model (with its geometry) and data."""
     saved = weights(path)
     if not all(isinstance(saved.get(part), Mapping) for part in ("config", "manifests")):
         raise Refusal(f"{path}: not a checkpoint of main.py; start from its weights with --init")
@@ -70,6 +72,7 @@ def same_run(path: Path, config: Mapping[str, Any], manifests: Mapping[str, str]
             raise Refusal(
                 f"{path}: the {split} manifest has changed since; start a new run with --init {path}"
             )
+    return saved
 
 
 def dotted(node: Any, where: str) -> dict[str, Any]:

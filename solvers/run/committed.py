@@ -3,119 +3,113 @@
 import json
 import os
 import stat
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from data import series
-from data.files import file_digest, replacing
+from data.files import file_digest
+from solvers.run.lines import NOBODY, Lines, lines
 
 RECORDS, REJECTED = "records.jsonl", "records.rejected.jsonl"
 
 Record = dict[str, Any]
 BEGIN = b'{"image_id": "'  # of a line
-Place = tuple[int, int]  # first byte and length
 
 
 class Standing(NamedTuple):
-    """kept: where in the file the records of images stand that need not be restored again, (first byte, length), in order.
-    again: why others are, by image. rejected: bad lines, and what to say of each.
+    """kept: numbers of the lines, ascending, whose images need not be restored again. again: why others are, by image.
+    rejected: bad lines, and what to say of each.
     """
 
-    kept: list[Place]
+    lines: Lines
+    kept: np.ndarray
     again: dict[str, str]
     rejected: list[tuple[bytes, str]]
+
+    def keep(self) -> None:
+        """Leave the records that are kept, and no others."""
+        self.lines.keep(self.kept)
 
 
 def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Standing:
     """Look at every record of a folder and at its files. rows: image id -> its row of the manifest now; verify: digests too.
 
     Of several records of an image the last one counts, which is the one its files were written for. Failed images are tried
-    again without a word. Of a record only its place is held, so that a million of them need little memory.
+    again without a word. Of a record only numbers are held, so that a million of them need little memory.
     """
-    found: dict[str, Place | None] = {}
-    volumes: dict[str, str] = {}  # of slices that were put together
-    rejected, again, start = [], dict[str, str](), 0
+    good, volumes = (
+        bytearray(),
+        array("q"),
+    )  # of each line; the hash of the volume that a slice is in
+    again, rejected = dict[int, tuple[str, str]](), []
     digest = cache(file_digest)  # a volume's slices have one file
-    for number, line in _lines(folder / RECORDS):
-        place, start = (start, len(line)), start + len(line)
+
+    def look(line: bytes) -> str:
+        number = len(good)
         record, fault = _read(line)
         if fault:
-            rejected.append(
-                (line, f"{folder / RECORDS}, line {number}: {fault}; set aside in {REJECTED}")
-            )
-            continue
-        name = record["image_id"]
-        for known in (again, found, volumes):
-            known.pop(name, None)  # type: ignore[attr-defined]
-        found[name] = None
-        if record["status"] == "ok":
-            if reason := _difference(record, rows, verify) or _loss(
-                record, folder, digest if verify else None
-            ):
-                again[name] = reason
-            else:
-                found[name] = place
-            if whole(record):
-                volumes[name] = sys.intern(record["volume"])
-    spoilt = {volume for name, volume in volumes.items() if name in again}
-    for (
-        name,
-        volume,
-    ) in volumes.items():  # the slices of a volume that was put together are not at hand any more
-        if volume in spoilt:
-            again.setdefault(name, "its volume is to be put together again")
-            found[name] = None
-    reasons = {name: again[name] for name in found if name in again}
-    return Standing([place for place in found.values() if place], reasons, rejected)
+            said = f"{folder / RECORDS}, line {number + 1}: {fault}; set aside in {REJECTED}"
+            rejected.append((line, said))
+        fine = not fault and record["status"] == "ok"
+        reason = fine and (
+            _difference(record, rows, verify) or _loss(record, folder, digest if verify else None)
+        )
+        if reason:
+            again[number] = record["image_id"], reason
+        good.append(fine and not reason)
+        volumes.append(hash(record["volume"]) if fine and whole(record) else NOBODY)
+        return "" if fault else record["image_id"]
 
-
-def keep(path: Path, places: Sequence[Place]) -> None:
-    """Leave these records of a file, in this order, and no others; nothing is written if that is what it holds."""
-    size = path.stat().st_size if path.exists() else 0
-    if (
-        path.exists()
-        and sum(length for _, length in places) == size
-        and list(places) == sorted(places)
-    ):
-        return
-    with replacing(path) as new:
-        if path.exists():
-            with path.open("rb") as old:
-                for place in places:
-                    new.write(_at(old, *place))
+    found = Lines(folder / RECORDS, look, _id_of)
+    within, keeps, counts = (np.array(one) for one in (volumes, good, bytearray(len(good))))
+    keeps, counts = keeps.astype(bool), counts.astype(bool)
+    counts[found.last] = True
+    again = {number: why for number, why in again.items() if counts[number]}
+    # The slices of a volume that was put together are not at hand any more.
+    spoilt = {int(within[number]) for number in again} - {NOBODY}
+    lost = counts & keeps & np.isin(within, list(spoilt))
+    if lost.any():
+        numbers = np.flatnonzero(lost).tolist()
+        for number, line in zip(numbers, found.at(numbers)):
+            again[number] = _id_of(line), "its volume is to be put together again"
+    reasons = dict(again[number] for number in sorted(again))
+    return Standing(found, np.flatnonzero(counts & keeps & ~lost), reasons, rejected)
 
 
 def records_in(path: Path) -> Iterator[Record]:
     """The records of a folder, one for each image, in the order they were committed; what cannot be read is passed over."""
-    last: dict[str, int] = {}
-    for number, line in _lines(path):
-        record, fault = _read(line)
-        if not fault:
-            last[record["image_id"]] = number
-    wanted = set(last.values())
-    for number, line in _lines(path):
-        if number in wanted:
+    found = Lines(path, _name)
+    wanted = np.zeros(len(found.names), bool)
+    wanted[found.last] = True
+    for number, line in enumerate(lines(path)):
+        if number < len(wanted) and wanted[number]:
             yield json.loads(line)
 
 
 def in_order(path: Path, ids: Iterable[str]) -> None:
     """Rewrite a file of records, the last one of each image, in the order of the ids; those of other images follow.
 
-    Lines are copied as they are; what is held of each is its place in the file.
+    Lines are copied as they are; what is held of each are numbers.
     """
-    places: dict[str, Place] = {}
-    start = 0
-    for _, line in _lines(path):
-        if name := _id_of(line):
-            places.pop(name, None)
-            places[name] = start, len(line)
-        start += len(line)
-    if places:
-        ordered = [place for name in ids if (place := places.pop(name, None)) is not None]
-        keep(path, [*ordered, *places.values()])
+    found = listed(path)
+    if len(found.names):
+        found.keep(found.ordered(ids))
+
+
+def listed(path: Path) -> Lines:
+    """The lines of a file of records."""
+    return Lines(path, _id_of)
+
+
+def _name(line: bytes) -> str:
+    """The image of a record; "" of a line that is none."""
+    record, fault = _read(line)
+    return "" if fault else record["image_id"]
 
 
 def _id_of(line: bytes) -> str:
@@ -129,13 +123,7 @@ def _id_of(line: bytes) -> str:
         and b"\\" not in line[:end]
     ):
         return line[len(BEGIN) : end].decode()
-    record, fault = _read(line)
-    return "" if fault else record["image_id"]
-
-
-def _at(file: IO[bytes], offset: int, length: int) -> bytes:
-    file.seek(offset)
-    return file.read(length)
+    return _name(line)
 
 
 def traces(folder: Path, names: list[str]) -> dict[str, list[Any]]:
@@ -154,15 +142,6 @@ def stamp(row: Any) -> list[int]:
         else:
             seen += [found.st_size, found.st_mtime_ns]
     return seen
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Lines with their numbers, from 1; a last one cut short by a crash was never committed."""
-    if path.exists():
-        with path.open("rb") as file:
-            yield from (
-                (number, line) for number, line in enumerate(file, 1) if line.endswith(b"\n")
-            )
 
 
 def _read(line: bytes) -> tuple[Record, str]:

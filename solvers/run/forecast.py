@@ -54,7 +54,7 @@ def faster(
             continue
         other = replace(cell, name=name, solver=chosen)
         try:
-            Reconstruction(module.prior, [other], module.run, module.fit).check(scan)
+            Reconstruction(module.prior, [other], module.run, module.posing.fit).check(scan)
         except Refusal:  # cannot do it
             continue
         found.append((name, module.estimate(other, scan, trials=1)))

@@ -1,7 +1,7 @@
 """Restoration as Lightning's predict_step: measure, draw from the posterior, score. Files are written by writer.py."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -14,29 +14,24 @@ from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.measured.noise_level import estimated_sigma_y, overstated
-from solvers.operators.base import Operator, Shape
-from solvers.operators.grid import Grid
-from solvers.photons import unit_scale
-from solvers.problem import Gaussian, Problem, continued, from_measurement, image_shape, measure
+from solvers.measured.noise_level import overstated
+from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
+from solvers.run.concluded import concluded
 from solvers.run.cost import Meter
 from solvers.run.door import out_of_memory
 from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
-from solvers.run.outside import narrow, put_back, set_aside
+from solvers.run.outside import narrow, put_back
+from solvers.run.posing import Fit, Posing
 from solvers.run.progress import Progress, Watch
-from solvers.run.reading import rescaled
-from solvers.run.record import Outcome, broken, failed, nearest, scores
+from solvers.run.record import Outcome, broken, failed
 from solvers.run.scanned import picture
-from solvers.run.scans import Scan, cut, named, remarks, sides, together
-from solvers.run.whole import check_memory, lifted
+from solvers.run.scans import Scan, named, remarks, together
+from solvers.run.whole import check_memory
 from solvers.solver import check
 
 ENOUGH = 10.0  # seconds that an estimate of a run's time may take
-Fit = Callable[
-    ..., tuple[Prior, str]
-]  # a prior for images of this shape, and what had to be done ("" if nothing)
 
 
 class Reconstruction(pl.LightningModule):
@@ -52,7 +47,8 @@ class Reconstruction(pl.LightningModule):
         watch: Watch | None = None,
     ):
         super().__init__()
-        self.prior, self.fit, self.notes = prior.requires_grad_(False).eval(), fit, tuple(notes)
+        self.prior, self.notes = prior.requires_grad_(False).eval(), tuple(notes)
+        self.posing = Posing(run, fit)
         self.cells, self.run = cells, run
         self.progress = Progress(watch)
         self.savings: dict[str, Savings] = {}  # of long runs, by the name of the cell
@@ -149,128 +145,29 @@ class Reconstruction(pl.LightningModule):
             own = [*remarks(scan, self.run.measurements), *filter(None, advice)]
             said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
             outcomes.append(
-                picture(put_back(self.conclude(cell, scan, one, draws[b], cheap, said)))
+                picture(put_back(concluded(cell, self.run, scan, one, draws[b], cheap, said)))
             )
         return outcomes
 
-    def conclude(
-        self,
-        cell: Cell,
-        scan: Scan,
-        problem: Problem,
-        draws: Tensor,
-        baseline: Tensor | None,
-        facts: dict[str, Any],
-    ) -> Outcome:
-        """Draws [K,C,H,W] of one image -> what is kept and its record."""
-        operator, many = problem.operator, len(draws) > 1 and not cell.keep
-        residuals = torch.cat([problem.residual(draw[None]) for draw in draws])
-        truth = None if self.run.measurements or scan.pixels is None else scan.pixels.to(draws)
-        turns = getattr(operator, "turns", False)
-        kept = int(residuals.argmin()) if cell.keep else 0
-        if cell.keep == "oracle" and truth is not None:
-            kept = nearest(cut(draws, truth), truth, turns)
-        image = draws.mean(0) if many else draws[kept]
-        record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
-        if many:
-            record["residual_mean"] = float(problem.residual(image[None]))
-        elif cell.keep:
-            record |= {"kept_run": kept, "kept_by": cell.keep, "residuals": residuals.tolist()}
-        if scan.scale != 1:
-            record["scale"] = scan.scale
-        if scan.slices and self.run.measurements and operator.places != (0.0, 1.0):
-            record["slices_at"] = list(operator.places)
-        if self.run.measurements and operator.grid not in (None, Grid()):
-            record["grid"] = operator.grid._asdict()
-        if isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is None:
-            record["sigma_y_estimated"] = float(estimated_sigma_y(problem))
-        image, draws = image.cpu(), draws.cpu()
-        if truth is not None:
-            truth, record["clamped"] = truth.cpu(), scan.clamped
-            image, draws = cut(image, truth), cut(draws, truth)
-            baseline = None if baseline is None else cut(baseline, truth)
-            record |= scores(image, truth, draws if many else None, baseline, turns)
-        return Outcome(
-            scan=scan,
-            record=record | facts | {"status": "ok"},
-            image=image,
-            draws=draws if many else None,
-            truth=truth,
-            y=problem.stored()[0].cpu() / scan.scale,
-            baseline=baseline,
-            operator={name: tensor[0].cpu() for name, tensor in operator.files().items()},
-            image_like=unit_scale(operator) == 2,
-            axes=operator.reading,
-            zoom=self.run.zoom,
-            grid=operator.grid,
-        )
-
     def in_units(self, cell: Cell, scans: list[Scan]) -> list[Scan]:
-        """Measurements times `run.scale`, or without one what lies within their windows; others as they are."""
-        assert cell.operator is not None and cell.likelihood is not None
-        if self.run.measurements and self.run.scale == 1:
-            return [set_aside(scan, cell.operator, cell.likelihood) for scan in scans]
-        return rescaled(scans, cell.operator, self.run.scale, tuple(self.prior.image_shape))
+        """`Posing.in_units`, with this prior."""
+        return self.posing.in_units(cell, scans, self.prior)
 
     def pose(self, cell: Cell, scans: list[Scan]) -> tuple[Problem, Prior, str]:
-        """The problem of scans of one shape, simulated, the user's own y or a scanner's own; a prior, and what was done."""
-        if scans[0].pose:  # alone
-            return self.seen(scans[0].pose())
-        x = torch.stack([scan.pixels for scan in scans]).to(self.device, self.working_type)  # type: ignore[misc]
-        ids, measured = [scan.image_id for scan in scans], tuple(x.shape[1:])
-        assert cell.operator is not None and cell.likelihood is not None
-        operator = lifted(cell.operator, x.ndim == 5, ids[0])
-        noise = Noise(ids, "noise", self.run.seed)
-        if self.run.measurements:
-            shape = image_shape(operator, measured, tuple(self.prior.image_shape))
-            prior, note = self.fitted(shape, scans[0], operator)
-            return from_measurement(operator, x, cell.likelihood, noise, shape), prior, note
-        x = continued(x, operator)
-        shape = tuple(x.shape[1:])
-        prior, note = self.fitted(shape, scans[0])
-        if shape != measured:
-            grown = f"{sides(measured)} image continued to {sides(shape)} by its edges, and cropped back"
-            note = f"{grown}; {note}" if note else grown
-        return measure(operator.draw(shape, noise), x, cell.likelihood, noise), prior, note
-
-    def fitted(
-        self, shape: Shape, scan: Scan, measured: Operator | None = None
-    ) -> tuple[Prior, str]:
-        """The prior for images of a shape, or for volumes. measured: the operator whose y the scan is."""
-        if len(shape) < 4:
-            return self.fit(self.prior, shape)
-        found = scan.spacing
-        if found is not None and measured is not None and scan.pixels is not None:
-            rows, columns = (n / m for n, m in zip(scan.pixels.shape[-2:], shape[-2:]))
-            found = (found[0] * measured.places[1], found[1] * rows, found[2] * columns)
-        of_volumes = {
-            "batch": self.run.together,
-            "turns": self.run.planes == "turns",
-            "coupling": self.run.coupling,
-        }
-        prior, note = self.fit(self.prior, shape, spacing=found, **of_volumes)
-        said = "restored as a volume" + (
-            f", its slices' noise shared over {self.run.coupling:g} mm" if self.run.coupling else ""
-        )
-        return prior, f"{said}; {note}" if note else said
+        """`Posing.pose`, with this prior, here."""
+        return self.posing.pose(cell, scans, self.prior, self.like)
 
     def seen(self, problem: Problem) -> tuple[Problem, Prior, str]:
-        """A problem that is posed already, on this device, and what `pose` says beside it."""
-        shape = problem.operator.shape or tuple(self.prior.image_shape)
-        return replace(problem, y=problem.y.to(self.device, self.working_type)), *self.fit(
-            self.prior, shape
-        )
+        """`Posing.seen`, with this prior, here."""
+        return self.posing.seen(problem, self.prior, self.like)
 
     def generate(self, cell: Cell, scans: list[Scan]) -> list[Outcome]:
         """Draws from the prior itself, one for each seed, which is what the scan's id says."""
         start, ids = time.perf_counter(), [scan.image_id for scan in scans]
-        noise, like = (
-            Noise(ids, "solver", self.run.seed),
-            torch.zeros((), device=self.device, dtype=self.working_type),
-        )
+        noise = Noise(ids, "solver", self.run.seed)
         with Meter(self.prior, self.autocast) as meter:
             last, bad = self.drawing.follow(
-                cell.solver(self.prior, noise, like), cell.solver.steps, ids
+                cell.solver(self.prior, noise, self.like), cell.solver.steps, ids
             )
             latent = self.prior.kind == "latent"
             image = (self.prior.decode(last.x0) if latent else self.prior.to_image(last.x0)).cpu()
@@ -289,8 +186,8 @@ class Reconstruction(pl.LightningModule):
     def estimate(self, cell: Cell, scan: Scan, trials: int = 3) -> float:
         """Seconds an image, from the first steps on this scan (the very first, which warms up, apart where there is time)."""
         if cell.operator is None:
-            noise, like = Noise([scan.image_id], "solver"), torch.zeros((), device=self.device)
-            steps, rows, total = cell.solver(self.prior, noise, like), 1, cell.solver.steps
+            noise = Noise([scan.image_id], "solver")
+            steps, rows, total = cell.solver(self.prior, noise, self.like), 1, cell.solver.steps
         else:
             problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             rows, total = min(cell.draws, self.run.rows), steps_of(cell.solver, problem, prior)
@@ -311,6 +208,11 @@ class Reconstruction(pl.LightningModule):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter() - start
+
+    @property
+    def like(self) -> Tensor:
+        """A number of this device and working type."""
+        return torch.zeros((), device=self.device, dtype=self.working_type)
 
     @property
     def working_type(self) -> torch.dtype:

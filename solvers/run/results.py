@@ -20,7 +20,7 @@ from data import files as disk
 from data.bounded_yaml import read_yaml
 from data.files import Refusal, append, commit, commit_json, locked, unwritable
 from solvers import metrics
-from solvers.run.committed import RECORDS, REJECTED, in_order, keep, records_in, standing, traces
+from solvers.run.committed import RECORDS, REJECTED, in_order, records_in, standing, traces
 from solvers.run.cost import peak_memory
 from solvers.run.heart import METRICS, forget
 from solvers.run.outputs import FOLDERS, file_name, write
@@ -108,15 +108,13 @@ class Results:
             )
         content = {"digest": self.digest, **self.config, **self.facts}
         commit(config, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
-        kept, again, rejected = standing(self.folder, rows, verify)
-        self.remarks = [said for _, said in rejected]
-        self.remarks += [
-            f"{name}: {reason}; it is restored again" for name, reason in again.items()
-        ]
-        for line, _ in rejected:
+        found = standing(self.folder, rows, verify)
+        again = (f"{name}: {why}; it is restored again" for name, why in found.again.items())
+        self.remarks = [*(said for _, said in found.rejected), *again]
+        for line, _ in found.rejected:
             append(self.folder / REJECTED, line)
         try:
-            keep(records, kept)
+            found.keep()
         except OSError as error:
             raise unwritable(records, error) from error
         clear(self.folder)
@@ -163,10 +161,13 @@ class Results:
 
     def replace(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
         """Put these records, by image, in the place of those that the images had; all of them or none."""
-        commit(
-            self.folder / RECORDS,
-            b"".join(_line(changed.get(r["image_id"], r)) for r in self.records()),
-        )
+        path = self.folder / RECORDS
+        try:
+            with disk.replacing(path) as new:
+                for record in self.records():
+                    new.write(_line(changed.get(record["image_id"], record)))
+        except OSError as error:
+            raise unwritable(path, error) from error
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""

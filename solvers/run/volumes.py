@@ -1,6 +1,7 @@
 """Restored slices put together into the volume, stack or DICOM series that they were read from: one result of one input."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from data import formats
 from data.files import Refusal, Unwritable
-from solvers.run.committed import traces, whole
+from solvers.run.committed import RECORDS, listed, traces, whole
 from solvers.run.outputs import SLICES, write_volume
 from solvers.run.record import Outcome, scores
 from solvers.run.results import Results
 from solvers.run.scans import Scan
 
 Record = dict[str, Any]
+MANY = 10_000  # records that are held until the file of them is written anew
 
 
 def reassemble(
@@ -31,34 +33,58 @@ def reassemble(
     members: the ids of each volume's slices, in order. load: reads a scan again, by its id; None if there is none any more.
     keep: leave the slices where they are. Returns one line for each volume that could not be put together.
     """
-    records = {record["image_id"]: record for record in results.records()}
-    apart = []
-    for name, ids in members.items():
-        slices = [records[one] for one in ids if one in records]
+    apart, changed = [], dict[str, Record]()
+    for name, slices in complete(results, members):
         bad = [record["image_id"] for record in slices if record["status"] != "ok"]
-        if len(slices) < len(ids) or all(map(whole, slices)):
+        if all(map(whole, slices)):
             continue
         try:
             if bad:
                 raise Refusal(
                     f"{name}: {bad[0]} failed" + f", and {len(bad) - 1} more" * (len(bad) > 1)
                 )
-            scans = [load(one) for one in ids]
+            scans = [load(record["image_id"]) for record in slices]
             if all(scan and scan.source for scan in scans):
-                _assemble(results, name, slices, [scan for scan in scans if scan], keep)
+                found = [scan for scan in scans if scan]
+                changed |= _assemble(results, name, slices, found, keep)
         except Unwritable:
             raise
         except Refusal as error:
             apart.append(f"a volume is not put together, its slices are in {SLICES}/: {error}")
+        if len(changed) >= MANY:
+            results.replace(changed)
+            changed.clear()
+    if changed:
+        results.replace(changed)
     if not keep:
         _clear(results)
     return apart
 
 
+def complete(
+    results: Results, members: Mapping[str, Sequence[str]]
+) -> Iterator[tuple[str, list[Record]]]:
+    """The volumes whose slices all have a record, with those, one volume at a time: there may be a million records.
+
+    Meanwhile another file may take the place of the one that is read.
+    """
+    path = results.folder / RECORDS
+    if not members or not path.exists():
+        return
+    with path.open("rb") as file:
+        found = listed(path)
+        numbers = found.find(one for ids in members.values() for one in ids)
+        begin = 0
+        for name, ids in members.items():
+            own, begin = numbers[begin : begin + len(ids)], begin + len(ids)
+            if (own >= 0).all():
+                yield name, [json.loads(line) for line in found.at(own, file)]
+
+
 def _assemble(
     results: Results, name: str, slices: Sequence[Record], scans: Sequence[Scan], keep: bool
-) -> None:
-    """One volume's files, and the records that name them instead of the slices'."""
+) -> dict[str, Record]:
+    """One volume's files are written; the records that name them instead of the slices'."""
     outcome = stacked(results.folder, name, slices, scans)
     names, written = write_volume(outcome, results.folder, results.origin)
     known = traces(results.folder, written)
@@ -75,7 +101,7 @@ def _assemble(
             "written": own,
             "of_volume": outcome.record,
         }
-    results.replace(changed)
+    return changed
 
 
 def stacked(folder: Path, name: str, slices: Sequence[Record], scans: Sequence[Scan]) -> Outcome:
@@ -175,12 +201,19 @@ def _own(folder: Path, file: str, k: int) -> str:
 
 def _clear(results: Results) -> None:
     """Remove slices that no record names: those of volumes that are put together."""
-    named = {file for record in results.records() for file in record.get("written", {})}
-    for path in sorted((results.folder / SLICES).rglob("*"), reverse=True):
+    top = results.folder / SLICES
+    if not top.is_dir():
+        return
+    named = {
+        file
+        for record in results.records()
+        for file in record.get("written", {})
+        if file.startswith(f"{SLICES}/")
+    }
+    for path in sorted(top.rglob("*"), reverse=True):
         if path.is_file() and path.relative_to(results.folder).as_posix() not in named:
             path.unlink()
         elif path.is_dir() and not any(path.iterdir()):
             path.rmdir()
-    top = results.folder / SLICES
-    if top.is_dir() and not any(top.iterdir()):
+    if not any(top.iterdir()):
         top.rmdir()
