@@ -21,7 +21,7 @@ from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Problem, continued, from_measurement, image_shape, measure
 from solvers.run.cells import Cell, Run
 from solvers.run.cost import Meter
-from solvers.run.door import out_of_memory
+from solvers.run.door import lost, out_of_memory
 from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
 from solvers.run.outside import narrow, put_back, set_aside
@@ -55,6 +55,7 @@ class Reconstruction(pl.LightningModule):
         self.cells, self.run = cells, run
         self.progress = Progress(watch)
         self.savings: dict[str, Savings] = {}  # of long runs, by the name of the cell
+        self.spread: Any = None  # of volumes: denoises slices by several processes (parallel.py)
         self.drawing = Drawing(run, self.progress, self.savings)
         if self.working_type is torch.float64:
             self.prior.double()
@@ -99,8 +100,8 @@ class Reconstruction(pl.LightningModule):
                 scans[0], str(error).removeprefix(f"{scans[0].image_id}: ")
             )  # which is said with every failure
         except Exception as error:
-            if out_of_memory(error) or isinstance(
-                error, torch.AcceleratorError
+            if (
+                out_of_memory(error) or lost(error) or isinstance(error, torch.AcceleratorError)
             ):  # nor would the next image do better
                 raise
             lone = broken(scans[0], error)
@@ -246,6 +247,7 @@ class Reconstruction(pl.LightningModule):
             "batch": self.run.together,
             "turns": self.run.planes == "turns",
             "coupling": self.run.coupling,
+            "spread": self.spread,
         }
         prior, note = self.fit(self.prior, shape, spacing=found, **of_volumes)
         said = "restored as a volume" + (
