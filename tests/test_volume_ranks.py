@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -91,7 +92,7 @@ def one_of(rank: int, size: int, number: int, folder: str) -> None:
             shape, planes = (1, 9, 9, 7), ("axial", "sagittal")
             volume = VolumePrior(prior, shape, planes, batch=2, spread=spread)
             prior.denoiser.network.fails = 0
-            D, pull = torch.func.vjp(lambda x: volume.denoise(x, sigma), x)
+            D, pull = torch.func.vjp(partial(volume.denoise, sigma=sigma), x)
             leaf = x.clone().requires_grad_()
             volume.denoise(leaf, sigma).backward(c)
             found[name] = {"D": D.detach(), "pulled": pull(c)[0].detach(), "grad": leaf.grad}

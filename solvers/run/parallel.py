@@ -38,7 +38,7 @@ class Slices:
     ):
         self.prior, self.device, self.autocast, self.beat = prior, device, autocast, beat
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        self.group = dist.new_group(timeout=WAIT)
+        self.group: Any = dist.new_group(timeout=WAIT)
 
     def __call__(self, slices: Tensor, sigma: Tensor, batch: int) -> Tensor:
         """D(slices, sigma); may be differentiated in the slices, once, by what `autograd` and `torch.func.vjp` do."""
