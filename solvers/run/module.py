@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.files import Refusal
+from data.files import Refusal, Unwritable
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
@@ -95,6 +95,8 @@ class Reconstruction(pl.LightningModule):
         """
         try:
             return self.restore_together(cell, scans, given)
+        except Unwritable:  # the state of a long run: nor will the result be
+            raise
         except Refusal as error:
             lone = failed(
                 scans[0], str(error).removeprefix(f"{scans[0].image_id}: ")
