@@ -5,10 +5,11 @@ import errno
 import nibabel
 import numpy as np
 import pydicom
+import pytest
 import tiny
 
 from data import files
-from solvers.run import interrupted
+from solvers.run import interrupted, whole
 from tests.test_volume_door import head, run, world  # noqa: F401  a fixture
 from tests.test_volume_results import series
 
@@ -94,3 +95,26 @@ def test_a_full_disk_ends_the_run_and_fails_no_volume(world, tmp_path, capsys, m
     assert not tiny.records(tmp_path / "out")
     assert run(world, data, tmp_path / "out") == 0
     assert tiny.records(tmp_path / "out")["head"]["status"] == "ok"
+
+
+def test_double_precision_needs_twice_the_memory(world, tmp_path, capsys, monkeypatch):  # noqa: F811
+    data, needed = head(tmp_path / "in", 16, 17, 5), 16 * 17 * 5 * 4 * whole.ARRAYS
+    monkeypatch.setattr(whole, "_available", lambda: needed)
+    assert run(world, data, tmp_path / "out", "--precision", "64") == 2
+    assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert run(world, data, tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize("version", [2, 1])
+def test_a_container_has_no_more_than_it_may_use(tmp_path, version):
+    """What it holds of files the kernel takes back; without a limit nothing is known."""
+    most, used, stat, files = whole.GROUPS[2 - version]
+    (tmp_path / "memory").mkdir()
+    (tmp_path / used).write_text("700\n")
+    (tmp_path / stat).write_text(f"anon 500\n{files} 200\nactive_file 9\n")
+    (tmp_path / most).write_text("max\n")
+    assert whole._of_group(tmp_path) is None
+    (tmp_path / most).write_text("1000\n")
+    assert whole._of_group(tmp_path) == 500
+    (tmp_path / used).write_text("1300\n")
+    assert whole._of_group(tmp_path) == 0

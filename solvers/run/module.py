@@ -71,7 +71,8 @@ class Reconstruction(pl.LightningModule):
             with named(scan.image_id):
                 if scan.slices and scan.pixels is not None and cell.operator is not None:
                     finer = 1 / cell.operator.places[1] if self.run.measurements else 1
-                    check_memory(round(scan.pixels.numel() * finer), cell.draws)
+                    voxels = round(scan.pixels.numel() * finer)
+                    check_memory(voxels, cell.draws, self.working_type.itemsize)
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
