@@ -28,7 +28,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data.files import Refusal, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal
 from ldm import catalogue, plugins, trained
 from ldm import config as configuration
 from ldm.training.configuration import (

@@ -122,7 +122,8 @@ def restore(
     from solvers.run import asked, call
 
     words = {"task": task, "steps": steps, "num_samples": draws, "seed": seed, **asked.known(flags)}
-    return call.restore(what, prior, solver, words, overrides, range, ids, watch)
+    said = call.Call(what, prior, solver, words, overrides, range, ids)
+    return call.restore(said, watch)
 
 
 def follow(
@@ -162,7 +163,7 @@ def estimate(
     from solvers.run import asked, call
 
     words = {"task": task, "steps": steps, "num_samples": draws, **asked.known(flags)}
-    return call.estimate(what, prior, solver, words, overrides, range, ids)
+    return call.estimate(call.Call(what, prior, solver, words, overrides, range, ids))
 
 
 def command(

@@ -1,4 +1,4 @@
-"""What the whole program does with files: refusals, hints, atomic writes, locks, digests, JSON lines, bounded YAML.
+"""What the whole program does with files: refusals, hints, atomic writes, locks, digests, JSON lines.
 
 A leaf: it imports nothing of the project.
 """
@@ -15,11 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-import yaml
-
 FULL = (errno.ENOSPC, errno.EDQUOT)
-YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
-YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
 _secrets: set[str] = set()  # what no line of ours may show
 _locked: set[Path] = set()  # by this process; a lock of the system's keeps out other processes only
 
@@ -199,42 +195,6 @@ def _record(line: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def read_yaml(text: str, where: object) -> Any:
-    """The plain values of a YAML text of unknown origin. Raises Refusal; aliases are refused, no honest file of data has any."""
-    bound_yaml(text, where, aliases=False)
-    try:
-        return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date with 13 months
-        raise Refusal(f"{where}: {first_line(error)}") from None
-
-
-def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
-    """Raise Refusal for YAML whose parsing could take long or much: too deep, too long, cyclic, or with aliases that multiply."""
-    depth = 0
-    starts = (
-        yaml.FlowSequenceStartToken,
-        yaml.FlowMappingStartToken,
-        yaml.BlockSequenceStartToken,
-        yaml.BlockMappingStartToken,
-    )
-    ends = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-    try:
-        for count, token in enumerate(
-            yaml.scan(text)
-        ):  # lazy: nothing after the bound is looked at
-            depth += isinstance(token, starts) - isinstance(token, ends)
-            if depth > YAML_DEPTH:
-                raise Refusal(f"{where}: nested deeper than {YAML_DEPTH} levels")
-            if count >= YAML_SIZE:
-                raise Refusal(f"{where}: longer than {YAML_SIZE} tokens of YAML")
-            if isinstance(token, yaml.AliasToken) and not aliases:
-                raise Refusal(f"{where}: YAML aliases are not allowed here")
-        if _entries(yaml.compose(text, yaml.SafeLoader), {}, where) > YAML_SIZE:
-            raise Refusal(f"{where}: its aliases stand for more than {YAML_SIZE} entries")
-    except yaml.YAMLError as error:
-        raise Refusal(f"{where}: {first_line(error)}") from None
-
-
 def printable(text: object) -> str:
     """A text on one line that no terminal acts upon: file names may hold line ends, escape sequences, bytes that are no UTF-8."""
     shown = str(text)
@@ -253,20 +213,6 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text that is not blank, or its kind."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
-
-
-def _entries(node: yaml.Node | None, sizes: dict[int, int], where: object) -> int:
-    """How many values a node stands for, its aliases written out. sizes: of nodes seen before; 0 while they are being counted."""
-    if not isinstance(node, yaml.CollectionNode):
-        return 1
-    if id(node) not in sizes:
-        sizes[id(node)] = 0
-        pairs = isinstance(node, yaml.MappingNode)
-        below = [part for pair in node.value for part in pair] if pairs else node.value
-        sizes[id(node)] = 1 + sum(_entries(part, sizes, where) for part in below)
-    elif not sizes[id(node)]:
-        raise Refusal(f"{where}: a part of it contains itself")
-    return sizes[id(node)]
 
 
 def _part(path: Path) -> Path:

@@ -10,7 +10,8 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
-from data.files import Refusal, nearest, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, nearest
 from ldm import config, former, signatures, trained
 
 if TYPE_CHECKING:

@@ -19,7 +19,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from data.files import Refusal, bound_yaml, conceal, first_line, nearest
+from data.bounded_yaml import bound_yaml
+from data.files import Refusal, conceal, first_line, nearest
 from ldm import former, plugins, signatures
 
 OURS = {"data", "ldm", "solvers"}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from data.files import Refusal
 from data.seeding import Noise
 from ldm import checks, spectra
+from ldm.networks import call
 from ldm.schedule import Table, sigma_of, time_of
 
 Predicts = Literal["eps", "v", "x0"]
@@ -57,7 +58,7 @@ class VP(nn.Module):
 
     def forward(self, x: Tensor, sigma: Tensor, label: Tensor | None = None) -> Tensor:
         c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
-        output = run(self.network, c_in * x, self.time(sigma), label)[:, : x.shape[1]]
+        output = call(self.network, c_in * x, self.time(sigma), label)[:, : x.shape[1]]
         return c_skip * x + c_out * output.to(x)
 
 
@@ -83,16 +84,8 @@ class EDM(nn.Module):
         """position [B,2,H,W]: channels appended after preconditioning (patch networks)."""
         c_skip, c_out, c_in = self.scalings(column(sigma).to(x))
         scaled = c_in * x if position is None else torch.cat([c_in * x, position.to(x)], 1)
-        output = run(self.network, scaled, self.time(sigma), label)[:, : x.shape[1]]
+        output = call(self.network, scaled, self.time(sigma), label)[:, : x.shape[1]]
         return c_skip * x + c_out * output.to(x)
-
-
-def run(network: nn.Module, x: Tensor, time: Tensor, label: Tensor | None) -> Tensor:
-    """Call a network in its own precision; diffusers' networks answer with an object that holds `.sample`."""
-    dtype = next((p.dtype for p in network.parameters()), x.dtype)
-    x, time = x.to(dtype), time.to(dtype)
-    output = network(x, time) if label is None else network(x, time, label)
-    return getattr(output, "sample", output)
 
 
 class Prior(nn.Module):
@@ -143,8 +136,8 @@ class Prior(nn.Module):
     def classes(self) -> int:
         """Classes the network tells apart; 0: it is unconditional. Our networks hold it as `classes`, diffusers' in `config`."""
         for module in self.denoiser.modules():
-            foreign = getattr(getattr(module, "config", None), "num_class_embeds", None)
-            if known := getattr(module, "classes", None) or foreign:
+            diffusers = getattr(getattr(module, "config", None), "num_class_embeds", None)
+            if known := getattr(module, "classes", None) or diffusers:
                 return known
         return 0
 
@@ -179,14 +172,12 @@ class Prior(nn.Module):
 
     def labels(self, x: Tensor) -> Tensor | None:
         """[B] what the network is told about the states x."""
-        if self.label is None:
-            return None
-        return torch.as_tensor(self.label, device=x.device).expand(len(x))
+        label = self.label
+        return None if label is None else torch.as_tensor(label, device=x.device).expand(len(x))
 
     @property
     def origin(self) -> str:
-        """Digest of the weights, set by the loader and written into every result; taken when it is first asked for, because on
-        processors without instructions for it that lasts longer than loading."""
+        """Digest of the weights, written into every result; taken when first asked for, as it can last longer than loading."""
         if not isinstance(self._origin, str):
             self._origin = self._origin()
         return self._origin

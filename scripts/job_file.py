@@ -21,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from data.files import Refusal, nearest, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, nearest
 
 HOME = Path(__file__).resolve().parents[1] / "configs/jobs"
 NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")

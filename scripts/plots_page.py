@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.files import Refusal
 from solvers.run import door
 from solvers.run.command import HOME, Parser
-from solvers.run.figures import Point, scatter
+from solvers.run.scatter import Point, scatter
 
 SIZE = (760, 430)
 INTRO = """# Quality in plots

@@ -10,31 +10,24 @@ Exit codes: 0 all done, 1 some files could not be read (listed), 2 a mistake in 
 
 import argparse
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.files import Refusal, commit, locked, printable
+from preparation_summary import next_command, print_summary
+
+from data.files import Refusal, commit, locked
 from data.manifest import COLUMNS
-from data.prepare.convert import Done, Recipe, run
-from data.prepare.plan import SPLITS, STUDY, Plan, plan
+from data.prepare.convert import Done, run
+from data.prepare.plan import SPLITS, STUDY, plan
+from data.prepare.recipe import Recipe
 from data.prepare.report import collect
 from solvers.run import door
 from solvers.run.command import Parser
 from solvers.run.progress import Bar
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-LISTED = 10  # of the files that could not be read
 WORKERS = 256  # at most
-MANIFESTS = {"train": "train", "validation": "val"}  # of a data file -> split
-WAYS_OUT = {
-    "train": "--train-dir or --split gives it pictures",
-    "val": "training keeps its last weights; --val-dir, --split and more subjects, or --within-subject give it pictures",
-    "test": "--test-dir, --split and more subjects, or --within-subject give it pictures",
-}
 
 
 def pair(text: str) -> tuple[float, float]:
@@ -182,85 +175,6 @@ def check_output(root: Path, folders: list[Path]) -> None:
                 raise Refusal(
                     f"{folder} lies in {written}, where --output-root {root} writes; choose another one"
                 )
-
-
-def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None:
-    """What was made, what was decided without being asked, and what could not be read."""
-    for split in planned.splits:
-        part = report[split]
-        print(
-            f"{split}: {part['images']} images of {part['files']} files, {part['subjects']} known subjects",
-            end="",
-        )
-        print(
-            "".join(
-                f", {part[what]} {what.replace('_', ' ')}"
-                for what in ("passed_over", "enlarged", "strays")
-                if part[what]
-            )
-        )
-    for split in SPLITS:
-        if split not in planned.splits:
-            print(f"{split}: empty; {WAYS_OUT[split]}")
-    if planned.within:
-        print(
-            f"A LEAK that was asked for: slices of one subject are in several splits, {report['left_out_between']} between them"
-        )
-        print(
-            "  left out; manifests, cards and reports say so, and no figure on such a split is one on other people"
-        )
-    subjects = {source.subject for source in planned.sources}
-    if planned.divided and not planned.within and len(subjects) == 1 and subjects != {""}:
-        print(
-            "all files are of one subject, which is never divided: if the PatientIDs were made alike, take"
-        )
-        print(
-            f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path; or divide it: --within-subject"
-        )
-    unknown = sum(not source.subject for source in planned.sources)
-    if planned.divided and unknown and not planned.within:
-        print(
-            f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are"
-        )
-    scans = any(not source.name.lower().endswith(PICTURES) for source in planned.sources)
-    if scans and not (recipe.window or recipe.percentiles):
-        print(
-            "scans went from the least to the greatest value of each volume or series (CT: within -1024 to 3071 HU);"
-        )
-        print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
-    for split in planned.splits:
-        histogram = report[split]["histogram"]
-        if sum(histogram) and not any(histogram[len(histogram) // 8 :]):
-            print(
-                f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them"
-            )
-    if planned.ignored:
-        print(f"{planned.ignored} other files are no images by their name")
-    skipped = report["skipped"]
-    if skipped:
-        print(f"{len(skipped)} files could not be read:")
-        print(
-            "\n".join(
-                printable(f"  {entry['file']}: {entry['reason']}") for entry in skipped[:LISTED]
-            )
-        )
-    if report["twins"]:
-        print(
-            f"A LEAK: {len(report['twins'])} pictures are in two splits under different names, all in report.json:"
-        )
-        print("\n".join(f"  {' = '.join(names)}" for names in report["twins"][:LISTED]))
-
-
-def next_command(root: Path, splits: list[str]) -> str:
-    """What trains the autoencoder on these pictures; the README goes on from there."""
-    lists = {
-        name: root / f"{split}_images.txt" if split in splits else "null"
-        for name, split in MANIFESTS.items()
-    }
-    data = [f"data.params.{name}={path}" for name, path in lists.items()]
-    return shlex.join(
-        ["python", "main.py", "--base", "configs/autoencoder/medical-vq-f4.yaml", "--train", *data]
-    )
 
 
 def main(argv: list[str]) -> int:

@@ -1,5 +1,6 @@
-"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors."""
+"""What is measured of a trained prior before it is published: held-out denoising, its best average, its errors, its training."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import torch
 from denoising import LEVELS
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
+from torch.nn.functional import avg_pool1d
 
 from data.dataset import ManifestDataset
 from data.seeding import Noise
@@ -106,3 +109,23 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
         "|---" * (len(LEVELS) + 1) + "|",
     ]
     return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]
+
+
+def training(
+    runs: Sequence[Path], last: int
+) -> tuple[dict[str, tuple[list[int], list[float]]], list[str]]:
+    """The training loss of each run by step (mean of ten), and a line of how long it took; of the last run `last` steps."""
+    losses, lines = {}, []
+    for run in runs:
+        events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+        events.Reload()
+        tag = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
+        found = {e.step: e for e in events.Scalars(tag) if e.step < last or run != runs[-1]}
+        steps = sorted(found)  # each once: what a resumed run did again has replaced what was lost
+        values = torch.tensor([found[step].value for step in steps]).log10()
+        smooth = avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[0, : len(steps)]
+        losses[f"{run.name}: {tag}"] = (steps, smooth.mul(math.log(10)).exp().tolist())
+        times = torch.tensor([found[step].wall_time for step in steps], dtype=torch.float64)
+        pace = float((times.diff() / torch.tensor(steps).diff()).median())
+        lines.append(f"`{run.name}`: {steps[-1] + 1:,} steps of {pace:.2f} s (median)")
+    return losses, lines

@@ -6,7 +6,7 @@
         --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --validation data/demo/val.csv
         --test data/demo/test.csv --note "Half an hour on a CPU."
 
-Writes config.yaml, model.safetensors (float16), README.md, samples.png, reconstructions.png and losses.png into a new folder.
+Writes config.yaml, model.safetensors (float16), README.md, samples.png, reconstructions.png and losses.svg into a new folder.
 Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
 """
 
@@ -19,14 +19,14 @@ from pathlib import Path
 
 import denoising
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_scans import CT_WINDOW
-from prior_figures import best_average, figures, held_out, history, with_spectra
+from prior_figures import best_average, figures, held_out, history, training, with_spectra
 
 from data import manifest
 from data.dataset import ManifestDataset
@@ -40,13 +40,14 @@ from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
 from ldm.sampling import Heun
-from solvers.run import door
+from solvers.run import door, plots
 from solvers.run.command import Parser
 
 BESIDE = (
     "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "
     "(`docs/train.md` says how to read it):"
 )
+LOSSES = (760, 300)  # width and height of the picture
 
 
 def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
@@ -72,51 +73,6 @@ def with_first_stage(described: Described, source: Path | None, validation: Path
 def save(images: Tensor, path: Path, columns: int) -> None:
     grid = (make_grid(to_report(images), nrow=columns)[0] * 255).round().byte()
     Image.fromarray(grid.numpy()).save(path, optimize=True)
-
-
-def curves(runs: Sequence[Path], last: int, path: Path) -> list[str]:
-    """Draw each run's training loss (log scale, running mean of ten) and say how long it took; of the last run `last` steps."""
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    picture, lines = Image.new("L", (480 * len(runs), 240), 255), []
-    draw = ImageDraw.Draw(picture)
-    for column, run in enumerate(runs):
-        events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
-        events.Reload()
-        name = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
-        scalars = {
-            e.step: e for e in events.Scalars(name) if e.step < last or run != runs[-1]
-        }  # resumed runs overwrite
-        steps, values = (
-            sorted(scalars),
-            torch.tensor([scalars[s].value for s in sorted(scalars)]).log10(),
-        )
-        values = torch.nn.functional.avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[
-            0, : len(steps)
-        ]
-        low, high = float(values.min()), float(values.max())
-        points = [
-            (
-                480 * column + 40 + 420 * s / steps[-1],
-                210 - 180 * (float(v) - low) / max(high - low, 1e-9),
-            )
-            for s, v in zip(steps, values)
-        ]
-        draw.line(points, fill=0)
-        draw.text(
-            (480 * column + 44, 6),
-            f"{run.name}: {name}, {10**high:.3g} to {10**low:.3g}, {steps[-1] + 1} steps",
-            fill=0,
-        )
-        times = (
-            torch.tensor([scalars[s].wall_time for s in steps], dtype=torch.float64).diff()
-            / torch.tensor(steps).diff()
-        )
-        lines.append(
-            f"`{run.name}`: {steps[-1] + 1:,} steps of {float(times.median()):.2f} s (median)"
-        )
-    picture.save(path, optimize=True)
-    return lines
 
 
 def card(
@@ -161,7 +117,7 @@ def card(
             else []
         ),
         "",
-        "![training loss](losses.png)",
+        "![training loss](losses.svg)",
         "",
         "## Limits",
         "",
@@ -230,7 +186,9 @@ def publish(options: argparse.Namespace) -> None:
                 denoising.compare({options.folder.name: prior}, list(images[:, None]))
             ),
         ]
-    runs = curves(options.runs, steps, options.folder / "losses.png")
+    losses, runs = training(options.runs, steps)
+    drawn = plots.drawing(losses, "step", "loss", None, "y", LOSSES)
+    (options.folder / "losses.svg").write_text(plots.alone(drawn, LOSSES), "utf-8")
     lines = {"runs": [*runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
     (options.folder / "README.md").write_text(text, "utf-8")

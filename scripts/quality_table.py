@@ -1,8 +1,9 @@
 """How good the shipped priors are: one Markdown table of every prior, task and solver, out of folders that sample.py wrote.
 
     python scripts/quality_table.py --commands                   # the runs, one command a line; the `# long` ones take hours
-    python scripts/quality_table.py --commands | grep demo-patch | grep -v '# long' | sh
+    python scripts/quality_table.py --commands | grep demo-pixel | grep -v '# long' | sh
     python scripts/quality_table.py results/quality --output docs/quality.md
+    python scripts/quality_table.py results/quality --output docs/quality.md --keep demo-latent   # its rows of the page before
 
 A run that was stopped goes on where it was; whatever is there makes the table. A cell run alone (one --task, one --solver)
 belongs in the grid's folder for it, results/quality/PRIOR/TASK-SOLVER.
@@ -10,7 +11,7 @@ Exit codes: 0 done, 2 a mistake (one line).
 """
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -18,44 +19,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from data.files import Refusal, json_lines, read_yaml
+from quality_runs import CLASSICAL, LONG, MORE, SHORT, TASKS, commands
+
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, json_lines
 from solvers.run import door
 from solvers.run.command import Parser
 
-TASKS = (
-    "super_resolution",
-    "inpainting_random",
-    "inpainting_box",
-    "gaussian_deblur",
-    "ct_parallel_20",
-    "mri_x4",
-)
-CLASSICAL = ("baseline", "tv")
-SHORT = {
-    "demo-latent": [(("resample_fast",), 50, 4)],
-    "demo-patch": [(("daps",), 20, 4)],
-}  # prior -> solvers, steps, slices
-MORE = {  # at most 100 network calls a draw: a night on two cores, where SHORT is an hour
-    "demo-latent": [(("daps",), 20, 4), (("resample",), 50, 4)],
-    "demo-patch": [
-        (("codps", "codps_plus"), 50, 4),
-        (("padis",), 30, 4),
-        (("padis_pc", "resample"), 30, 4),
-    ],
-}
-MIXED = {
-    "demo-patch": " --precision bf16-mixed"
-}  # 1.75 times as fast; the time of latent priors is their decoder's
-LONG = {  # prior -> solvers and tasks: minutes to hours a draw, so one slice, one draw
-    "demo-latent": [
-        (("psld",), TASKS),
-        (("resample_stages", "psld_published", "dps", "daps_hmc", "resample_published"), TASKS[:1]),
-    ],
-    "demo-patch": [
-        (("dps",), TASKS),
-        (("padis_langevin", "daps_langevin", "padis_dps", "padis_dps_published"), TASKS[:1]),
-    ],
-}
 HEAD = """# Quality of the shipped priors
 
 Held-out scans of subjects that the priors never saw, each restored from a simulated measurement. *draw* is one posterior draw,
@@ -85,34 +55,6 @@ class Cell:
     draws: int
     command: str  # the call of sample.py that made it, or last went on with it
     records: list[dict[str, Any]]
-
-
-def commands() -> Iterator[str]:
-    """One call of sample.py a line; the noisier super-resolution has folders of its own."""
-    noisy = "likelihood.params.sigma_y=0.05"
-    for groups, long in ((SHORT, ""), (MORE, "  # long")):
-        for prior, (solvers, steps, slices) in (
-            (prior, one) for prior, group in groups.items() for one in group
-        ):
-            more = f"--limit {slices} --num-samples 4 --steps {steps}{MIXED.get(prior, '')}"
-            yield call(prior, TASKS, solvers, "", more) + long
-            yield call(prior, TASKS[:1], solvers, "/noisier", f"{more} {noisy}") + long
-    yield call("demo-patch", TASKS, CLASSICAL, "/classical", "--limit 4")
-    yield call("demo-patch", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
-    for prior, groups in LONG.items():
-        for solvers, tasks in groups:
-            yield (
-                call(prior, tasks, solvers, "/long", f"--limit 1{MIXED.get(prior, '')}")
-                + "  # long"
-            )
-
-
-def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:
-    place = f"results/quality/{prior}{folder}" + (
-        "" if len(tasks) * len(solvers) > 1 else f"/{tasks[0]}-{solvers[0]}"
-    )
-    grid = f"--task {' '.join(tasks)} --solver {' '.join(solvers)}"
-    return f"python sample.py --manifest models/demo-data/test.csv --model {prior} {grid} {more} --save-dir {place}"
 
 
 def find(folder: Path) -> list[Cell]:
@@ -201,20 +143,50 @@ def lacking(cells: Sequence[Cell]) -> list[str]:
     ]
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """One section a task and noise level, the best solver of each prior first."""
-    parts = [HEAD, *(f"    {line}\n" for line in dict.fromkeys(c.command for c in cells))]
-    if absent := lacking(cells):
+def table(cells: Sequence[Cell], kept: "Page | None" = None) -> str:
+    """One section a task and noise level, the best solver of each prior first. kept: rows of a page before."""
+    kept = kept or Page([], {})
+    calls = dict.fromkeys([*(c.command for c in cells), *kept.commands])
+    parts = [HEAD, *(f"    {line}\n" for line in calls)]
+    if absent := [run for run in lacking(cells) if run.split()[0] not in kept.priors]:
         parts.append(f"\nNot run: {', '.join(absent)}.\n")
-    for task, sigma_y in sorted({(c.task, c.sigma_y) for c in cells}, key=str):
-        chosen = [c for c in cells if (c.task, c.sigma_y) == (task, sigma_y)]
-        chosen.sort(key=lambda c: (shown(c), -fmean(r["psnr"] for r in c.records)))
-        rows = [COLUMNS, ["---"] * 2 + ["--:"] * (len(COLUMNS) - 2), *map(row, chosen)]
-        parts.append(
-            f"\n## {task}, sigma_y {sigma_y}\n\n"
-            + "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
-        )
+    sections: dict[str, list[list[str]]] = {}
+    for cell in cells:
+        sections.setdefault(f"{cell.task}, sigma_y {cell.sigma_y}", []).append(row(cell))
+    for title, rows in kept.rows.items():
+        new = sections.setdefault(title, [])
+        new += [one for one in rows if one[:2] not in [other[:2] for other in new]]
+    for title, rows in sorted(sections.items()):
+        rows.sort(key=lambda one: (one[0], -float(one[4] if one[6] == "–" else one[6])))
+        lines = [COLUMNS, ["---"] * 2 + ["--:"] * (len(COLUMNS) - 2), *rows]
+        parts.append(f"\n## {title}\n\n" + "".join(f"| {' | '.join(r)} |\n" for r in lines))
     return "".join(parts)
+
+
+@dataclass(frozen=True)
+class Page:
+    """What a page before says of some priors: the calls that made it, and its rows by their titles."""
+
+    commands: list[str]
+    rows: dict[str, list[list[str]]]
+
+    @property
+    def priors(self) -> set[str]:
+        return {row[0] for rows in self.rows.values() for row in rows}
+
+
+def read(page: Path, priors: Sequence[str]) -> Page:
+    """Of a page that this script wrote, what it says of these priors."""
+    found, title = Page([], {}), ""
+    for line in page.read_text().splitlines() if priors else ():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("## "):
+            title = line[3:]
+        elif line.startswith("|") and cells[0] in priors:
+            found.rows.setdefault(title, []).append(cells)
+        elif any(f"--model {prior} " in line for prior in priors):
+            found.commands.append(line.strip())
+    return found
 
 
 def main(argv: Sequence[str]) -> int:
@@ -222,10 +194,17 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=Path("results/quality"))
     parser.add_argument("--commands", action="store_true", help="print the runs instead")
     parser.add_argument("--output", type=Path, metavar="FILE.md")
+    parser.add_argument(
+        "--keep", nargs="+", default=[], metavar="PRIOR", help="rows of --output that stay"
+    )
 
     def work() -> None:
         options = parser.parse_args(argv)
-        text = "\n".join([*commands(), ""]) if options.commands else table(find(options.folder))
+        if options.keep and not options.output:
+            raise Refusal("--keep takes rows out of the page that --output names")
+        kept = read(options.output, options.keep) if options.keep else None
+        found = [*commands(), ""] if options.commands else [table(find(options.folder), kept)]
+        text = "\n".join(found)
         if options.output:
             options.output.write_text(text)
         else:

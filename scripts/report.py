@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from data.files import Refusal
-from solvers.run import door, figures, report
+from solvers.run import door, page, plots, report
 from solvers.run.command import Parser
 
 WANTED = ("summary.json", "records.jsonl", "config.yaml")
@@ -87,7 +87,7 @@ def of_training(folder: Path) -> Path:
             else ""
         )
         parts.append(
-            f"<h2>{title}</h2>{figures.curves(lines, 'step', title, log=log, size=(760, 300))}"
+            f"<h2>{title}</h2>{plots.curves(lines, 'step', title, log=log, size=(760, 300))}"
         )
         if title == "held-out PSNR by level":
             ends = {
@@ -95,7 +95,7 @@ def of_training(folder: Path) -> Path:
             }
             levels = ([float(sigma) for sigma in ends], list(ends.values()))
             parts.append(
-                figures.curves({"last": levels}, "sigma", "PSNR dB", log="x", size=(760, 300))
+                plots.curves({"last": levels}, "sigma", "PSNR dB", log="x", size=(760, 300))
             )
     for tag in logged.Tags()["images"]:
         event = logged.Images(tag)[-1]
@@ -105,7 +105,7 @@ def of_training(folder: Path) -> Path:
             f"<figure class=image><figcaption>{words}</figcaption><img alt='{words}' src='data:image/png;base64,{code}'></figure>"
         )
     config = (folder / "config.yaml").read_text() if (folder / "config.yaml").is_file() else ""
-    return report.page(
+    return page.write(
         folder / "report.html",
         folder.name,
         [*parts, f"<h2>Configuration</h2><pre>{html.escape(config)}</pre>"],

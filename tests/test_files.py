@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from data.bounded_yaml import bound_yaml, read_yaml
 from data.files import (
     Refusal,
     append,
-    bound_yaml,
     commit,
     commit_folder,
     digest,
@@ -20,7 +20,6 @@ from data.files import (
     json_lines,
     locked,
     nearest,
-    read_yaml,
 )
 
 ROOT = Path(__file__).parents[1]

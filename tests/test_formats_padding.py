@@ -15,8 +15,8 @@ from data import dataset, formats, sources
 from data.formats import Image, Meta
 from data.formats.image import unpadded
 from data.manifest import Row
-from data.prepare import convert
 from data.prepare.plan import Source
+from data.prepare.recipe import Recipe, contract, picture
 
 EXIF_ORIENTATION = 274
 
@@ -88,10 +88,10 @@ def test_prepare_leaves_padding_out(tmp_path):
     source = Source(tmp_path / "a.dcm", "a.dcm", "train", "", "a")
     image = formats.read(tmp_path / "a.dcm")
     body = image.pixels[0][torch.tensor(~outside)]
-    for recipe in (convert.Recipe(128), convert.Recipe(128, percentiles=(0, 100))):
-        intensity = convert.contract(source, recipe, image)
+    for recipe in (Recipe(128), Recipe(128, percentiles=(0, 100))):
+        intensity = contract(source, recipe, image)
         assert (intensity.low, intensity.high) == (float(body.min()), float(body.max()))
-    unit = convert.picture(image, intensity, convert.Recipe(128))
+    unit = picture(image, intensity, Recipe(128))
     assert not unit[0][outside].any()
 
 

@@ -9,6 +9,7 @@ from runs import arguments, data, last, same  # noqa: F401 (data is a fixture)
 
 import main
 from ldm import checkpoints
+from ldm.networks.residual_autoencoder import ResidualVQ
 from ldm.networks.residual_unet import ResidualUNet
 from ldm.training.muon import MuonAdamW, orthogonalised
 from ldm.training.optimisation import AdamW, Muon
@@ -67,18 +68,35 @@ def test_the_rest_is_torchs_adamw():
     assert torch.allclose(ours, theirs, rtol=1e-12, atol=1e-14)
 
 
-def test_which_weights_are_matrices():
-    network = ResidualUNet(widths=(8, 12), blocks=1)
+@pytest.mark.parametrize(
+    "network, others",
+    [
+        (
+            ResidualUNet(widths=(16, 24), blocks=1, positions=2),
+            {"enter.weight", "place.weight", "leave.weight"},
+        ),
+        (
+            ResidualVQ(widths=(16, 24), blocks=1, codes=32),
+            {
+                *(
+                    f"{half}.conv_{end}.weight"
+                    for half in ("encoder", "decoder")
+                    for end in ("in", "out")
+                ),
+                *("quant_conv.weight", "post_quant_conv.weight", "quantize.embedding.weight"),
+            },
+        ),
+    ],
+)
+def test_which_weights_are_matrices(network, others):
     optimiser = Muon(lr=0.02, adamw=0.003).configure(network.parameters(), 10)["optimizer"]
     matrices, rest = optimiser.param_groups
     names = {id(p): name for name, p in network.named_parameters()}
     assert (matrices["initial_lr"], rest["initial_lr"]) == (0.02, 0.003)
-    assert all(
-        "conv" in names[id(p)] or names[id(p)].startswith(("down", "up"))
-        for p in matrices["params"]
-    )
-    first_and_last = {"enter.weight", "leave.weight"}
-    assert first_and_last < {names[id(p)] for p in rest["params"]}
+    assert {names[id(p)] for p in matrices["params"]} == {
+        name for name, p in network.named_parameters() if p.ndim == 4
+    } - others
+    assert others - {"quantize.embedding.weight"} < {names[id(p)] for p in rest["params"]}
     assert len(matrices["params"]) + len(rest["params"]) == len(names)
 
 

@@ -24,7 +24,7 @@ from data.pictures import AXIS, MISSING
 from data.ranges import DEPTH_16, to_report
 from ldm import catalogue
 from solvers.operators.base import Axes
-from solvers.run import figures, panels, report
+from solvers.run import panels, plots, report
 from solvers.run.panels import panel
 from solvers.run.record import Outcome, failed
 from solvers.run.results import Results
@@ -188,6 +188,12 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
         text.count("    python sample.py 0.01\n") == text.count("    python sample.py 0.05\n") == 1
     )
     assert text.index("## mri_x4, sigma_y 0.01") < text.index("## mri_x4, sigma_y 0.05")
+    table, again = tmp_path / "table.md", ("--output", tmp_path / "table.md", "--keep")
+    assert main(tmp_path / "0.05", *again, "demo") == 0  # the rows of another day stay
+    assert table.read_text().count(several) == 2 and "| none | tv |" not in table.read_text()
+    assert "    python sample.py 0.05\n" in table.read_text()
+    assert main(tmp_path / "0.05", *again, "other") == 0
+    assert table.read_text().count(several) == 1
     assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 
 
@@ -465,5 +471,5 @@ def test_the_report_of_a_training_run(tmp_path: Path, capsys):
     "values", [[1.0], [1.0, 1.0 + 2e-16], [1.0 - 1e-12, 1.0 + 1e-12], [1e9, 1e9 + 1e-6]]
 )
 def test_values_that_differ_by_rounding_have_a_histogram(values):
-    assert "<rect" in figures.bars(values, "residual", mark=1.0)
-    assert "<rect" in figures.bars(values, "residual")
+    assert "<rect" in plots.bars(values, "residual", mark=1.0)
+    assert "<rect" in plots.bars(values, "residual")

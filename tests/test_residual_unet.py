@@ -95,3 +95,12 @@ def test_a_prior_of_it_takes_any_size_as_it_is(tmp_path):
         sized.shape == sized.image_shape == (1, 37, 21) and not note and prior.shape == (1, 16, 16)
     )
     assert sized.denoise(torch.randn(2, 1, 37, 21), torch.ones(2)).shape == (2, 1, 37, 21)
+
+
+def test_the_times_of_a_table_are_scaled():
+    """A network under ldm.denoiser.VP, told t = 700 at 0.003 a unit, says what it says at 2.1 under EDM."""
+    plain, scaled = random(), random(time_scale=0.003)  # the same weights
+    x = torch.linspace(-1, 1, 256).double().reshape(1, 1, 16, 16)
+    late, early = torch.tensor([700.0]).double(), torch.tensor([2.1]).double()
+    torch.testing.assert_close(scaled(x, late), plain(x, early))
+    assert not torch.allclose(plain(x, late), plain(x, early))

@@ -382,7 +382,8 @@ def test_a_run_is_published(data, tmp_path):
     assert (
         "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
     )
-    assert {path.name for path in new.glob("*.png")} == {"samples.png", "losses.png"}
+    assert {path.name for path in new.glob("*.png")} == {"samples.png"}
+    assert "pixel: train/loss" in (new / "losses.svg").read_text()
 
 
 def test_a_card_tells_the_average_chosen_the_errors_and_the_learning_curve(data, tmp_path):

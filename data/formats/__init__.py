@@ -4,7 +4,6 @@ Every file becomes `Image(pixels, meta)`; what is written back has the format, d
 failure is a Refusal of one line: file, reason, what is allowed. Nothing is ever half-written.
 """
 
-import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,6 +15,7 @@ from data.formats import archive, arrays, bounds, dicom, dicom_series, nifti, nr
 from data.formats.bounds import allow
 from data.formats.dicom_identity import Origin
 from data.formats.image import RASTER, Image, Meta, depth, unpadded, with_channels
+from data.formats.recognised import SUFFIXES, format_of, kind, own_suffix, suffix
 from data.formats.stack import spacing, spread, stacked
 from data.formats.volume import as_stored, resized, upright
 
@@ -24,20 +24,6 @@ __all__ = [
     "reassemble", "resized", "series", "spacing", "spread", "stacked", "suffix", "unpadded", "upright", "with_channels", "write",
 ]  # fmt: skip
 
-SUFFIXES = {
-    ".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".bmp": "bmp", ".tif": "tiff", ".tiff": "tiff",
-    ".dcm": "dicom", ".dicom": "dicom", ".ima": "dicom", ".nii": "nifti", ".nii.gz": "nifti", ".nrrd": "nrrd", ".npy": "npy",
-    ".npz": "npz", ".zip": "zip", ".h5": "hdf5", ".hdf5": "hdf5", ".mat": "mat",
-}  # fmt: skip
-STARTS = {
-    b"BM": "bmp", b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg", b"II*\0": "tiff", b"MM\0*": "tiff", b"NRRD": "nrrd",
-    b"\x93NUMPY": "npy", b"PK\x03\x04": "zip", b"\x89HDF\r\n\x1a\n": "hdf5", b"\x1f\x8b": "gzip", b"MATLAB": "mat",
-}  # fmt: skip
-MAY_START_AS = {
-    "npz": ("zip",),
-    "mat": ("hdf5", "mat"),
-    "nifti": ("gzip",),
-}  # formats that dress in another's clothes
 VOLUME, ARRAY = ("nifti", "nrrd"), ("npy", "npz", "hdf5", "mat")
 
 
@@ -48,7 +34,7 @@ def read(path: str | Path, index: int | None = None, axis: int = 2) -> Image:
     """
     path = Path(path)
     with _one_line(path):
-        format = _format(path)
+        format = format_of(path)
         if format in RASTER:
             return raster.decode(path.read_bytes(), path, format, index)
         if format in VOLUME:
@@ -62,7 +48,7 @@ def count(path: str | Path, axis: int = 2) -> int:
     """How many images `read` finds in the file: slices (along `axis`), frames, pages or pictures."""
     path = Path(path)
     with _one_line(path):
-        return bounds.count(path, _count(path, _format(path), axis))
+        return bounds.count(path, _count(path, format_of(path), axis))
 
 
 def series(path: str | Path) -> str:
@@ -117,22 +103,6 @@ def reassemble(
         _write(list(images), Path(path), ids, origin)
 
 
-def suffix(meta: Meta) -> str:
-    """The file name ending under which `write` takes an image of this kind, ".png" or ".nii.gz" and so on."""
-    return (
-        ".nii.gz"
-        if meta.format == "nifti"
-        else next(s for s, format in SUFFIXES.items() if format == meta.format)
-    )
-
-
-def own_suffix(path: str | Path, meta: Meta) -> str:
-    """The ending of a file's name, as it is written there, if `write` takes the image under it; else that of its format."""
-    named = _suffix(Path(path))
-    held = SUFFIXES.get(named, "")
-    return named if held and held in (meta.format, "zip") else suffix(meta)
-
-
 def _count(path: Path, format: str, axis: int) -> int:
     if format in RASTER:
         return raster.count(path.read_bytes(), path, format)
@@ -141,11 +111,6 @@ def _count(path: Path, format: str, axis: int) -> int:
     if format in ARRAY:
         return arrays.count(path, format)
     return archive.count(path) if format == "zip" else dicom.count(path)
-
-
-def kind(path: str | Path) -> str:
-    """The format that a file of this name has, "png" or "nifti" and so on; "" if no format has such names."""
-    return SUFFIXES.get(_suffix(Path(path)), "")
 
 
 def _write(images: list[Image], path: Path, ids: list[str], origin: Origin) -> None:
@@ -249,42 +214,3 @@ def _one_line(path: Path) -> Iterator[None]:
 
 def _flat(text: str) -> str:
     return text.replace("\r", " ").replace("\n", " ")
-
-
-def _suffix(path: Path) -> str:
-    name = path.name.lower()
-    return ".nii.gz" if name.endswith(".nii.gz") else path.suffix.lower()
-
-
-def _format(path: Path) -> str:
-    """By name and by content, which must agree; a file of any other name may be DICOM."""
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise Refusal(f"{path}: not a file (a folder or a device); a file is allowed")
-    with path.open("rb") as file:
-        start = file.read(132)
-    if not start:
-        raise Refusal(f"{path}: the file is empty")
-    named = SUFFIXES.get(_suffix(path))
-    if named is None:
-        if start[128:] != b"DICM":
-            raise Refusal(
-                f"{path}: not a known image file; {', '.join(SUFFIXES)} are allowed, and DICOM under any name"
-            )
-        return "dicom"
-    inside = (
-        "dicom"
-        if start[128:] == b"DICM"
-        else next((f for s, f in STARTS.items() if start.startswith(s)), None)
-    )
-    agrees = inside in (named, *MAY_START_AS.get(named, ())) or (
-        inside is None and named in ("nifti", "mat")
-    )
-    if named == "dicom" and inside is None:
-        raise Refusal(
-            f"{path}: no DICM mark at byte 128; a DICOM file with its preamble is allowed"
-        )
-    if not agrees:
-        raise Refusal(
-            f"{path}: its name says {named}, its content {inside or 'something else'}; rename or repair it"
-        )
-    return named

@@ -9,7 +9,6 @@ What the axes mean is not stored, so it is decided here, once:
 """
 
 import io
-import zipfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -20,7 +19,7 @@ import numpy as np
 import scipy.io
 
 from data.files import Refusal
-from data.formats import bounds, hdf5, mat
+from data.formats import bounds, hdf5, mat, npz
 from data.formats.image import Image, Meta, check_index, decoding, digest, from_stored, to_stored
 from data.formats.volume import check_complete
 
@@ -32,7 +31,6 @@ NAMES = (
     "data",
 )  # of arrays; any other may be a person's, and is not carried over
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
-HEADER = 2**16  # bytes of the text before an array in an NPZ
 
 
 class Stored(NamedTuple):
@@ -96,7 +94,7 @@ def encode(images: Sequence[Image]) -> bytes:
     if first.format == "npy":
         np.save(out, array, allow_pickle=False)
     elif first.format == "npz":
-        _save_npz(out, first.key or "image", array)
+        npz.save(out, first.key or "image", array)
     elif first.format == "mat":
         scipy.io.savemat(out, {first.key or "image": array}, do_compression=True)
         return (
@@ -147,64 +145,13 @@ def _npy(path: Path) -> Stored:
 
 
 def _npz(path: Path) -> Stored:
-    with decoding(path, "NPZ", private=True), zipfile.ZipFile(path) as archive:
-        found = {
-            info: _npy_header(archive, info)
-            for info in archive.infolist()
-            if info.filename.endswith(".npy")
-        }
-    names = {
-        info.filename.removesuffix(".npy"): info
-        for info, (shape, *_) in found.items()
-        if len(shape) >= 2
-    }
-    info = names[name := _chosen(path, list(names))]
-    shape, dtype, fortran, start = found[info]
-    packs = {zipfile.ZIP_STORED: 1.0, zipfile.ZIP_DEFLATED: float(bounds.DEFLATE)}
-    held = info.compress_size * packs[info.compress_type] if info.compress_type in packs else None
-    status = path.stat()
+    found = npz.members(path)
+    member = found[name := _chosen(path, list(found))]
 
     def get(where: tuple) -> np.ndarray:
-        data = _unpacked(
-            path,
-            info.filename,
-            start,
-            prod(shape) * dtype.itemsize,
-            status.st_mtime_ns,
-            status.st_size,
-        )
-        return np.frombuffer(data, dtype, prod(shape), start).reshape(
-            shape, order="F" if fortran else "C"
-        )[where]
+        return npz.load(path, member)[where]
 
-    return Stored(shape, dtype, name, get, held)
-
-
-@lru_cache(maxsize=1)
-def _unpacked(
-    path: Path, member: str, start: int, claim: int, changed: int, size: int
-) -> bytearray:
-    """The last array stays in memory: reading its slices one by one unpacks it once. changed, size: of the file."""
-    with (
-        decoding(path, "NPZ", private=True),
-        zipfile.ZipFile(path) as archive,
-        archive.open(member) as stream,
-    ):
-        return bounds.unpack(stream, claim, path, start)
-
-
-def _npy_header(
-    archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> tuple[tuple[int, ...], np.dtype, bool, int]:
-    """(shape, dtype, whether the first index runs fastest, where the numbers begin) of a member."""
-    with archive.open(info) as stream:
-        head = io.BytesIO(stream.read(HEADER))
-    readers = {
-        (1, 0): np.lib.format.read_array_header_1_0,
-        (2, 0): np.lib.format.read_array_header_2_0,
-    }
-    shape, fortran, dtype = readers[np.lib.format.read_magic(head)](head)
-    return shape, dtype, fortran, head.tell()
+    return Stored(member.shape, member.dtype, name, get, member.held)
 
 
 def _hdf5(path: Path) -> Stored:
@@ -247,7 +194,7 @@ def _mat(path: Path) -> Stored:
 
 @lru_cache(maxsize=1)
 def _loaded(path: Path, name: str, variable: mat.Variable, changed: int, size: int) -> np.ndarray:
-    """As `_unpacked`, of a MATLAB file."""
+    """The last array stays in memory; changed, size: of the file, which a new file does not share."""
     return mat.load(path, name, variable)
 
 
@@ -294,14 +241,6 @@ def _complex(stored: np.ndarray) -> np.ndarray:
         return stored
     real, imaginary = sorted(stored.dtype.names or (), reverse=True)
     return stored[real] + 1j * stored[imaginary]
-
-
-def _save_npz(out: io.BytesIO, key: str, array: np.ndarray) -> None:
-    """As np.savez_compressed, but with a fixed date inside: same input, same bytes."""
-    inner = io.BytesIO()
-    np.save(inner, array, allow_pickle=False)
-    with zipfile.ZipFile(out, "w") as archive:
-        archive.writestr(zipfile.ZipInfo(f"{key}.npy"), inner.getvalue(), zipfile.ZIP_DEFLATED)
 
 
 def _is_hdf5(path: Path) -> bool:

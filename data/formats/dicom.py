@@ -14,15 +14,15 @@ import numpy as np
 import pydicom
 import torch
 import torch.nn.functional as F
-from pydicom.pixels import pack_bits
 
 from data.files import Refusal
 from data.formats import dicom_pixels
-from data.formats.dicom_geometry import affine_of, decimal, position_of, spacing_of
-from data.formats.dicom_groups import of_frame, places
-from data.formats.dicom_identity import Origin, derived, pseudonym, uid
+from data.formats.dicom_geometry import affine_of, position_of, spacing_of
+from data.formats.dicom_groups import of_frame
+from data.formats.dicom_identity import Origin, derived, pseudonym
 from data.formats.dicom_units import resize, select_frame
 from data.formats.dicom_words import WORDS
+from data.formats.dicom_writing import new_header, put_pixels, put_units
 from data.formats.image import (
     Image,
     Meta,
@@ -66,7 +66,7 @@ def encode(images: Sequence[Image], image_id: str, origin: Origin, number: int =
         source = (
             pydicom.dcmread(io.BytesIO(meta.header), force=True)
             if meta.header
-            else _new_header(meta)
+            else new_header(meta)
         )
         frames = np.stack([_stored(image, source) for image in images])  # [N, C, H, W]
         ds = derived(source, image_id, origin)
@@ -74,8 +74,8 @@ def encode(images: Sequence[Image], image_id: str, origin: Origin, number: int =
             select_frame(ds, meta.index)
             meta = replace(meta, index=0, count=1)
         resize(ds, meta, *frames.shape[2:])
-        _put_units(ds, meta)
-        _put_pixels(ds, frames, meta)
+        put_units(ds, meta)
+        put_pixels(ds, frames, meta)
         if number:
             ds.InstanceNumber = number
         out = io.BytesIO()
@@ -202,75 +202,6 @@ def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
         raise Refusal(f"{path}: MONOCHROME1 with {stored.dtype} pixels; integers are allowed")
     low, high = limits(meta)
     return (low + high - stored.astype(np.int64)).astype(stored.dtype)
-
-
-def _new_header(meta: Meta) -> pydicom.Dataset:
-    """For images that come from elsewhere: a secondary capture with the units and the place that `meta` gives."""
-    ds = pydicom.Dataset()
-    ds.SOPClassUID, ds.Modality = pydicom.uid.SecondaryCaptureImageStorage, meta.modality or "OT"
-    ds.SeriesInstanceUID, ds.StudyInstanceUID = (
-        uid("series", meta.series or ""),
-        uid("study", meta.series or ""),
-    )
-    ds.InstanceNumber, ds.PatientID = meta.index + 1, meta.subject or ""
-    ds.RescaleSlope, ds.RescaleIntercept = decimal(meta.slope), decimal(meta.intercept)
-    if meta.modality == "CT":
-        ds.RescaleType = "HU"
-    if meta.window:
-        ds.WindowCenter, ds.WindowWidth = (
-            decimal(sum(meta.window) / 2),
-            decimal(meta.window[1] - meta.window[0]),
-        )
-    if meta.spacing:
-        ds.PixelSpacing = [decimal(v) for v in meta.spacing]
-    if meta.affine:
-        matrix = np.diag([-1.0, -1.0, 1.0, 1.0]) @ np.array(meta.affine)
-        down, across = (matrix[:3, i] / np.linalg.norm(matrix[:3, i]) for i in (0, 1))
-        ds.ImageOrientationPatient = [decimal(v) for v in (*across, *down)]
-        ds.ImagePositionPatient = [decimal(v) for v in matrix[:3, 3]]
-        ds.FrameOfReferenceUID = uid("frame of reference", meta.series or "")
-    return ds
-
-
-def _put_units(ds: pydicom.Dataset, meta: Meta) -> None:
-    """What stored numbers mean, where that is not what the source's did."""
-    wanted = {"RescaleSlope": meta.slope, "RescaleIntercept": meta.intercept}
-    index = meta.index if meta.count > 1 else 0
-    found = {key: float(of_frame(ds, index, key, key == "RescaleSlope")) for key in wanted}
-    if found == wanted:
-        return
-    for _, place in places(ds):
-        for key in (
-            *wanted,
-            "WindowCenter",
-            "WindowWidth",
-            "PixelPaddingValue",
-            "PixelPaddingRangeLimit",
-        ):
-            if key in place:
-                del place[key]
-    ds.RescaleSlope, ds.RescaleIntercept = (decimal(value) for value in wanted.values())
-
-
-def _put_pixels(ds: pydicom.Dataset, frames: np.ndarray, meta: Meta) -> None:
-    """frames [N, C, H, W] → the image pixel module of an uncompressed file."""
-    channels, rows, columns = frames.shape[1:]
-    ds.Rows, ds.Columns, ds.SamplesPerPixel = rows, columns, channels
-    ds.PhotometricInterpretation = meta.photometric or ("RGB" if channels == 3 else "MONOCHROME2")
-    if channels == 3:
-        ds.PlanarConfiguration = 0
-    frames = np.ascontiguousarray(frames.transpose(0, 2, 3, 1))
-    little = frames.astype(frames.dtype.newbyteorder("<")).tobytes()
-    ds.BitsAllocated = frames.dtype.itemsize * 8
-    if frames.dtype.kind == "f":
-        setattr(ds, {4: "FloatPixelData", 8: "DoubleFloatPixelData"}[frames.dtype.itemsize], little)
-        return
-    ds.BitsStored = meta.bits or ds.BitsAllocated
-    ds.HighBit, ds.PixelRepresentation = ds.BitsStored - 1, int(frames.dtype.kind == "i")
-    if ds.BitsStored == 1:
-        ds.BitsAllocated, little = 1, pack_bits(frames.reshape(-1))
-    ds.PixelData = little + b"\0" * (len(little) % 2)
-    ds["PixelData"].VR = "OB" if ds.BitsAllocated <= 8 else "OW"
 
 
 def modality(ds: pydicom.Dataset) -> str:

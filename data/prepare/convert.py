@@ -7,7 +7,6 @@ appear whole or not at all.
 """
 
 import errno
-import math
 import os
 import signal
 from collections import deque
@@ -22,70 +21,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from data import formats
-from data.contracts import Contracts, Window
-from data.dataset import LUMINANCE
 from data.files import Refusal, digest, replacing
 from data.formats import raster
-from data.manifest import Row
 from data.prepare.journal import Journal
 from data.prepare.plan import Plan, Source
+from data.prepare.recipe import Recipe, contract, picture
 from data.prepare.within import LEAK
-from data.ranges import Intensity
 
 BINS = 64  # of the intensity histograms
 AHEAD = 4  # files per worker that may be waiting
-FULL = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-)  # trouble with where the pictures go, not with where they come from
-LARGEST = 16384  # pixels of a side
+# Trouble with where the pictures go, not with where they come from.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 FOREGROUND = 0.1  # a pixel above this part of the range shows something
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a picture is made."""
-
-    size: int = 256  # pixels of a side
-    grayscale: bool = False  # colour -> luminance; gray images have one channel in any case
-    window: tuple[float, float] | None = None  # stored values that become black and white
-    percentiles: tuple[float, float] | None = (
-        None  # or these percentiles (in %) of the volume or series
-    )
-    axis: int = 2  # slice axis of volumes
-    min_foreground: float = (
-        0.0  # slices with a smaller part of their pixels above FOREGROUND are passed over
-    )
-    bits: int | None = None  # 8 or 16; None: 8 for 8-bit files, else 16
-    keep: bool = False  # pictures that exist already are taken as they are
-
-    def __post_init__(self) -> None:
-        for right, what in (
-            (1 <= self.size <= LARGEST, f"image size {self.size}: 1 to {LARGEST} is allowed"),
-            (self.axis in (0, 1, 2), f"slice axis {self.axis}: 0, 1 or 2 is allowed"),
-            (self.bits in (None, 8, 16), f"bit depth {self.bits}: 8 or 16 is allowed"),
-            (
-                0 <= self.min_foreground <= 1,
-                f"min-foreground {self.min_foreground:g}: 0 to 1 is allowed",
-            ),
-            (not (self.window and self.percentiles), "give --window or --percentiles, not both"),
-        ):
-            if not right:
-                raise Refusal(what)
-        if self.window and not (
-            self.window[0] < self.window[1] and math.isfinite(self.window[1] - self.window[0])
-        ):
-            raise Refusal(
-                f"window {self.window[0]:g}:{self.window[1]:g} needs low < high, both finite"
-            )
-        if self.percentiles and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
-            raise Refusal(
-                f"percentiles {self.percentiles[0]:g}:{self.percentiles[1]:g} need 0 <= low < high <= 100"
-            )
 
 
 @dataclass(frozen=True)
@@ -99,41 +48,6 @@ class Done:
     passed: int = 0  # slices with too little foreground
     reason: str = ""  # why the file was skipped
     gap: int = 0  # slices left out between two splits
-
-
-def contract(source: Source, recipe: Recipe, image: formats.Image) -> Intensity:
-    """Which stored values become black and white, for all slices of the file's volume or series. image: one of them.
-
-    Without a window or percentiles pictures keep their depth, and what has no natural range (DICOM, NIfTI, floats) goes from
-    the least to the greatest value of the volume or series.
-    """
-    asked = None
-    if recipe.window:
-        asked = Window("values", *recipe.window)
-    elif recipe.percentiles:
-        asked = Window("percentiles", *recipe.percentiles)
-    return Contracts(asked).of(Row(str(source.path), source.image_id), image)
-
-
-def picture(image: formats.Image, intensity: Intensity, recipe: Recipe) -> np.ndarray:
-    """[C, size, size] in [0, 1]: scaled by Lanczos to cover the square, centre kept (as the published script does)."""
-    pixels = image.pixels
-    if recipe.grayscale and len(pixels) == 3:
-        pixels = torch.einsum("c,chw->hw", pixels.new_tensor(LUMINANCE), pixels)[None]
-    if len(pixels) not in (1, 3):
-        raise Refusal(f"has {len(pixels)} channels; only gray and RGB can become PNG")
-    unit = (pixels - intensity.low) / (intensity.high - intensity.low)
-    if image.meta.padded is not None:
-        unit = unit.masked_fill(
-            ~image.meta.padded.isnan(), 0.0
-        )  # black, whatever number stands for it
-    stored = unit.numpy()
-    square = (recipe.size, recipe.size)
-    fitted = [
-        np.asarray(ImageOps.fit(Image.fromarray(c), square, Image.Resampling.LANCZOS))
-        for c in stored
-    ]
-    return np.stack(fitted).clip(0, 1)
 
 
 def work(source: Source, recipe: Recipe, root: Path) -> Done:
@@ -247,18 +161,12 @@ def _ordered(
     try:
         for source in sources:
             known = _made_before(journal.get(source.split, source.name), source, root)
-            new = known is None
-            waiting.append(
-                (
-                    known
-                    or (
-                        pool.submit(work, source, recipe, root)
-                        if pool
-                        else work(source, recipe, root)
-                    ),
-                    new,
-                )
-            )
+            if known is not None:
+                waiting.append((known, False))
+            elif pool:
+                waiting.append((pool.submit(work, source, recipe, root), True))
+            else:
+                waiting.append((work(source, recipe, root), True))
             while waiting and (len(waiting) > AHEAD * workers or not pool):
                 yield _result(waiting.popleft())
         while waiting:

@@ -22,7 +22,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from data.files import Refusal, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal
 from ldm.checkpoints.unpickling import DTYPES, INERT, LEGACY, Unpickler
 
 PROGRAM = "constants.pkl"  # the entry by which torch.load tells a TorchScript archive

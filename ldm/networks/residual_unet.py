@@ -63,7 +63,8 @@ class ResidualUNet(nn.Module):
     widths: channels per level, the finest first. blocks: per level on either side, and as many at the coarsest. unshuffle:
     the finest level sees squares of so many pixels as channels. out: channels, None: as many as come in. positions: further
     channels in (a patch's place), whose weights begin at zero, so that a network without them can be the start of one
-    with them. Images whose sides are no multiples of `multiple` continue as their edge does, and are cut back.
+    with them. time_scale: multiplies the time, for which 3 units are the whole range (under ldm.denoiser.VP, whose times go to
+    1000, it is 0.003). Images whose sides are no multiples of `multiple` continue as their edge does, and are cut back.
     """
 
     any_size = True  # of images, with the same answer
@@ -76,15 +77,14 @@ class ResidualUNet(nn.Module):
         unshuffle: int = 2,
         out: int | None = None,
         positions: int = 0,
+        time_scale: float = 1.0,
     ):
         super().__init__()
         checks.counts(channels=channels, widths=widths, blocks=blocks, unshuffle=unshuffle, out=out)
         checks.natural(positions=positions)
-        self.channels, self.unshuffle, self.multiple = (
-            channels,
-            unshuffle,
-            unshuffle * 2 ** (len(widths) - 1),
-        )
+        checks.positive(time_scale=time_scale)
+        self.channels, self.unshuffle, self.time_scale = channels, unshuffle, time_scale
+        self.multiple = unshuffle * 2 ** (len(widths) - 1)
         embedding, area = 2 * widths[0], unshuffle**2
         self.enter = nn.Conv2d(channels * area, widths[0], 3, padding=1)
         self.place = (
@@ -113,7 +113,7 @@ class ResidualUNet(nn.Module):
         down, right = -height % self.multiple, -width % self.multiple
         if down or right:
             x = functional.pad(x, (0, right, 0, down), mode="replicate")
-        embedding = self.embed(waves(time))
+        embedding = self.embed(waves(self.time_scale * time))
         h, skips = self.first(x), []
         for stage, halve in zip(self.encode, self.down):
             skips.append(stage(h, embedding))

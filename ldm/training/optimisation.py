@@ -76,11 +76,15 @@ class AdamW(Optimiser):
         )
 
 
+NARROW = 16  # channels; a network's own have at least so many, images folded by 2 x 2 at most 12
+
+
 @dataclass(frozen=True)
 class Muon(Optimiser):
     """Muon (Jordan et al. 2024) for convolutions within a network, as matrices out x rest; AdamW for all else.
 
-    lr: of the matrices. The first and the last convolution, embeddings and vectors have AdamW with `adamw` as learning rate.
+    lr: of the matrices. Convolutions from or to few channels (images, latents, places), embeddings, codes and vectors have
+    AdamW with `adamw` as learning rate.
     """
 
     lr: float = 0.01
@@ -98,7 +102,7 @@ class Muon(Optimiser):
             raise Refusal(
                 "Muon needs whole matrices, which --strategy fsdp splits; ddp and AdamW are allowed"
             )
-        within = [p for p in parameters if p.ndim == 4][1:-1]
+        within = [p for p in parameters if p.ndim == 4 and min(p.shape[:2]) >= NARROW]
         chosen = {id(p) for p in within}
         rest = [p for p in parameters if id(p) not in chosen]
         groups = [

@@ -57,9 +57,8 @@ class Result:
     def draws(self) -> Any:
         """Draws of the posterior, [K,...] of one image, [B,K,...] of a batch; of --num-runs the kept one."""
         every = [_image(o)[None] if o.draws is None else o.draws for o in self.outcomes]
-        return self.form.give(
-            torch.stack([self._stored(o, draws) for o, draws in zip(self.outcomes, every)])
-        )
+        stored = [self._stored(o, draws) for o, draws in zip(self.outcomes, every)]
+        return self.form.give(torch.stack(stored))
 
     @property
     def std(self) -> Any:
@@ -76,17 +75,13 @@ class Result:
         """
         if any(o.draws is None for o in self.outcomes):
             return None
-        sides = [metrics.interval(o.draws, level) for o in self.outcomes if o.draws is not None]
-        ends = [
-            torch.stack(
-                [
-                    self._stored(o, mean + sign * half)
-                    for o, (mean, _, half) in zip(self.outcomes, sides)
-                ]
-            )
-            for sign in (-1, 1)
-        ]
-        return tuple(self.form.give(end, whole=False) for end in ends)
+        lows, highs = [], []
+        for outcome in self.outcomes:
+            assert outcome.draws is not None
+            mean, _, half = metrics.interval(outcome.draws, level)
+            lows.append(self._stored(outcome, mean - half))
+            highs.append(self._stored(outcome, mean + half))
+        return tuple(self.form.give(torch.stack(ends), whole=False) for ends in (lows, highs))
 
     @property
     def truth(self) -> Any:
@@ -119,12 +114,9 @@ class Result:
     @property
     def picture(self) -> PIL.Image.Image:
         """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
-        panels = [
-            (planes if outcome.scan.slices else panel)(outcome) for outcome in self.outcomes[:SHOWN]
-        ]
-        sheet = PIL.Image.new(
-            "RGB", (max(p.width for p in panels), sum(p.height for p in panels)), "white"
-        )
+        panels = [(planes if o.scan.slices else panel)(o) for o in self.outcomes[:SHOWN]]
+        size = max(p.width for p in panels), sum(p.height for p in panels)
+        sheet = PIL.Image.new("RGB", size, "white")
         for i, one in enumerate(panels):
             sheet.paste(one, (0, sum(p.height for p in panels[:i])))
         return sheet
@@ -149,25 +141,19 @@ class Result:
         """
         path, kind, scan = Path(path), formats.kind(path), self.outcomes[0].scan
         assert scan.source is not None
-        meta, file = scan.source.meta, bool(scan.checksum)
+        meta, file, count = scan.source.meta, bool(scan.checksum), len(self.outcomes)
+        series = meta.format == "dicom" and (count > 1 or scan.slices)
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif (
-            file and kind == meta.format and (len(self.outcomes) in (1, meta.count) or scan.slices)
-        ):
+        elif file and kind == meta.format and (count in (1, meta.count) or scan.slices):
             self._save_like_source(path)
-        elif (
-            file
-            and kind == "zip"
-            and meta.format == "dicom"
-            and (len(self.outcomes) > 1 or scan.slices)
-        ):
+        elif file and kind == "zip" and series:
             self._save_series(path)
         elif kind == "npy":
             out = BytesIO()
             np.save(out, torch.as_tensor(self.image).cpu().numpy())
             commit(path, out.getvalue())
-        elif kind in PICTURES and len(self.outcomes) == 1 and not scan.slices:
+        elif kind in PICTURES and count == 1 and not scan.slices:
             self._save_picture(path, kind)
         else:
             own = f"{formats.suffix(meta)}, " if file else ""

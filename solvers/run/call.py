@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -23,17 +23,13 @@ from solvers.run import scanned, whole
 from solvers.run.answer import Measured, Result
 from solvers.run.asked import NAMES, Asked, refuse_words, resolve
 from solvers.run.progress import Watch
+from solvers.run.reading import Source, reader
 from solvers.run.record import Outcome
-from solvers.run.scans import Load, Scan, Source, reader
+from solvers.run.scans import Load, Scan
 from solvers.solver import check
 
-OF_IMAGES = (
-    "task",
-    "measurements",
-    "oracle",
-    "start",
-    "limit",
-)  # say nothing about a problem, which is posed
+# Flags that say nothing about a problem, which is posed.
+OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")
 
 
 def measure(
@@ -53,83 +49,68 @@ def measure(
     return Measured(made.y, made.operator, made.likelihood, made.ids, arrays.form, arrays.intensity)
 
 
-def restore(
-    what: Any,
-    prior: Any,
-    solver: Any,
-    words: dict[str, Any],
-    overrides: Sequence[str],
-    range: Range,
-    ids: Any,
-    watch: Watch | None = None,
-) -> Result | list[Result]:
-    """What `palimpsest.restore` says. prior, solver: names or objects. words: flags of sample.py, by their names with _."""
+@dataclass(frozen=True)
+class Call:
+    """What a caller said. prior, solver: names or objects. words: flags of sample.py, by their names with _."""
+
+    what: Any
+    prior: Any
+    solver: Any
+    words: dict[str, Any]
+    overrides: Sequence[str]
+    range: Range
+    ids: Any
+
+    def resolved(self, problem: Problem | None = None) -> Asked:
+        return resolve(self.prior, self.solver, self.words, self.overrides, problem)
+
+
+def restore(call: Call, watch: Watch | None = None) -> Result | list[Result]:
+    """What `palimpsest.restore` says."""
+    what = call.what
     if isinstance(what, Problem):
-        refuse_words(
-            "a problem",
-            {**words, "range": range, "ids": ids},
-            (*OF_IMAGES, "split", "window", "range", "ids"),
-        )
-        return of_problem(
-            replace(resolve(prior, solver, words, overrides, what), watch=watch), what
-        )
-    asked, rows, source, form = images(what, prior, solver, words, overrides, range, ids)
+        said = {**call.words, "range": call.range, "ids": call.ids}
+        refuse_words("a problem", said, (*OF_IMAGES, "split", "window", "range", "ids"))
+        return of_problem(replace(call.resolved(what), watch=watch), what)
+    asked, rows, source, form = images(call)
     asked = replace(asked, watch=watch)
     if form is not None:
         return asked.result(of_rows(asked, rows, source), form)
     several = os.path.isdir(what) or str(what).lower().endswith(sources.LISTINGS)
     outcomes = of_rows(asked, rows, source, several)
-    volumes = groupby(
-        sorted(outcomes, key=_volume), _volume
-    )  # a stable sort: slices and files stay in order
-    results = [asked.of_file(list(slices)) for _, slices in volumes]
+    outcomes.sort(key=_volume)  # stable: slices and files stay in order
+    results = [asked.of_file(list(slices)) for _, slices in groupby(outcomes, _volume)]
     return results if several or len(results) > 1 else results[0]
 
 
-def estimate(
-    what: Any,
-    prior: Any,
-    solver: Any,
-    words: dict[str, Any],
-    overrides: Sequence[str],
-    range: Range,
-    ids: Any,
-) -> float:
+def estimate(call: Call) -> float:
     """What `palimpsest.estimate` says."""
-    if isinstance(what, Problem):
+    if isinstance(call.what, Problem):
         raise Refusal("estimate takes an array, a file or a folder, not a problem")
-    asked, rows, source, _ = images(what, prior, solver, words, overrides, range, ids)
+    asked, rows, source, _ = images(call)
     rows, load, notes, first = readable(asked, rows, source)
     with replace(asked, watch=lambda _: None).module(notes, 0) as module:
         module.check(first)
         return module.estimate(asked.cell, first, trials=1) * len(rows)
 
 
-def images(
-    what: Any,
-    prior: Any,
-    solver: Any,
-    words: dict[str, Any],
-    overrides: Sequence[str],
-    range: Range,
-    ids: Any,
-) -> tuple[Asked, Sequence[whole.Unit], Source | None, Form | None]:
+def images(call: Call) -> tuple[Asked, Sequence[whole.Unit], Source | None, Form | None]:
     """What is asked for of an array's images or of files, their rows, and of arrays where their pixels are and their form."""
+    what = call.what
     if not isinstance(what, NAMES):
-        refuse_words("an array", words, ("split", "window"))
-        asked = resolve(prior, solver, words, overrides)
-        arrays = Arrays(what, range, ids, asked.options.measurements)
+        refuse_words("an array", call.words, ("split", "window"))
+        asked = call.resolved()
+        arrays = Arrays(what, call.range, call.ids, asked.options.measurements)
         return asked, arrays.rows, Source(arrays.image, arrays.measurement), arrays.form
-    refuse_words("files", {"range": range, "ids": ids}, ("range", "ids"))
-    asked = resolve(prior, solver, words, overrides)
+    refuse_words("files", {"range": call.range, "ids": call.ids}, ("range", "ids"))
+    asked = call.resolved()
     options = asked.options
     options.data_root = Path(what)
     rows = sources.find(Path(what), options.split, kind=scanned.kind([asked.cell]))
     if options.slice_range or options.every:
         rows = series.chosen(rows, options.slice_range, options.every or 1)
-    found, note = whole.units(
-        rows, [asked.cell], asked.prior, options.slicewise or scanned.reads([asked.cell])
-    )
+    apart = options.slicewise or scanned.reads([asked.cell])
+    found, note = whole.units(rows, [asked.cell], asked.prior, apart)
     if note:
         warnings.warn(note, stacklevel=4)
     return asked, found, scanned.source([asked.cell], options), None

@@ -11,7 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from data.files import Refusal, nearest, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, nearest
 
 HOME = Path(__file__).resolve().parents[2]
 REFUSED = HOME / "configs/flags.yaml"

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from data.pictures import channels
-from solvers.run.figures import curves, picture, uri
+from solvers.run.figures import picture, uri
+from solvers.run.plots import curves
 from solvers.run.progress import Moment, Watch
 
 OFTEN = 1.0  # seconds between two looks at the estimate

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from data.files import read_yaml
+from data.bounded_yaml import read_yaml
 from ldm import catalogue
 
 KINDS = ("tasks", "solvers", "models", "operators")

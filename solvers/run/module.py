@@ -26,9 +26,10 @@ from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
 from solvers.run.outside import narrow, put_back, set_aside
 from solvers.run.progress import Progress, Watch
+from solvers.run.reading import rescaled
 from solvers.run.record import Outcome, broken, failed, nearest, scores
 from solvers.run.scanned import picture
-from solvers.run.scans import Scan, cut, named, remarks, rescaled, sides, together
+from solvers.run.scans import Scan, cut, named, remarks, sides, together
 from solvers.run.whole import check_memory, lifted
 from solvers.solver import check
 

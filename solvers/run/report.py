@@ -11,57 +11,18 @@ from typing import Any
 import PIL.Image
 import yaml
 
-from data.files import commit, commit_json, json_lines, read_yaml
-from solvers.run import figures, gallery, panels
-from solvers.run.figures import bars, sliding
+from data.bounded_yaml import read_yaml
+from data.files import commit_json, json_lines
+from solvers.run import gallery, page, panels
+from solvers.run.figures import sliding
+from solvers.run.plots import bars
 from solvers.run.record import COLUMNS
 from solvers.run.results import Results
 
 PANELS = 48  # on a page; the folder holds them all
-BEFORE = (
-    "classical",
-    "measurement",
-    "truth",
-)  # what is compared with the restored image: the first of its size
+# What is compared with the restored image: the first of its size.
+BEFORE = ("classical", "measurement", "truth")
 MARKS = {"residual": 1.0, "coverage": 0.9}  # where they should lie
-STYLE = """
-:root { --text: #1c2024; --page: #fff; --soft: #f4f5f7; --line: #c9ced4; --dim: #59626b; --bad: #a40000; --link: #0b5cad }
-@media (prefers-color-scheme: dark) {
-  :root { --text: #e6e8ea; --page: #16191c; --soft: #22272b; --line: #454c53; --dim: #a3abb3; --bad: #ff8f8f; --link: #7db7ff }
-}
-:root { color-scheme: light dark } a { color: var(--link) }
-body { font: 15px/1.45 system-ui, sans-serif; color: var(--text); background: var(--page) }
-body { margin: 2rem auto; max-width: 1640px; padding: 0 1rem }
-h1, figcaption { overflow-wrap: anywhere }
-h1 { font-size: 1.5rem; margin-bottom: .2rem } h2 { font-size: 1.1rem; margin-top: 2rem }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums } td, th { padding: .25rem .7rem; text-align: right }
-td { white-space: nowrap }
-th { border-bottom: 1px solid var(--line); font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
-.image { margin: 0 0 2rem; scroll-margin-top: 1rem }
-.image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
-.image img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
-.looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
-.gallery img { display: block; max-width: none } .gallery td, .gallery th { text-align: left; vertical-align: top }
-.gallery small { display: block; color: var(--dim) }
-.looks { align-items: flex-end } .looks > * { max-width: 100% } .looks small { display: block; color: var(--dim) }
-.crop { background-repeat: no-repeat; max-width: 100% }
-pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
-details > summary { cursor: pointer; color: var(--dim) }
-@media print { body { margin: 0; max-width: none } .image, tr { break-inside: avoid } pre { white-space: pre-wrap } }
-@media print { .compare i, .compare input { display: none } }
-"""
-SCRIPT = """
-for (const figure of document.querySelectorAll(".image")) {
-  const panel = figure.querySelector("img"), looks = figure.querySelector(".looks")
-  for (const one of looks ? looks.querySelectorAll(".crop") : []) one.style.backgroundImage = `url(${panel.src})`
-  if (looks && looks.querySelector(".compare")) {
-    const all = document.createElement("details"), word = document.createElement("summary")
-    word.textContent = "panel"; all.append(word); panel.replaceWith(all); all.append(panel)
-  }
-}
-addEventListener("beforeprint", () => document.querySelectorAll(".image details").forEach((one) => { one.open = true }))
-"""
 MEANING = """Metrics are in the range [0, 1]; intervals are 95 % of the mean. A residual of 1 means that the data are met to
 the noise level; much more is unexplained data, much less is fitted noise. Research use, not for diagnosis."""
 
@@ -110,7 +71,7 @@ def write(folder: Path) -> Path:
         "<h2>Configuration</h2>",
         f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
     ]
-    return page(folder / "report.html", folder.name, parts)
+    return page.write(folder / "report.html", folder.name, parts)
 
 
 def conclude(results: Mapping[str, Results]) -> str:
@@ -141,7 +102,7 @@ def grid(folder: Path, table: Mapping[str, Mapping[str, Any]]) -> Path:
         "<h2>Images</h2>",
         f"<div class=gallery>{_table(*gallery.table(folder, list(table)))}</div>",
     ]
-    return page(folder / "report.html", folder.name, parts)
+    return page.write(folder / "report.html", folder.name, parts)
 
 
 def text(table: Mapping[str, Mapping[str, Any]]) -> str:
@@ -274,13 +235,3 @@ def _link(name: str) -> str:
 
 def _number(value: Any, digits: int) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
-
-
-def page(path: Path, title: str, parts: Sequence[str]) -> Path:
-    """An HTML file that needs nothing else."""
-    view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
-    head = f"<!doctype html><html lang=en><meta charset=utf-8>{view}<title>{html.escape(title)}</title>"
-    style = f"<style>{STYLE}{figures.STYLE}</style>"
-    body = [f"<h1>{html.escape(title)}</h1>", *parts, f"<script>{SCRIPT}</script>", "</html>"]
-    commit(path, "\n".join([head, style, *body]).encode(errors="xmlcharrefreplace"))
-    return path

@@ -27,8 +27,9 @@ from solvers.run.module import Reconstruction
 from solvers.run.outputs import FOLDERS
 from solvers.run.process import Bounds, Part
 from solvers.run.provenance import results_of
+from solvers.run.reading import reader
 from solvers.run.results import Results
-from solvers.run.scans import Scan, reader
+from solvers.run.scans import Scan
 from solvers.run.shares import Hold
 from solvers.run.trainer import Sharing, make_trainer, quiet, surroundings
 from solvers.run.whole import Unit

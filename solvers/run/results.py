@@ -17,7 +17,8 @@ from typing import Any
 import yaml
 
 from data import files as disk
-from data.files import Refusal, append, commit, commit_json, locked, read_yaml, unwritable
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, append, commit, commit_json, locked, unwritable
 from solvers import metrics
 from solvers.run.committed import RECORDS, REJECTED, in_order, keep, records_in, standing, traces
 from solvers.run.cost import peak_memory

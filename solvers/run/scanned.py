@@ -14,8 +14,8 @@ from data.files import Refusal
 from data.manifest import Row
 from solvers.measured.scanner import Scanner, centred
 from solvers.run.cells import Cell
+from solvers.run.reading import Source
 from solvers.run.record import Outcome
-from solvers.run.scans import Source
 
 
 def reads(cells: Sequence[Cell]) -> bool:

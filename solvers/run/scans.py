@@ -4,23 +4,17 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from data import dataset, sources
-from data.contracts import Contracts, Window
 from data.files import Refusal, first_line
-from data.formats import Image, Meta, own_suffix, spacing, unpadded
-from data.ranges import DEPTH_8, Intensity
-from data.seeding import Noise
+from data.formats import Image, own_suffix, spacing, unpadded
+from data.ranges import Intensity
 from data.series import Whole, checksum
-from ldm.denoiser import Prior
-from solvers import units
-from solvers.operators.base import Operator, Shape
-from solvers.problem import Problem, image_shape
+from solvers.operators.base import Shape
+from solvers.problem import Problem
 from solvers.run.committed import stamp
 
 
@@ -29,35 +23,27 @@ class Scan:
     """One row of the manifest, read; or the reason why it could not be."""
 
     image_id: str
-    pixels: Tensor | None = (
-        None  # [C,H,W] in the model range: the truth, or with --measurements what was measured
-    )
-    source: Image | None = (
-        None  # the file as it was read, so that the result can be written like it
-    )
+    # [C,H,W] in the model range: the truth, or with --measurements what was measured.
+    pixels: Tensor | None = None
+    source: Image | None = None  # the file as read, so that the result can be written like it
     intensity: Intensity | None = None
     error: str = ""
     trace: str = ""  # if the error is a bug in the program
     checksum: str = ""  # of the file
     stamp: Sequence[int] = (0, 0)  # its size and time of change; of a volume, each file's
-    row: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what the manifest says that decides pixels
+    # What the manifest says that decides pixels.
+    row: Mapping[str, Any] = field(default_factory=dict)
     scale: float = 1.0  # what its y was multiplied by
-    outside: Tensor | None = (
-        None  # what of y lay beyond the window and was set aside (`outside.py`)
-    )
+    # What of y lay beyond the window and was set aside (`outside.py`).
+    outside: Tensor | None = None
     volume: str = ""  # the name of the volume that this is a slice of, or is; "" for a picture
     suffix: str = ""  # of its file's name
-    slices: tuple[
-        "Scan", ...
-    ] = ()  # of a volume that is one scan: its slices in order, whose pixels are [C,D,H,W] here
-    pose: Callable[[], Problem] | None = (
-        None  # of a scanner's file: the problem, when its turn comes
-    )
-    kept: tuple[int, int] | None = (
-        None  # rows and columns of its picture, in the middle of what is restored
-    )
+    # Of a volume that is one scan: its slices in order; the pixels are [C,D,H,W] here.
+    slices: tuple["Scan", ...] = ()
+    # Of a scanner's file: the problem, when its turn comes.
+    pose: Callable[[], Problem] | None = None
+    # Rows and columns of its picture, in the middle of what is restored.
+    kept: tuple[int, int] | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -95,13 +81,6 @@ class Scan:
 DECISIVE = ("slice", "window")  # of a row, beside its file
 
 Load = Callable[[Any], Scan]
-
-
-class Source(NamedTuple):
-    """Where pixels come from: files, or arrays in memory. Both functions return pixels, source and intensity of a row."""
-
-    image: Callable[..., tuple]  # row, channels
-    measurement: Callable[..., tuple]  # row, physical
 
 
 def read(load: Callable[[Any], tuple], row: Any) -> Scan:
@@ -178,40 +157,6 @@ def named(image_id: str) -> Iterator[None]:
         raise Refusal(f"{image_id}: {str(error).removeprefix(f'{image_id}: ')}") from None
 
 
-def rescaled(
-    scans: Sequence[Scan], operator: Operator, scale: float | Literal["auto"], prior: Shape
-) -> list[Scan]:
-    """Measurements of one shape times a factor, which their results are divided by when they are written.
-
-    scale: the factor, or auto: each scan's own (`solvers.units.scale`). prior: the shape of its images.
-    """
-    if scale == 1:
-        return list(scans)
-    factors = [scale] * len(scans)
-    if scale == "auto":
-        y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
-        shape = image_shape(operator, tuple(y.shape[1:]), prior)
-        noise = Noise([scan.image_id for scan in scans], "noise")
-        factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
-    return [
-        _times(scan, float(factor), operator.unit_range or operator.amplitude)
-        for scan, factor in zip(scans, factors)
-    ]
-
-
-def _times(scan: Scan, factor: float, physical: bool) -> Scan:
-    """physical: y is proportional to u in [0, 1], whose 0 is the contract's `low`; else to x in [-1, 1]."""
-    assert scan.intensity is not None and scan.pixels is not None
-    low, half = scan.intensity.low, scan.intensity.per_unit
-    low += 0 if physical else half - half / factor
-    return replace(
-        scan,
-        pixels=factor * scan.pixels,
-        intensity=Intensity(low, low + 2 * half / factor),
-        scale=factor,
-    )
-
-
 def remarks(scan: Scan, measured: bool) -> list[str]:
     """What the record must say of how a file was read. measured: it holds y, which no window clamps."""
     said: list[str] = []
@@ -233,66 +178,6 @@ def remarks(scan: Scan, measured: bool) -> list[str]:
             f"{share:.1%} of y lie outside the window {low:g} to {high:g} and are carried through to the result"
         )
     return said
-
-
-def seeded(channels: int, row: Any) -> Scan:
-    """The place of a draw from the prior: an id, and an 8-bit picture to be written."""
-    nothing = torch.zeros(channels, 1, 1)
-    return Scan(row.image_id, nothing, Image(nothing, Meta("png")), DEPTH_8)
-
-
-def first_readable(rows: Sequence[Any], load: Callable[[Any], Scan]) -> Scan:
-    """The first scan that can be read; if there is none, Refusal says what ails the very first."""
-    bad = []
-    for row in rows:
-        scan = load(row)
-        if not scan.error:
-            return scan
-        bad.append(scan)
-    raise RuntimeError(bad[0].trace) if bad[0].trace else Refusal(bad[0].error)
-
-
-def reader(
-    prior: Prior,
-    operators: Sequence[Operator | None],
-    rows: Sequence[Any],
-    measurements: bool,
-    source: Source | None = None,
-    window: Window | None = None,
-) -> tuple[Load, list[str], Scan]:
-    """How a row is read for this prior, what every record must say about it, and the first scan that can be read.
-
-    operators: of the cells of the grid; None: draws from the prior itself. measurements: the files hold y. source: where the
-    pixels come from, if not from files. window: what the user asks for instead of the files' own contracts.
-    """
-    channels = prior.image_shape[0]
-    ours = Contracts(window, prior.contracts)
-    source = source or Source(
-        partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours)
-    )
-    load: Load = partial(read, partial(source.image, channels=channels))
-    if operators[0] is None:
-        load = partial(seeded, channels)
-    elif measurements:
-        physical = any(operator and operator.unit_range for operator in operators)
-        load = partial(read, partial(source.measurement, physical=physical))
-    first = first_readable(rows, load)
-    if (
-        operators[0] is None
-        or channels != 3
-        or first.source is None
-        or len(first.source.pixels) != 1
-    ):
-        return load, [], first
-    prior.gray = True  # from here on its images have one channel
-    load, _, first = reader(prior, operators, rows, measurements, source, window)
-    return (
-        load,
-        [
-            "gray images under a prior of 3 channels: replicated on the way in, averaged on the way out"
-        ],
-        first,
-    )
 
 
 def cut(images: Tensor, truth: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from data.pictures import channels
 from solvers import metrics
-from solvers.run.figures import compare, curves, picture, uri
+from solvers.run.figures import compare, picture, uri
 from solvers.run.panels import before
+from solvers.run.plots import curves
 from solvers.run.record import Outcome, meaning
 
 Window = tuple[float, float]  # what is black and white, in the image's own units

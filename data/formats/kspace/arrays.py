@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.files import Refusal, nearest, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, nearest
 from data.formats import bounds
 from data.formats.image import Affine, decoding, digest
 from data.formats.kspace.raw import Raw, agreed, place, sampled

@@ -37,7 +37,8 @@ from typing import Any
 
 import numpy as np
 
-from data.files import Refusal, nearest, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal, nearest
 from data.formats.image import decoding
 
 CHOICES = {
