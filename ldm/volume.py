@@ -5,7 +5,7 @@ the slices of a volume say of each other is left to the belief: errors of neighb
 under it shares what one slice's data say with its neighbours.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import exp, pi, sqrt
 
 import torch
@@ -33,7 +33,8 @@ class VolumePrior(Prior):
     and W, says so. batch: slices a network call, which bounds the memory. length: of the correlation of errors along D, in
     slices (`along_slices`); 0 takes slices for independent, as restoring them one by one does. turns: the planes take turns
     from level to level, and are averaged at the last one alone, for the calls of a single plane. coupling: mm along D over
-    which the noise that solvers add to a state falls to 1/e of being the same (`coupled`); 0: it is white.
+    which the noise that solvers add to a state falls to 1/e of being the same (`coupled`); 0: it is white. spread: denoises
+    slices in place of `prior`, called as (slices [N,C,H,W], sigma [N], batch): several processes together.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class VolumePrior(Prior):
         length: float = LENGTH,
         turns: bool = False,
         coupling: float = 0.0,
+        spread: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     ):
         checks.counts(shape=shape, batch=batch)
         checks.natural(length=length, coupling=coupling)
@@ -77,6 +79,7 @@ class VolumePrior(Prior):
         self.shape = (c, d, h, w)  # type: ignore[assignment]
         self.prior, self.planes, self.batch, self.length = prior, tuple(planes), batch, length
         self.turns, self.rho = turns, exp(-spacing[0] / coupling) if coupling else 0.0
+        self.spread = spread
         self.levels: list[float] = []
         self.gray, self.origin = prior.gray, prior.origin
 
@@ -128,9 +131,13 @@ class VolumePrior(Prior):
         stack = x.movedim(axis, 1)
         b, d = stack.shape[:2]
         slices, levels = stack.flatten(0, 1), sigma.repeat_interleave(d)
-        pieces = zip(slices.split(self.batch), levels.split(self.batch))
-        clean = torch.cat([self.prior.denoise(one.contiguous(), s) for one, s in pieces])
+        clean = (self.spread or self.in_batches)(slices, levels, self.batch)
         return clean.unflatten(0, (b, d)).movedim(1, axis)
+
+    def in_batches(self, slices: Tensor, sigma: Tensor, batch: int) -> Tensor:
+        """D of slices [N,C,H,W] at their levels [N], so many at a time."""
+        pieces = zip(slices.split(batch), sigma.split(batch))
+        return torch.cat([self.prior.denoise(one.contiguous(), s) for one, s in pieces])
 
     def density(self, sigma: float) -> Tensor | None:
         """[D,H,W] Var[x0 | x] at every frequency: that of a plane, times what it is across, in the mean of the planes."""

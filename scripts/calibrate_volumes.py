@@ -28,7 +28,7 @@ from solvers.run.flags import Parser
 SHAPE = (1, 8, 8, 8)
 SOLVERS = {
     "DAPS, exact draw, whole covariance": DAPS(
-        steps=40, sigma_max=TOP, sigma_min=LOW, covariance="operator", rank=96
+        steps=40, sigma_max=TOP, sigma_min=LOW, covariance="operator", rank=30
     ),
     "DAPS, measured errors": DAPS(steps=40, sigma_max=TOP, sigma_min=LOW),
 }

@@ -1,9 +1,11 @@
 """Volumes from priors of slices: the denoiser slice by slice, planes averaged, a belief that couples slices, exact posteriors."""
 
+import calibrate_volumes
 import numpy as np
 import pytest
 import torch
 from analytic import Shrink, isotropic
+from calibrate import calibrate
 from torch import nn
 
 from data.files import Refusal
@@ -160,6 +162,17 @@ def test_daps_samples_the_exact_posterior_of_a_correlated_volume(operator):
     mean, variance = gain @ problem.y[0].flatten().numpy(), np.diag(S - gain @ A @ S)
     assert (np.abs(draws.mean(0) - mean) / np.sqrt(variance / count)).max() < 5
     assert (np.abs(draws.var(0, ddof=1) / variance - 1) / np.sqrt(2 / (count - 1))).max() < 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", calibrate_volumes.OPERATORS)
+def test_the_card_calls_the_whole_covariance_a_sampler(kind):
+    """8x8x8 entries, four measurements, 24 draws of each: the first lines of the card in docs/volumes.md."""
+    known = calibrate_volumes.truth()
+    solver = calibrate_volumes.SOLVERS["DAPS, exact draw, whole covariance"]
+    operator, prior = calibrate_volumes.OPERATORS[kind], calibrate_volumes.Exact(known)
+    card = calibrate(solver, known, 4, 24, other=operator, prior=prior)
+    assert card.sampler, card
 
 
 class Correlated(nn.Module):

@@ -44,7 +44,7 @@ def explained(error: BaseException, hint: str = "") -> str:
         return f"{error.filename}: {error.strerror}" if error.filename else first_line(error)
     if out_of_memory(error):
         return f"{MEMORY}{hint} ({first_line(error)})"
-    if isinstance(error, RuntimeError) and any(words in str(error) for words in LOST):
+    if lost(error):
         return f"a process of this run was killed; is the memory full? ({first_line(error)})"
     return ""
 
@@ -56,6 +56,11 @@ def out_of_memory(error: BaseException) -> bool:
     )  # who did not import it has no error of its kind, and is not made to wait for it
     kinds = (MemoryError, torch.OutOfMemoryError) if torch else MemoryError
     return isinstance(error, kinds) or "DefaultCPUAllocator" in str(error)
+
+
+def lost(error: BaseException) -> bool:
+    """Whether another process of the run is gone."""
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST)
 
 
 def complain(program: str, reason: str) -> None:

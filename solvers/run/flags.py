@@ -193,6 +193,7 @@ def _processes(made: Parser) -> None:
     flag("--devices", "N", type=whole, default=1)
     flag("--num-nodes", "N", type=whole, default=1)
     flag("--accelerator", None, choices=("auto", "cpu", "gpu", "mps"), default="auto")
+    switch("--split-volumes", "of several processes: share the slices of each volume")
     switch("--join", "work on --save-dir together with other processes, wherever they run")
     does = "seconds after which a silent process's images are free"
     flag("--lease", "S", does, type=seconds, default=PATIENCE)

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from data.files import Refusal
+from data.files import Refusal, Unwritable
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
@@ -19,7 +19,7 @@ from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
 from solvers.run.concluded import concluded
 from solvers.run.cost import Meter
-from solvers.run.door import out_of_memory
+from solvers.run.door import lost, out_of_memory
 from solvers.run.draws import Drawing, steps_of
 from solvers.run.interrupted import Savings
 from solvers.run.outside import narrow, put_back
@@ -67,7 +67,8 @@ class Reconstruction(pl.LightningModule):
             with named(scan.image_id):
                 if scan.slices and scan.pixels is not None and cell.operator is not None:
                     finer = 1 / cell.operator.places[1] if self.run.measurements else 1
-                    check_memory(round(scan.pixels.numel() * finer), cell.draws)
+                    voxels = round(scan.pixels.numel() * finer)
+                    check_memory(voxels, cell.draws, self.working_type.itemsize)
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             check(cell.solver, problem, prior)
@@ -91,13 +92,15 @@ class Reconstruction(pl.LightningModule):
         """
         try:
             return self.restore_together(cell, scans, given)
+        except Unwritable:  # the state of a long run: nor will the result be
+            raise
         except Refusal as error:
             lone = failed(
                 scans[0], str(error).removeprefix(f"{scans[0].image_id}: ")
             )  # which is said with every failure
         except Exception as error:
-            if out_of_memory(error) or isinstance(
-                error, torch.AcceleratorError
+            if (
+                out_of_memory(error) or lost(error) or isinstance(error, torch.AcceleratorError)
             ):  # nor would the next image do better
                 raise
             lone = broken(scans[0], error)

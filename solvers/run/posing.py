@@ -12,21 +12,25 @@ from solvers.operators.base import Operator, Shape
 from solvers.problem import Problem, continued, from_measurement, image_shape, measure
 from solvers.run.cells import Cell, Run
 from solvers.run.outside import set_aside
+from solvers.run.parallel import Slices
 from solvers.run.reading import rescaled
 from solvers.run.scans import Scan, sides
 from solvers.run.whole import lifted
 
-Fit = Callable[
-    ..., tuple[Prior, str]
-]  # a prior for images of this shape, and what had to be done ("" if nothing)
+# A prior for images of this shape, and what had to be done ("" if nothing).
+Fit = Callable[..., tuple[Prior, str]]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Posing:
-    """fit: adapts a prior to a scan's shape, or refuses in one line. like: a tensor of the device and type that are worked in."""
+    """fit: adapts a prior to a scan's shape, or refuses in one line. like: a tensor of the device and type that are worked in.
+
+    spread: denoises a volume's slices by several processes (`parallel.Slices`), once there are some.
+    """
 
     run: Run
     fit: Fit
+    spread: Slices | None = None
 
     def in_units(self, cell: Cell, scans: list[Scan], prior: Prior) -> list[Scan]:
         """Measurements times `run.scale`, or without one what lies within their windows; others as they are."""
@@ -72,6 +76,7 @@ class Posing:
             "batch": self.run.together,
             "turns": self.run.planes == "turns",
             "coupling": self.run.coupling,
+            "spread": self.spread,
         }
         fit, note = self.fit(prior, shape, spacing=found, **of_volumes)
         said = "restored as a volume" + (

@@ -14,7 +14,7 @@ from data import series
 from data.files import printable
 from data.manifest import Row
 from ldm import config as configuration
-from solvers.run import door, report, scanned, volumes
+from solvers.run import door, parallel, report, scanned, volumes
 from solvers.run.batches import Pending, batches
 from solvers.run.forecast import estimate
 from solvers.run.interrupted import Savings
@@ -23,7 +23,7 @@ from solvers.run.provenance import results_of
 from solvers.run.results import Results
 from solvers.run.scans import Scan
 from solvers.run.shares import Hold
-from solvers.run.trainer import make_trainer, quiet, surroundings
+from solvers.run.trainer import Sharing, make_trainer, quiet, surroundings
 from solvers.run.whole import Unit
 from solvers.run.work import Work, checked
 from solvers.run.writer import Writer
@@ -86,19 +86,24 @@ def predict(
 ) -> bool:
     """Restore what is not committed yet; whether nothing is left then."""
     module = work.module
-    processes = options.devices * options.num_nodes
-    if processes > work.volumes > 0:
-        say(f"note: {processes} processes share volumes, and not the slices of one")
+    units, processes = len(work.rows), trainer.world_size
+    split = parallel.split(work.volumes, units, processes, options.split_volumes)
+    if split:
+        say(f"note: {processes} processes share the slices of each volume")
+    elif processes > 1 and work.volumes:
+        say(f"note: {processes} processes share volumes, and not their slices (--split-volumes)")
     module.savings.update(
         {name: Savings(result.folder, result.digest) for name, result in results.items()}
     )
     together = 1 if work.volumes else module.run.rows
     sizes = {cell.name: max(1, together // cell.draws) for cell in work.cells}
-    parts = parts_of(results, sizes, options, trainer)
+    parts = parts_of(results, sizes, options, trainer, split)
     module.progress.json = options.log == "json"
     module.progress.beats = [part.heart.beat for part in parts.values()]
     ahead = reading_ahead(options.workers, trainer, work.volumes > 0 or scanned.reads(work.cells))
     trainer.callbacks.append(Writer(list(results.values()), list(parts.values()), ahead > 0))  # type: ignore[attr-defined]
+    if split:
+        trainer.callbacks.append(Sharing([part.heart.beat for part in parts.values()]))  # type: ignore[attr-defined]
     pending = []
     for name, part in parts.items():
         left_over = Pending(
@@ -118,17 +123,15 @@ def parts_of(
     sizes: Mapping[str, int],
     options: argparse.Namespace,
     trainer: pl.Trainer,
+    split: bool = False,
 ) -> dict[str, Part]:
-    """What this process does of each cell; the bounds are of all cells together."""
-    bounds, shared = (
-        Bounds(options.max_images, options.max_hours),
-        options.join or trainer.world_size > 1,
-    )
+    """What this process does of each cell; the bounds are of all cells together. split: the first process restores all."""
+    bounds, rank = Bounds(options.max_images, options.max_hours), trainer.global_rank
+    shared, helps = options.join or (trainer.world_size > 1 and not split), split and rank > 0
     made = {}
     for name, result in results.items():
-        made[name] = Part(
-            result.folder, bounds, trainer.global_rank, shared, options.lease, sizes[name]
-        )
+        size = sizes[name]
+        made[name] = Part(result.folder, bounds, rank, shared, options.lease, size, helps)
     return made
 
 

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from argparse import Namespace
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -13,6 +14,8 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from data.files import Refusal, first_line
 from solvers.run import topology
+from solvers.run.module import Reconstruction
+from solvers.run.parallel import Slices
 
 NOISY = (
     "pytorch_lightning",
@@ -67,3 +70,28 @@ def make_trainer(options: Namespace) -> pl.Trainer:
             f"--precision {options.precision} does not exist on {device}; --accelerator cpu has it"
         )
     return trainer
+
+
+class Sharing(pl.Callback):
+    """Several processes share the slices of each volume: the first restores, the others denoise what it sends until it is done.
+
+    beats: signs of life, given at every call.
+    """
+
+    def __init__(self, beats: Sequence[Callable[[], None]]):
+        self.beats = beats
+
+    def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        device, low = trainer.strategy.root_device, pl_module.autocast
+        slices = Slices(pl_module.prior, device, low, self.beat)
+        if slices.rank:
+            slices.serve()
+        pl_module.posing.spread = slices
+
+    def on_predict_epoch_end(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
+        if pl_module.posing.spread is not None and trainer.is_global_zero:
+            pl_module.posing.spread.end()
+
+    def beat(self) -> None:
+        for beat in self.beats:
+            beat()

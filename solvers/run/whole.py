@@ -1,6 +1,7 @@
 """Which volumes are restored as one, and why others are restored slice by slice."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from data import formats, series
 from data.files import Refusal
@@ -20,6 +21,15 @@ VOLUMES = (
 )  # formats whose files of several images are volumes; others hold pictures
 ARRAYS = 36  # of a volume's size in float32, that a restoration holds at once (docs/volumes.md): state, update, spectra
 OF_DRAWS = 4  # more for each further draw, whose spread is taken
+GROUPS = (  # of Linux, version 2 and 1: what a container or a job may use, what it uses, and what of that is files' alone
+    ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    (
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_inactive_file",
+    ),
+)
 
 Unit = Row | Whole
 
@@ -75,9 +85,9 @@ def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
     return Slicewise(operator) if solid and not operator.volumetric else operator
 
 
-def check_memory(voxels: int, draws: int = 1) -> None:
-    """Raise Refusal for a volume that this computer cannot hold, with so many draws of it."""
-    needed, free = (ARRAYS + OF_DRAWS * (draws - 1)) * 4 * voxels, _available()
+def check_memory(voxels: int, draws: int = 1, size: int = 4) -> None:
+    """Raise Refusal for a volume that this computer cannot hold, with so many draws of it. size: bytes of a number."""
+    needed, free = (ARRAYS + OF_DRAWS * (draws - 1)) * size * voxels, _available()
     if free is not None and needed > free:
         sizes = f"about {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
         raise Refusal(
@@ -86,7 +96,25 @@ def check_memory(voxels: int, draws: int = 1) -> None:
 
 
 def _available() -> int | None:
-    """Bytes that the system can still give; None where it does not say."""
+    """Bytes that the system can still give, and the container or job that this is; None where neither says."""
+    known = [bytes for bytes in (_of_system(), _of_group()) if bytes is not None]
+    return min(known, default=None)
+
+
+def _of_group(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """What a container or a scheduler's job has left of what it may use: beyond that the kernel kills it without a word."""
+    for most, used, stat, files in GROUPS:
+        try:
+            limit, now = (int((root / name).read_text()) for name in (most, used))
+            lines = (root / stat).read_text().splitlines()
+        except (OSError, ValueError):  # "max": there is no limit
+            continue
+        again = sum(int(line.split()[1]) for line in lines if line.startswith(f"{files} "))
+        return max(limit - now + again, 0)
+    return None
+
+
+def _of_system() -> int | None:
     try:
         with open("/proc/meminfo") as file:
             found = next((line for line in file if line.startswith("MemAvailable:")), "")
