@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.formats.kspace import cfl
+from data.formats.kspace import bart_array
 
 needed = pytest.mark.skipif(shutil.which("bart") is None, reason="Debian's bart is not installed")
 
@@ -21,7 +21,7 @@ def run(folder: Path, command: str, **arrays: np.ndarray) -> np.ndarray:
     subprocess.run(
         ["bart", *command.format(**names).split()], check=True, capture_output=True, timeout=300
     )
-    data = np.array(cfl.load(folder / "out.cfl"))
+    data = np.array(bart_array.load(folder / "out.cfl"))
     return data.reshape(*data.shape[:2], data.shape[3]).transpose(2, 0, 1)
 
 
