@@ -12,8 +12,8 @@ from data.seeding import Noise
 from solvers.operators import mri_trajectories as trajectories
 from solvers.operators.base import Axes, Operator, Shape, one_each
 from solvers.operators.kspace import to_complex, to_real
-from solvers.operators.mri_density import areas
 from solvers.operators.mri_coils import CoilImages, maps
+from solvers.operators.mri_density import areas
 from solvers.operators.mri_recipes import simulated
 from solvers.operators.nufft import NonuniformFourier, finufft
 
@@ -151,25 +151,25 @@ class SpokesMRI(TrajectoryRecipe):
 
 @dataclass(frozen=True, eq=False)
 class SpiralMRI(TrajectoryRecipe):
-    """Spirals from the middle out, `shots` of them, each of some turns.
+    """Spirals from the middle out, `shots` of them.
 
-    density: 1 has all turns equally far apart, more has them closer in the middle.
+    density: 1 has all their turns equally far apart, more has them closer in the middle.
     """
 
     shots: int = 16
-    turns: float = 4.0
+    revolutions: float = 4.0  # of each
     density: float = 1.0
     samples: int = 0
     coils: int = 1
     complex_image: bool = False
 
     def __post_init__(self) -> None:
-        good = self.shots >= 1 and self.turns > 0 and self.density > 0
+        good = self.shots >= 1 and self.revolutions > 0 and self.density > 0
         if not (good and self.coils >= 1 and self.samples >= 0):
             raise Refusal(
-                "SpiralMRI needs shots >= 1, turns > 0, density > 0, samples >= 0 and coils >= 1, "
-                f"got {self.shots}, {self.turns}, {self.density}, {self.samples} and {self.coils}"
+                "SpiralMRI needs shots >= 1, revolutions > 0, density > 0, samples >= 0 and coils >= 1, "
+                f"got {self.shots}, {self.revolutions}, {self.density}, {self.samples} and {self.coils}"
             )
 
     def trajectory(self, h: int, w: int, samples: int) -> Tensor:
-        return trajectories.spiral(h, w, self.shots, self.turns, samples, self.density)
+        return trajectories.spiral(h, w, self.shots, self.revolutions, samples, self.density)

@@ -113,7 +113,9 @@ def along_trajectory(
         )
     if said.mask:
         raise Refusal(f"{path}: a mask along a trajectory; leave unmeasured samples out of both")
-    matrix = tuple(round(n) for n in said.matrix) or trajectory.matrix(k)
+    matrix = trajectory.matrix(k)
+    if said.matrix:
+        matrix = (round(said.matrix[0]), round(said.matrix[1]))
     raw = slice_of(said, path, kspace, np.ones(k.shape[1:], bool), index, count, matrix)
     return replace(raw, trajectory=torch.from_numpy(k), matrix=matrix)
 
