@@ -85,9 +85,13 @@ class CoilImages(LinearOperator):
         """
         s2 = SMALL * self.gain**2
         probe = self.restrict(Noise([f"probe {i}" for i in range(len(y))], "noise").like(y))
-        left, kept = (s2 * self.solve(r, s2, 1.0) for r in (y, probe))
+        left, kept = (self.left(r, s2) for r in (y, probe))
         share = dot(kept, kept) / dot(probe, probe)
         return left / per_image(share.sqrt(), left) if bool((share > LEAST_SHARE).all()) else None
+
+    def left(self, r: Tensor, s2: float) -> Tensor:
+        """r less what the image measures as that is nearest to it under a weight s2 on its own square."""
+        return s2 * self.solve(r, s2, 1.0)
 
 
 def maps(sensitivities: Tensor | str) -> Tensor:

@@ -10,12 +10,14 @@ from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators import mri_trajectories as trajectories
-from solvers.operators.base import Axes, Operator, Shape, one_each
+from solvers.operators.base import Axes, Operator, Shape, conjugate_gradients, one_each
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.mri_coils import CoilImages, maps
 from solvers.operators.mri_density import areas
 from solvers.operators.mri_recipes import simulated
 from solvers.operators.nufft import NonuniformFourier, finufft
+
+STEPS = 40  # of conjugate gradients, when noise is judged
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +94,14 @@ class NonCartesianMRI(CoilImages):
     def noise_alone(self, y: Tensor) -> Tensor | None:
         """What least squares leave."""
         return self.unexplained(y)
+
+    def left(self, r: Tensor, s2: float) -> Tensor:
+        """In the image, which has fewer numbers, and stopped early: images have little where that matters."""
+
+        def normal(x: Tensor) -> Tensor:
+            return self.adjoint(self.forward(x)) + s2 * x
+
+        return r - self.forward(conjugate_gradients(normal, self.adjoint(r), cap=STEPS).x)
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Gridding: samples weighted by the area of k-space that they stand for, coils combined by their sensitivities; the

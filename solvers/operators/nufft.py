@@ -108,4 +108,4 @@ class _Transform(torch.autograd.Function):
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:  # type: ignore[override]
-        return ctx.points.transform(tangent, ctx.kind)
+        return _Transform.apply(tangent, ctx.points, ctx.kind)

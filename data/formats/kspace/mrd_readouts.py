@@ -78,7 +78,7 @@ def samples_of(data: Any, line: int, where: str) -> np.ndarray:
         entry = data[line]
         coils, length = (
             int(entry["head"]["active_channels"]),
-            int(entry["head"]["number_ofsamples_of"]),
+            int(entry["head"]["number_of_samples"]),
         )
         numbers = np.asarray(entry["data"], np.float32)
     if coils < 1 or len(numbers) != 2 * coils * length:
