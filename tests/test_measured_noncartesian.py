@@ -86,6 +86,10 @@ def other_order(folder):
     np.save(folder / "s-traj.npy", np.roll(np.load(folder / "s-traj.npy"), 50, 1))
 
 
+def shuffled(folder):
+    np.save(folder / "s-traj.npy", np.load(folder / "s-traj.npy")[np.arange(48) * 7 % 48])
+
+
 def pixels(folder):
     np.save(folder / "s-traj.npy", np.load(folder / "s-traj.npy") / 64)
 
@@ -104,6 +108,7 @@ BAD = {
     silent: "1 of 48 shots are all 0",
     shorter: "48 shots of 128 samples, but a trajectory of 47 of 128",
     other_order: "are trajectory and samples in one order",
+    shuffled: r"no image explains \d+% of its k-space; its trajectory",
     pixels: "cycles per pixel",
     in_space: "a trajectory in three dimensions",
     no_middle: "no calibration region: 26 samples in the middle",

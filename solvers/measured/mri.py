@@ -13,7 +13,7 @@ from data.formats import kspace as files
 from data.formats.kspace import Raw
 from data.ranges import Intensity
 from data.seeding import Noise
-from solvers.measured import noise, phase
+from solvers.measured import kspace_agreement, noise, phase
 from solvers.measured.calibration import Calibrated, calibrate, matrix, middle
 from solvers.measured.cartesian import without_oversampling
 from solvers.measured.espirit import espirit
@@ -113,6 +113,8 @@ class ScannerMRI(Scanner):
         problem = from_measurement(
             operator, y, Gaussian(sigma / common.white), Noise((image_id,), "noise"), (1, *shape)
         )
+        if raw.trajectory is not None:
+            kspace_agreement.check_trajectory(problem, where)
         if common.sure or told is not None:
             return problem
         found = float(estimated_sigma_y(replace(problem, likelihood=Gaussian(None))))
