@@ -2,6 +2,7 @@
 
     python scripts/simulate_raw.py mri models/demo-data/brain2.nii.gz --output scan.h5 --truth truth/scan.nii.gz
     python scripts/simulate_raw.py mri IMAGES... --output scan.mrd --coils 16 --acceleration 8 --partial-fourier 0.75
+    python scripts/simulate_raw.py mri IMAGES... --output scan.cfl --trajectory radial --shots 64
 
 The suffix says the format: .h5 fastMRI, .mrd ISMRMRD (with a noise scan), .cfl BART, .npy with a YAML. Each image is one slice,
 its brightest value 1; k-space is in units of --unit. The truth is the root of the sum of squares over the coils, noise-free.
@@ -11,7 +12,6 @@ Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,27 +19,19 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from simulate_mri_coils import Coils, correlated, middle, noise_scan, ring, smooth_phase
 from simulate_mri_files import WRITERS, Volume
 
 from data import formats
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators import kspace
+from solvers.operators import mri_trajectories as trajectories
+from solvers.operators.nufft import NonuniformFourier
 from solvers.run import door
 from solvers.run.flags import Parser, whole
 
-RADIUS = 1.35  # of the ring of coils, in halves of the field of view
-WAVES = 1.5  # cycles of the phase over the field of view, at most
-CORRELATION = 0.3  # of the noise of neighbouring coils
-NOISE_SAMPLES = 4096  # of the noise scan
-
-
-@dataclass(frozen=True)
-class Coils:
-    """S [coils,H,W] complex over the field of view, and the lower triangle L of their noise, n = L z."""
-
-    S: Tensor
-    L: Tensor
+TURNS, DENSITY = 4.0, 1.5  # of spirals
 
 
 def main(argv: Sequence[str]) -> int:
@@ -72,6 +64,13 @@ def parser() -> Parser:
         default=1.0,
         help="fraction of the columns between the first and the last",
     )
+    add(
+        "--trajectory",
+        choices=("radial", "spiral"),
+        help="golden-angle spokes, or spirals closer in the middle; not .h5",
+    )
+    add("--shots", type=whole, help="of a trajectory (64 radial, 16 spiral)")
+    add("--samples", type=whole, help="of each shot (2 a pixel across radial, 8 a pixel spiral)")
     add("--oversampling", type=float, default=2.0, help="of the readout")
     add(
         "--noise",
@@ -98,6 +97,10 @@ def simulate(options: Namespace) -> int:
     write = WRITERS.get(options.output.suffix.lower())
     if write is None:
         raise Refusal(f"{options.output}: {', '.join(WRITERS)} are allowed")
+    if options.trajectory and write is WRITERS[".h5"]:
+        raise Refusal(
+            f"{options.output}: fastMRI files are Cartesian; .mrd, .cfl or .npy is allowed"
+        )
     if not (
         options.acceleration >= 1
         and 0.5 < options.partial_fourier <= 1
@@ -108,14 +111,18 @@ def simulate(options: Namespace) -> int:
         )
     pictures = list(slices(options))
     rows, columns = pictures[0].shape
+    if options.trajectory:
+        options.oversampling = 1.0
     readout = 2 * round(rows * options.oversampling / 2) if options.oversampling > 1 else rows
     coils = ring(options.coils, (readout, columns), readout / rows, stream(options, "coils"))
-    mask = lines(columns, options, stream(options, "mask"))
+    k = path(options, rows, columns) if options.trajectory else None
+    mask = torch.ones(1) if k is not None else lines(columns, options, stream(options, "mask"))
     data, truth = [], []
     for number, picture in enumerate(pictures):
         phase = smooth_phase(picture.shape, stream(options, f"phase {number}"))
-        k = measured(picture, phase, coils, mask, options.noise, stream(options, f"noise {number}"))
-        data.append((k * options.unit).numpy().astype(np.complex64))
+        noise = stream(options, f"noise {number}")
+        samples = mask * measured(picture, phase, coils, k, options.noise, noise)
+        data.append((samples * options.unit).numpy().astype(np.complex64))
         rss = coils.S.abs().square().sum(0).sqrt()
         truth.append(middle(rss, picture.shape) * picture * options.unit)
     scan = noise_scan(coils, options.noise, stream(options, "noise scan")) * options.unit
@@ -125,15 +132,16 @@ def simulate(options: Namespace) -> int:
         scan.numpy().astype(np.complex64),
         (rows, columns),
         options,
+        None if k is None else k.numpy(),
     )
     write(volume, options.output)
     if options.truth:
         options.truth.parent.mkdir(parents=True, exist_ok=True)
         save(torch.stack(truth), volume, options.truth)
-    print(
-        f"{options.output}: {len(data)} slices, {options.coils} coils, k-space {readout}×{columns},"
-        f" {int(mask.sum())} columns measured"
-    )
+    what = f"k-space {readout}×{columns}, {int(mask.sum())} columns measured"
+    if k is not None:
+        what = f"{k.shape[1]} shots of {k.shape[2]} samples"
+    print(f"{options.output}: {len(data)} slices, {options.coils} coils, {what}")
     return 0
 
 
@@ -157,61 +165,28 @@ def slices(options: Namespace) -> Iterator[Tensor]:
         yield found[i % len(found)]
 
 
-def ring(count: int, shape: tuple[int, int], extent: float, noise: Noise) -> Coils:
-    """Loops around the body whose field falls off with the distance and turns with the angle, each of its own gain.
-
-    extent: how many fields of view the rows span.
-    """
-    h, w = shape
-    y, x = torch.meshgrid(centred(h) * extent, centred(w), indexing="ij")
-    draw = noise.normal((1, 3, count), torch.float64)[0]
-    angle = torch.arange(count).double() * 2 * torch.pi / count + 0.1 * draw[0]
-    dx, dy = (x - RADIUS * angle.cos()[:, None, None], y - RADIUS * angle.sin()[:, None, None])
-    S = (1 + (dx.square() + dy.square()) / 0.8) ** -1.2 * torch.exp(1j * torch.atan2(dy, dx))
-    S = S * torch.exp(0.2 * draw[1] + 1j * torch.pi * draw[2])[:, None, None]
-    inside = (x.abs() < 1) & (y.abs() < 1)
-    S = S / S.abs().square().sum(0).sqrt()[inside].mean()
-    apart = (torch.arange(count)[:, None] - torch.arange(count)).abs()
-    apart = torch.minimum(apart, count - apart)
-    gains = torch.exp(0.2 * draw[1])
-    psi = torch.where(apart > 0, CORRELATION ** apart.double(), 1.0) * gains[:, None] * gains
-    return Coils(
-        S, torch.linalg.cholesky(psi.to(torch.complex128)) / (psi.diagonal().mean()) ** 0.5
-    )
-
-
 def measured(
-    picture: Tensor, phase: Tensor, coils: Coils, mask: Tensor, sigma: float, noise: Noise
+    picture: Tensor, phase: Tensor, coils: Coils, k: Tensor | None, sigma: float, noise: Noise
 ) -> Tensor:
-    """k-space [coils,H,W] of one slice, noise in the measured columns."""
+    """k-space [coils,H,W] of one slice with noise, or [coils,shots,samples] along a trajectory k."""
     h, w = coils.S.shape[-2:]
     body = torch.zeros(h, w, dtype=torch.complex128)
     middle(body, picture.shape)[:] = picture * torch.exp(1j * phase)
-    k = kspace.fourier(coils.S * body)
-    return mask * (k + sigma * correlated(coils.L, (h, w), noise))
+    if k is None:
+        samples = kspace.fourier(coils.S * body)
+    else:
+        samples = NonuniformFourier(k.flatten(1), (h, w)).forward(coils.S * body)
+        samples = samples.unflatten(-1, k.shape[1:])
+    return samples + sigma * correlated(coils.L, tuple(samples.shape[1:]), noise)
 
 
-def smooth_phase(shape: Sequence[int], noise: Noise) -> Tensor:
-    """Radians [H,W]: a constant, a slope, and the slow waves of an inhomogeneous field."""
-    y, x = torch.meshgrid(centred(shape[0]), centred(shape[1]), indexing="ij")
-    a = noise.normal((1, 12), torch.float64)[0]
-    slopes = torch.pi * a[0] + a[1] * y + a[2] * x + 0.8 * a[3] * (y.square() + x.square())
-    waves = [
-        a[4 + i]
-        * torch.cos(torch.pi * WAVES * (y * a[6 + i].tanh() + x * a[8 + i].tanh()) + a[10 + i])
-        for i in range(2)
-    ]
-    return slopes + 0.5 * (waves[0] + waves[1])
-
-
-def noise_scan(coils: Coils, sigma: float, noise: Noise) -> Tensor:
-    return sigma * correlated(coils.L, (NOISE_SAMPLES,), noise)
-
-
-def correlated(L: Tensor, shape: tuple[int, ...], noise: Noise) -> Tensor:
-    """n = L z with real and imaginary parts of z of deviation 1."""
-    z = noise.normal((1, 2, len(L), *shape), torch.float64)[0]
-    return (L @ torch.complex(z[0], z[1]).flatten(1)).unflatten(1, shape)
+def path(options: Namespace, rows: int, columns: int) -> Tensor:
+    """[2,shots,samples] in cycles per field of view."""
+    if options.trajectory == "radial":
+        samples = options.samples or 2 * max(rows, columns)
+        return trajectories.radial(rows, columns, options.shots or 64, samples)
+    samples = options.samples or 8 * max(rows, columns)
+    return trajectories.spiral(rows, columns, options.shots or 16, TURNS, samples, DENSITY)
 
 
 def lines(columns: int, options: Namespace, noise: Noise) -> Tensor:
@@ -220,17 +195,6 @@ def lines(columns: int, options: Namespace, noise: Noise) -> Tensor:
     mask = kspace.equispaced(1, columns, options.acceleration, centre, noise)[0, 0]
     mask[: round(columns * (1 - options.partial_fourier))] = 0
     return mask
-
-
-def centred(n: int) -> Tensor:
-    """-1 to 1 over n pixels, 0 at n//2."""
-    return (torch.arange(n, dtype=torch.float64) - n // 2) / (n / 2)
-
-
-def middle(image: Tensor, shape: Sequence[int]) -> Tensor:
-    """A view of the middle of [...,H,W]."""
-    top, left = (n // 2 - m // 2 for n, m in zip(image.shape[-2:], shape))
-    return image[..., top : top + shape[0], left : left + shape[1]]
 
 
 def save(truth: Tensor, volume: Volume, path: Path) -> None:

@@ -1,9 +1,10 @@
 """The files of simulate_mri.py: fastMRI and ISMRMRD HDF5, BART .cfl, NPY with a YAML."""
 
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -29,7 +30,7 @@ HEADER = """<?xml version="1.0"?>
   <encodingLimits>
    <kspace_encoding_step_1><minimum>0</minimum><maximum>{last}</maximum><center>{centre}</center></kspace_encoding_step_1>
   </encodingLimits>
-  <trajectory>cartesian</trajectory>
+  <trajectory>{trajectory}</trajectory>
  </encoding>
 </ismrmrdHeader>
 """
@@ -49,15 +50,25 @@ class Volume:
     noise: np.ndarray
     picture: tuple[int, int]
     options: Namespace
+    trajectory: np.ndarray | None = (
+        None  # [2,shots,samples]; kspace is [slices,coils,shots,samples]
+    )
+
+    @property
+    def matrix(self) -> tuple[int, int]:
+        """Rows and columns that k-space spans."""
+        h, w = self.kspace.shape[2:]
+        return (h, w) if self.trajectory is None else self.picture
 
     @property
     def header(self) -> str:
-        slices, coils, h, w = self.kspace.shape
+        coils, (h, w) = self.kspace.shape[1], self.matrix
         (py, px), (rows, columns) = self.options.pixel, self.picture
         first, last = np.flatnonzero(self.mask)[[0, -1]]
         return HEADER.format(
             coils=coils, h=h, w=w, fh=h * py, fw=w * px, fz=self.options.slice_step, rows=rows, columns=columns,
             fr=rows * py, fc=columns * px, last=last - first, centre=w // 2 - first,
+            trajectory=self.options.trajectory or "cartesian",
         )  # fmt: skip
 
     @property
@@ -96,12 +107,9 @@ def ismrmrd(volume: Volume, path: Path) -> None:
     scan = mrd.Acquisition.from_array(volume.noise)
     scan.set_flag(mrd.ACQ_IS_NOISE_MEASUREMENT)
     dataset.append_acquisition(scan)
-    first = int(np.flatnonzero(volume.mask)[0])
     for number, slice_ in enumerate(volume.kspace):
-        for column in np.flatnonzero(volume.mask):
-            line = mrd.Acquisition.from_array(np.ascontiguousarray(slice_[:, :, column]))
-            line.center_sample = slice_.shape[1] // 2
-            line.idx.kspace_encode_step_1, line.idx.slice = int(column) - first, number
+        for line in readouts(volume, slice_, mrd):
+            line.idx.slice = number
             line.read_dir[:], line.phase_dir[:], line.slice_dir[:] = READ, PHASE, NORMAL
             line.position[:] = (
                 *volume.middle[:2],
@@ -111,14 +119,40 @@ def ismrmrd(volume: Volume, path: Path) -> None:
     dataset.close()
 
 
+def readouts(volume: Volume, slice_: np.ndarray, mrd: Any) -> Iterator[Any]:
+    """Of one slice [coils,H,W]: its measured columns; or its shots, with a trajectory in cycles per pixel."""
+    if volume.trajectory is not None:
+        k = volume.trajectory / np.array(volume.picture)[:, None, None]
+        for shot in range(slice_.shape[1]):
+            path = np.ascontiguousarray(k[:, shot].T.astype(np.float32))
+            line = mrd.Acquisition.from_array(np.ascontiguousarray(slice_[:, shot]), path)
+            line.idx.kspace_encode_step_1 = shot
+            yield line
+        return
+    first = int(np.flatnonzero(volume.mask)[0])
+    for column in np.flatnonzero(volume.mask):
+        line = mrd.Acquisition.from_array(np.ascontiguousarray(slice_[:, :, column]))
+        line.center_sample = slice_.shape[1] // 2
+        line.idx.kspace_encode_step_1 = int(column) - first
+        yield line
+
+
 def bart(volume: Volume, path: Path) -> None:
-    """[readout, phase, 1, coils, ..., slices], the first dimension fastest."""
+    """[readout, phase, 1, coils, ..., slices], or [1, samples, shots, coils, ..., slices] with a trajectory beside it."""
     slices, coils, h, w = volume.kspace.shape
-    data = volume.kspace.transpose(2, 3, 1, 0)
-    commit(path, data.astype(np.complex64).tobytes(order="F"))
-    dims = [h, w, 1, coils, *[1] * 9, slices, 1, 1]
-    commit(path.with_suffix(".hdr"), f"# Dimensions\n{' '.join(map(str, dims))}\n".encode())
+    data, dims = volume.kspace.transpose(2, 3, 1, 0), [h, w, 1, coils]
+    if volume.trajectory is not None:
+        data, dims = volume.kspace.transpose(3, 2, 1, 0), [1, w, h, coils]
+        k = np.concatenate([volume.trajectory, np.zeros((1, h, w))]).transpose(0, 2, 1)
+        _pair(path.with_name(f"{path.stem}-traj.cfl"), k, [3, w, h])
+    _pair(path, data, [*dims, *[1] * 9, slices, 1, 1])
     _describe(volume, path)
+
+
+def _pair(path: Path, data: np.ndarray, dims: list[int]) -> None:
+    """BART's two files, the first dimension fastest."""
+    commit(path, data.astype(np.complex64).tobytes(order="F"))
+    commit(path.with_suffix(".hdr"), f"# Dimensions\n{' '.join(map(str, dims))}\n".encode())
 
 
 def array(volume: Volume, path: Path) -> None:
@@ -130,8 +164,8 @@ def array(volume: Volume, path: Path) -> None:
 def _describe(volume: Volume, path: Path) -> None:
     noise = path.with_name(f"{path.stem}-noise.npy")
     np.save(noise, volume.noise)
-    (py, px), (h, w) = volume.options.pixel, volume.kspace.shape[2:]
-    said = {
+    (py, px), (h, w) = volume.options.pixel, volume.matrix
+    said: dict[str, Any] = {
         "field_of_view": [h * py, w * px],
         "picture": [volume.picture[0] * py, volume.picture[1] * px],
         "slice_step": volume.options.slice_step,
@@ -140,6 +174,11 @@ def _describe(volume: Volume, path: Path) -> None:
         "row_direction": list(READ),
         "column_direction": list(PHASE),
     }
+    if volume.trajectory is not None:
+        said["matrix"] = [h, w]
+        if path.suffix == ".npy":
+            said["trajectory"] = f"{path.stem}-traj.npy"
+            np.save(path.with_name(said["trajectory"]), np.moveaxis(volume.trajectory, 0, -1))
     commit(path.with_suffix(".yaml"), yaml.safe_dump(said, sort_keys=False).encode())
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.formats.kspace import cfl
+from data.formats.kspace import bart_array
 
 needed = pytest.mark.skipif(shutil.which("bart") is None, reason="Debian's bart is not installed")
 
 
-def run(folder: Path, command: str, **arrays: np.ndarray) -> np.ndarray:
-    """`bart COMMAND`, in which {name} stands for an array [H,W] or [coils,H,W] and {out} for the result, which is returned."""
+def run(folder: Path, command: str, raw: bool = False, **arrays: np.ndarray) -> np.ndarray:
+    """`bart COMMAND`, in which {name} stands for an array [H,W] or [coils,H,W] and {out} for the result, which is returned as
+    such, or with all dimensions as BART has them (raw)."""
     names = {"out": folder / "out"}
     for name, array in arrays.items():
         names[name] = folder / name
@@ -21,7 +22,9 @@ def run(folder: Path, command: str, **arrays: np.ndarray) -> np.ndarray:
     subprocess.run(
         ["bart", *command.format(**names).split()], check=True, capture_output=True, timeout=300
     )
-    data = np.array(cfl.load(folder / "out.cfl"))
+    data = np.array(bart_array.load(folder / "out.cfl"))
+    if raw:
+        return data.reshape(data.shape[:4])
     return data.reshape(*data.shape[:2], data.shape[3]).transpose(2, 0, 1)
 
 

@@ -22,11 +22,14 @@ from solvers.operators import (
     KernelBlur,
     KernelSuperResolution,
     MotionBlur,
+    NonCartesianMRI,
     NonlinearBlur,
     Outpainting,
     PhaseRetrieval,
     RadialMRI,
     RandomInpainting,
+    SpiralMRI,
+    SpokesMRI,
     StripeInpainting,
     SuperResolution,
     TileCentre,
@@ -80,6 +83,12 @@ def measured_ct(curved: bool, offset: float = 0.25, **settings) -> GeometryCT:
         (0.1, -0.9, 2.0, 4.5), 9, 2.0, 1.1, 30.0, 50.0, curved, offset, curved, (0.5, -1.0)
     )
     return GeometryCT(geometry, mu_max=0.3, **settings)
+
+
+def paths() -> torch.Tensor:
+    """A trajectory for each image, of no symmetry."""
+    t = torch.linspace(0, 1, 3 * 2 * 3 * 8).double().reshape(3, 2, 3, 8)
+    return 2.4 * torch.sin(97 * t**2 + torch.tensor([0.0, 1.0]).view(1, 2, 1, 1))
 
 
 def one_in_five_bad() -> torch.Tensor:
@@ -170,6 +179,10 @@ LINEAR = [
         (1, 5, 4),
     ),
     Case("mri radial", lambda: RadialMRI(3), (1, 7, 6)),
+    Case("mri spokes", lambda: SpokesMRI(5, 12), (1, 7, 6)),
+    Case("mri spokes, several coils", lambda: SpokesMRI(3, 9, coils=2), (1, 5, 6)),
+    Case("mri spirals, complex images", lambda: SpiralMRI(3, 2.0, 1.5, 20, 2, True), (2, 6, 5)),
+    Case("mri, a trajectory for each image", lambda: NonCartesianMRI(paths()), (1, 5, 6)),
     Case("compressed_sensing", lambda: CompressedSensing(0.4), (2, 4, 8)),
     Case("compressed_sensing cosine", lambda: CompressedSensing(0.5, "cosine"), (1, 5, 6)),
     Case("compressed_sensing fourier", lambda: CompressedSensing(0.5, "fourier"), (1, 3, 7)),

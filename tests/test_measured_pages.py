@@ -12,7 +12,7 @@ import tiny
 import yaml
 
 import sample
-from data.formats.kspace.arrays import described
+from data.formats.kspace.description import described
 from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]

@@ -9,6 +9,7 @@ from solvers.measured.noise_level import estimated_sigma_y
 from solvers.operators.algebra import conjugate_gradients, norm
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.mri import MRI
+from solvers.operators.mri_coils import CoilImages
 from solvers.problem import Gaussian, Problem
 
 STEPS = 12  # of conjugate gradients
@@ -51,6 +52,15 @@ def check(problem: Problem) -> None:
         _check_one_coil(one, image_id)
 
 
+def check_trajectory(problem: Problem, where: str) -> None:
+    """Raise Refusal where no image explains samples along a trajectory: another scan's, or in another order."""
+    left, noises = misfit(problem, problem.y)
+    if left > MUCH and noises > OFF:
+        raise Refusal(
+            f"{where}: no image explains {left:.0%} of its k-space; its trajectory is another scan's, or in another order"
+        )
+
+
 def _check_middle(k: Tensor, image_id: str) -> None:
     """Frequency 0 is the loudest of every image; elsewhere than in the middle it makes an image that changes sign."""
     power = k.abs().square().sum(0)
@@ -66,7 +76,7 @@ def _check_middle(k: Tensor, image_id: str) -> None:
 def misfit(problem: Problem, y: Tensor) -> tuple[float, float]:
     """What an image leaves of y: as a share of y, noise taken off, and in units of the noise."""
     A = problem.operator
-    assert isinstance(A, MRI)
+    assert isinstance(A, CoilImages)
     x = conjugate_gradients(lambda p: A.adjoint(A.forward(p)), A.adjoint(y), cap=STEPS).x
     left, m = float(norm(y - A.forward(x))), float(A.measured(y)[0])
     sigma = _sigma(problem)

@@ -5,8 +5,8 @@ from torch import Tensor
 
 from solvers.measured.espirit import hann, windowed
 from solvers.operators.algebra import conjugate_gradients
-from solvers.operators.kspace import fourier, inverse_fourier, to_complex, to_real
-from solvers.operators.mri import MRI
+from solvers.operators.kspace import fourier, inverse_fourier, to_complex
+from solvers.operators.mri_coils import CoilImages
 
 STEPS = 8  # of conjugate gradients for the complex image
 ROUNDS = 3  # after which the phase hardly changes
@@ -20,15 +20,14 @@ def shown(calibration: Tensor, maps: Tensor) -> Tensor:
     return _unit((maps.conj() * windowed(calibration, tuple(maps.shape[-2:]))).sum(0))
 
 
-def refined(p: Tensor, kspace: Tensor, mask: Tensor, maps: Tensor, lines: int) -> Tensor:
-    """p after all of k-space [C,H,W] was looked at: what is left of the phase of the complex image, made smooth and added.
+def refined(p: Tensor, A: CoilImages, y: Tensor, lines: int) -> Tensor:
+    """p after all of k-space was looked at, y [1,2C,...] of complex images by A: what is left of the phase of the complex image,
+    made smooth and added.
 
     The complex image z is that of SENSE by a few conjugate gradients. z conj(p) is nearly real; its phase, weighted by its own
     size and smoothed by a window of `lines` frequencies, leans nowhere once it is small, so a few rounds do. This halves the
     error that `shown` leaves.
     """
-    A = MRI(mask.to(kspace.real.dtype)[None, None], to_real(maps[None]), complex_image=True)
-    y = to_real(kspace[None])
     z = to_complex(
         conjugate_gradients(lambda x: A.adjoint(A.forward(x)), A.adjoint(y), cap=STEPS).x
     )[0, 0]

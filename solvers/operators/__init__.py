@@ -13,6 +13,7 @@ from solvers.operators.inpainting import (
     StripeInpainting,
 )
 from solvers.operators.mri import MRI
+from solvers.operators.mri_noncartesian import NonCartesianMRI, SpiralMRI, SpokesMRI
 from solvers.operators.mri_recipes import CartesianMRI, RadialMRI
 from solvers.operators.nonlinear_blur import NetworkBlur, NonlinearBlur
 from solvers.operators.phase_retrieval import PhaseRetrieval
@@ -41,12 +42,15 @@ __all__ = [
     "MRI",
     "MotionBlur",
     "NetworkBlur",
+    "NonCartesianMRI",
     "NonlinearBlur",
     "Outpainting",
     "PhaseRetrieval",
     "Physics",
     "RadialMRI",
     "RandomInpainting",
+    "SpiralMRI",
+    "SpokesMRI",
     "StripeInpainting",
     "SuperResolution",
     "TileCentre",

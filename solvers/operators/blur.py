@@ -13,7 +13,8 @@ from torch.nn import functional
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape, settings
-from solvers.operators.convolution import Bordered, Circulant, Convolution, engine
+from solvers.operators.circulant import Circulant
+from solvers.operators.convolution import Bordered, Convolution, engine
 from solvers.operators.kernels import checked, gaussian_taps, motion, odd, product, uniform_taps
 from solvers.operators.separable import BORDERS, Axis, Border, Separable
 

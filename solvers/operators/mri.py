@@ -7,32 +7,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from data import formats
-from data.files import Refusal
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators.base import (
     Axes,
-    LinearOperator,
     Operator,
     Scalar,
     Shape,
-    dot,
     one_each,
     per_image,
     settings,
 )
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import air, fourier, inverse_fourier, mirrored, to_complex, to_real
+from solvers.operators.mri_coils import CoilImages, maps
 from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
 
-SMALL = 1e-3  # of the largest eigenvalue: noise below it is left to the image when noise is judged
-LEAST_SHARE = 0.02  # of noise that no image explains, by which it can be judged
-
 
 @dataclass(frozen=True, eq=False)
-class MRI(LinearOperator):
+class MRI(CoilImages):
     """y [B,2*coils,H,W], real and imaginary part of one coil after the other, frequency 0 at [H//2, W//2], F orthonormal.
 
     Images are real, [B,1,H,W], and seen as u = (x+1)/2; or with `complex_image` two channels, real and imaginary part of
@@ -49,16 +43,7 @@ class MRI(LinearOperator):
         if self.sensitivities is not None:
             object.__setattr__(self, "sensitivities", maps(self.sensitivities))
 
-    @property
-    def unit_range(self) -> bool:  # type: ignore[override]
-        return not self.complex_image
-
     reading = Axes("vertical frequency", "horizontal frequency", spectral=True)
-
-    @property
-    def gain(self) -> float:
-        """u is x/2 and a constant, or x itself."""
-        return 1.0 if self.complex_image else 0.5
 
     @property
     def m(self) -> Tensor:
@@ -67,40 +52,22 @@ class MRI(LinearOperator):
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
         one_each(self.m, noise, "masks")
-        if isinstance(self.sensitivities, Tensor):
-            one_each(self.sensitivities, noise, "sets of sensitivities")
         return super().draw(shape, noise)
 
     def shape_out(self, shape: Shape) -> Shape:
-        c, h, w = shape
-        if c != (2 if self.complex_image else 1):
-            raise Refusal(
-                f"an image of {c} channels; MRI measures real images of 1, or with complex_image complex ones of 2"
-            )
-        for name, tensor in (("mask", self.m), ("sensitivities", self.sensitivities)):
-            if isinstance(tensor, Tensor) and tuple(tensor.shape[-2:]) != (h, w):
-                raise Refusal(
-                    f"{name} of {tensor.shape[-2]}x{tensor.shape[-1]} do not fit the image of {h}x{w}"
-                )
-        return (2 if self.sensitivities is None else self.sensitivities.shape[1], h, w)  # type: ignore[union-attr]
-
-    def coils(self, like: Tensor) -> Tensor | None:
-        """Complex sensitivities [1 or B,coils,H,W] of like's precision."""
-        return None if self.sensitivities is None else to_complex(self.sensitivities.to(like))  # type: ignore[union-attr]
+        self.fits(shape, "mask", self.m)
+        self.fits(shape, "sensitivities", self.sensitivities)
+        return (self.channels, *shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
-        u = self.gain * (to_complex(x) if self.complex_image else x)
-        S = self.coils(x)
-        return self.m.to(x) * to_real(fourier(u if S is None else S * u))
+        return self.m.to(x) * to_real(fourier(self.seen(x)))
 
     def adjoint(self, y: Tensor) -> Tensor:
-        u = self.gain * self.combined(self.m.to(y) * y)
-        return to_real(u) if self.complex_image else u.real
+        return self.seen_adjoint(self.combined(self.m.to(y) * y))
 
     def combined(self, y: Tensor) -> Tensor:
         """S^H F^H y, a complex image [B,1,H,W]"""
-        each, S = inverse_fourier(to_complex(y)), self.coils(y)
-        return each if S is None else (S.conj() * each).sum(1, keepdim=True)
+        return self.combination(inverse_fourier(to_complex(y)))
 
     def restrict(self, y: Tensor) -> Tensor:
         return self.m.to(y) * y
@@ -120,17 +87,6 @@ class MRI(LinearOperator):
             return noise * per_image(sure.to(y), y)
         k, both = to_complex(y), self.m * mirrored(self.m)
         return both.to(y) * to_real(k - mirrored(k).conj()) / 2**0.5
-
-    def unexplained(self, y: Tensor) -> Tensor | None:
-        """(I - H) y over the root of the share that it keeps of white noise, with H y what the best image measures as.
-
-        None where it keeps too little: as many unknowns as measured numbers.
-        """
-        s2 = SMALL * self.gain**2
-        probe = self.restrict(Noise([f"probe {i}" for i in range(len(y))], "noise").like(y))
-        left, kept = (s2 * self.solve(r, s2, 1.0) for r in (y, probe))
-        share = dot(kept, kept) / dot(probe, probe)
-        return left / per_image(share.sqrt(), left) if bool((share > LEAST_SHARE).all()) else None
 
     @property
     def columns(self) -> bool:
@@ -204,8 +160,7 @@ class MRI(LinearOperator):
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor:
         """Zero-filled: the coils' images combined by their sensitivities, the magnitude if the image is real."""
-        S = self.coils(y)
-        weight = 1 if S is None else S.abs().square().sum(1, keepdim=True).clamp_min(1e-6)
+        weight = self.power(y)
         if self.complex_image:
             return to_real(self.combined(y) / weight)
         ones = torch.ones(1, *shape, dtype=y.dtype, device=y.device)
@@ -219,22 +174,3 @@ class ScatteredMRI(MRI):
     """Several coils and any mask, solved by conjugate gradients."""
 
     exact = False  # type: ignore[assignment]
-
-
-def maps(sensitivities: Tensor | str) -> Tensor:
-    """Sensitivities [1 or B,2*coils,H,W], real and imaginary part of one coil after the other."""
-    value = formats.read(sensitivities).pixels if isinstance(sensitivities, str) else sensitivities
-    if value.is_complex():
-        raise Refusal(
-            "sensitivities are complex; give real and imaginary parts as channels, 2 for each coil"
-        )
-    value = value[None] if value.ndim == 3 else value
-    if value.ndim != 4 or value.shape[1] % 2:
-        raise Refusal(
-            f"sensitivities have shape {list(value.shape)}; allowed: [2*coils,H,W], [1 or images,2*coils,H,W]"
-        )
-    if not bool(torch.isfinite(value).all()):
-        raise Refusal("sensitivities hold values that are not finite")
-    if not bool(value.flatten(1).any(1).all()):
-        raise Refusal("sensitivities measure nothing: every one is 0")
-    return value

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Shape
-from solvers.operators.convolution import Circulant, Convolution
+from solvers.operators.circulant import Circulant
+from solvers.operators.convolution import Convolution
 from solvers.operators.kernels import checked, gaussian_taps, product
 from solvers.operators.separable import Axis, Separable
 

@@ -1,16 +1,15 @@
 """ISMRMRD (Inati et al. 2017) in HDF5: a group with `xml` and `data`, one entry of `data` for each readout.
 
 Noise scans, calibration lines, partial Fourier, partial echoes and averages are told apart by flags and counters; images are
-counted slice first, then repetition. 2-D Cartesian scans are read; what is neither imaging nor noise (navigators, phase
-correction, dummies) is passed over.
+counted slice first, then repetition. 2-D scans are read, Cartesian ones and along trajectories; what is neither imaging nor noise
+(navigators, phase correction, dummies) is passed over.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,10 +18,10 @@ from data.files import Refusal
 from data.formats import bounds, hdf5
 from data.formats.image import Affine, decoding, digest
 from data.formats.kspace import header as headers
-from data.formats.kspace.header import Header
+from data.formats.kspace.mrd_readouts import Index, along, filled, samples_of
 from data.formats.kspace.raw import Raw, place
 
-NOISE, CALIBRATION, BOTH, REVERSE = (1 << bit for bit in (18, 19, 20, 21))
+NOISE, CALIBRATION, BOTH = (1 << bit for bit in (18, 19, 20))
 OTHER = sum(
     1 << bit for bit in (22, 23, 25, 26, 27, 28, 29, 30)
 )  # navigation, phase correction, feedback, dummies, …
@@ -32,17 +31,6 @@ FRAMES = (
     "set",
     "repetition",
 )  # counters of which each value is an image of its own
-
-
-class Index(NamedTuple):
-    """Where the readouts of each image are in the file."""
-
-    header: Header
-    images: Sequence[Sequence[int]]  # readouts of each image
-    slices: int
-    calibrations: Mapping[int, Sequence[int]]  # of each slice, where it has lines of their own
-    noise: Sequence[int]
-    heads: np.ndarray
 
 
 def is_one(file: Any) -> bool:
@@ -58,15 +46,19 @@ def read(path: Path, index: int) -> Raw:
     found = _index(path)
     header, lines = found.header, found.images[index]
     first = found.heads[lines[0]]
-    rows, columns = header.encoded[0], header.encoded[1]
     where = f"{path}, slice {index}"
+    matrix, k, calibration = header.encoded[:2], None, None
     with _opened(path) as data:
-        kspace, mask = _filled(data, found, lines, (rows, columns), where)
-        extra = found.calibrations.get(int(first["idx"]["slice"]), ())
-        calibration = _filled(data, found, extra, (rows, columns), where)[0] if extra else None
+        if found.cartesian:
+            kspace, mask = filled(data, found, lines, matrix, where)
+            extra = found.calibrations.get(int(first["idx"]["slice"]), ())
+            calibration = filled(data, found, extra, matrix, where)[0] if extra else None
+        else:
+            kspace, k = along(data, found, lines, where)
+            mask = np.ones(k.shape[1:], bool)
         noise = _noise(data, found, first, where)
-    kept = header.kept(rows, columns)
-    spacing = header.spacing(rows, columns)
+    kept = header.kept(*matrix)
+    spacing = header.spacing(*matrix)
     repeats = len(found.images) // found.slices
     return Raw(
         torch.from_numpy(kspace),
@@ -76,74 +68,13 @@ def read(path: Path, index: int) -> Raw:
         _affine(found, kept, spacing),
         None if noise is None else torch.from_numpy(noise),
         None if calibration is None else torch.from_numpy(calibration),
+        None if k is None else torch.from_numpy(k),
+        None if k is None else matrix,
         index=index,
         count=len(found.images),
         shape=(*kept, found.slices, *([repeats] if repeats > 1 else [])),
         series=digest("kspace", str(path.absolute())),
     )
-
-
-def _filled(
-    data: Any, found: Index, lines: Sequence[int], matrix: tuple[int, int], where: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """k-space [coils,H,W] of some readouts, repeated lines averaged, and where it was measured."""
-    rows, columns = matrix
-    coils = int(found.heads[lines[0]]["active_channels"])
-    kspace, times = (
-        np.zeros((coils, rows, columns), np.complex64),
-        np.zeros((rows, columns), np.int64),
-    )
-    centre = found.header.lines.centre if found.header.lines else columns // 2
-    for line in lines:
-        head, samples = found.heads[line], _samples(data, line, where)
-        if len(samples) != coils:
-            raise Refusal(
-                f"{where}: readout {line} has {len(samples)} coils, the first {coils}; the same number is allowed"
-            )
-        if not samples.any():
-            raise Refusal(
-                f"{where}: readout {line} (line {int(head['idx']['kspace_encode_step_1'])}) is all zeros though listed"
-            )
-        column = int(head["idx"]["kspace_encode_step_1"]) - centre + columns // 2
-        first, start, stop = (
-            int(head["discard_pre"]),
-            0,
-            samples.shape[1] - int(head["discard_post"]),
-        )
-        middle = int(head["center_sample"])
-        if int(head["flags"]) & REVERSE:
-            samples, middle = samples[:, ::-1], samples.shape[1] - 1 - middle
-            first, stop = int(head["discard_post"]), samples.shape[1] - int(head["discard_pre"])
-        start = first - middle + rows // 2
-        part = samples[:, first:stop]
-        if not (0 <= column < columns and 0 <= start and start + part.shape[1] <= rows):
-            size = f"{part.shape[1]} samples from {start}, column {column}"
-            raise Refusal(
-                f"{where}: readout {line} ({size}) is outside the header's matrix of {rows}×{columns}"
-            )
-        kspace[:, start : start + part.shape[1], column] += part
-        times[start : start + part.shape[1], column] += 1
-    if len(set(np.unique(times)) - {0}) > 1:
-        raise Refusal(
-            f"{where}: some lines are averaged more often than others; the same number of averages is allowed"
-        )
-    return kspace / max(int(times.max()), 1), times > 0
-
-
-def _samples(data: Any, line: int, where: str) -> np.ndarray:
-    """[coils,samples] of one readout."""
-    with decoding(where, "ISMRMRD", private=True):
-        entry = data[line]
-        coils, length = (
-            int(entry["head"]["active_channels"]),
-            int(entry["head"]["number_of_samples"]),
-        )
-        numbers = np.asarray(entry["data"], np.float32)
-    if coils < 1 or len(numbers) != 2 * coils * length:
-        raise Refusal(
-            f"{where}: readout {line} holds {len(numbers)} numbers; {coils} coils × {length} samples × 2 are due"
-        )
-    return numbers.view(np.complex64).reshape(coils, length)
 
 
 def _noise(data: Any, found: Index, image: np.void, where: str) -> np.ndarray | None:
@@ -156,11 +87,14 @@ def _noise(data: Any, found: Index, image: np.void, where: str) -> np.ndarray | 
         if times[0] > 0 and image["sample_time_us"] > 0
         else 1.0
     )
-    samples = np.concatenate([_samples(data, line, where) for line in found.noise], 1)
+    samples = np.concatenate([samples_of(data, line, where) for line in found.noise], 1)
     return (samples * np.sqrt(longer / ratio / _averages(found, image))).astype(np.complex64)
 
 
 def _averages(found: Index, image: np.void) -> int:
+    """How often the lines of an image were measured; along a trajectory every readout is one of its own."""
+    if not found.cartesian:
+        return 1
     lines = next(
         lines
         for lines in found.images
@@ -199,8 +133,6 @@ def _indexed(path: Path, changed: int, size: int) -> Index:
             heads = data.fields("head")[:]
             text = data.parent["xml"][0]
     header = headers.parse(text, str(path))
-    if header.trajectory != "cartesian":
-        raise Refusal(f"{path}: a {header.trajectory} trajectory; Cartesian scans are allowed")
     if header.encoded[2] > 1 or int(heads["idx"]["kspace_encode_step_2"].max()) > 0:
         raise Refusal(
             f"{path}: a 3-D scan of {header.encoded[2]} partitions; 2-D scans of slices are allowed"

@@ -40,6 +40,10 @@ class Raw:
     calibration: Tensor | None = (
         None  # complex64 [coils,H,W]: a calibration scan of its own, on the same grid
     )
+    trajectory: Tensor | None = (
+        None  # float64 [2,H,W]: where samples lie, in cycles per field of view; H shots of W samples then
+    )
+    matrix: tuple[int, int] | None = None  # rows and columns of the image, where k-space has others
     index: int = 0
     count: int = 1
     shape: tuple[
@@ -68,10 +72,17 @@ def checked(raw: Raw, where: str) -> Raw:
         raise Refusal(
             f"{where}: {len(raw.kspace)} coils, but the noise scan has {len(noise)}; the same coils are allowed"
         )
-    if not all(k <= n for k, n in zip(raw.kept, raw.kspace.shape[-2:])):
+    whole = raw.matrix or tuple(raw.kspace.shape[-2:])
+    if not all(k <= n for k, n in zip(raw.kept, whole)):
         raise Refusal(
-            f"{where}: a picture of {raw.kept} in k-space of {tuple(raw.kspace.shape[-2:])}; at most that is allowed"
+            f"{where}: a picture of {raw.kept} in k-space of {whole}; at most that is allowed"
         )
+    if raw.trajectory is not None:
+        silent = (raw.kspace == 0).all(2).all(0)
+        if bool(silent.any()):
+            raise Refusal(
+                f"{where}: {int(silent.sum())} of {len(silent)} shots are all 0 (the first is {int(silent.int().argmax())})"
+            )
     return replace(raw, kspace=torch.where(raw.mask, raw.kspace, 0))
 
 
