@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -94,15 +95,25 @@ def _is_kspace(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix in (".npy", ".npz"):
         return formats.read(path, 0).meta.dtype.startswith("complex")
-    if suffix in (".h5", ".hdf5"):
-        try:
-            return bool(kspace.count(path))
-        except Refusal:  # of images, or broken, which is said when it is read as such
-            return False
-    return suffix in kspace.SUFFIXES
+    return suffix in kspace.SUFFIXES and (suffix not in (".h5", ".hdf5") or _counted(path, kspace))
+
+
+def _is_sinogram(path: Path) -> bool:
+    """Whether a file has a YAML beside it, or is a projection among the DICOM files of its folder."""
+    if not sinogram.known(path):
+        return False
+    return path.with_suffix(".yaml").is_file() or _counted(path, sinogram)
+
+
+def _counted(path: Path, format: Any) -> bool:
+    """Whether a format that shares its files' names with others knows this one; what is broken is said by the others."""
+    try:
+        return bool(format.count(path))
+    except Refusal:
+        return False
 
 
 KINDS = {  # of measured data: which files hold them, and how many a file; both may have a YAML beside them
     "k-space": sources.Kind(_is_kspace, kspace.count),
-    "sinogram": sources.Kind(sinogram.known, lambda path: sinogram.count(Path(path))),
+    "sinogram": sources.Kind(_is_sinogram, lambda path: sinogram.count(Path(path))),
 }

@@ -18,10 +18,10 @@ TAKEN = ("result", "panel", "report", "mask")
 CSS = f"""{STYLE} .refused {{ color: #d9480f; font-weight: 600 }} progress {{ width: 100% }} .take a {{ margin-right: 1em }}
 .mask {{ position: relative; line-height: 0; width: fit-content }} #arrived, #drawn {{ display: none }}
 .mask canvas {{ position: absolute; inset: 0; width: 100%; height: 100%; opacity: .75; cursor: crosshair; touch-action: none }}"""
+FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+GREY = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400"}
 LOOK = {
-    "theme": gr.themes.Base(
-        font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    ),
+    "theme": gr.themes.Base(**FONTS).set(**GREY),
     "css": CSS,
     "head": f"<script>{Path(__file__).with_name('web.js').read_text()}</script>",
 }
@@ -69,7 +69,7 @@ def chosen(s: Session, task: str) -> tuple:
     slices = gr.update(maximum=max(count - 1, 1), value=middle, visible=count > 1)
     due = TASKS.get(s.scan.holds, BEGIN[0] if task in TASKS.values() else task)
     marked = s.scan.holds in TASKS
-    return slices, several, (low + high) / 2, high - low, due, marked, "", hidden, ""
+    return slices, several, (low + high) / 2, high - low, due, marked, "", "", hidden, ""
 
 
 def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
@@ -120,7 +120,7 @@ def field(one: Any, how: gr.State) -> None:
     """The control of a setting."""
     look: Any = {
         "label": one.name,
-        "info": one.about.replace("None: ", "empty: ") or None,
+        "info": one.about.replace("None: ", "empty: "),  # "", not None, which keeps another's
         "elem_id": f"set-{one.name}",
         "min_width": 120,
         "interactive": True,  # gradio thinks that what is rendered late is an output
@@ -219,7 +219,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
             one(demonstrated, [session, demo], None, **HIDDEN) for one in (begun.then, demo.input)
         ]
         for came in (*(one.then for one in demos), arrived.click):
-            there = came(chosen, [session, task], [*fresh, out, at, line], **HIDDEN)
+            there = came(chosen, [session, task], [*fresh, paced, out, at, line], **HIDDEN)
             there = there.then(show, seen, scan, **HIDDEN).then(spelled, asked, code, **HIDDEN)
             there.then(estimate, asked, paced, show_progress="hidden", **WORK)
         gr.on([k.input, level.input, width.input, task.change], show, seen, scan, **LAST)
