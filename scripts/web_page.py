@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from web_session import MEASURED, TASKS, Answers, Session, about, ends, own_steps
+from web_session import MEASURED, TASKS, Answers, Session, about, ends, ours, own_steps
 
 import palimpsest as P
 from data import manifest
@@ -68,8 +68,9 @@ def chosen(s: Session, task: str) -> tuple:
     several, hidden = gr.update(visible=count > 1), gr.update(visible=False)
     slices = gr.update(maximum=max(count - 1, 1), value=middle, visible=count > 1)
     due = TASKS.get(s.scan.holds, BEGIN[0] if task in TASKS.values() else task)
-    marked = s.scan.holds in TASKS
-    return slices, several, (low + high) / 2, high - low, due, marked, "", "", hidden, ""
+    demo = None if s.sent else s.scan.rows[0].image_id
+    window = ((low + high) / 2, high - low)
+    return demo, slices, several, *window, due, s.scan.holds in TASKS, "", "", hidden, ""
 
 
 def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
@@ -85,7 +86,8 @@ def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
         links = [
             f"<a id=take-{one} href='/take/{s.token}/{one}' download>{one}</a>" for one in take
         ]
-        shown = f"{s.result.html(ends(level, width))}<p class=take>Download: {''.join(links)}</p>"
+        window = ends(level, width) if s.scan.holds == "images" else None  # else of other units
+        shown = f"{s.result.html(window)}<p class=take>Download: {''.join(links)}</p>"
         row = gr.update(visible=rows > 1, maximum=max(rows - 1, 1), value=rows // 2)
         yield shown, row, s.result.profile(rows // 2)
     except P.Stopped:
@@ -154,7 +156,8 @@ def listed(names: dict[str, str], label: str, value: str, name: str) -> gr.Dropd
 def blocks(models: Sequence[str]) -> gr.Blocks:
     """The page. models: priors beside the shipped ones."""
     priors = {Path(folder).name: folder for folder in models} | {name: name for name in P.models()}
-    tasks, visitors, Session.priors = P.tasks(), {}, priors
+    tasks = {name: ours(line) for name, line in P.tasks().items()}
+    visitors, Session.priors = {}, priors
 
     def begin(request: gr.Request) -> tuple[Any, str]:
         visitors[request.session_hash] = s = Session()
@@ -212,7 +215,10 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
         line = gr.HTML(elem_id="profile")
 
         asked = Answers(session, k, every, task, measured, how, solver, prior, steps, draws, seed)
-        seen, fresh = [session, k, level, width, task], [k, every, level, width, task, measured]
+        seen, fresh = (
+            [session, k, level, width, task],
+            [demo, k, every, level, width, task, measured],
+        )
         begun = page.load(begin, None, [session, token], **HIDDEN)
         page.unload(end)
         demos = [

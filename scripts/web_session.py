@@ -62,10 +62,14 @@ class Session:
         return self.folder / "mask.png"
 
     @property
+    def sent(self) -> bool:
+        """Whether the scan is the visitor's own."""
+        return self.scan.path.is_relative_to(self.folder)
+
+    @property
     def name(self) -> str:
         """What the scan is called in a command, without the folder of what was sent."""
-        sent = self.scan.path.is_relative_to(self.folder)
-        return self.scan.path.name if sent else f"models/demo-data/{self.scan.path.name}"
+        return self.scan.path.name if self.sent else f"models/demo-data/{self.scan.path.name}"
 
     def receive(self, path: Path, _: int = 0) -> None:
         self.look(Opened.of(path))
@@ -106,9 +110,7 @@ class Session:
         if not reason:
             logging.error("a bug in the program", exc_info=error)
             return "Something went wrong; the server's log says what."
-        for theirs, ours in WORDS.items():
-            reason = re.sub(theirs, ours, reason)
-        return reason
+        return ours(reason)
 
 
 class Answers(NamedTuple):
@@ -164,11 +166,9 @@ class Answers(NamedTuple):
         words["overrides"] = [w.replace(f"{self.session.folder}/", "") for w in words["overrides"]]
         words["prior"] = Path(words["prior"]).name
         call = ", ".join(f"{key}={value!r}" for key, value in words.items())
-        sent = (
-            "" if "/" in name else f"# {name}: the file that was sent; its name seeds the noise\n"
-        )
+        own = f"# {name}: the file that was sent; its name seeds the noise\n"
         python = f"import palimpsest as P\nresult = P.restore({name!r}, {call})"
-        return f"{sent}{P.command(name, **words)}\n\n{python}"
+        return f"{own * self.session.sent}{P.command(name, **words)}\n\n{python}"
 
     def seconds(self) -> float:
         """That the run would take on this computer."""
@@ -182,6 +182,13 @@ class Answers(NamedTuple):
 def pace(path: Path, overrides: tuple[str, ...], prior: str, **words: Any) -> float:
     """Seconds a step."""
     return P.estimate(path, loaded(prior), overrides=overrides, steps=10, **words) / 10
+
+
+def ours(line: str) -> str:
+    """What the program says, in the page's words."""
+    for theirs, own in WORDS.items():
+        line = re.sub(theirs, own, line)
+    return line
 
 
 def own_steps(solver: str) -> int:
