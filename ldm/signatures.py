@@ -6,7 +6,9 @@ import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, NamedTuple
 
 from data.files import Refusal, nearest
@@ -61,6 +63,7 @@ class Setting(NamedTuple):
         return found[0] if found else None
 
 
+READING = Lock()  # getsource parses, and the parser of CPython 3.11 is not safe between threads
 KINDS = {bool: "truth", int: "whole", float: "number"}
 LISTS = {int: "wholes", float: "numbers"}
 NUMBERS: dict[str, tuple[Callable[[str], float], str]] = {  # how they are read, and what is allowed
@@ -108,11 +111,15 @@ def _several(value: Any) -> bool:
 
 def _comments(cls: type) -> dict[str, str]:
     """The comments that stand beside the fields of a class and of those it inherits from."""
-    lines = [
-        line for base in reversed(cls.__mro__[:-1]) for line in inspect.getsource(base).splitlines()
-    ]
+    with READING:
+        lines = [line for base in reversed(cls.__mro__[:-1]) for line in _source(base)]
     fields = (re.match(r"    (\w+): .*?  # (.*)", line) for line in lines)
     return {found[1]: found[2] for found in fields if found}
+
+
+@lru_cache
+def _source(cls: type) -> list[str]:
+    return inspect.getsource(cls).splitlines()
 
 
 def check(

@@ -1,5 +1,9 @@
 """Settings as a form has them: what is shown of them, and which override an answer means."""
 
+import inspect
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 import palimpsest as P
@@ -69,3 +73,21 @@ def test_a_wrong_answer_is_refused_in_one_line(task: str, name: str, answer: str
     with pytest.raises(P.Refusal) as refused:
         setting(task, name).override(answer)
     assert str(refused.value) == f"{name} {answer!r}: {allowed}"
+
+
+def test_one_reads_the_source_for_many(monkeypatch):
+    """CPython 3.11's parser, which finds where a class begins in its file, is not safe between threads."""
+    inside, most, read = 0, 0, inspect.getsource
+
+    def getsource(cls: type) -> str:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        inside -= 1
+        return read(cls)
+
+    monkeypatch.setattr(inspect, "getsource", getsource)
+    with ThreadPoolExecutor(4) as many:
+        found = list(many.map(lambda task: P.settings("tasks", task), ["hdr", "destriping"] * 4))
+    assert most == 1 and len({repr(one) for one in found}) == 2
