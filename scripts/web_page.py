@@ -144,7 +144,7 @@ def fields(task: str, how: gr.State) -> None:
             if one.said:
                 field(one, how)
     if rest := [one for one in known if not one.said]:
-        with gr.Accordion("further settings", open=False):
+        with gr.Accordion("further settings", open=False, elem_id="further"):
             for one in rest:
                 field(one, how)
 

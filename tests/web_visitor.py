@@ -156,8 +156,9 @@ class Page:
 
     def code(self) -> str:
         """The same without this page."""
-        text = "return document.querySelector('#code textarea').value"
-        return self.driver.execute_script(text)
+        if not self.seen("#code textarea"):
+            self.find("#without button").click()
+        return self.find("#code textarea").get_attribute("value")
 
     def split(self) -> float:
         """Where the line between measured and restored stands, in percent."""
