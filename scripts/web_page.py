@@ -1,6 +1,7 @@
 """The controls and pictures of the page that `web.py` serves. What they ask for is done by palimpsest.py."""
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ SOLVERS = {name: line for name, line in P.solvers().items() if not name.startswi
 HIDDEN: Any = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 LAST: Any = {"trigger_mode": "always_last", **HIDDEN}
 WORK: Any = {"concurrency_limit": 1, "concurrency_id": "work", "api_visibility": "private"}
+TIMED: Any = {"trigger_mode": "always_last", "show_progress": "hidden", **WORK}
 
 
 class Slider(gr.Slider):
@@ -87,7 +89,8 @@ def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
             f"<a id=take-{one} href='/take/{s.token}/{one}' download>{one}</a>" for one in take
         ]
         window = ends(level, width) if s.scan.holds == "images" else None  # else of other units
-        shown = f"{s.result.html(window)}<p class=take>Download: {''.join(links)}</p>"
+        told = re.sub("<li>.*?</li>", lambda note: ours(note[0]), s.result.html(window))
+        shown = f"{told}<p class=take>Download: {''.join(links)}</p>"
         row = gr.update(visible=rows > 1, maximum=max(rows - 1, 1), value=rows // 2)
         yield shown, row, s.result.profile(rows // 2)
     except P.Stopped:
@@ -118,8 +121,8 @@ def chosen_solver(name: str) -> tuple:
     return own_steps(name), gr.update(info=SOLVERS[name])
 
 
-def field(one: Any, how: gr.State) -> None:
-    """The control of a setting."""
+def field(one: Any, how: gr.State) -> Any:
+    """The control of a setting; what happens when it is changed."""
     look: Any = {
         "label": one.name,
         "info": one.about.replace("None: ", "empty: "),  # "", not None, which keeps another's
@@ -133,20 +136,18 @@ def field(one: Any, how: gr.State) -> None:
         made = gr.Checkbox(one.value, **look)
     else:
         made = gr.Textbox(one.text, max_lines=1, **look)
-    made.input(lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
+    return made.input(lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
 
 
-def fields(task: str, how: gr.State) -> None:
-    """The controls of a task: those that its file speaks of, and the others behind a lid."""
+def fields(task: str, how: gr.State) -> list:
+    """The controls of a task: those that its file speaks of, and the others behind a lid; what happens when one is changed."""
     known = [one for one in P.settings("tasks", task) if one.kind != "file"]
     with gr.Row():
-        for one in known:
-            if one.said:
-                field(one, how)
-    if rest := [one for one in known if not one.said]:
-        with gr.Accordion("further settings", open=False, elem_id="further"):
-            for one in rest:
-                field(one, how)
+        changed = [field(one, how) for one in known if one.said]
+    with gr.Accordion(
+        "further settings", open=False, elem_id="further", visible=len(changed) < len(known)
+    ):
+        return changed + [field(one, how) for one in known if not one.said]
 
 
 def listed(names: dict[str, str], label: str, value: str, name: str) -> gr.Dropdown:
@@ -189,7 +190,13 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 task = listed(tasks, "What happened to it", BEGIN[0], "task")
                 label = f"{MEASURED} (else that is simulated)"
                 measured = gr.Checkbox(label=label, elem_id="measured")
-                gr.render(inputs=task, show_progress="hidden")(lambda task: fields(task, how))
+
+                @gr.render(inputs=task, show_progress="hidden")
+                def controls(task: str) -> None:
+                    for changed in fields(task, how):
+                        told = changed.then(spelled, asked, code, **HIDDEN)
+                        told.then(estimate, asked, paced, **TIMED)
+
                 solver = listed(SOLVERS, "How", BEGIN[1], "solver")
                 first = next(iter(priors)) if models else "demo-pixel"
                 prior = gr.Dropdown(list(priors), label="Prior", value=first, elem_id="prior")
@@ -231,10 +238,9 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
         gr.on([k.input, level.input, width.input, task.change], show, seen, scan, **LAST)
         task.change(lambda name: ({}, gr.update(info=tasks[name])), task, [how, task], **HIDDEN)
         solver.change(chosen_solver, solver, [steps, solver], **HIDDEN)
-        changes = [how.change, drawn.click, *(one.input for one in (every, task, measured, solver))]
+        changes = [drawn.click, *(one.input for one in (every, task, measured, solver))]
         changes += [prior.input, steps.change, draws.input]
-        timed: Any = {"trigger_mode": "always_last", "show_progress": "hidden", **WORK}
-        gr.on([*changes, task.change], estimate, asked, paced, **timed)
+        gr.on([*changes, task.change], estimate, asked, paced, **TIMED)
         gr.on([*changes, task.change, seed.input, k.input], spelled, asked, code, **LAST)
 
         # Before the queue: who waits may stop too.
