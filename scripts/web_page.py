@@ -39,13 +39,6 @@ WORK: Any = {"concurrency_limit": 1, "concurrency_id": "work", "api_visibility":
 TIMED: Any = {"trigger_mode": "always_last", "show_progress": "hidden", **WORK}
 
 
-class Slider(gr.Slider):
-    """One whose number may come before its new ends do: who is asked takes the nearest that there is."""
-
-    def preprocess(self, payload: float) -> float:
-        return payload
-
-
 def refused(session: Session, error: BaseException) -> str:
     return f"<p class=refused role=alert>{html.escape(session.said(error))}</p>"
 
@@ -136,7 +129,7 @@ def field(one: Any, how: gr.State) -> Any:
         made = gr.Checkbox(one.value, **look)
     else:
         made = gr.Textbox(one.text, max_lines=1, **look)
-    return made.input(lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
+    return made.change(lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
 
 
 def fields(task: str, how: gr.State) -> list:
@@ -148,6 +141,13 @@ def fields(task: str, how: gr.State) -> list:
         "further settings", open=False, elem_id="further", visible=len(changed) < len(known)
     ):
         return changed + [field(one, how) for one in known if not one.said]
+
+
+def sliding(label: str, name: str) -> gr.Slider:
+    """A slider whose number may come before its new ends do: who is asked takes the nearest that there is."""
+    made = gr.Slider(0, 1, step=1, label=label, visible=False, elem_id=name)
+    made.preprocess = lambda payload: payload  # type: ignore[method-assign]
+    return made
 
 
 def listed(names: dict[str, str], label: str, value: str, name: str) -> gr.Dropdown:
@@ -180,7 +180,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 demo = gr.Dropdown(list(DEMOS), label="Scan", elem_id="demo")
                 gr.HTML(SEND, js_on_load="element.onchange = (event) => page.send(event.target)")
                 arrived, drawn = gr.Button(elem_id="arrived"), gr.Button(elem_id="drawn")
-                k = Slider(0, 1, step=1, label="Slice", visible=False, elem_id="slice")
+                k = sliding("Slice", "slice")
                 every = gr.Checkbox(label="restore all slices", visible=False)
                 with gr.Row():
                     level = gr.Number(label="Level", min_width=140, elem_id="Level")
@@ -218,7 +218,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 with gr.Accordion("The same without this page", open=False, elem_id="without"):
                     code = gr.Textbox(lines=5, show_label=False, buttons=["copy"], elem_id="code")
         out = gr.HTML(elem_id="out")
-        at = Slider(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
+        at = sliding("Profile of row", "row")
         line = gr.HTML(elem_id="profile")
 
         asked = Answers(session, k, every, task, measured, how, solver, prior, steps, draws, seed)
