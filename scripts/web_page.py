@@ -129,7 +129,9 @@ def field(one: Any, how: gr.State) -> Any:
         made = gr.Checkbox(one.value, **look)
     else:
         made = gr.Textbox(one.text, max_lines=1, **look)
-    return made.change(lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
+    # Not `change`: that is told of fields of the task before, too, whose place these take. An emptied text is told by blur alone.
+    told = [made.input, made.blur] if one.kind not in ("choice", "truth") else [made.input]
+    return gr.on(told, lambda said, known: {**known, one.key: said}, [made, how], how, **LAST)
 
 
 def fields(task: str, how: gr.State) -> list:

@@ -315,13 +315,16 @@ def test_what_a_scanner_measured(visitors, tmp_path: Path):
 
 
 def test_the_same_without_the_page(visitors, tmp_path: Path, server: Server, monkeypatch):
-    """The command and the Python lines that it shows give what it gave, with the noise level estimated."""
+    """The command and the Python lines that it shows give what it gave; an emptied noise level is no number."""
     page = visitors()
     scan = small(tmp_path)
     page.send(scan)
     until(lambda: page.value("set-sigma_y") == "0.01")
     page.set("set-sigma_y", "")
     until(lambda: "sigma_y=null" in page.code())
+    until(lambda: page.find("#pace").text.endswith("needs a value for sigma_y"))
+    page.set("set-sigma_y", "0.03")
+    until(lambda: "sigma_y=0.03" in page.code())
     page.run(draws=2)
     until(lambda: "draws=2" in page.code())
     assert "PSNR" in page.finish()
