@@ -31,13 +31,13 @@ window.page = {
     element.addEventListener("dblclick", (event) => { if (event.target.id === "hole") clear(event.target) })
     for (const name of ["pointerdown", "pointermove"]) element.addEventListener(name, stroke)
     element.addEventListener("pointerup", (event) => { if (event.target.id === "hole") page.sendMask(event.target) })
-    let last
-    new MutationObserver(() => { // the picture was drawn anew, in another window or of another slice: the hole stays
-      const canvas = element.querySelector("#hole")
-      if (!canvas || canvas === last) return
-      if (last && last.dataset.scan === canvas.dataset.scan) canvas.getContext("2d").drawImage(last, 0, 0)
-      last = canvas
-    }).observe(element, { childList: true, subtree: true })
+    let last = {}
+    new MutationObserver(() => { // drawn anew, in another window or of another slice: the hole stays; of another scan: it goes
+      const hole = element.querySelector("#hole"), scan = hole?.dataset.scan
+      if (hole && hole !== last.hole && scan === last.scan) hole.getContext("2d").drawImage(last.hole, 0, 0)
+      if (hole && hole === last.hole && scan !== last.scan) hole.getContext("2d").clearRect(0, 0, hole.width, hole.height)
+      last = hole ? { hole, scan } : last
+    }).observe(element, { childList: true, subtree: true, attributes: true, attributeFilter: ["data-scan"] })
   },
 
   async sendMask(canvas) {

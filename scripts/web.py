@@ -10,25 +10,19 @@ Exit codes: 0 stopped, 2 the user's mistake (one line).
 
 import base64
 import hmac
-import logging
 import os
 import re
-import secrets
 import shutil
 import sys
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1"}
-import torch
-
-from data import formats
+from data import formats, opened
 from data.files import Refusal
-from data.opened import Opened
 from solvers.run import call as call  # now, so that nobody who presses waits for it
 from solvers.run import door
 from solvers.run.command import Parser, whole
@@ -38,78 +32,11 @@ SERVED = re.compile(  # of what gradio has, not its uploads, files, proxies and 
     r"/|/(assets|static|svelte|scan|mask|take)/.*|/(config/?|theme\.css|favicon\.ico|manifest\.json)"
     r"|/gradio_api/(queue/(join|data)|heartbeat/\w+|startup-events|theme\.css|info/?|app_id/?|cancel|reset/?|run/\w+/?)"
 )
-HEADERS = [
-    (
-        b"content-security-policy",
-        b"default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
-    ),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
-PAGES = 64  # open at once
-
-
-class Session:
-    """One visitor: a folder for what is sent, the rows in it, the last result, and whether a stop was asked for."""
-
-    open: dict[str, "Session"] = {}  # by token
-
-    def __init__(self) -> None:
-        if len(Session.open) >= PAGES:
-            raise Refusal(f"{PAGES} pages are open already")
-        self.token, self.folder = (
-            secrets.token_urlsafe(24),
-            Path(tempfile.mkdtemp(prefix="palimpsest-web-")),
-        )
-        self.stop, self.scan, self.scans = threading.Event(), Opened(Path(), []), 0
-        self.result: Any = None
-        Session.open[self.token] = self
-
-    def close(self) -> None:
-        self.stop.set()
-        Session.open.pop(self.token, None)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-    def look(self, scan: Opened) -> None:
-        """Restore this from now on, and forget what came before: its run, result, mask and file."""
-        self.stop.set()
-        self.scan, self.scans, self.result = scan, self.scans + 1, None
-        (self.folder / "mask.png").unlink(missing_ok=True)
-        for old in self.folder.glob("sent-*"):
-            if not scan.path.is_relative_to(old):
-                shutil.rmtree(old)
-
-    def mask(self, path: Path, width: int) -> None:
-        """Bytes, 255 where a pixel was measured, as the mask of the next restoration."""
-        drawn = torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8)
-        formats.write(
-            formats.Image(drawn.reshape(1, -1, width).float(), formats.Meta("png", "uint8")),
-            self.folder / "mask.png",
-        )
-
-    def take(self, what: str) -> Path:
-        """The file of a download."""
-        result, meta = self.result, self.result.middle.scan.source.meta
-        several = self.scan.path.is_dir() and len(result.outcomes) > 1
-        suffix = {"panel": ".png", "report": ""}.get(
-            what, ".zip" if several else formats.suffix(meta)
-        )
-        path = self.folder / f"{'panel' if what == 'panel' else 'restored'}{suffix}"
-        if what == "report":
-            result.save(path, overwrite=True)
-            return path / "report.html"
-        (result.picture if what == "panel" else result).save(path)
-        return path
-
-    def said(self, error: BaseException) -> str:
-        """The line about a mistake, without any path of this computer. A bug is in the log."""
-        if self.token not in Session.open:
-            return "This page was closed."
-        reason = door.explained(error)
-        if not reason:
-            logging.error("a bug in the program", exc_info=error)
-            return "Something went wrong; the server's log says what."
-        return re.sub(r"(?<!\w)/([^\s/:]+/)+", "", reason)
+HEADERS = {
+    "content-security-policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
 
 
 class Guard:
@@ -117,40 +44,33 @@ class Guard:
 
     def __init__(self, app: Any, hosts: Sequence[str], login: str):
         self.app, self.hosts = app, hosts
-        self.login = f"Basic {base64.b64encode(login.encode()).decode()}".encode() if login else b""
+        self.login = f"Basic {base64.b64encode(login.encode()).decode()}" if login else ""
+
+    def status(self, scope: Any) -> int:
+        headers = {name: value.decode("latin1") for name, value in scope["headers"]}
+        host = re.sub(r":\d+$", "", headers.get(b"host", "")).strip("[]")
+        said = headers.get(b"authorization", "")
+        if self.hosts and host not in self.hosts:
+            return 421
+        if self.login and not hmac.compare_digest(said.encode(), self.login.encode()):
+            return 401
+        return 200 if scope["type"] == "http" and SERVED.fullmatch(scope["path"]) else 404
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            return await self.app(scope, receive, send)
-        headers = dict(scope["headers"])
-        host = re.sub(r":\d+$", "", headers.get(b"host", b"").decode("latin1")).strip("[]")
-        known = not self.login or hmac.compare_digest(
-            headers.get(b"authorization", b""), self.login
-        )
-        served = scope["type"] == "http" and SERVED.fullmatch(scope["path"])
-        status = (
-            421
-            if self.hosts and host not in self.hosts
-            else 401
-            if not known
-            else 200
-            if served
-            else 404
-        )
-        if status != 200:
-            asked = [(b"www-authenticate", b'Basic realm="Palimpsest"')] if status == 401 else []
-            await send({"type": "http.response.start", "status": status, "headers": asked})
-            return await send({"type": "http.response.body", "body": b""})
+        from starlette.datastructures import MutableHeaders
+        from starlette.responses import Response
 
         async def guarded(message: Any) -> None:
-            more = (
-                {"headers": [*message["headers"], *HEADERS]}
-                if message["type"] == "http.response.start"
-                else {}
-            )
-            await send(message | more)
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
 
-        await self.app(scope, receive, guarded)
+        if scope["type"] == "lifespan":
+            return await self.app(scope, receive, send)
+        if (status := self.status(scope)) == 200:
+            return await self.app(scope, receive, guarded)
+        asked = {"www-authenticate": 'Basic realm="Palimpsest"'} if status == 401 else {}
+        await Response(status_code=status, headers=asked)(scope, receive, send)
 
 
 def application(
@@ -161,11 +81,12 @@ def application(
     from fastapi import FastAPI, HTTPException, Request
     from fastapi.concurrency import run_in_threadpool
     from fastapi.responses import FileResponse
-    from web_page import CSS, HEAD, TAKEN, THEME, blocks
+    from web_page import LOOK, TAKEN, blocks
+    from web_session import Session
 
     app = FastAPI(openapi_url=None)
 
-    def opened(token: str) -> Session:
+    def visited(token: str) -> Session:
         if token not in Session.open:
             raise HTTPException(404, "this page was closed; load it again")
         return Session.open[token]
@@ -174,29 +95,21 @@ def application(
     async def receive(
         kind: str, token: str, request: Request, suffix: str = "", width: int = 1
     ) -> dict[str, str]:
-        session = opened(token)
+        session, suffix = visited(token), suffix.lower()
         folder = Path(tempfile.mkdtemp(prefix="sent-", dir=session.folder))
+        path, size = folder / "mask", 0
         try:
-            if kind == "scan" and suffix.lower() not in formats.SUFFIXES:
-                raise Refusal(
-                    f"files called *{suffix[:12]} are not read; {', '.join(formats.SUFFIXES)} are allowed"
-                )
-            path, size = folder / (f"scan{suffix.lower()}" if kind == "scan" else "mask"), 0
-            with path.open("wb") as file:
-                async for (
-                    piece
-                ) in request.stream():  # to its end, or the browser would not read the answer
+            if kind == "scan":
+                path = folder / f"scan{allowed(suffix)}"
+            with path.open("wb") as file:  # to its end, or the browser would not read the answer
+                async for piece in request.stream():
                     size += len(piece)
                     file.write(piece if size <= most else b"")
             if size > most:
-                raise Refusal(
-                    f"the file is larger than {most >> 20} MB; --max-upload-mb of scripts/web.py allows more"
-                )
-            await run_in_threadpool(
-                lambda: (
-                    session.look(Opened.of(path)) if kind == "scan" else session.mask(path, width)
-                )
-            )
+                allows = "--max-upload-mb of scripts/web.py allows more"
+                raise Refusal(f"the file is larger than {most >> 20} MB; {allows}")
+            take = session.receive if kind == "scan" else session.mask
+            await run_in_threadpool(take, path, width)
             return {}
         except Exception as error:
             shutil.rmtree(folder)
@@ -204,41 +117,39 @@ def application(
 
     @app.get("/take/{token}/{what}")
     def take(token: str, what: str) -> Any:
-        if opened(token).result is None or what not in TAKEN:
+        session = visited(token)
+        if session.result is None or what not in TAKEN:
             raise HTTPException(404)
         try:
-            path = opened(token).take(what)
+            path = session.take(what)
         except Refusal as error:
-            raise HTTPException(409, opened(token).said(error)) from error
+            raise HTTPException(409, session.said(error)) from error
         return FileResponse(path, filename=path.name)
 
-    shown: Any = {
-        "theme": THEME,
-        "css": CSS,
-        "head": HEAD,
-        "footer_links": [],
-        "ssr_mode": False,
-        "show_error": False,
-    }
-    app = gradio.mount_gradio_app(app, blocks(Session, models), path="/", **shown)
+    look = {**LOOK, "footer_links": [], "ssr_mode": False, "show_error": False}
+    app = gradio.mount_gradio_app(app, blocks(models), path="/", **look)
     app.add_middleware(Guard, hosts=hosts, login=login)
     return app
+
+
+def allowed(suffix: str) -> str:
+    if suffix not in opened.SUFFIXES:
+        raise Refusal(
+            f"files called *{suffix[:12]} are not read; {', '.join(opened.SUFFIXES)} are allowed"
+        )
+    return suffix
 
 
 def main(argv: Sequence[str]) -> int:
     parser = Parser("web.py", __doc__)
     add = parser.add_argument
-    add(
-        "--host",
-        default="127.0.0.1",
-        help="the address to listen on; others than loopback need --user",
-    )
+    does = "the address to listen on; others than loopback need --user"
+    add("--host", default="127.0.0.1", help=does)
     add("--port", type=int, default=7860)
     add("--user", default="", metavar="NAME")
     add("--password-file", type=Path, metavar="FILE", help="its first line is the password")
-    add(
-        "--model", nargs="+", default=[], metavar="FOLDER", help="priors of your own to choose from"
-    )
+    does = "priors of your own to choose from"
+    add("--model", nargs="+", default=[], metavar="FOLDER", help=does)
     add("--max-upload-mb", type=whole, default=256, metavar="N")
     return door.run(parser.prog, argv, lambda: serve(parser.parse_args(argv)))
 
@@ -247,9 +158,8 @@ def serve(options: Any) -> None:
     """Listen until interrupted. Raises Refusal for an address that others reach, without a user and a password."""
     local, most = options.host in LOOPBACK, options.max_upload_mb << 20
     if bool(options.user) != bool(options.password_file) or not (local or options.user):
-        raise Refusal(
-            f"--host {options.host}: --user NAME and --password-file FILE go together, and are needed off loopback"
-        )
+        both = "--user NAME and --password-file FILE go together, and are needed off loopback"
+        raise Refusal(f"--host {options.host}: {both}")
     password = options.password_file.read_text().partition("\n")[0] if options.user else ""
     if options.user and not password:
         raise Refusal(f"{options.password_file}: its first line is empty; a password is needed")
@@ -261,18 +171,14 @@ def serve(options: Any) -> None:
         login = f"{options.user}:{password}" if options.user else ""
         app = application(options.model, most, LOOPBACK if local else (), login)
     except ModuleNotFoundError as error:
-        raise Refusal(
-            f"{error.name} is not installed; make web, or pip install -e '.[web]', does that"
-        ) from error
+        does = "make web, or pip install -e '.[web]', does that"
+        raise Refusal(f"{error.name} is not installed; {does}") from error
+    from web_session import Session
+
     print(f"Palimpsest: http://{options.host}:{options.port}/   (Ctrl-C ends it)", flush=True)
+    quiet: Any = {"log_level": "warning", "timeout_graceful_shutdown": 2}
     try:
-        uvicorn.run(
-            app,
-            host=options.host,
-            port=options.port,
-            log_level="warning",
-            timeout_graceful_shutdown=2,
-        )
+        uvicorn.run(app, host=options.host, port=options.port, **quiet)
     finally:
         for session in list(Session.open.values()):
             session.close()

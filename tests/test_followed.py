@@ -144,6 +144,7 @@ def test_a_series_comes_and_goes_as_zip(world: Path, words: dict, tmp_path: Path
     assert [Path(row.path).name for row in opened.rows] == ["0001.dcm", "0002.dcm", "0003.dcm"]
     assert opened.look(1)[0].shape == (1, 16, 16)
     (result,) = P.restore(opened.path, **words)
+    assert result.suffix == ".zip"
     result.save(tmp_path / "restored.zip")
     with zipfile.ZipFile(tmp_path / "restored.zip") as archive:
         assert len(archive.namelist()) == 3

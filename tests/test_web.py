@@ -1,232 +1,39 @@
-"""The page in a real browser (Debian's chromium): what a visitor does, and what the browser asks other hosts for: nothing.
-
-Where chromium or gradio is missing they skip with one line; with PALIMPSEST_BROWSER=1 that is a failure.
-"""
+"""The page in a real browser: what a visitor does, and what the browser asks other hosts for: nothing."""
 
 import io
-import json
-import os
 import re
-import shutil
-import socket
+import shlex
 import struct
-import subprocess
-import sys
-import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel
 import numpy as np
 import PIL.Image
 import pydicom
 import pytest
-import tiny
+import test_opened
+import yaml
+from web_visitor import (
+    ROOT,
+    By,
+    Keys,
+    Server,
+    browser,
+    browsers,
+    server,
+    until,
+    visitors,
+    webdriver,
+)
 
+import sample
 from solvers.run import panels, report
 
-ROOT = Path(__file__).parents[1]
-PROGRAMS = [shutil.which("chromium"), shutil.which("chromedriver")]
-LAST = int(
-    os.environ.get("PALIMPSEST_WAIT", 120)
-)  # seconds that anything may take on a loaded computer
+__all__ = ["browsers", "server", "visitors"]  # fixtures
 SCAN = ROOT / "models/demo-data/lung2-ax-035.dcm"
-MISSING = "no chromium, chromedriver, selenium and gradio here: apt-get install chromium chromium-driver, pip install -e '.[dev]'"
-
-try:
-    import gradio  # noqa: F401
-    from selenium import webdriver
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.common.keys import Keys
-
-    here = all(PROGRAMS)
-except ModuleNotFoundError:
-    here = False
-if not here and not os.environ.get("PALIMPSEST_BROWSER"):
-    pytest.skip(MISSING, allow_module_level=True)
-
-
-@dataclass
-class Server:
-    address: str
-    folder: Path  # temporary files
-    log: Path
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[Server]:
-    assert here, MISSING
-    where = tmp_path_factory.mktemp("web")
-    prior = tiny.folder(where / "tiny", tiny.pixel(16))
-    (where / "temporary").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        sys.executable,
-        str(ROOT / "scripts/web.py"),
-        "--port",
-        str(port),
-        "--model",
-        str(prior),
-        "--max-upload-mb",
-        "8",
-    ]
-    environment = {**os.environ, "TMPDIR": str(where / "temporary"), "OMP_NUM_THREADS": "1"}
-    with (where / "log").open("wb") as log:
-        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log, cwd=where)
-    made = Server(f"http://127.0.0.1:{port}/", where / "temporary", where / "log")
-    try:
-        until(
-            lambda: (
-                process.poll() is not None
-                or urllib.request.urlopen(made.address, timeout=30).status == 200
-            )
-        )
-        assert process.poll() is None, made.log.read_text()
-        yield made
-    finally:
-        process.terminate()
-        process.wait(LAST)
-        assert not list(made.folder.glob("palimpsest-web-*")), "folders of sessions are left"
-
-
-def browser() -> Any:
-    options = webdriver.ChromeOptions()
-    options.binary_location = PROGRAMS[0]  # type: ignore[assignment]
-    for word in (
-        "--headless=new",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-dev-shm-usage",
-        "--window-size=1200,1600",
-    ):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"performance": "ALL"})
-    driver = webdriver.Chrome(options, webdriver.ChromeService(PROGRAMS[1]))
-    driver.set_page_load_timeout(LAST)
-    return driver
-
-
-class Page:
-    """One visitor's browser, at the page, once it shows the demo scan."""
-
-    def __init__(self, driver: Any, server: Server, downloads: Path):
-        self.driver, self.server, self.downloads = driver, server, downloads
-        self.driver.get(server.address)
-        self.find(".mask img")
-
-    def find(self, css: str) -> Any:
-        return until(lambda: self.driver.find_element(By.CSS_SELECTOR, css))
-
-    def seen(self, css: str) -> list:
-        return self.driver.find_elements(By.CSS_SELECTOR, css)
-
-    def set(self, field: str, value: object) -> None:
-        def typed() -> bool:
-            box = next(one for one in self.seen(f"#{field} input") if one.is_displayed())
-            box.send_keys(Keys.CONTROL, "a")
-            box.send_keys(Keys.BACKSPACE, str(value), Keys.TAB)
-            return box.get_attribute("value") == str(value)
-
-        until(typed)  # controls are drawn anew when the task changes
-
-    def choose(self, field: str, start: str) -> None:
-        """The item of a drop-down list that begins so."""
-        box = self.find(f"#{field} input")
-        box.click()
-        box.send_keys(Keys.CONTROL, "a")
-        box.send_keys(start)
-        until(lambda: self.seen("[role=option]"))
-        box.send_keys(Keys.ENTER)
-        until(lambda: box.get_attribute("value") == start)
-
-    def send(self, path: Path) -> None:
-        before = self.source(".mask img")
-        self.find("#file").send_keys(str(path))
-        until(
-            lambda: (
-                self.source(".mask img") != before
-                or self.find("#said").text not in ("", "sending …")
-            )
-        )
-
-    def source(self, css: str) -> str:
-        return self.find(css).get_attribute("src")
-
-    def run(self, steps: int = 2, draws: int = 1) -> None:
-        self.set("steps", steps)
-        self.set("draws", draws)
-        self.find("#go").click()
-
-    def finish(self) -> str:
-        """The words about the result."""
-        return until(lambda: self.seen("#words") and self.find("#words").text)
-
-    def split(self) -> float:
-        """Where the line between measured and restored stands, in percent."""
-        style = "return document.querySelector('.compare').style.getPropertyValue('--at')"
-        return float(self.driver.execute_script(style).rstrip("%"))
-
-    def take(self, what: str) -> Path:
-        address = self.find(f"#take-{what}").get_attribute("href")
-        with urllib.request.urlopen(address, timeout=LAST) as reply:
-            name = re.search(r'filename="([^"]+)"', reply.headers["content-disposition"])[1]  # type: ignore[index]
-            (self.downloads / name).write_bytes(reply.read())
-        return self.downloads / name
-
-    def asked(self) -> list[str]:
-        """Addresses that the browser asked for since the last call."""
-        events = [
-            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
-        ]
-        return [
-            e["params"]["request"]["url"]
-            for e in events
-            if e["method"] == "Network.requestWillBeSent"
-        ]
-
-
-def until(ready: Callable[[], Any], seconds: float = LAST) -> Any:
-    """What `ready` returns once it is true; whatever it raises before is not yet."""
-    end, last = time.monotonic() + seconds, None
-    while time.monotonic() < end:
-        try:
-            if found := ready():
-                return found
-        except Exception as error:
-            last = error
-        time.sleep(0.3)
-    raise AssertionError(f"nothing after {seconds} s; {last!r}")
-
-
-@pytest.fixture(scope="module")
-def browsers() -> Iterator[list]:
-    """Those that nobody uses now."""
-    idle: list[Any] = []
-    yield idle
-    for driver in idle:
-        driver.quit()
-
-
-@pytest.fixture
-def visitors(server: Server, browsers: list, tmp_path: Path) -> Iterator[Callable[[], Page]]:
-    used: list[Any] = []
-
-    def visit() -> Page:
-        used.append(browsers.pop() if browsers else browser())
-        return Page(used[-1], server, tmp_path)
-
-    yield visit
-    for driver in used:
-        driver.get("about:blank")  # the page is closed
-    browsers.extend(used)
-    until(lambda: not list(server.folder.glob("palimpsest-web-*")))
 
 
 def small(folder: Path, **tags: str) -> Path:
@@ -308,10 +115,9 @@ def test_a_slice_of_a_volume_with_its_settings(visitors, tmp_path: Path):
     page.finish()
     assert nibabel.load(page.take("result")).shape[:2] == (24, 20)
     assert "factor: 2\n" in page.take("report").read_text()
-    page.find("#without button").click()
-    until(lambda: "operator.params.factor=2" in page.find("#code textarea").get_attribute("value"))
+    until(lambda: "operator.params.factor=2" in page.code())
     page.set("steps", "")  # the solver's own
-    until(lambda: "steps" not in page.find("#code textarea").get_attribute("value"))
+    until(lambda: "steps" not in page.code())
     until(lambda: "about" in page.find("#pace").text)
 
 
@@ -325,13 +131,16 @@ def test_a_mask_is_drawn_by_hand(visitors, tmp_path: Path, server: Server):
         assert set(np.unique(picture)) <= {0, 255}
         return (picture == 0).mean()
 
+    def stroke() -> None:
+        hand = webdriver.ActionChains(page.driver)
+        hand.move_to_element(page.find("#hole")).click_and_hold()
+        hand.move_by_offset(30, 20).move_by_offset(20, -30).release().perform()
+
     page = visitors()
     page.send(small(tmp_path))
     page.choose("task", "inpainting_mask")
-    hand = webdriver.ActionChains(page.driver)
-    hand.move_to_element(page.find("#hole")).click_and_hold().move_by_offset(30, 20).move_by_offset(
-        20, -30
-    ).release().perform()
+    until(lambda: page.find("#pace").text == "draw over the scan what is missing")
+    stroke()
     assert 0 < until(hole) < 0.5
     shown = page.source(".mask img")
     page.set("Window", 300)  # the picture is drawn anew, and the hole is still there
@@ -347,6 +156,12 @@ def test_a_mask_is_drawn_by_hand(visitors, tmp_path: Path, server: Server):
     webdriver.ActionChains(page.driver).double_click(page.find("#hole")).perform()
     until(lambda: not hole())
     assert page.driver.execute_script(drawn) == 0
+    stroke()
+    until(hole)
+    page.send(small(tmp_path, WindowWidth=100))  # of which nothing is missing yet
+    until(lambda: page.driver.execute_script(drawn) == 0 and not hole())
+    page.run()
+    assert page.finish() == "draw over the scan what is missing"
 
 
 def test_a_run_is_stopped_and_another_visitor_waits(visitors, tmp_path: Path):
@@ -433,7 +248,7 @@ def test_only_the_page_is_served(server: Server):
             server.address + path, b"x" if method == "POST" else None, headers, method=method
         )
         try:
-            return urllib.request.urlopen(request, timeout=LAST).status
+            return urllib.request.urlopen(request, timeout=120).status
         except urllib.error.HTTPError as error:
             return error.code
 
@@ -448,39 +263,80 @@ def test_only_the_page_is_served(server: Server):
     assert [status(path) for path in closed] == [404] * 5
     assert status("gradio_api/upload", "POST") == 404 and status("scan/wrong", "POST") == 404
     assert status("", Host="evil.example") == 421
-    with urllib.request.urlopen(server.address + "config", timeout=LAST) as reply:
+    with urllib.request.urlopen(server.address + "config", timeout=120) as reply:
         assert str(ROOT) not in (text := reply.read().decode()) and str(server.folder) not in text
 
 
-@pytest.mark.parametrize("words", [["--host", "0.0.0.0"], ["--user", "x"], ["--port", "no"]])
-def test_it_listens_to_others_only_with_a_password(words: list[str], capsys):
-    import web
+TASKS = {  # settings that are lists, or not set, by task
+    "missing_slices": {"missing": "", "every": "2"},
+    "volume_deblur": {"std": "2.0, 1.0, 1.0"},
+    "through_plane_x4": {"thickness": ""},
+    "mri": {"sigma_y": ""},
+    "super_resolution": {"sigma_y": "0.01", "factor": "4"},
+}
 
-    assert web.main(words) == 2 and len(capsys.readouterr().err.splitlines()) == 1
+
+def test_settings_are_shown_as_they_are(visitors):
+    page = visitors()
+    for task, fields in TASKS.items():
+        page.choose("task", task)
+        for name, value in fields.items():
+            until(lambda name=name, value=value: page.value(f"set-{name}") == value)
+    assert page.find("#set-factor").text == "factor"  # not another's explanation
 
 
-def test_the_password_is_asked_for():
-    import asyncio
+@pytest.mark.parametrize("shape", [(1, 40), (40, 1), (17, 23)])
+def test_an_image_of_any_shape(visitors, tmp_path: Path, shape: tuple[int, int]):
+    grey = np.random.default_rng(0).integers(0, 255, shape).astype(np.uint8)
+    PIL.Image.fromarray(grey).save(tmp_path / "odd.png")
+    page = visitors()
+    page.send(tmp_path / "odd.png")
+    page.run()
+    assert "PSNR" in page.finish()
+    assert [one.is_displayed() for one in page.seen("#row")] == [True] * (shape[0] > 1)
+    assert f"row {shape[0] // 2}:" in page.find("#profile").text
+    assert PIL.Image.open(page.take("result")).size == shape[::-1]
 
-    import web
 
-    async def told(login: bytes) -> int:
-        sent: list[dict] = []
+def test_what_a_scanner_measured(visitors, tmp_path: Path):
+    page = visitors()
+    measured = test_opened.npy(tmp_path, np.ones((8, 24), np.float32))
+    said = yaml.dump(test_opened.FAN | {"sigma_y": 0.05}).encode()
+    page.send(test_opened.zipped(tmp_path, s_npy=measured, s_yaml=said))
+    until(lambda: page.value("task") == "ct")
+    page.find("#further button").click()
+    page.find("#set-check input").click()  # this is no object's sinogram
+    page.run()
+    assert "noise" in page.finish()
+    assert pydicom.dcmread(page.take("result")).pixel_array.shape == (16, 16)
+    page.send(small(tmp_path))
+    until(lambda: page.value("task") == "super_resolution")
+    assert not page.find("#measured input").is_selected() and page.value("demo") == ""
 
-        async def send(message: dict) -> None:
-            sent.append(message)
 
-        async def page(scope, receive, send) -> None:
-            await send({"type": "http.response.start", "status": 200, "headers": []})
+def test_the_same_without_the_page(visitors, tmp_path: Path, server: Server, monkeypatch):
+    """The command and the Python lines that it shows give what it gave; an emptied noise level is no number."""
+    page = visitors()
+    scan = small(tmp_path)
+    page.send(scan)
+    until(lambda: page.value("set-sigma_y") == "0.01")
+    page.set("set-sigma_y", "")
+    until(lambda: "sigma_y=null" in page.code())
+    until(lambda: page.find("#pace").text.endswith("needs a value for sigma_y"))
+    page.set("set-sigma_y", "0.03")
+    until(lambda: "sigma_y=0.03" in page.code())
+    page.run(draws=2)
+    until(lambda: "draws=2" in page.code())
+    assert "PSNR" in page.finish()
+    written = pydicom.dcmread(page.take("result")).pixel_array
 
-        scope = {
-            "type": "http",
-            "path": "/",
-            "headers": [(b"host", b"x"), (b"authorization", login)],
-        }
-        await web.Guard(page, (), "erika:geheim")(scope, None, send)
-        return sent[0]["status"]
-
-    assert [
-        asyncio.run(told(word)) for word in (b"", b"Basic eDp5", b"Basic ZXJpa2E6Z2VoZWlt")
-    ] == [401, 401, 200]
+    monkeypatch.chdir(tmp_path)
+    scan.rename("scan.dcm")
+    (tmp_path / "tiny").symlink_to(server.folder.parent / "tiny")
+    command, python = page.code().split("\n\n")
+    assert sample.main([*shlex.split(command, comments=True)[2:], "--save-dir", "out"]) == 0
+    assert (pydicom.dcmread("out/recon/scan.dcm").pixel_array == written).all()
+    found: dict = {}
+    exec(python, found)
+    found["result"].save("python.dcm")
+    assert (pydicom.dcmread("python.dcm").pixel_array == written).all()

@@ -8,7 +8,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from data.formats.image import Image, check_index, decoding
 from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
+DESCRIBE = (".yaml", ".hdr")  # endings of files that say what an array beside them is
+PLAIN = re.compile(r"[A-Za-z0-9_-]{1,60}\.npy")  # names that may be one of the disk
 LABEL = 1024  # bytes of a picture's line in dataset.json, at most
 STANDARD = re.compile(
     r"(\d+/)*img\d+\.\w+"
@@ -70,6 +72,36 @@ def unpack_scans(path: Path, folder: Path) -> int:
             left, found = left - len(data), found + 1
             (folder / f"{found:04d}.dcm").write_bytes(data)
     return found
+
+
+def unpack_described(path: Path, folder: Path, suffixes: Collection[str]) -> Path | None:
+    """The file of an archive that a YAML or header of its name describes, written into a folder as scan.*; None: there is none.
+
+    suffixes: of such files. Beside it lie what describes it, likewise called scan.*, and arrays that this may name: NPY files of
+    plain names, which they keep. Raises Refusal where several files are described.
+    """
+    with decoding(path, "ZIP"), zipfile.ZipFile(path) as archive:
+        names = sorted(info.filename for info in archive.infolist() if not info.is_dir())
+        bounds.count(path, len(names))
+        stems = {Path(name).stem for name in names if Path(name).suffix.lower() in DESCRIBE}
+        described = [
+            n for n in names if Path(n).stem in stems and Path(n).suffix.lower() in suffixes
+        ]
+        if len(described) > 1:
+            raise Refusal("the archive holds several measurements; one is allowed")
+        if not described:
+            return None
+        stem, left = Path(described[0]).stem, bounds.VOLUME * bounds.image_bytes()
+        for name in names:
+            own, ending = Path(name).name, Path(name).suffix.lower()
+            if Path(name).stem == stem and ending in (*DESCRIBE, *suffixes):
+                own = f"scan{ending}"
+            elif not PLAIN.fullmatch(own):
+                continue
+            data = _member(archive, name, path, left)
+            left -= len(data)
+            (folder / own).write_bytes(data)
+    return folder / f"scan{Path(described[0]).suffix.lower()}"
 
 
 def is_dicom(start: bytes) -> bool:

@@ -28,6 +28,7 @@ from solvers.run.results import Results
 
 SHOWN = 8  # panels of one picture
 PICTURES = ("png", "jpeg", "bmp", "tiff")
+SINGLE = ("png", "jpeg", "bmp")  # of one image each
 
 
 @dataclass(frozen=True)
@@ -130,6 +131,17 @@ class Result:
             self.picture.show()
             return
         display(self) if get_ipython() else self.picture.show()
+
+    @property
+    def suffix(self) -> str:
+        """The ending under which `save` writes one file in the format of the source: .zip of a series of DICOM files."""
+        scan = self.outcomes[0].scan
+        assert scan.source is not None
+        meta, several = scan.source.meta, len(self.outcomes) > 1 or bool(scan.slices)
+        if meta.format == "dicom" and several and meta.count == 1:
+            return ".zip"
+        whole = scan.slices or (len(self.outcomes) == meta.count and meta.format not in SINGLE)
+        return formats.suffix(meta) if scan.checksum and (not several or whole) else ".npy"
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
         """Write a file, or a folder of results.
