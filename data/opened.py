@@ -9,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from data import formats, pictures, sources
-from data.files import Refusal, read_yaml
+from data.bounded_yaml import read_yaml
+from data.files import Refusal
 from data.formats import archive, kspace, sinogram
 from data.manifest import Row
 

@@ -28,6 +28,7 @@ from solvers.run.results import Results
 
 SHOWN = 8  # panels of one picture
 PICTURES = ("png", "jpeg", "bmp", "tiff")
+PACKED = zipfile.ZIP_DEFLATED
 SINGLE = ("png", "jpeg", "bmp")  # of one image each
 
 
@@ -135,12 +136,12 @@ class Result:
     @property
     def suffix(self) -> str:
         """The ending under which `save` writes one file in the format of the source: .zip of a series of DICOM files."""
-        scan = self.outcomes[0].scan
+        scan, count = self.outcomes[0].scan, len(self.outcomes)
         assert scan.source is not None
-        meta, several = scan.source.meta, len(self.outcomes) > 1 or bool(scan.slices)
+        meta, several = scan.source.meta, count > 1 or bool(scan.slices)
         if meta.format == "dicom" and several and meta.count == 1:
             return ".zip"
-        whole = scan.slices or (len(self.outcomes) == meta.count and meta.format not in SINGLE)
+        whole = scan.slices or (count == meta.count and meta.format not in SINGLE)
         return formats.suffix(meta) if scan.checksum and (not several or whole) else ".npy"
 
     def save(self, path: str | Path, overwrite: bool = False) -> None:
@@ -169,9 +170,8 @@ class Result:
             self._save_picture(path, kind)
         else:
             own = f"{formats.suffix(meta)}, " if file else ""
-            raise Refusal(
-                f"{path}: {own}.npy, a folder, and .png, .tif or .jpg for a single image are allowed"
-            )
+            others = "a folder, and .png, .tif or .jpg for a single image"
+            raise Refusal(f"{path}: {own}.npy, {others} are allowed")
 
     def _save_like_source(self, path: Path) -> None:
         origin, ids = self._results(path).origin, [o.image_id for o in self.outcomes]
@@ -187,15 +187,12 @@ class Result:
     def _save_series(self, path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._save_like_source(Path(folder) / "series")
-            with (
-                replacing(path) as file,
-                zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
-            ):
+            with replacing(path) as file, zipfile.ZipFile(file, "w", PACKED) as archive:
                 for one in sorted((Path(folder) / "series").iterdir()):
                     archive.write(one, one.name)
 
     def _save_picture(self, path: Path, kind: str) -> None:
-        outcome, (image,) = self.outcomes[0], map(_image, self.outcomes)
+        outcome, image = self.outcomes[0], _image(self.outcomes[0])
         deep = kind in ("png", "tiff") and outcome.scan.intensity != DEPTH_8 and len(image) == 1
         depth, dtype = (DEPTH_16, "uint16") if deep else (DEPTH_8, "uint8")
         meta = formats.Meta(kind, dtype, photometric="rgb" if len(image) == 3 else "gray")
@@ -222,12 +219,11 @@ class Result:
         return _intensity(outcome).to_stored(model.float())
 
     def _optional(self, images: Sequence[Tensor | None]) -> Any:
-        if any(image is None for image in images):
+        found = [(o, image) for o, image in zip(self.outcomes, images) if image is not None]
+        if len(found) < len(images):
             return None
-        values = [
-            self._stored(o, image) for o, image in zip(self.outcomes, images) if image is not None
-        ]
-        return self.form.give(torch.stack(values), whole=False)
+        stored = [self._stored(o, image) for o, image in found]
+        return self.form.give(torch.stack(stored), whole=False)
 
     def _each(self, values: list) -> Any:
         return values if self.form.batched else values[0]

@@ -232,12 +232,10 @@ class Results:
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""
-        if not ours and (
-            strange := [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]
-        ):
-            raise Refusal(
-                f"{self.folder}: its {', '.join(strange)} was not written by sample.py; choose another --save-dir"
-            )
+        there = [name for name in (*FOLDERS, *FILES) if (self.folder / name).exists()]
+        if there and not ours:
+            what = f"its {', '.join(there)} was not written by sample.py"
+            raise Refusal(f"{self.folder}: {what}; choose another --save-dir")
         for name in FOLDERS:
             shutil.rmtree(self.folder / name, ignore_errors=True)
         for path in (*map(self.folder.joinpath, FILES), *(self.folder / LOGS).glob("*.txt")):
