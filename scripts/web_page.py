@@ -44,8 +44,11 @@ def refused(session: Session, error: BaseException) -> str:
 
 
 def show(s: Session, k: float, level: float, width: float, task: str) -> str:
-    """The scan as it is looked at, below a canvas where the task has a mask."""
-    pixels, *own = s.scan.look(int(k))
+    """The scan as it is looked at, below a canvas where the task has a mask; nothing of one that is gone meanwhile."""
+    try:
+        pixels, *own = s.scan.look(int(k))
+    except P.Refusal as error:
+        return refused(s, error)
     h, w = pixels.shape[-2:]
     image = uri(picture(pixels.numpy(), *(ends(level, width) or own)))
     masked = any(one.name == "mask" for one in P.settings("tasks", task) if one.kind == "file")

@@ -45,9 +45,7 @@ class Lines:
         self.names = np.array(names, np.int64)
         self.lengths = np.array(lengths, np.int64)
         self.starts = np.cumsum(self.lengths) - self.lengths
-        self.several: dict[
-            str, int
-        ] = {}  # of names whose hash stands in several lines, the last one
+        self.several: dict[str, int] = {}  # of names whose hash stands in several lines, the last
         self.last = self._resolve()
 
     def _resolve(self) -> np.ndarray:
@@ -97,10 +95,15 @@ class Lines:
                 yield opened.read(int(self.lengths[number]))
 
     def keep(self, numbers: Sequence[int] | np.ndarray) -> None:
-        """Leave these lines of the file, in this order, and no others; nothing is written if that is what it holds."""
-        size = self.path.stat().st_size if self.path.exists() else 0
+        """Leave these lines of the file, in this order, and no others; nothing is written if that is what it holds.
+
+        A file that is not there becomes an empty one.
+        """
+        there = self.path.exists()
+        size = self.path.stat().st_size if there else 0
         numbers = np.asarray(numbers, np.int64)
-        if size == int(self.lengths[numbers].sum()) and bool((np.diff(numbers) > 0).all()):
+        same = size == int(self.lengths[numbers].sum()) and bool((np.diff(numbers) > 0).all())
+        if there and same:
             return
         with replacing(self.path) as new:
             for line in self.at(numbers) if size else ():
