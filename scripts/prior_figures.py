@@ -25,6 +25,7 @@ from ldm.schedule import geometric
 from solvers.metrics import psnr
 
 ROWS = 12  # noise levels at which errors are measured by frequency
+Losses = dict[str, tuple[list[int], list[float]]]  # steps and values, by the name of the run
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
 
@@ -111,9 +112,7 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
     return [*head, *(f"| {step:,} | {values} |" for step, values in sorted(rows))]
 
 
-def training(
-    runs: Sequence[Path], last: int
-) -> tuple[dict[str, tuple[list[int], list[float]]], list[str]]:
+def training(runs: Sequence[Path], last: int) -> tuple[Losses, list[str]]:
     """The training loss of each run by step (mean of ten), and a line of how long it took; of the last run `last` steps."""
     losses, lines = {}, []
     for run in runs:

@@ -26,7 +26,7 @@ from torchvision.utils import make_grid
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_scans import CT_WINDOW
-from prior_figures import best_average, figures, held_out, history, training, with_spectra
+from prior_figures import Losses, best_average, figures, held_out, history, training, with_spectra
 
 from data import manifest
 from data.dataset import ManifestDataset
@@ -47,7 +47,7 @@ BESIDE = (
     "The same slices, all together, beside denoisers that know no data, and processor seconds for one of them "
     "(`docs/train.md` says how to read it):"
 )
-LOSSES = (760, 300)  # width and height of the picture
+LOSSES, KEY = (760, 300), 16  # width and height of the picture, and of the names above the curves
 
 
 def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
@@ -73,6 +73,13 @@ def with_first_stage(described: Described, source: Path | None, validation: Path
 def save(images: Tensor, path: Path, columns: int) -> None:
     grid = (make_grid(to_report(images), nrow=columns)[0] * 255).round().byte()
     Image.fromarray(grid.numpy()).save(path, optimize=True)
+
+
+def drawn(losses: Losses) -> str:
+    """The training losses of all runs as an SVG file."""
+    below = plots.drawing(losses, "step", "loss", None, "y", (LOSSES[0], LOSSES[1] - KEY))
+    parts = [*plots.key(losses), f"<g transform='translate(0 {KEY})'>", *below, "</g>"]
+    return plots.alone(parts, LOSSES)
 
 
 def card(
@@ -187,8 +194,7 @@ def publish(options: argparse.Namespace) -> None:
             ),
         ]
     losses, runs = training(options.runs, steps)
-    drawn = plots.drawing(losses, "step", "loss", None, "y", LOSSES)
-    (options.folder / "losses.svg").write_text(plots.alone(drawn, LOSSES), "utf-8")
+    (options.folder / "losses.svg").write_text(drawn(losses), "utf-8")
     lines = {"runs": [*runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
     (options.folder / "README.md").write_text(text, "utf-8")

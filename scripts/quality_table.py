@@ -39,7 +39,9 @@ called *earlier* is one that was shipped before and is no more.
 belong in it) after
 
 """
-EARLIER = " (earlier)"  # after the name of a prior whose weights were replaced, in rows of a page before
+EARLIER = (
+    " (earlier)"  # after the name of a prior whose weights were replaced, in rows of a page before
+)
 COLUMNS = (
     "prior", "solver", "n", "K", "draw: PSNR dB", "SSIM", "mean: PSNR dB", "SSIM", "baseline dB", "gain dB", "residual",
     "90 % holds", "s a draw", "calls",

@@ -15,6 +15,7 @@ PLOT = """
 """
 
 
+LETTER = 6.1  # width of one in a plot, about
 COLOURS = (
     "#1f77b4", "#e07b00", "#2a9d5c", "#d1495b", "#8a63b8",
     "#8c6d46", "#d277b3", "#7f8790", "#a5a50e", "#17a2b8",
@@ -114,6 +115,16 @@ def legend(names: Iterable[str]) -> str:
         for i, n in enumerate(names)
     ]
     return f"<div class=legend>{' &ensp; '.join(shown)}</div>" if len(shown) > 1 else ""
+
+
+def key(names: Iterable[str]) -> list[str]:
+    """The same within an SVG, along its top."""
+    parts, place = [], 60.0
+    for colour, name in zip(COLOURS, names):
+        parts.append(f"<circle cx='{place:.1f}' cy='12' r='4' fill='{colour}'/>")
+        parts.append(f"<text x='{place + 8:.1f}' y='16'>{html.escape(name)}</text>")
+        place += LETTER * len(name) + 34
+    return parts
 
 
 class Axis:

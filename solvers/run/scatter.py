@@ -5,9 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from solvers.run.plots import COLOURS, Axis, alone, frame
-
-LETTER = 6.1  # width of one in a plot, about
+from solvers.run.plots import COLOURS, LETTER, Axis, alone, frame, key
 
 
 class Point(NamedTuple):
@@ -57,10 +55,7 @@ def scatter(
         parts.append(
             f"<text x='{left:.1f}' y='{level + 4:.1f}' style='fill:{colour}'>{html.escape(point.name)}</text>"
         )
-    for i, kind in enumerate(kinds):
-        place = 60 + 130 * i
-        parts.append(f"<circle cx='{place}' cy='12' r='4' fill='{COLOURS[i]}'/>")
-        parts.append(f"<text x='{place + 8}' y='16'>{html.escape(kind)}</text>")
+    parts += key(kinds)
     return alone(parts, size)
 
 
