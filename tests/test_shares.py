@@ -197,3 +197,18 @@ def test_a_beat_that_cannot_be_read_is_none(tmp_path):
     assert beat_of(tmp_path, heart.name) == {} and workers(tmp_path) == []
     heart.path.write_text(json.dumps([1]))
     assert beat_of(tmp_path, heart.name) == {}
+
+
+def test_who_waits_for_the_last_of_others_sees_soon_that_they_are_done(tmp_path):
+    """At the latest when it has waited twice as long as they took, and a tenth of a second."""
+    clock = Clock()
+    slow, quick = member(tmp_path, clock), member(tmp_path, clock)
+    held = next(slow.take(KEYS[:1]))
+
+    def sleep(seconds: float) -> None:
+        clock.now += seconds
+        if clock.now >= 0.4:
+            slow.finished(KEYS[held])
+
+    quick.sleep = sleep
+    assert list(quick.take(KEYS[:1])) == [] and clock.now <= 0.9

@@ -21,9 +21,8 @@ from typing import IO
 from data.files import Refusal, digest, unwritable
 from solvers.run.heart import RUN, Heart, Watch
 
-PATIENCE = (
-    600.0  # seconds without a sign of life after which a process's images are given to others
-)
+PATIENCE = 600.0  # seconds without a sign of life after which a process's images are others'
+SOON, LATE = 0.1, 5.0  # seconds between two looks at what others do, at first and after a while
 LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
@@ -52,21 +51,21 @@ class Shares:
 
         keys: of the batches, in the order in which they are to be done.
         """
-        ahead, later = iter(range(len(keys))), list[int]()
+        ahead, later, pause = iter(range(len(keys))), list[int](), SOON
         while True:
             chosen = self._first(keys, ahead, later)
-            if (
-                chosen is None
-            ):  # all are taken; some may be done, and some taken by a process that is gone
+            if chosen is None:  # all are taken; some may be done, or their process is gone
                 later = [number for number in later if keys[number] not in self.done]
                 chosen = self._first(keys, iter(tuple(later)), [])
             if chosen is not None:
+                pause = SOON
                 yield chosen
             elif all(self.owner.get(keys[number]) in (None, self.heart.name) for number in later):
                 return
             else:
                 self.heart.beat()
-                self.sleep(min(self.patience / 10, 5.0))
+                self.sleep(min(self.patience / 10, pause))
+                pause = min(2 * pause, LATE)
 
     def finished(self, key: str) -> None:
         """A batch's results are on the disk."""
