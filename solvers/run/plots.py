@@ -47,8 +47,8 @@ def drawing(
     band: xs, lows and highs behind the first curve. log: axes with logarithms, "x", "y" or "xy".
     """
     ends = list(lines.values()) + ([(band[0], band[1]), (band[0], band[2])] if band else [])
-    across = Axis([v for xs, _ in ends for v in xs], "x" in log, 46, size[0] - 12)
     up = Axis([v for _, ys in ends for v in ys], "y" in log, size[1] - 34, 10)
+    across = Axis([v for xs, _ in ends for v in xs], "x" in log, margin(up), size[0] - 12)
     parts = [frame(across, up, x, y, size)]
     if band:
         there = [f"{across(a):.1f},{up(b):.1f}" for a, b in zip(band[0], band[2])]
@@ -62,7 +62,7 @@ def drawing(
         points = [
             (across(a), up(b)) for a, b in zip(xs, ys) if math.isfinite(a) and math.isfinite(b)
         ]
-        colour, title = COLOURS[i % len(COLOURS)], html.escape(name)
+        colour, title = colours(len(lines))[i], html.escape(name)
         joined = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         if len(points) == 1:
             parts.append(
@@ -89,10 +89,8 @@ def bars(
     low, high = min(ends), max(ends)
     least = 1e-3 * max(1.0, abs(low))  # residuals that all meet the noise level differ by rounding
     counts, edges = np.histogram(held, bins, (low, max(high, low + least)))
-    across, up = (
-        Axis(edges.tolist(), False, 46, size[0] - 12),
-        Axis([0, int(counts.max())], False, size[1] - 34, 10),
-    )
+    up = Axis([0, int(counts.max())], False, size[1] - 34, 10)
+    across = Axis(edges.tolist(), False, margin(up), size[0] - 12)
     parts = [frame(across, up, x, "images", size)]
     for count, left, right in zip(counts.tolist(), edges.tolist(), edges.tolist()[1:]):
         box = f"x={across(left):.1f} width={max(across(right) - across(left) - 1, 1):.1f}"
@@ -110,11 +108,19 @@ def bars(
 
 def legend(names: Iterable[str]) -> str:
     """Which colour is whose; nothing for a single curve."""
+    known = list(names)
     shown = [
-        f"<span><b style='color:{COLOURS[i % len(COLOURS)]}'>●</b> {html.escape(n)}</span>"
-        for i, n in enumerate(names)
+        f"<span><b style='color:{colour}'>●</b> {html.escape(name)}</span>"
+        for colour, name in zip(colours(len(known)), known)
     ]
     return f"<div class=legend>{' &ensp; '.join(shown)}</div>" if len(shown) > 1 else ""
+
+
+def colours(count: int) -> Sequence[str]:
+    """A colour for each of so many curves: of many, which are levels of one thing, hues in their order."""
+    if count <= len(COLOURS):
+        return COLOURS[:count]
+    return [f"hsl({280 * (1 - i / (count - 1)):.0f} 70% 45%)" for i in range(count)]
 
 
 def key(names: Iterable[str]) -> list[str]:
@@ -158,22 +164,28 @@ class Axis:
         ]
 
 
+def margin(up: Axis) -> float:
+    """Where the axis to the right begins, so that the other one's numbers do not run into its name."""
+    return max(46.0, 20 + LETTER * max(len(f"{value:g}") for value in up.ticks() or [0.0]))
+
+
 def frame(across: Axis, up: Axis, x: str, y: str, size: tuple[int, int]) -> str:
     """Both axes with their numbers and names."""
-    bottom, parts = size[1] - 34, []
+    bottom, left, parts = size[1] - 34, across.start, []
     for value in across.ticks():
-        at = across(value)
+        at, told = across(value), f"{value:g}"
         parts.append(f"<line class='grid' x1='{at:.1f}' x2='{at:.1f}' y1='10' y2='{bottom}' />")
-        parts.append(f"<text x='{at:.1f}' y='{bottom + 14}' text-anchor='middle'>{value:g}</text>")
+        middle = min(at, size[0] - LETTER * len(told) / 2)  # or the last one would be cut
+        parts.append(f"<text x='{middle:.1f}' y='{bottom + 14}' text-anchor='middle'>{told}</text>")
     for value in up.ticks():
         at = up(value)
         parts.append(
-            f"<line class='grid' x1='46' x2='{size[0] - 12}' y1='{at:.1f}' y2='{at:.1f}' />"
+            f"<line class='grid' x1='{left:g}' x2='{size[0] - 12}' y1='{at:.1f}' y2='{at:.1f}' />"
         )
-        parts.append(f"<text x='42' y='{at + 4:.1f}' text-anchor='end'>{value:g}</text>")
-    parts.append(f"<path class='axis' d='M46 10V{bottom}H{size[0] - 12}'/>")
+        parts.append(f"<text x='{left - 4:g}' y='{at + 4:.1f}' text-anchor='end'>{value:g}</text>")
+    parts.append(f"<path class='axis' d='M{left:g} 10V{bottom}H{size[0] - 12}'/>")
     parts.append(
-        f"<text x='{(46 + size[0] - 12) / 2}' y='{size[1] - 5}' text-anchor='middle'>{html.escape(x)}</text>"
+        f"<text x='{(left + size[0] - 12) / 2:.1f}' y='{size[1] - 5}' text-anchor='middle'>{html.escape(x)}</text>"
     )
     parts.append(
         f"<text transform='translate(11 {bottom / 2}) rotate(-90)' text-anchor='middle'>{html.escape(y)}</text>"

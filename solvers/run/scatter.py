@@ -5,7 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from solvers.run.plots import COLOURS, LETTER, Axis, alone, frame, key
+from solvers.run.plots import COLOURS, LETTER, Axis, alone, frame, key, margin
 
 
 class Point(NamedTuple):
@@ -26,15 +26,14 @@ def scatter(
 ) -> str:
     """Named points as an SVG file of its own, x logarithmic. target: where they should be, marked by two lines."""
     here = [] if target is None else [target]
-    across = Axis(
-        _wider([p.x for p in points] + [a for a, _ in here], True), True, 46, size[0] - 12
-    )
     up = Axis(_wider([p.y for p in points] + [b for _, b in here], False), False, size[1] - 34, 28)
+    wide = _wider([p.x for p in points] + [a for a, _ in here], True)
+    across = Axis(wide, True, margin(up), size[0] - 12)
     kinds, parts = list(dict.fromkeys(p.kind for p in points)), [frame(across, up, x, y, size)]
     for a, b in here:
-        parts.append(
-            f"<path class='mark' fill='none' d='M{across(a):.1f} 10V{size[1] - 34}M46 {up(b):.1f}H{size[0] - 12}'/>"
-        )
+        upright = f"M{across(a):.1f} 10V{size[1] - 34}"
+        flat = f"M{across.start:g} {up(b):.1f}H{size[0] - 12}"
+        parts.append(f"<path class='mark' fill='none' d='{upright}{flat}'/>")
     places = [(across(p.x), up(p.y)) for p in points]
     taken = [(a - 5, a + 5, b) for a, b in places]
     for point, (a, b) in sorted(zip(points, places), key=lambda one: one[1]):
