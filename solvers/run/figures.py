@@ -6,6 +6,7 @@ Colours follow the page's: text is `currentColor`, so the same figure is read on
 import base64
 import html
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import PIL.Image
@@ -17,16 +18,17 @@ STYLE = (
     PLOT
     + """
 .compare { position: relative; display: inline-block; max-width: 100%; line-height: 0 }
-.compare img { display: block; width: 100%; margin: 0; border: 0 } .draws img[hidden] { display: none }
+.compare img { display: block; width: 100%; height: 100%; margin: 0; border: 0 } .draws img[hidden] { display: none }
 .compare .over { position: absolute; inset: 0; clip-path: inset(0 calc(100% - var(--at)) 0 0) }
 .compare i { position: absolute; top: 0; bottom: 0; left: calc(var(--at) - 1px); width: 2px; background: #f59a23 }
 .compare input { position: absolute; inset: 0; width: 100%; height: 100%; margin: 0; opacity: 0; cursor: ew-resize }
 .compare:has(input:focus-visible) { outline: 2px solid #f59a23; outline-offset: 2px }
 .compare span { position: absolute; top: 6px; font: 12px/1.3 system-ui, sans-serif; padding: 1px 6px; pointer-events: none }
-.compare span { color: #fff; background: #000a; border-radius: 3px } .compare .l { left: 6px } .compare .r { right: 6px }
-.pic { width: 384px; max-width: 100%; display: block } .figures .compare { width: 512px }
-.figures { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start } .figures figure { margin: 0; max-width: 100% }
-.legend { font-size: 12px }
+.compare span { color: #fff; background: #000a; border-radius: 3px } .compare .l { left: 2% } .compare .r { right: 2% }
+.compare span { box-sizing: border-box; max-width: 47%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
+.figures { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }
+.figures figure { margin: 0; flex: 1 1 400px; max-width: 512px } .figures .compare, .pic { display: block; width: 100% }
+.legend { font-size: 12px } .legend span { white-space: nowrap }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 """
 )
@@ -51,18 +53,24 @@ def uri(image: PIL.Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
 
 
-def compare(left: str, right: str, words: tuple[str, str]) -> str:
+def size(shape: Sequence[int]) -> str:
+    """The style of a picture [...,H,W]: at most 512 pixels wide and 640 high. A very long one is
+    stretched to a quarter of its length, as in panels, or nobody would see it."""
+    ratio = min(max(shape[-1] / shape[-2], 0.25), 4)
+    return f"aspect-ratio:{ratio:.4g};max-width:{min(512, 640 * ratio):.0f}px"
+
+
+def compare(left: str, right: str, words: tuple[str, str], style: str = "") -> str:
     """Two pictures in one place (addresses), the left one seen up to a line that a pointer or the arrow keys move."""
     a, b = map(html.escape, words)
-    return sliding(
-        f"<img class=over src='{left}' alt='{a}'>", f"<img src='{right}' alt='{b}'>", words
-    )
+    over = f"<img class=over src='{left}' alt='{a}'>"
+    return sliding(over, f"<img src='{right}' alt='{b}'>", words, style)
 
 
-def sliding(left: str, right: str, words: tuple[str, str]) -> str:
+def sliding(left: str, right: str, words: tuple[str, str], style: str = "") -> str:
     """`compare` of two elements of one size; the left one has the class "over"."""
     move = "this.parentNode.style.setProperty('--at',this.value+'%')"
     a, b = map(html.escape, words)
     line = f"<i></i><span class=l>{a}</span><span class=r>{b}</span>"
     slider = f'<input type=range min=0 max=100 value=50 aria-label="{a} to {b}" oninput="{move}">'
-    return f"<div class=compare style='--at:50%'>{right}{left}{line}{slider}</div>"
+    return f"<div class=compare style='--at:50%;{style}'>{right}{left}{line}{slider}</div>"

@@ -77,6 +77,13 @@ class Moment:
         return self.seconds * (1 - self.share) / self.share if self.share else None
 
 
+def about(seconds: float) -> str:
+    """0.34 -> 0.3 s; 75 -> 75 s; 240 -> 4 min."""
+    if seconds < 10:
+        return f"{max(seconds, 0.1):.1f} s"
+    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
+
+
 Watch = Callable[[Moment], Any]  # returns False to stop the run
 
 

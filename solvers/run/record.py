@@ -111,7 +111,7 @@ def meaning(record: Mapping[str, Any]) -> str:
         said.append(f"PSNR {record['psnr']:.1f} dB{more}.")
     if record.get("coverage") is not None:
         said.append(
-            f"The 90 % interval of the draws holds {record['coverage']:.0%} of the true pixels."
+            f"The 90 % interval of the draws holds {100 * record['coverage']:.0f} % of the true pixels."
         )
     return " ".join(said)
 

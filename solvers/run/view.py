@@ -8,7 +8,7 @@ from torch import Tensor
 
 from data.pictures import channels
 from solvers import metrics
-from solvers.run.figures import compare, picture, uri
+from solvers.run.figures import compare, picture, size, uri
 from solvers.run.panels import before
 from solvers.run.plots import curves
 from solvers.run.record import Outcome, meaning
@@ -22,30 +22,38 @@ def whole(outcome: Outcome, window: Window | None = None) -> str:
     window: by default the two ends of the image's intensity contract.
     """
     assert outcome.image is not None and outcome.scan.intensity is not None
-    low, high = window or (outcome.scan.intensity.low, outcome.scan.intensity.high)
-    after, first = uri(picture(stored(outcome, outcome.image), low, high)), before(outcome)
-    parts = [f"<img class=pic src='{after}' alt=restored>"]
-    if first is not None:
-        parts = [
-            compare(
-                uri(picture(stored(outcome, first), low, high)), after, ("measured", "restored")
-            )
-        ]
-    if outcome.std is not None and outcome.draws is not None:
+    ends = window or (outcome.scan.intensity.low, outcome.scan.intensity.high)
+    style, record = size(outcome.image.shape), outcome.record
+    notes = record.get("notes", [])
+
+    def address(model: Tensor) -> str:
+        return uri(picture(stored(outcome, model), *ends))
+
+    after, first = address(outcome.image), before(outcome)
+    if first is None:
+        parts = [f"<img class=pic style='{style}' src='{after}' alt=restored>"]
+    else:
+        parts = [compare(address(first), after, ("measured", "restored"), style)]
+    if outcome.draws is not None and alike(outcome):
+        notes = ["the draws are alike: they do not say how sure the image is", *notes]
+    elif outcome.draws is not None and outcome.std is not None:
         std = channels(outcome.std * outcome.scan.intensity.per_unit).numpy()
-        most = float(std.max()) or 1.0
+        map_, most = uri(picture(std, 0, float(std.max()))), f"{std.max():.3g}"
         parts.append(
-            f"std of the draws, white is {most:.3g}<img id=std class=pic src='{uri(picture(std, 0, most))}' alt=std>"
+            f"<img id=std class=pic style='{style}' src='{map_}' alt=std>std of the draws, white is {most}"
         )
-        parts.append(
-            turned([uri(picture(stored(outcome, draw), low, high)) for draw in outcome.draws])
-        )
-    shown, record = "".join(f"<figure>{part}</figure>" for part in parts), outcome.record
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in record.get("notes", []))
+        parts.append(turned([address(draw) for draw in outcome.draws], style))
+    shown = "".join(f"<figure>{part}</figure>" for part in parts)
+    said = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
     words = (
         f"{html.escape(meaning(record))} {record['seconds']:.1f} s, {record['nfe']} network calls."
     )
-    return f"<p id=words role=status>{words}</p><div class=figures>{shown}</div><ul>{notes}</ul>"
+    return f"<p id=words role=status>{words}</p><div class=figures>{shown}</div><ul>{said}</ul>"
+
+
+def alike(outcome: Outcome) -> bool:
+    """Whether several draws differ by no more than rounding: some solvers give one image."""
+    return outcome.std is not None and float(outcome.std.max()) < 1e-5
 
 
 def profile(outcome: Outcome, row: int) -> str:
@@ -55,26 +63,25 @@ def profile(outcome: Outcome, row: int) -> str:
     lines = {"restored": (across, along(outcome, outcome.image, row))}
     if outcome.truth is not None:
         lines["truth"] = (across, along(outcome, outcome.truth, row))
-    if outcome.draws is not None:
+    if outcome.draws is not None and not alike(outcome):
         mean, _, half = metrics.interval(outcome.draws)
         band = (across, along(outcome, mean - half, row), along(outcome, mean + half, row))
-    said = (
-        "the band is the 90 % interval of the draws"
-        if band
-        else "several draws would give it a 90 % band"
-    )
+    said = "the band is the 90 % interval of the draws"
+    if not band:
+        single = outcome.draws is None
+        said = "several draws would give it a 90 % band" if single else "the draws are alike"
     return f"<figure>row {row}: {said}{curves(lines, 'pixel', 'value', band)}</figure>"
 
 
-def turned(pictures: Sequence[str]) -> str:
+def turned(pictures: Sequence[str], style: str) -> str:
     """Pictures (addresses), one at a time, and a slider through them."""
     images = "".join(
-        f"<img class=pic src='{p}' alt='draw {i + 1}'{' hidden' * (i > 0)}>"
+        f"<img class=pic style='{style}' src='{p}' alt='draw {i + 1}'{' hidden' * (i > 0)}>"
         for i, p in enumerate(pictures)
     )
-    turn = "[...this.nextSibling.children].forEach((one, i) => one.hidden = i != this.value)"
+    turn = "[...this.previousSibling.children].forEach((one, i) => one.hidden = i != this.value)"
     slider = f'<input id=draw type=range min=0 max={len(pictures) - 1} value=0 aria-label=draw oninput="{turn}">'
-    return f"draws, one by one {slider}<div class=draws>{images}</div>"
+    return f"<div class=draws>{images}</div>{slider} draws, one by one"
 
 
 def stored(outcome: Outcome, model: Tensor) -> np.ndarray:
