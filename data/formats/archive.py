@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data.files import Refusal
 from data.formats import bounds, raster
-from data.formats.image import Image, check_index, decoding
+from data.formats.image import Image, Meta, check_index, decoding
 from data.formats.volume import check_complete
 
 SUFFIXES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".tif": "tiff", ".tiff": "tiff"}
@@ -52,6 +52,11 @@ def read(path: Path, index: int | None = None) -> Image:
     return replace(
         image, meta=replace(image.meta, index=index, count=len(names), key=key, label=label)
     )
+
+
+def held(meta: Meta) -> bool:
+    """Whether an image is one of the pictures of an archive."""
+    return bool(meta.key) and meta.format in SUFFIXES.values()
 
 
 def unpack_scans(path: Path, folder: Path) -> int:

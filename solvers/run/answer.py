@@ -16,6 +16,7 @@ from torch import Tensor
 from data import formats
 from data.arrays import Form
 from data.files import Refusal, commit, replacing
+from data.formats import archive
 from data.ranges import DEPTH_8, DEPTH_16, Intensity
 from solvers import metrics
 from solvers.problem import Problem
@@ -66,9 +67,7 @@ class Result:
     def std(self) -> Any:
         """Standard deviation of the draws, in units of the image; None of a single one."""
         spread = [_intensity(o).per_unit * o.std for o in self.outcomes if o.std is not None]
-        if not spread:
-            return None
-        return self.form.give(torch.stack(spread), whole=False)
+        return self.form.give(torch.stack(spread), whole=False) if spread else None
 
     def interval(self, level: float = 0.9) -> Any:
         """(low, high): a further draw lies between with probability `level`, if draws are Gaussian; None of a single one.
@@ -117,10 +116,10 @@ class Result:
     def picture(self) -> PIL.Image.Image:
         """truth | measurement | restored | error | std, with their scales; of a batch the first images, one below the other."""
         panels = [(planes if o.scan.slices else panel)(o) for o in self.outcomes[:SHOWN]]
-        size = max(p.width for p in panels), sum(p.height for p in panels)
-        sheet = PIL.Image.new("RGB", size, "white")
-        for i, one in enumerate(panels):
-            sheet.paste(one, (0, sum(p.height for p in panels[:i])))
+        tops = [sum(p.height for p in panels[:i]) for i in range(len(panels) + 1)]
+        sheet = PIL.Image.new("RGB", (max(p.width for p in panels), tops[-1]), "white")
+        for one, top in zip(panels, tops):
+            sheet.paste(one, (0, top))
         return sheet
 
     def show(self) -> None:
@@ -135,11 +134,11 @@ class Result:
 
     @property
     def suffix(self) -> str:
-        """The ending under which `save` writes one file in the format of the source: .zip of a series of DICOM files."""
+        """The ending of one file in the format of the source: .zip of a DICOM series, or of pictures that came so."""
         scan, count = self.outcomes[0].scan, len(self.outcomes)
         assert scan.source is not None
         meta, several = scan.source.meta, count > 1 or bool(scan.slices)
-        if meta.format == "dicom" and several and meta.count == 1:
+        if several and (archive.held(meta) or (meta.format == "dicom" and meta.count == 1)):
             return ".zip"
         whole = scan.slices or (count == meta.count and meta.format not in SINGLE)
         return formats.suffix(meta) if scan.checksum and (not several or whole) else ".npy"
@@ -148,19 +147,20 @@ class Result:
         """Write a file, or a folder of results.
 
         A name with the ending of the source's format: that format, depth, units and geometry; a volume becomes one file, a slice
-        of it a file of one, a DICOM series also .zip. Other endings: .npy, or .png, .tif, .jpg of a single image, 16 bits from
-        the low to the high end of its range, 8 for 8-bit images and JPEG. A name without an ending is a folder, with all that
-        sample.py writes; an earlier one is replaced only with `overwrite`. Raises Refusal for what a format cannot hold.
+        of it a file of one, a DICOM series also .zip, pictures of a ZIP .zip. Other endings: .npy, or .png, .tif, .jpg of a
+        single image, 16 bits from the low to the high end of its range, 8 for 8-bit images and JPEG. A name without an ending is
+        a folder, with all that sample.py writes; an earlier one is replaced only with `overwrite`. Raises Refusal for what a
+        format cannot hold.
         """
         path, kind, scan = Path(path), formats.kind(path), self.outcomes[0].scan
         assert scan.source is not None
         meta, file, count = scan.source.meta, bool(scan.checksum), len(self.outcomes)
-        series = meta.format == "dicom" and (count > 1 or scan.slices)
+        native = "zip" if count > 1 and archive.held(meta) else meta.format
         if not path.suffix:
             self._save_folder(path, overwrite)
-        elif file and kind == meta.format and (count in (1, meta.count) or scan.slices):
+        elif file and kind == native and (count in (1, meta.count) or scan.slices):
             self._save_like_source(path)
-        elif file and kind == "zip" and series:
+        elif file and kind == "zip" and meta.format == "dicom" and (count > 1 or scan.slices):
             self._save_series(path)
         elif kind == "npy":
             out = BytesIO()
@@ -187,9 +187,9 @@ class Result:
     def _save_series(self, path: Path) -> None:
         with tempfile.TemporaryDirectory() as folder:
             self._save_like_source(Path(folder) / "series")
-            with replacing(path) as file, zipfile.ZipFile(file, "w", PACKED) as archive:
+            with replacing(path) as file, zipfile.ZipFile(file, "w", PACKED) as packed:
                 for one in sorted((Path(folder) / "series").iterdir()):
-                    archive.write(one, one.name)
+                    packed.write(one, one.name)
 
     def _save_picture(self, path: Path, kind: str) -> None:
         outcome, image = self.outcomes[0], _image(self.outcomes[0])
@@ -212,8 +212,7 @@ class Result:
             report.conclude({path.name: results})
 
     def __repr__(self) -> str:
-        shape = list(self.image.shape)
-        return f"Result(image {shape}, residual {np.mean(self.residual):.3f})"
+        return f"Result(image {list(self.image.shape)}, residual {np.mean(self.residual):.3f})"
 
     def _stored(self, outcome: Outcome, model: Tensor) -> Tensor:
         return _intensity(outcome).to_stored(model.float())

@@ -130,7 +130,7 @@ def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
     if len(meta.shape) > 3 and meta.shape[3] > 1 and meta.format in ("nifti", "nrrd"):
         return Scan(
             row.image_id,
-            error=f"holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise",
+            error=f"the file holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise",
         )
     first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
     held = tuple(replace(scan, pixels=None) for scan in slices)
