@@ -76,31 +76,25 @@ def of_training(folder: Path) -> Path:
         )
     groups: dict[str, dict[str, list]] = {}
     for tag, points in curves.items():
-        groups.setdefault(group(tag), {})[tag.removeprefix("val/")] = points
-    parts = [f"<p class=note>step {max(p[-1][0] for p in curves.values()):,}</p>"]
+        groups.setdefault(group(tag), {})[name(tag)] = points
+    drawn = []
     for title in sorted(groups, key=ORDER.index):
         lines = {name: tuple(zip(*points)) for name, points in groups[title].items()}
-        log = (
-            "y"
-            if title in ("loss", "held-out loss by level")
-            and all(v > 0 for _, ys in lines.values() for v in ys)
-            else ""
-        )
-        parts.append(
-            f"<h2>{title}</h2>{plots.curves(lines, 'step', title, log=log, size=(760, 300))}"
-        )
+        known = title in ("loss", "held-out loss by level")
+        log = "y" * (known and all(v > 0 for _, ys in lines.values() for v in ys))
+        what = next(iter(lines)) if len(lines) == 1 else title
+        drawn.append(f"<h2>{title}</h2>{plots.curves(lines, 'step', what, log=log)}")
         if title == "held-out PSNR by level":
-            ends = {
-                name.rpartition(" ")[2]: points[-1][1] for name, points in groups[title].items()
-            }
-            levels = ([float(sigma) for sigma in ends], list(ends.values()))
-            parts.append(
-                plots.curves({"last": levels}, "sigma", "PSNR dB", log="x", size=(760, 300))
-            )
+            ends = {float(name.split()[-1]): ys[-1] for name, (_, ys) in lines.items()}
+            last = {"last": (list(ends), list(ends.values()))}
+            curve = plots.curves(last, "sigma", "PSNR dB", log="x")
+            drawn.append(f"<h2>held-out PSNR at the end</h2>{curve}")
+    step = f"<p class=note>step {max(p[-1][0] for p in curves.values()):,}</p>"
+    parts = [step, f"<div class=plots>{''.join(f'<div>{one}</div>' for one in drawn)}</div>"]
     for tag in logged.Tags()["images"]:
         event = logged.Images(tag)[-1]
         code = base64.b64encode(event.encoded_image_string).decode()
-        words = html.escape(f"{tag}, step {event.step:,}")
+        words = html.escape(f"{tag}, step {event.step:,}{ROWS.get(tag, '')}")
         parts.append(
             f"<figure class=image><figcaption>{words}</figcaption><img alt='{words}' src='data:image/png;base64,{code}'></figure>"
         )
@@ -120,6 +114,19 @@ ORDER = [
     "learning rate",
     "other",
 ]
+
+
+ROWS = {  # what is shown below each other
+    "denoising": ": the images; then with noise and denoised, of three levels",
+    "reconstruction": ": the images, and what the autoencoder makes of them",
+}
+
+
+def name(tag: str) -> str:
+    """What the curve of a logged number is called."""
+    if tag in ("train/loss", "val/loss"):
+        return "held out" if tag == "val/loss" else "training"
+    return tag.removeprefix("val/").removeprefix("psnr at ").removeprefix("loss at ")
 
 
 def group(tag: str) -> str:

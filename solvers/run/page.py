@@ -25,14 +25,19 @@ tr:nth-child(even) td { background: var(--soft) } .scroll { overflow-x: auto }
 .image:target figcaption { border-left: 4px solid #f59a23; padding-left: 8px }
 .image img { max-width: 100%; display: block; margin: .5rem 0; border: 1px solid var(--line) }
 .looks, .plots { display: flex; flex-wrap: wrap; gap: 14px; margin: .4rem 0 } .looks:empty { display: none }
+.plots > div { flex: 0 1 460px } .plots { margin-bottom: 1.2rem }
 .gallery img { display: block; max-width: none } .gallery td, .gallery th { text-align: left; vertical-align: top }
 .gallery small { display: block; color: var(--dim) }
 .looks { align-items: flex-end } .looks > * { max-width: 100% } .looks small { display: block; color: var(--dim) }
 .crop { background-repeat: no-repeat; max-width: 100% }
 pre { background: var(--soft); padding: .8rem; overflow: auto } .note { color: var(--dim) } .bad { color: var(--bad) }
 details > summary { cursor: pointer; color: var(--dim) }
-@media print { body { margin: 0; max-width: none } .image, tr { break-inside: avoid } pre { white-space: pre-wrap } }
-@media print { .compare i, .compare input { display: none } }
+@media print {
+  body { margin: 0; max-width: none } pre { white-space: pre-wrap } .compare i, .compare input { display: none }
+  h2, figcaption { break-after: avoid } .image, .plots > *, tr { break-inside: avoid }
+  .looks > div { max-width: 31% } .image img { max-height: 22cm }
+  .scroll { overflow: visible } td, th { font-size: 6pt; padding: 2px 3px } .gallery img { width: 100% }
+}
 """
 
 
