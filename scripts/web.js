@@ -21,11 +21,16 @@ window.page = {
       const canvas = event.target
       if (canvas.id !== "hole" || !event.buttons) return
       event.preventDefault()
-      const brush = canvas.getContext("2d"), scale = canvas.width / canvas.clientWidth
-      brush.fillStyle = "rgb(0 104 116)"
+      const brush = canvas.getContext("2d"), here = [event.offsetX, event.offsetY + 0.01] // or a dot were no line
+      const from = event.type === "pointerdown" ? [event.offsetX, event.offsetY] : canvas.from ?? here
+      brush.setTransform(canvas.width / canvas.clientWidth, 0, 0, canvas.height / canvas.clientHeight, 0, 0)
+      Object.assign(brush, { strokeStyle: "rgb(0 104 116)", lineCap: "round", lineWidth: canvas.clientWidth / 12 })
       brush.beginPath()
-      brush.arc(event.offsetX * scale, event.offsetY * scale, canvas.width / 24, 0, 7)
-      brush.fill()
+      brush.moveTo(...from)
+      brush.lineTo(...here)
+      brush.stroke()
+      brush.resetTransform()
+      canvas.from = here
     }
     const clear = (canvas) => { canvas.getContext("2d").clearRect(0, 0, canvas.width, canvas.height); page.sendMask(canvas) }
     element.addEventListener("dblclick", (event) => { if (event.target.id === "hole") clear(event.target) })

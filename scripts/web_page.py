@@ -7,17 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from web_session import MEASURED, TASKS, Answers, Session, about, ends, ours, own_steps
+from web_session import MEASURED, TASKS, Answers, Session, ends, ours, own_steps
 
 import palimpsest as P
 from data import manifest
 from data.opened import Opened
-from solvers.run.figures import STYLE, picture, uri
+from solvers.run.figures import STYLE, picture, size, uri
 from solvers.run.flags import DEMO
+from solvers.run.progress import about
 
 TAKEN = ("result", "panel", "report", "mask")
-CSS = f"""{STYLE} .refused {{ color: #d9480f; font-weight: 600 }} progress {{ width: 100% }} .take a {{ margin-right: 1em }}
-.mask {{ position: relative; line-height: 0; width: fit-content }} #arrived, #drawn {{ display: none }}
+CSS = f"""{STYLE} .refused {{ color: #d9480f; font-weight: 600 }} .take a {{ margin-right: 1em }}
+.figures + ul {{ margin-top: 1em }} progress {{ width: 100% }} #file {{ max-width: 100% }} #arrived, #drawn {{ display: none }}
+.mask {{ position: relative; line-height: 0 }} .mask img {{ width: 100%; height: 100% }}
 .mask canvas {{ position: absolute; inset: 0; width: 100%; height: 100%; opacity: .75; cursor: crosshair; touch-action: none }}"""
 FONTS: Any = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 GREY = {"body_text_color_subdued": "*neutral_600", "body_text_color_subdued_dark": "*neutral_400"}
@@ -27,8 +29,8 @@ LOOK = {
     "head": f"<script>{Path(__file__).with_name('web.js').read_text()}</script>",
 }
 ABOUT = "# Palimpsest\n**Research use, not for diagnosis.** A restored image is an estimate: parts may be missing or invented."
-SEND = """<label>or your own: DICOM, NIfTI, NRRD, TIFF, PNG, NPY; k-space; a ZIP of a DICOM series or of a sinogram and its YAML
-<input id=file type=file></label>"""
+SEND = """<div data-token='{}'><label>or your own: DICOM, NIfTI, NRRD, TIFF, PNG, NPY; k-space; a ZIP of a DICOM series, of
+pictures, or of a sinogram and its YAML <input id=file type=file></label><p id=said class=refused role=alert></p></div>"""
 DRAW = "draw over what was not measured; a double click clears it"
 BEGIN = ("super_resolution", "pnp")  # task and solver of a new page
 DEMOS = {row.image_id: row for row in manifest.read(DEMO)}
@@ -55,8 +57,8 @@ def show(s: Session, k: float, level: float, width: float, task: str) -> str:
     canvas = f"<canvas id=hole data-scan={s.scans} width={w} height={h}></canvas>" if masked else ""
     what = {"k-space": "k-space, dB: ", "sinogram": "sinogram: "}.get(s.scan.holds, "")
     hint = DRAW if masked else f"{what}{w} × {h} pixels"
-    shown = f"<img class=pic src='{image}' alt='the scan'>"
-    return f"<small>{hint}</small><div class=mask>{shown}{canvas}</div>"
+    shown = f"<img src='{image}' alt='the scan'>{canvas}"
+    return f"<small>{hint}</small><div class=mask style='{size(pixels.shape)}'>{shown}</div>"
 
 
 def chosen(s: Session, task: str) -> tuple:
@@ -64,33 +66,37 @@ def chosen(s: Session, task: str) -> tuple:
     count, middle = len(s.scan.rows), len(s.scan.rows) // 2
     _, low, high = s.scan.look(middle)
     several, hidden = gr.update(visible=count > 1), gr.update(visible=False)
-    slices = gr.update(maximum=max(count - 1, 1), value=middle, visible=count > 1)
     due = TASKS.get(s.scan.holds, BEGIN[0] if task in TASKS.values() else task)
     demo = None if s.sent else s.scan.rows[0].image_id
-    window = ((low + high) / 2, high - low)
-    return demo, slices, several, *window, due, s.scan.holds in TASKS, "", "", hidden, ""
+    window = [float(f"{x:.5g}") for x in ((low + high) / 2, high - low)]  # 0.1155, not 0.11549997
+    return demo, through(count), several, *window, due, s.scan.holds in TASKS, "", "", hidden, ""
+
+
+def through(count: int) -> Any:
+    """A slider through so many, at the middle one."""
+    return gr.update(maximum=max(count - 1, 1), value=count // 2, visible=count > 1)
 
 
 def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
     """What is shown while it runs and of what came out, the slider through its rows, and the profile of its middle one."""
     asked, hidden, seen = Answers(*said), gr.update(visible=False), None
     s: Session = asked.session
+    scan = s.scans
     try:
         for seen in P.follow(s.scan.path, stop=s.stop, **asked.words()):
             yield ("" if isinstance(seen, list | P.Result) else seen.html()), hidden, ""
         s.result = seen[0] if isinstance(seen, list) else seen
         rows = s.result.middle.image.shape[-2]
         take = TAKEN if s.hole.exists() else TAKEN[:-1]
-        links = [
-            f"<a id=take-{one} href='/take/{s.token}/{one}' download>{one}</a>" for one in take
-        ]
+        at = f"/take/{s.token}"
+        links = [f"<a id=take-{one} href='{at}/{one}' download>{one}</a>" for one in take]
         window = ends(level, width) if s.scan.holds == "images" else None  # else of other units
         told = re.sub("<li>.*?</li>", lambda note: ours(note[0]), s.result.html(window))
         shown = f"{told}<p class=take>Download: {''.join(links)}</p>"
-        row = gr.update(visible=rows > 1, maximum=max(rows - 1, 1), value=rows // 2)
-        yield shown, row, s.result.profile(rows // 2)
+        yield shown, through(rows), s.result.profile(rows // 2)
     except P.Stopped:
-        yield f"<p role=status id=stopped>Stopped.</p>{seen.html() if seen else ''}", hidden, ""
+        shown = f"<p role=status id=stopped>Stopped.</p>{seen.figures() if seen else ''}"
+        yield shown * (scan == s.scans), hidden, ""  # nothing of a scan that is gone
     except Exception as error:
         yield refused(s, error), hidden, ""
 
@@ -111,10 +117,6 @@ def spelled(*said: Any) -> str:
         return Answers(*said).spelled()
     except P.Refusal as error:
         return f"# {said[0].said(error)}"
-
-
-def chosen_solver(name: str) -> tuple:
-    return own_steps(name), gr.update(info=SOLVERS[name])
 
 
 def field(one: Any, how: gr.State) -> Any:
@@ -155,6 +157,11 @@ def sliding(label: str, name: str) -> gr.Slider:
     return made
 
 
+def number(name: str, value: int, low: int, high: int) -> gr.Number:
+    look: Any = {"label": name, "elem_id": name, "precision": 0, "min_width": 90}
+    return gr.Number(value, minimum=low, maximum=high, **look)
+
+
 def listed(names: dict[str, str], label: str, value: str, name: str) -> gr.Dropdown:
     return gr.Dropdown(list(names), label=label, info=names[value], value=value, elem_id=name)
 
@@ -167,7 +174,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
 
     def begin(request: gr.Request) -> tuple[Any, str]:
         visitors[request.session_hash] = s = Session()
-        return s, f"<div data-token='{s.token}'><p id=said class=refused role=alert></p></div>"
+        return s, SEND.format(s.token)
 
     def end(request: gr.Request) -> None:
         if session := visitors.pop(request.session_hash, None):
@@ -181,9 +188,8 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
         gr.Markdown(ABOUT)
         with gr.Row():
             with gr.Column(min_width=320):
-                token = gr.HTML()
                 demo = gr.Dropdown(list(DEMOS), label="Scan", elem_id="demo")
-                gr.HTML(SEND, js_on_load="element.onchange = (event) => page.send(event.target)")
+                own = gr.HTML(js_on_load="element.onchange = (event) => page.send(event.target)")
                 arrived, drawn = gr.Button(elem_id="arrived"), gr.Button(elem_id="drawn")
                 k = sliding("Slice", "slice")
                 every = gr.Checkbox(label="restore all slices", visible=False)
@@ -206,16 +212,8 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 first = next(iter(priors)) if models else "demo-pixel"
                 prior = gr.Dropdown(list(priors), label="Prior", value=first, elem_id="prior")
                 with gr.Row():
-                    whole: Any = {"precision": 0, "min_width": 90}
-                    steps = gr.Number(
-                        20, label="steps", minimum=1, maximum=2000, elem_id="steps", **whole
-                    )
-                    draws = gr.Number(
-                        1, label="draws", minimum=1, maximum=16, elem_id="draws", **whole
-                    )
-                    seed = gr.Number(
-                        0, label="seed", minimum=0, maximum=2**31, elem_id="seed", **whole
-                    )
+                    steps = number("steps", own_steps(BEGIN[1]), 1, 2000)
+                    draws, seed = number("draws", 1, 1, 16), number("seed", 0, 0, 2**31)
                 with gr.Row():
                     go = gr.Button("Restore", variant="primary", elem_id="go")
                     halt = gr.Button("Stop", elem_id="stop")
@@ -231,7 +229,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
             [session, k, level, width, task],
             [demo, k, every, level, width, task, measured],
         )
-        begun = page.load(begin, None, [session, token], **HIDDEN)
+        begun = page.load(begin, None, [session, own], **HIDDEN)
         page.unload(end)
         demos = [
             one(demonstrated, [session, demo], None, **HIDDEN) for one in (begun.then, demo.input)
@@ -242,7 +240,8 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
             there.then(estimate, asked, paced, show_progress="hidden", **WORK)
         gr.on([k.input, level.input, width.input, task.change], show, seen, scan, **LAST)
         task.change(lambda name: ({}, gr.update(info=tasks[name])), task, [how, task], **HIDDEN)
-        solver.change(chosen_solver, solver, [steps, solver], **HIDDEN)
+        solver.change(own_steps, solver, steps, **HIDDEN)
+        solver.change(lambda name: gr.update(info=SOLVERS[name]), solver, solver, **HIDDEN)
         changes = [drawn.click, *(one.input for one in (every, task, measured, solver))]
         changes += [prior.input, steps.change, draws.input]
         gr.on([*changes, task.change], estimate, asked, paced, **TIMED)
@@ -252,7 +251,9 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
         pressed = go.click(
             lambda s: (s.stop.clear(), gr.update(interactive=False))[1], session, go, **HIDDEN
         )
-        ran = pressed.then(restore, [level, width, *asked], [out, at, line], **WORK)
+        ran = pressed.then(
+            restore, [level, width, *asked], [out, at, line], show_progress_on=out, **WORK
+        )
         ran.then(lambda: gr.update(interactive=True), None, go, **HIDDEN)
         halt.click(lambda s: s.stop.set(), session, None, **HIDDEN)
         at.input(profile, [session, at], line, **LAST)

@@ -97,10 +97,19 @@ class Session:
             return self.hole
         if what == "report":
             self.result.save(self.folder / "restored", overwrite=True)
-            return self.folder / "restored/report.html"
+            path = self.folder / "restored/report.html"
+            path.write_text(self.named(path.read_text()))
+            return path
         path = self.folder / ("panel.png" if what == "panel" else f"restored{self.result.suffix}")
         (self.result.picture if what == "panel" else self.result).save(path)
         return path
+
+    def named(self, text: str) -> str:
+        """Of files and priors their names, without the folders of this computer."""
+        priors = {Path(folder).parent for folder in Session.priors.values()}
+        for folder in (self.scan.path.parent, self.folder, *(priors - {Path()})):
+            text = text.replace(f"{folder}/", "")
+        return text
 
     def said(self, error: BaseException) -> str:
         """The line about a mistake, in the page's words, without any path of this computer. A bug is in the log."""
@@ -163,10 +172,11 @@ class Answers(NamedTuple):
     def spelled(self) -> str:
         """The command line and the line of Python that do the same, with files as they were sent or can be taken."""
         name, words = self.session.name, self.words()
-        words["overrides"] = [w.replace(f"{self.session.folder}/", "") for w in words["overrides"]]
+        words["overrides"] = [self.session.named(word) for word in words["overrides"]]
         words["prior"] = Path(words["prior"]).name
         call = ", ".join(f"{key}={value!r}" for key, value in words.items())
-        own = f"# {name}: the file that was sent; its name seeds the noise\n"
+        sent = "files of the ZIP" if self.session.scan.path.is_dir() else "the file"
+        own = f"# {name}: {sent} that was sent; its name seeds the noise\n"
         python = f"import palimpsest as P\nresult = P.restore({name!r}, {call})"
         return f"{own * self.session.sent}{P.command(name, **words)}\n\n{python}"
 
@@ -193,13 +203,6 @@ def ours(line: str) -> str:
 
 def own_steps(solver: str) -> int:
     return next(int(one.value) for one in P.settings("solvers", solver) if one.name == "steps")
-
-
-def about(seconds: float) -> str:
-    """0.34 -> 0.3 s; 75 -> 75 s; 240 -> 4 min."""
-    if seconds < 10:
-        return f"{max(seconds, 0.1):.1f} s"
-    return f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"
 
 
 def ends(level: float | None, width: float | None) -> tuple[float, float] | None:

@@ -72,6 +72,7 @@ def test_a_dicom_is_restored_looked_at_and_taken_home(visitors, tmp_path: Path, 
     page.send(small(tmp_path))
     assert "32 × 32" in page.find(".mask").find_element(By.XPATH, "..").text
     until(lambda: "about" in page.find("#pace").text)
+    page.choose("solver", "daps")  # whose draws differ
     page.run(steps=2, draws=3)
     assert "Explains" in (said := page.finish()) or "unexplained" in said or "closely" in said
     assert page.split() == 50
@@ -170,7 +171,7 @@ def test_a_run_is_stopped_and_another_visitor_waits(visitors, tmp_path: Path):
     until(lambda: one.seen("#now") and one.seen("#out polyline"))
     first = one.source("#now")
     until(lambda: one.source("#now") != first)
-    assert "s left" in one.find("#out").text
+    assert re.search("about [0-9.]+ (s|min) left", one.find("#out").text)
     two.send(small(tmp_path))
     two.run()
     until(lambda: "queue" in two.find("body").text)

@@ -11,10 +11,11 @@ import tiny
 
 import palimpsest as P
 from data.opened import Opened
+from solvers.run.progress import about
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
-from web_session import Answers, Session, about, ends, ours  # noqa: E402
+from web_session import Answers, Session, ends, ours  # noqa: E402
 
 SCAN = ROOT / "models/demo-data/lung2-ax-035.dcm"
 MISSING = "operator.params.missing"
@@ -127,6 +128,48 @@ def test_the_command_names_no_folder_of_the_server(session: Session):
     assert str(session.folder) not in lines and Session.priors["tiny"] not in lines
     session.look(Opened.of(SCAN))
     assert "--data-root models/demo-data/lung2-ax-035.dcm" in said(session).spelled()
+
+
+def test_a_report_names_no_folder_of_the_server(session: Session):
+    send(session, "scan.dcm")
+    session.result = P.restore(session.scan.path, accelerator="cpu", **said(session).words())
+    text = session.take("report").read_text()
+    assert "images: scan.dcm" in text and "model: tiny" in text
+    assert str(session.folder) not in text and str(Path(Session.priors["tiny"]).parent) not in text
+
+
+def test_a_run_ends_with_nothing_of_a_scan_that_is_gone(session: Session):
+    pytest.importorskip("gradio")
+    from web_page import restore
+
+    send(session, "scan.dcm")
+    run = restore(-300, 1400, *said(session, steps=2000))
+    next(run)
+    send(session, "another.dcm")
+    *_, (shown, row, line) = run
+    assert shown == line == "" and not row["visible"]
+    run = restore(-300, 1400, *said(session, steps=2000))
+    session.stop.clear()
+    next(run)
+    session.stop.set()
+    *_, (shown, _, _) = run
+    assert "Stopped" in shown and " left" not in shown
+
+
+def test_the_window_is_told_in_few_digits(session: Session):
+    pytest.importorskip("gradio")
+    from web_page import chosen
+
+    send(session, "scan.npy", np.linspace(-1.0235, 1.2555, 256, dtype=np.float32).reshape(16, 16))
+    assert list(chosen(session, "super_resolution")[3:5]) == [0.116, 2.279]
+
+
+def test_the_command_says_what_became_of_a_zip(session: Session):
+    folder = session.folder / "sent-zip/scan"
+    folder.mkdir(parents=True)
+    shutil.copy(SCAN, folder / "0001.dcm")
+    session.receive(folder)
+    assert said(session).spelled().startswith("# scan: files of the ZIP that was sent")
 
 
 def test_seconds_are_told_in_words_of_their_size(session: Session):
