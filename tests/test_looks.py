@@ -59,8 +59,10 @@ def test_draws_that_are_alike_are_no_map_of_the_spread(world: Path, words: dict)
     alike = P.restore(scan, draws=3, **words | {"solver": "pnp", "steps": 2})
     assert "the draws are alike" in alike.html() and "id=std" not in alike.html()
     assert "polygon" not in alike.profile(3) and "alike" in alike.profile(3)
+    assert alike.std.max() < 1e-5
     apart = P.restore(scan, draws=3, **words)
     assert "alike" not in apart.html() + apart.profile(3) and "id=std" in apart.html()
+    assert apart.picture.width > alike.picture.width  # a map more
 
 
 def test_pictures_come_and_go_as_zip(words: dict, tmp_path: Path):

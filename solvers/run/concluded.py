@@ -10,7 +10,7 @@ from solvers.operators.grid import Grid
 from solvers.photons import unit_scale
 from solvers.problem import Gaussian, Problem
 from solvers.run.cells import Cell, Run
-from solvers.run.record import Outcome, nearest, scores
+from solvers.run.record import ALIKE, ROUNDING, Outcome, nearest, scores
 from solvers.run.scans import Scan, cut
 
 
@@ -51,9 +51,11 @@ def concluded(
         image, draws = cut(image, truth), cut(draws, truth)
         baseline = None if baseline is None else cut(baseline, truth)
         record |= scores(image, truth, draws if many else None, baseline, turns)
+    alike = many and float(draws.std(0).max()) < ROUNDING
+    notes = [*facts["notes"], *[ALIKE] * alike]
     return Outcome(
         scan=scan,
-        record=record | facts | {"status": "ok"},
+        record=record | facts | {"notes": notes, "status": "ok"},
         image=image,
         draws=draws if many else None,
         truth=truth,

@@ -45,7 +45,7 @@ def pictures(outcome: Outcome) -> dict[str, Tile]:
     if outcome.truth is not None:
         shown["truth"] = ("truth", to_unit(outcome.truth), 0.0, 1.0)
     psnr = outcome.record.get("psnr")
-    title = "reconstruction" if outcome.std is None else "posterior mean"
+    title = "reconstruction" if outcome.spread is None else "posterior mean"
     shown["restored"] = (
         title + (f"  {psnr:.2f} dB" if psnr is not None else ""),
         to_unit(outcome.image),
@@ -55,8 +55,8 @@ def pictures(outcome: Outcome) -> dict[str, Tile]:
     if outcome.truth is not None:
         error = (to_unit(outcome.image) - to_unit(outcome.truth)).abs()
         shown["error"] = ("absolute error", error, 0.0, ceiling(error))
-    if outcome.std is not None:
-        std = outcome.std / 2  # [-1, 1] units -> report units
+    if outcome.spread is not None:
+        std = outcome.spread / 2  # [-1, 1] units -> report units
         shown["std"] = ("std of draws", std, 0.0, ceiling(std))
     return shown
 

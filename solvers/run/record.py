@@ -27,6 +27,8 @@ COLUMNS = {  # the numbers of a record that are averaged -> (heading, digits)
     "coverage": ("coverage of 90 %", 3),
     "seconds": ("seconds", 1),
 }
+ROUNDING = 1e-5  # by which draws in [-1, 1] may differ without saying anything
+ALIKE = "the draws are alike: they do not say how sure the image is"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,12 @@ class Outcome:
     def std(self) -> Tensor | None:
         """Spread of the draws, in the model range."""
         return self.deviation if self.draws is None else self.draws.std(0)
+
+    @property
+    def spread(self) -> Tensor | None:
+        """`std` as something to look at; None where the draws are alike, as those of solvers that give one image."""
+        std = self.std
+        return None if std is None or float(std.max()) < ROUNDING else std
 
     @property
     def middle(self) -> "Outcome":

@@ -24,7 +24,6 @@ def whole(outcome: Outcome, window: Window | None = None) -> str:
     assert outcome.image is not None and outcome.scan.intensity is not None
     ends = window or (outcome.scan.intensity.low, outcome.scan.intensity.high)
     style, record = size(outcome.image.shape), outcome.record
-    notes = record.get("notes", [])
 
     def address(model: Tensor) -> str:
         return uri(picture(stored(outcome, model), *ends))
@@ -34,26 +33,19 @@ def whole(outcome: Outcome, window: Window | None = None) -> str:
         parts = [f"<img class=pic style='{style}' src='{after}' alt=restored>"]
     else:
         parts = [compare(address(first), after, ("measured", "restored"), style)]
-    if outcome.draws is not None and alike(outcome):
-        notes = ["the draws are alike: they do not say how sure the image is", *notes]
-    elif outcome.draws is not None and outcome.std is not None:
-        std = channels(outcome.std * outcome.scan.intensity.per_unit).numpy()
+    if outcome.draws is not None and outcome.spread is not None:
+        std = channels(outcome.spread * outcome.scan.intensity.per_unit).numpy()
         map_, most = uri(picture(std, 0, float(std.max()))), f"{std.max():.3g}"
         parts.append(
             f"<img id=std class=pic style='{style}' src='{map_}' alt=std>std of the draws, white is {most}"
         )
         parts.append(turned([address(draw) for draw in outcome.draws], style))
     shown = "".join(f"<figure>{part}</figure>" for part in parts)
-    said = "".join(f"<li>{html.escape(note)}</li>" for note in notes)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in record.get("notes", []))
     words = (
         f"{html.escape(meaning(record))} {record['seconds']:.1f} s, {record['nfe']} network calls."
     )
-    return f"<p id=words role=status>{words}</p><div class=figures>{shown}</div><ul>{said}</ul>"
-
-
-def alike(outcome: Outcome) -> bool:
-    """Whether several draws differ by no more than rounding: some solvers give one image."""
-    return outcome.std is not None and float(outcome.std.max()) < 1e-5
+    return f"<p id=words role=status>{words}</p><div class=figures>{shown}</div><ul>{notes}</ul>"
 
 
 def profile(outcome: Outcome, row: int) -> str:
@@ -63,7 +55,7 @@ def profile(outcome: Outcome, row: int) -> str:
     lines = {"restored": (across, along(outcome, outcome.image, row))}
     if outcome.truth is not None:
         lines["truth"] = (across, along(outcome, outcome.truth, row))
-    if outcome.draws is not None and not alike(outcome):
+    if outcome.draws is not None and outcome.spread is not None:
         mean, _, half = metrics.interval(outcome.draws)
         band = (across, along(outcome, mean - half, row), along(outcome, mean + half, row))
     said = "the band is the 90 % interval of the draws"
