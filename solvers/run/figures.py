@@ -27,7 +27,7 @@ STYLE = (
 .compare span { color: #fff; background: #000a; border-radius: 3px } .compare .l { left: 2% } .compare .r { right: 2% }
 .compare span { box-sizing: border-box; max-width: 47%; overflow: hidden; white-space: nowrap; text-overflow: ellipsis }
 .figures { display: flex; flex-wrap: wrap; gap: 16px; align-items: flex-start }
-.figures figure { margin: 0; flex: 1 1 400px; max-width: 512px } .figures .compare, .pic { display: block; width: 100% }
+.figures figure { margin: 0; flex: 1 1 320px; max-width: 512px } .figures .compare, .pic { display: block; width: 100% }
 .legend { font-size: 12px } .legend span { white-space: nowrap }
 @media print { * { print-color-adjust: exact; -webkit-print-color-adjust: exact } }
 """
