@@ -19,10 +19,12 @@ window.page = {
   drawing(element) {
     const stroke = (event) => {
       const canvas = event.target
-      if (canvas.id !== "hole" || !event.buttons) return
+      if (canvas.id !== "hole") return
+      if (event.type === "pointerdown") canvas.setPointerCapture(event.pointerId) // to be told when it ends beside the scan
+      if (!canvas.hasPointerCapture(event.pointerId)) return
       event.preventDefault()
       const brush = canvas.getContext("2d"), here = [event.offsetX, event.offsetY + 0.01] // or a dot were no line
-      const from = event.type === "pointerdown" ? [event.offsetX, event.offsetY] : canvas.from ?? here
+      const from = event.type === "pointerdown" ? [event.offsetX, event.offsetY] : canvas.from
       brush.setTransform(canvas.width / canvas.clientWidth, 0, 0, canvas.height / canvas.clientHeight, 0, 0)
       Object.assign(brush, { strokeStyle: "rgb(0 104 116)", lineCap: "round", lineWidth: canvas.clientWidth / 12 })
       brush.beginPath()

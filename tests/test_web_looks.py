@@ -41,6 +41,9 @@ def test_a_stroke_on_a_long_image_is_where_the_pointer_was(
     ends = round(150 - 150 * scale), round(150 + 150 * scale)
     assert hidden.shape == (300, 7) and hidden[ends[0] : ends[1], 3].all()
     assert not hidden[: ends[0] - 12].any() and not hidden[ends[1] + 12 :].any()
+    hand.move_to_element(page.find("#hole")).click_and_hold()
+    hand.move_by_offset(200, 0).release().perform()  # let go beside the image
+    until(lambda: (np.asarray(PIL.Image.open(folder / "mask.png"))[150] == 0)[3:].all())
     page.run()
     page.finish()
     assert page.find(".compare").rect["height"] < 700
