@@ -36,7 +36,8 @@ details > summary { cursor: pointer; color: var(--dim) }
   body { margin: 0; max-width: none } pre { white-space: pre-wrap } .compare i, .compare input { display: none }
   h2, figcaption { break-after: avoid } .image, .plots > *, tr { break-inside: avoid }
   .looks > div { max-width: 31% } .image img { max-height: 22cm }
-  .scroll { overflow: visible } td, th { font-size: 6pt; padding: 2px 3px } .gallery img { width: 100% }
+  .scroll { overflow: visible } .gallery img { width: 100% }
+  table:has(th:nth-child(8)) :is(td, th) { font-size: 6pt; padding: 2px 3px }
 }
 """
 
