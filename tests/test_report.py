@@ -454,15 +454,22 @@ def test_the_report_of_a_training_run(tmp_path: Path, capsys):
     writer = SummaryWriter(str(tmp_path / "run/tensorboard"))
     for step in range(5):
         writer.add_scalar("train/loss", 1 / (step + 1), step)
+        writer.add_scalar("val/loss", 2 / (step + 1), step)
+        writer.add_scalar("train/images per second", 40, step)
         for sigma in ("0.1", "1"):
             writer.add_scalar(f"val/psnr at sigma {sigma}", 20 + step, step)
     writer.add_image("samples", torch.rand(1, 8, 8), 4)
+    writer.add_image("denoising", torch.rand(1, 56, 8), 4)
     writer.close()
     assert script("report")(tmp_path / "run") == 0
     text = (tmp_path / "run/report.html").read_text()
     assert (
-        "held-out PSNR by level" in text and text.count("<svg") == 3 and "samples, step 4" in text
+        "held-out PSNR by level" in text and text.count("<svg") == 4 and "samples, step 4" in text
     )
+    named = re.findall("</b> (.*?)</span>", text)  # in legends
+    assert named == ["training", "held out", "sigma 0.1", "sigma 1"]
+    assert ">train/images per second</text>" in text, "a single curve is told by its axis"
+    assert "denoising, step 4: the images; then with noise and denoised" in text
     (tmp_path / "empty/tensorboard").mkdir(parents=True)
     assert script("report")(tmp_path / "empty") == 2 and "holds no numbers yet" in one_line(capsys)
 
