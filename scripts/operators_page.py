@@ -9,10 +9,10 @@ Exit codes: 0 done, 2 a mistake (one line).
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from operators_listed import ENTRIES, Entry
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -32,110 +32,6 @@ from solvers.run.command import Parser
 HOME = Path(__file__).resolve().parents[1]
 SIDE = 144  # pixels of a picture
 
-
-@dataclass(frozen=True)
-class Entry:
-    """One section of the page. task: the file in configs/tasks that it shows."""
-
-    task: str
-    title: str
-    formula: str
-    inverse: str
-
-
-ENTRIES = (
-    Entry(
-        "super_resolution",
-        "Super-resolution, bicubic",
-        "y = R x Cᵀ, R and C a strided cubic kernel stretched by the factor (16 taps at ×4), edge pixel mirrored",
-        "exact: singular value decompositions of R and C",
-    ),
-    Entry(
-        "super_resolution_average",
-        "Super-resolution, block average",
-        "y = mean of each d × d block",
-        "exact, as above",
-    ),
-    Entry(
-        "super_resolution_gaussian",
-        "Super-resolution, Gaussian and decimation",
-        "y = (k ⊛ x)[::d, ::d], circular; `KernelSuperResolution` takes your own kernel",
-        "exact: A Aᵀ is circulant with eigenvalues Γ = mean of |K|² over the d² aliases",
-    ),
-    Entry(
-        "gaussian_deblur",
-        "Gaussian blur",
-        "y = k * x, border reflect, symmetric, circular, zero or valid; `KernelBlur` takes your own kernel",
-        "exact: Fourier for circular borders, decompositions of the two factors for all others",
-    ),
-    Entry(
-        "uniform_deblur", "Uniform blur", "y = moving average over n × n pixels", "exact, as above"
-    ),
-    Entry(
-        "motion_deblur",
-        "Motion blur",
-        "y = k_i * x_i, a camera-shake path k_i for each image, saved with the result",
-        "Fourier for circular borders, else conjugate gradients",
-    ),
-    Entry(
-        "inpainting_random",
-        "Random inpainting",
-        "y = m_i ∘ x_i, a share of the pixels removed",
-        "exact: diagonal",
-    ),
-    Entry("inpainting_box", "Box inpainting", "y = m_i ∘ x_i, a box removed", "exact: diagonal"),
-    Entry(
-        "inpainting_mask",
-        "Inpainting with your own mask",
-        "y = m ∘ x, m from a file (1 or 255: measured)",
-        "exact: diagonal",
-    ),
-    Entry("outpainting", "Outpainting", "y = m_i ∘ x_i, all but a box removed", "exact: diagonal"),
-    Entry("destriping", "Destriping", "y = m_i ∘ x_i, columns or rows removed", "exact: diagonal"),
-    Entry("denoising", "Denoising", "y = x", "exact: one number"),
-    Entry(
-        "center_tile",
-        "Tile centres",
-        "y = the centre pixel of each s × s tile (even s: the mean of its four)",
-        "exact: one number, A Aᵀ = I or I / 4",
-    ),
-    Entry("hdr", "High dynamic range", "y = clip(g x, −1, 1)", "nonlinear: Gauss-Newton"),
-    Entry(
-        "phase_retrieval",
-        "Phase retrieval",
-        "y = |F pad(u)|, u = (x + 1) / 2",
-        "nonlinear: Gauss-Newton",
-    ),
-    Entry(
-        "nonlinear_deblur",
-        "Nonlinear blur",
-        "y = 2 r(clip(g k * u^γ)) − 1, r the camera's response l^(1/γ); `NetworkBlur` is the learned blur, with your weights",
-        "nonlinear: Gauss-Newton",
-    ),
-    Entry(
-        "ct_parallel_20",
-        "CT, parallel beam",
-        "y = line integrals of u μ_max, by Joseph's method, A and Aᵀ the same sparse matrix",
-        "exact up to about 3,000 rays that meet the image (cached eigenvectors), else conjugate gradients",
-    ),
-    Entry("ct_fan_180", "CT, fan beam", "as above, flat detector", "as above"),
-    Entry(
-        "ct_limited_angle", "CT, limited angle", "as above, over less than half a turn", "as above"
-    ),
-    Entry(
-        "mri_x4",
-        "MRI, Cartesian",
-        "y = M F S u, real and imaginary parts; masks equispaced, random or Poisson-disc; `RadialMRI` for spokes",
-        "one coil: exact, 2 × 2 blocks that couple k and −k for real images; several coils: exact row by row for "
-        "masks of whole columns, else conjugate gradients",
-    ),
-    Entry(
-        "compressed_sensing",
-        "Compressed sensing",
-        "y = P H D x, signs D, fast transform H, random rows P",
-        "exact: A Aᵀ = I",
-    ),
-)
 
 HEAD = """# Operators
 
@@ -239,8 +135,12 @@ def visible(problem: Problem) -> tuple[Tensor, float, float]:
         y = y[..., : side**2].reshape(1, 1, side, side)
     elif y.shape[1] == problem.y.shape[1] == 1 and float(y.abs().max()) < 2.5:
         return to_unit(y[0, :1]), 0, 1
-    y = y[0].square().sum(0, keepdim=True).sqrt() if y.shape[1] == 2 else y[0, :1]
-    if float(y.max()) > 30 * float(y.abs().mean()):  # a spectrum: its centre would be all one sees
+    axes = problem.operator.reading
+    complex_pairs = axes is not None and axes.spectral and y.shape[1] % 2 == 0
+    y = y[0].square().sum(0, keepdim=True).sqrt() if complex_pairs else y[0, :1]
+    if complex_pairs or float(y.max()) > 30 * float(
+        y.abs().mean()
+    ):  # a spectrum: its centre would be all one sees
         y = (1 + y.abs() / y.abs().mean()).log()
     return y, float(y.min()), float(y.max())
 

@@ -9,6 +9,7 @@ from data.seeding import Noise
 from solvers.operators import (
     CT,
     MRI,
+    BlindBlur,
     BoxInpainting,
     CartesianMRI,
     Composition,
@@ -136,6 +137,7 @@ LINEAR = [
     ),
     Case("kernel_blur, one per image", lambda: KernelBlur(several(5), "zero"), (1, 5, 8)),
     Case("motion_blur", lambda: MotionBlur(7, 0.5), (1, 7, 10)),
+    Case("blind_blur", lambda: BlindBlur(5, 0.5), (1, 7, 10)),
     Case("motion_blur circular", lambda: MotionBlur(7, 0.5, "circular"), (2, 9, 7)),
     Case("inpainting", lambda: Inpainting(holes()), (3, 5, 7)),
     Case("inpainting random", lambda: RandomInpainting(0.3, 0.7), (2, 5, 7)),

@@ -20,7 +20,13 @@ MAY_IMPORT = {
         *LEAVES,
         "data.formats",
     },  # masks and kernels may be files
-    "solvers/measured": {"solvers", *LEAVES, "data.formats"},  # what scanners write
+    "solvers/measured": {
+        "solvers",
+        *LEAVES,
+        "data.formats",  # what scanners write
+        "ldm.denoiser",  # a blur kernel is found with what a prior knows of images
+        "ldm.sampling",
+    },
     "solvers/run": {
         "solvers",
         "ldm.schedule",

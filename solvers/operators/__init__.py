@@ -1,6 +1,6 @@
 """Every operator by name: `solvers.operators.<Class>`."""
 
-from solvers.operators.blur import GaussianBlur, KernelBlur, MotionBlur, UniformBlur
+from solvers.operators.blur import BlindBlur, GaussianBlur, KernelBlur, MotionBlur, UniformBlur
 from solvers.operators.composed import Composition
 from solvers.operators.compressed_sensing import CompressedSensing
 from solvers.operators.ct import CT
@@ -26,6 +26,7 @@ from solvers.operators.super_resolution import (
 )
 
 __all__ = [
+    "BlindBlur",
     "BoxInpainting",
     "CT",
     "CartesianMRI",

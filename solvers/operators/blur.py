@@ -15,7 +15,15 @@ from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Shape, settings
 from solvers.operators.circulant import Circulant
 from solvers.operators.convolution import Bordered, Convolution, engine
-from solvers.operators.kernels import checked, gaussian_taps, motion, odd, product, uniform_taps
+from solvers.operators.kernels import (
+    checked,
+    gaussian_taps,
+    in_the_middle,
+    motion,
+    odd,
+    product,
+    uniform_taps,
+)
 from solvers.operators.separable import BORDERS, Axis, Border, Separable
 
 
@@ -155,3 +163,32 @@ class MotionBlur(Operator):
         return KernelBlurs(motion(self.size, self.intensity, noise.of("kernel")), self.border).bind(
             shape
         )
+
+
+@dataclass(frozen=True, eq=False)
+class BlindBlurs(KernelBlurs):
+    """Blurs whose kernels made y, or stand for those that did, and are not told to who restores it."""
+
+    def select(self, indices: Sequence[int]) -> Operator:
+        return Operator.select(self, indices)
+
+
+@dataclass(frozen=True, eq=False)
+class BlindBlur(MotionBlur):
+    """Camera shake that nobody knows: its kernel is sought in y, in a window of this size (`solvers.measured.kernel`).
+
+    Simulations draw one as `MotionBlur` does, with its centre of mass in the middle, where the one that is found has it too.
+    """
+
+    random = False
+    size: int = 15  # pixels
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.border == "valid":
+            raise Refusal("border valid: a blind blur measures as many pixels as the image has")
+
+    def draw(self, shape: Shape, noise: Noise) -> BlindBlurs:
+        self.shape_out(shape)
+        kernels = motion(self.size, self.intensity, noise.of("kernel"))
+        return BlindBlurs(in_the_middle(kernels), self.border).bind(shape)

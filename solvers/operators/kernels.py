@@ -76,6 +76,23 @@ def checked(kernel: Tensor | str, *, any_size: bool = False) -> Tensor:
     return taps.double()
 
 
+def off_centre(kernels: Tensor) -> list[tuple[int, int]]:
+    """How many whole pixels each kernel's centre of mass [B,1,k,k] lies below and right of the middle one."""
+    mass = kernels.double()
+    offsets = []
+    for axis in (-1, -2):
+        line = mass.sum((1, axis))
+        place = torch.arange(line.shape[-1], device=line.device) - line.shape[-1] // 2
+        offsets.append(((line * place).sum(-1) / line.sum(-1)).round().int().tolist())
+    return list(zip(*offsets))
+
+
+def in_the_middle(kernels: Tensor) -> Tensor:
+    """Kernels [B,1,k,k] moved by whole pixels, so that the centre of mass is in the middle one."""
+    rows = zip(kernels, off_centre(kernels))
+    return torch.stack([kernel.roll((-down, -right), (-2, -1)) for kernel, (down, right) in rows])
+
+
 def motion(size: int, intensity: float, noise: Noise) -> Tensor:
     """One camera-shake kernel per image, [B,1,size,size], from its own "kernel" stream.
 

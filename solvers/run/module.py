@@ -14,6 +14,7 @@ from data.files import Refusal, Unwritable
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
+from solvers.measured.kernel import known
 from solvers.measured.noise_level import overstated
 from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
@@ -121,10 +122,12 @@ class Reconstruction(pl.LightningModule):
         start = time.perf_counter()
         scans = self.in_units(cell, scans) if given is None else scans
         problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
-        if self.run.measurements or given is not None:
-            units.check(problem)
+        simulated = not self.run.measurements and given is None
         check(cell.solver, problem, prior)
         with Meter(prior, self.autocast, self.progress.ask) as meter:
+            problem, kernels = known(problem, prior, self.run.seed, simulated)
+            if not simulated:
+                units.check(problem)
             draws, bad = self.drawing.draw(
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
@@ -145,7 +148,8 @@ class Reconstruction(pl.LightningModule):
             cheap = None if baseline is None else baseline[b].cpu()
             one = problem.select([b])
             advice = [narrow(scan), overstated(one) if self.run.measurements else ""]
-            own = [*remarks(scan, self.run.measurements), *filter(None, advice)]
+            remarked = [*remarks(scan, self.run.measurements), *filter(None, advice)]
+            own = remarked + kernels[b : b + 1]
             said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
             outcomes.append(
                 picture(put_back(concluded(cell, self.run, scan, one, draws[b], cheap, said)))
