@@ -24,6 +24,8 @@ from solvers.operators.base import Operator
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, final_image, need_linear, positive
 
+COLOURED = 0.12  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
+
 
 @dataclass(frozen=True)
 class DAPS(Solver):
@@ -91,10 +93,12 @@ class DAPS(Solver):
         v = state_variance(prior, sigma) if self.s0 is None else isotropic_variance(sigma, self.s0)
         if not self.spectral(prior, chain.problem.operator):
             return self.isotropic(chain, Isotropic(x0_hat, v))
-        # white, as noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
-        u = x0_hat + sqrt(v) * noise.like(x0_hat)
         belief = Belief.of(prior, x0_hat, sigma, chain.problem)
         seen = chain.view(belief)
+        if sigma <= COLOURED and not belief.decoded:
+            return condition(belief.scaled_to_residual(seen, noise), seen, noise)
+        # white, as so much noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
+        u = x0_hat + sqrt(v) * noise.like(x0_hat)
         belief = belief.scaled_to_residual(seen, noise)
         drawn = belief.around(chain.place(belief, u))
         return chain.state(belief, condition(drawn, seen.perturbed(noise)))

@@ -94,20 +94,26 @@ class Measured(World):
         return self.update(m, H @ H)
 
 
-def daps(w, sigmas):
-    """The draw before y is white; a latent one meets y decoded, and the last image is a draw about the decoded mean."""
+def daps(w, sigmas, coloured=0.12):
+    """The draw before y is white, and of N(m, V) at fine levels; a latent one is white and meets y decoded.
+
+    The last image of a latent prior is a draw about the decoded mean.
+    """
     x = sigmas[0] * w.tape.normal(len(w.mu))
     latent = w.order is not None
     for s, s_next in zip(sigmas, [*sigmas[1:], 0.0]):
         m = w.D(x, s)
+        image = w.decode(m)
         if latent and s_next == 0:
-            image = w.decode(m)
             H = w.to_residual(w.H(s, image, state=False), image)
             return w.update(image + H @ w.tape.normal(len(image)), H @ H, noise=True)
-        u = m + np.sqrt(w.variance(s)) * w.tape.normal(len(m))
-        image = w.decode(m)
-        H = w.to_residual(w.H(s, image, state=not latent), image)
-        x0 = w.encode(w.update(w.decode(u), H @ H, noise=True))
+        if not latent and s <= coloured:
+            H = w.to_residual(w.H(s, m), m)
+            x0 = w.update(m + H @ w.tape.normal(len(m)), H @ H, noise=True)
+        else:
+            u = m + np.sqrt(w.variance(s)) * w.tape.normal(len(m))
+            H = w.to_residual(w.H(s, image, state=not latent), image)
+            x0 = w.encode(w.update(w.decode(u), H @ H, noise=True))
         x = x0 + s_next * w.tape.normal(len(x0))
     return x
 
