@@ -1,6 +1,7 @@
 """Compare folders of images, matched by name, or two populations of images.
 
-    python scripts/evaluate.py models/demo-data results/demo/recon             # PSNR, SSIM, NMSE, residuals of records.jsonl
+    python scripts/evaluate.py models/demo-data results/demo/recon             # PSNR, SSIM, NMSE, residuals of records.jsonl;
+                                                                                # of several draws, how often 90 % intervals hold
     python scripts/evaluate.py models/demo-data results/demo/recon --lpips alex  # and LPIPS, if its weights are in the cache
     python scripts/evaluate.py fid results/prior/samples data/demo/test --weights inception.pth  # or a reference .npz
     python scripts/evaluate.py offline results/prior/samples data/demo/test    # no weights: spectrum, nearest neighbours
@@ -103,10 +104,12 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         lpips(options.lpips) if options.lpips else None,
         residuals(options.second.parent),
     )
+    draws = drawn(options.second.parent)
     columns: dict[str, list[float]] = {}
     for name in common:
         try:
             truth, image = together(truths[name], results[name])
+            several = [together(truths[name], row)[1] for row in draws.get(name, ())]
         except Refusal as error:
             missed.append(str(error))
             continue
@@ -117,6 +120,8 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         values |= {"nmse": metrics.nmse(image, truth).item()}
         values |= {f"lpips_{options.lpips}": perceptual(image, truth)} if perceptual else {}
         values |= {"residual": known[name]} if name in known else {}
+        if len(several) > 1:
+            values["coverage_90"] = metrics.coverage(torch.cat(several), truth[0])
         for key, value in values.items():
             columns.setdefault(key, []).append(value)
     if not columns:
@@ -136,6 +141,16 @@ def residuals(folder: Path) -> dict[str, float]:
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         raise Refusal(f"{path}: not written by sample.py; move it away, or repair it") from None
+
+
+def drawn(folder: Path) -> dict[str, list[Row]]:
+    """The draws of each result, by its name, if this is a folder of several that sample.py made."""
+    found: dict[str, list[Row]] = {}
+    samples = folder / "samples"
+    for name, row in (by_name(samples) if samples.is_dir() else {}).items():
+        whole, mark, part = name.partition("__")  # of slices: their volume, and which they are
+        found.setdefault(f"{whole.rpartition('-')[0]}{mark}{part}", []).append(row)
+    return found
 
 
 def by_name(folder: Path) -> dict[str, Row]:
