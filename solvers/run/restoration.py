@@ -14,7 +14,7 @@ from data import series
 from data.files import printable
 from data.manifest import Row
 from ldm import config as configuration
-from solvers.run import door, parallel, report, scanned, volumes
+from solvers.run import door, parallel, remarks, report, scanned, volumes
 from solvers.run.batches import Pending, batches
 from solvers.run.forecast import estimate
 from solvers.run.interrupted import Savings
@@ -106,9 +106,7 @@ def predict(
         trainer.callbacks.append(Sharing([part.heart.beat for part in parts.values()]))  # type: ignore[attr-defined]
     pending = []
     for name, part in parts.items():
-        left_over = Pending(
-            [row.image_id for row in work.rows], sizes[name], results[name].committed, part.numbers
-        )
+        left_over = Pending(work.rows, sizes[name], results[name].committed, part.numbers)
         pending.append(batches(work.rows, work.load, sizes[name], left_over, ahead))
     with left(parts.values()):
         trainer.predict(module, pending, return_predictions=False)
@@ -206,8 +204,9 @@ def conclude(
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
-        for line in filter(None, (result.advice(), result.clamped(), result.beaten())):
-            print(f"note: {name}: {line}", flush=True)
+        for remark in (remarks.advice, remarks.clamped, remarks.beaten):
+            if line := remark(result.records()):
+                print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
         door.complain("sample.py", f"failed: {line}")
