@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -163,10 +163,12 @@ def left(parts: Iterable[Part]) -> Iterator[None]:
             part.leave(reason)
 
 
-def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> bool:
+def last(holds: Iterable[Hold], results: Collection[Results], complete: bool) -> bool:
     """Whether this process concludes a folder that several have worked on: the last one to leave does, once for all."""
     every = [hold.alone(60.0 if complete else 0.0) for hold in holds]
-    if all(every) and not all(result.concluded for result in results):
+    folders = [result.folder for result in results]
+    over = [folders[0].parent / "report.html"] if len(folders) > 1 else []
+    if all(every) and not all(result.concluded(over) for result in results):
         return True
     say("the results are concluded by the process that leaves last")
     return False

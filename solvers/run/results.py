@@ -7,7 +7,7 @@ moment, and a restart with the same configuration goes on where the last line en
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -133,15 +133,14 @@ class Results:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
         yield from records_in(self.folder / RECORDS)
 
-    @property
-    def concluded(self) -> bool:
-        """Whether somebody has summarised what is recorded by now."""
-        last, records = (self.folder / name for name in ("summary.json", RECORDS))
-        return (
-            last.exists()
-            and records.exists()
-            and last.stat().st_mtime_ns >= records.stat().st_mtime_ns
-        )
+    def concluded(self, over: Sequence[Path] = ()) -> bool:
+        """Whether somebody has summarised what is recorded by now, to the last page. over: pages of several folders."""
+        own = (self.folder / name for name in (RECORDS, "summary.json", "report.html"))
+        try:
+            records, *pages = (path.stat().st_mtime_ns for path in (*own, *over))
+        except FileNotFoundError:
+            return False
+        return min(pages) >= records
 
     def order(self, ids: Iterable[str]) -> None:
         """Put the records in the order of the ids, as one process alone would have written them; others follow."""
