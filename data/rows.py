@@ -30,7 +30,7 @@ class Rows(Sequence[Row]):
             self.pieces.append(b"".join(held))
             self.ends.append(array("i", accumulate(map(len, held))))
             names.append(np.array([hash(row.image_id) for row in some]))
-        self.names = np.concatenate(names)  # hashes of the ids
+        self.names = np.concatenate(names)  # hashes of the ids, in this process
         self.folders, self.chosen = [*folders], range(len(self.names))
 
     def __len__(self) -> int:
