@@ -21,6 +21,7 @@ from data.contracts import Contracts
 from data.files import Refusal
 from data.manifest import Row
 from data.ranges import BLACK, Intensity
+from data.rows import Rows
 from data.seeding import Noise
 from data.window import window as parsed
 
@@ -118,7 +119,7 @@ class ManifestDataset(Dataset[Sample]):
         memory: int = 0,
         window: str | None = None,
     ):
-        self.rows = list(manifest.read(path))
+        self.rows = Rows(manifest.read(path))
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
         self.contracts = Contracts(parsed(window)) if window else PLAIN

@@ -4,7 +4,7 @@ A file of several slices is a volume. So are the DICOM files of a folder that sh
 is that along the normal. A localizer, directory, report or empty file among them is passed over.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from os.path import dirname
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from data.files import Refusal, digest
 from data.formats import dicom_series
 from data.formats.dicom_series import Header
 from data.manifest import Row
+from data.rows import Rows
 
 LOCALIZER = "a localizer beside slices"
 DIGITS = 16  # of a series' pseudonym
@@ -134,19 +135,20 @@ def members(rows: Iterable[Row]) -> dict[str, list[str]]:
     return found
 
 
-def chosen(rows: list[Row], within: tuple[int, int] | None, every: int) -> list[Row]:
+def chosen(rows: Sequence[Row], within: tuple[int, int] | None, every: int) -> Rows:
     """Of each volume the slices number within[0] up to, not including, within[1], and of these every so-manieth.
 
     Images of no volume stay. Raises Refusal where there is no volume, or a range leaves nothing of one.
     """
     sizes: dict[str, int] = {}
-    kept = []
-    for row in rows:
+
+    def wanted(row: Row) -> bool:
         number = sizes.get(row.volume, 0)
         sizes[row.volume] = number + 1
         low, high = within or (0, number + 1)
-        if not row.volume or (low <= number < high and (number - low) % every == 0):
-            kept.append(row)
+        return not row.volume or (low <= number < high and (number - low) % every == 0)
+
+    kept = Rows(filter(wanted, rows))
     volumes = sizes.keys() - {""}
     if not volumes:
         raise Refusal("--slice-range and --every choose slices of volumes, and there is none")

@@ -1,7 +1,8 @@
 """Which images a user means by a folder, a split and a manifest."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import count
 from pathlib import Path
@@ -15,6 +16,7 @@ from data.files import Refusal, nearest
 from data.folder import is_image, walk
 from data.manifest import Row
 from data.ranges import Intensity
+from data.rows import ById, Rows
 from data.series import Passed
 
 ARRAYS = ("npy", "npz", "hdf5", "mat")  # formats that say nothing about units
@@ -37,6 +39,13 @@ class Kind(NamedTuple):
 IMAGES = Kind(is_image, formats.count)
 
 
+class Listed(NamedTuple):
+    """What a listing says of one file: which slices, and under which windows."""
+
+    slices: array
+    windows: set[tuple[float, float] | None]
+
+
 def find(
     root: str | Path | None = None,
     split: str | None = None,
@@ -44,7 +53,7 @@ def find(
     results: Sequence[Path] = (),
     passed: list[Passed] | None = None,
     kind: Kind = IMAGES,
-) -> list[Row]:
+) -> Rows:
     """The rows of a manifest, of a folder of images or of one image's file (both `root`), one per slice of a volume.
 
     With a split: the listing's rows of that split, else `<root>/<split>/`, else `<root>/<split>.csv` or
@@ -54,15 +63,17 @@ def find(
     kind: of files that are looked for.
     """
     taken = [path.resolve() for path in results]
+    passed = [] if passed is None else passed
     if listing is not None:
         rows: Iterable[Row] = _of_split(listing, split) if split else manifest.read(listing)
     elif root is None:
         raise Refusal("no images are named: give --data-root or --manifest")
     else:
-        rows = _in_root(Path(root), split, taken, [] if passed is None else passed, kind)
-    images, passed = list(rows), [] if passed is None else passed
-    gather = kind is IMAGES and not any(row.line for row in images)
-    found = list(_slices(series.gathered(images, passed) if gather else images, kind))
+        rows = _in_root(Path(root), split, taken, passed, kind)
+    plain = images = Rows(rows)
+    if kind is IMAGES and not any(row.line for row in images):
+        images = Rows(series.gathered(images, passed))
+    found = _slices(images, kind)
     if not found:
         raise Refusal(f"{listing or root}: holds no images that can be read")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
@@ -70,14 +81,11 @@ def find(
             raise Refusal(
                 f"{folder}: holds images to be read, and results go there; choose another --save-dir"
             )
-    seen: set[str] = set()
-    for row in found:
-        if row.image_id in seen:
-            raise Refusal(
-                f"{listing or root}: two images have the id {row.image_id!r}; ids name the results and must differ"
-            )
-        seen.add(row.image_id)
-    return _apart(found)
+    if (twice := ById(found).twice()) is not None:
+        raise Refusal(
+            f"{listing or root}: two images have the id {twice!r}; ids name the results and must differ"
+        )
+    return found if found is plain else _apart(found)  # a manifest itself names no volumes
 
 
 def measurement(
@@ -129,14 +137,16 @@ def _in_root(
     )
 
 
-def _of_split(listing: str | Path, split: str) -> list[Row]:
-    rows = list(manifest.read(listing))
-    chosen = [row for row in rows if row.split == split]
-    if not chosen:
-        raise Refusal(
-            f"{listing}: no row of split {split!r}; it has {', '.join(sorted({r.split or 'none' for r in rows}))}"
-        )
-    return chosen
+def _of_split(listing: str | Path, split: str) -> Iterator[Row]:
+    others, found = set[str](), False
+    for row in manifest.read(listing):
+        if row.split == split:
+            found = True
+            yield row
+        else:
+            others.add(row.split or "none")
+    if not found:
+        raise Refusal(f"{listing}: no row of split {split!r}; it has {', '.join(sorted(others))}")
 
 
 def _folder(folder: Path, taken: Sequence[Path], passed: list[Passed], kind: Kind) -> Iterator[Row]:
@@ -153,43 +163,41 @@ def _within(folder: Path, taken: Sequence[Path]) -> bool:
     return any(folder.resolve().is_relative_to(one) for one in taken)
 
 
-def _slices(rows: Sequence[Row], kind: Kind) -> Iterator[Row]:
+def _slices(rows: Rows, kind: Kind) -> Rows:
     """A file of several images becomes one row each, unless the row names its slice.
 
     Either way they are slices of a volume, where a listing names all of them and reads them alike; else images of their own.
     """
-    counts = {
-        row.path: _count(row.path, kind) for row in rows if not row.path.lower().endswith(SINGLE)
-    }
-    listed: dict[str, list[Row]] = {}
+    several: dict[str, int] = {}  # images in each file that holds more than one
+    listed: dict[str, Listed] = {}
     for row in rows:
+        if row.path.lower().endswith(SINGLE):
+            continue
+        if row.path not in several:
+            if (held := _count(row.path, kind)) < 2:
+                continue
+            several[row.path] = held
         if row.slice is not None:
-            listed.setdefault(row.path, []).append(row)
-    whole = [
-        path
-        for path, found in listed.items()
-        if counts.get(path, 1) > 1 and _complete(found, counts[path])
-    ]
+            known = listed.setdefault(row.path, Listed(array("q"), set()))
+            known.slices.append(row.slice)
+            known.windows.add(row.window)
     names: dict[str, str] = {}
-    for path in whole:
-        names[path] = _another(path, names.values())
+    for path, known in listed.items():
+        if sorted(known.slices) == [*range(several[path])] and len(known.windows) == 1:
+            names[path] = _another(path, names.values())
+    return Rows(_apiece(rows, several, names)) if several else rows
+
+
+def _apiece(rows: Rows, several: Mapping[str, int], names: Mapping[str, str]) -> Iterator[Row]:
+    """A row for every image. names: of the volumes of which all slices are listed, by their files."""
     for row in rows:
-        held = counts.get(row.path, 1)
-        if held > 1 and row.slice is None:
+        if row.path in several and row.slice is None:
             yield from (
                 row._replace(slice=i, image_id=f"{row.image_id}-{i:04d}", volume=row.image_id)
-                for i in range(held)
+                for i in range(several[row.path])
             )
         else:
             yield row._replace(volume=names[row.path]) if row.path in names else row
-
-
-def _complete(rows: Sequence[Row], count: int) -> bool:
-    """Whether a listing names each of a file's slices once, under one window."""
-    return (
-        sorted(row.slice or 0 for row in rows) == [*range(count)]
-        and len({row.window for row in rows}) == 1
-    )
 
 
 def _another(path: str, taken: Iterable[str]) -> str:
@@ -198,12 +206,16 @@ def _another(path: str, taken: Iterable[str]) -> str:
     return next(found for i in count(1) if (found := name + f"-{i}" * (i > 1)) not in taken)
 
 
-def _apart(rows: list[Row]) -> list[Row]:
+def _apart(rows: Rows) -> Rows:
     """The rows, where no volume has the name of an image."""
-    ids = {row.image_id for row in rows}
-    return [
-        row._replace(volume=f"{row.volume}-volume") if row.volume in ids else row for row in rows
-    ]
+    volumes = {row.volume for row in rows} - {""}
+    ids = ById(rows)
+    clash = {name for name in volumes if name in ids}
+    if not clash:
+        return rows
+    return Rows(
+        row._replace(volume=f"{row.volume}-volume") if row.volume in clash else row for row in rows
+    )
 
 
 def _count(path: str, kind: Kind) -> int:

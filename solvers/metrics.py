@@ -16,7 +16,10 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 from data.ranges import to_report
 
 TOGETHER = 16  # slices whose similarity is taken at once
+SMALLEST = 1074  # every float is a multiple of 2^-1074
 FLOOR = 1e-10  # smallest mean squared error told apart from zero: PSNR never exceeds 100 dB
+
+Described = dict[str, float | int | None]
 
 
 def psnr(image: Tensor, truth: Tensor) -> Tensor:
@@ -102,15 +105,37 @@ def coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
     return float(((truth - mean).abs() <= half).double().mean())
 
 
-def describe(values: Sequence[float]) -> dict[str, float | int | None]:
+def describe(values: Sequence[float]) -> Described:
     """Mean of a column, half-width of its 95 % interval (Student's t; None for fewer than three values), and n."""
     n = len(values)
     mean = math.fsum(values) / n
-    if n < 3:
-        return {"mean": mean, "interval_95": None, "n": n}
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (n - 1))
-    return {
-        "mean": mean,
-        "interval_95": float(stats.t.ppf(0.975, n - 1)) * spread / math.sqrt(n),
-        "n": n,
-    }
+    return _described(mean, math.fsum((v - mean) ** 2 for v in values) / max(n - 1, 1), n)
+
+
+class Column:
+    """The same of numbers that come one by one and are not kept.
+
+    Their sum and that of their squares are whole numbers of the smallest float and of its square, so nothing is rounded.
+    """
+
+    def __init__(self) -> None:
+        self.n = self.sum = self.squares = 0
+
+    def add(self, value: float) -> None:
+        """A finite number."""
+        top, bottom = float(value).as_integer_ratio()
+        units = top << SMALLEST - bottom.bit_length() + 1  # bottom is a power of two
+        self.n, self.sum, self.squares = self.n + 1, self.sum + units, self.squares + units**2
+
+    def described(self) -> Described:
+        n = self.n
+        mean = self.sum / (n << SMALLEST)
+        variance = (n * self.squares - self.sum**2) / (n * max(n - 1, 1) << 2 * SMALLEST)
+        return _described(mean, variance, n)
+
+
+def _described(mean: float, variance: float, n: int) -> Described:
+    half = None
+    if n > 2:
+        half = float(stats.t.ppf(0.975, n - 1)) * math.sqrt(variance) / math.sqrt(n)
+    return {"mean": mean, "interval_95": half, "n": n}

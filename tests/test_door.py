@@ -43,6 +43,14 @@ def raising(error):
             RuntimeError("[/gloo/pair.cc:1] Connection closed by peer [::1]:1"),
             "p: a process of this run was killed",
         ),
+        (
+            RuntimeError("Application timeout caused pair closure"),
+            "p: another process of this run does not answer",
+        ),
+        (
+            RuntimeError("Timed out after 9 seconds waiting for clients. 1/2 clients joined."),
+            "p: another process of this run does not answer",
+        ),
     ],
 )
 def test_one_line(capsys, error, line):

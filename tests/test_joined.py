@@ -56,6 +56,18 @@ def test_one_that_joins_nobody_does_it_all(world, alone, tmp_path):
     assert [facts["ended"] for facts in workers(tmp_path / "out")] == ["finished"]
 
 
+@pytest.mark.parametrize(
+    "page", ["report.html", "mask-codps/report.html", "mask-daps/summary.json"]
+)
+def test_one_that_was_killed_before_its_last_page_concludes_later(world, tmp_path, page):
+    """Of several solvers too, over whose pages there is another."""
+    both = ["--solver", f"{world}/daps.yaml", f"{world}/codps.yaml", "--limit", "2", "--join"]
+    words = tiny.words(world, tmp_path / "out", *both, task="mask")
+    assert sample.main(words) == 0
+    (tmp_path / "out" / page).unlink()
+    assert sample.main(words) == 0 and (tmp_path / "out" / page).exists()
+
+
 def test_reading_ahead_and_writing_behind_change_nothing(world, alone, tmp_path):
     assert (
         sample.main(tiny.words(world, tmp_path / "out", *MORE, "--workers", "2", task="mask")) == 0

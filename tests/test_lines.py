@@ -52,7 +52,7 @@ def test_what_stands_last_is_found_and_ordered(tmp_path, clash):
         return kind(json.loads(line)["image_id"] if line != b"{\n" else "")
 
     found, wanted = Lines(tmp_path / RECORDS, name_of), last_lines(names)
-    assert found.last.tolist() == sorted(wanted.values())
+    assert np.flatnonzero(found.counted).tolist() == sorted(wanted.values())
     asked = [kind(name) for name in ("b3", "nobody", "a0", "d5", "c2")]
     assert found.find(asked).tolist() == [wanted.get(str(name), -1) for name in asked]
     first = [wanted[str(name)] for name in asked if str(name) in wanted]
@@ -77,7 +77,7 @@ def test_a_file_that_is_as_it_should_be_is_not_written(tmp_path):
 
 def test_no_file_has_no_lines(tmp_path):
     found = listed(tmp_path / RECORDS)
-    assert len(found.last) == 0 and found.find(["a"]).tolist() == [-1]
+    assert len(found.counted) == 0 and found.find(["a"]).tolist() == [-1]
     in_order(tmp_path / RECORDS, ["a"])
     assert not (tmp_path / RECORDS).exists() and list(records_in(tmp_path / RECORDS)) == []
     assert len(standing(tmp_path, {}).kept) == 0

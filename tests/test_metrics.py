@@ -110,6 +110,25 @@ def test_a_column_is_described_by_mean_interval_and_number():
     assert metrics.describe([3.0]) == {"mean": 3.0, "interval_95": None, "n": 1}
 
 
+def test_a_column_that_is_not_kept_is_described_alike():
+    """Also where sums of floats lose all: large numbers that differ little, and the smallest there are."""
+    chance = np.random.default_rng(0)
+    for values in (
+        [3.0],
+        [1.0, 2.0],
+        chance.normal(30, 5, 1000).tolist(),
+        (1e9 + chance.uniform(0, 1e-3, 1000)).tolist(),
+        [5e-324, 1e-320, -3.5, 1e150],
+    ):
+        column = metrics.Column()
+        for value in values:
+            column.add(value)
+        found, expected = column.described(), metrics.describe(values)
+        assert [found[key] is None for key in found] == [expected[key] is None for key in expected]
+        for key in found:
+            assert expected[key] is None or found[key] == pytest.approx(expected[key], rel=1e-15)
+
+
 def test_frechet_distance_of_diagonal_gaussians():
     mu_a, mu_b, s_a, s_b = (
         np.array([0.0, 1.0]),

@@ -27,6 +27,7 @@ from solvers.operators.base import Axes
 from solvers.run import panels, plots, report
 from solvers.run.panels import panel
 from solvers.run.record import Outcome, failed
+from solvers.run.remarks import beaten
 from solvers.run.results import Results
 from solvers.run.scans import Scan
 
@@ -71,10 +72,10 @@ def test_what_came_out_below_the_classical_answer_is_named(tmp_path: Path):
             made.record["baseline_psnr"] = baseline
             results.commit(made)
             if name == "better":
-                assert results.beaten() == ""
+                assert beaten(results.records()) == ""
         results.commit(outcome("nothing to compare with"))
     assert (
-        results.beaten()
+        beaten(results.records())
         == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 3"
     )
 

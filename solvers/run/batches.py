@@ -3,16 +3,17 @@
 The cut depends on the manifest and the batch size alone, so a restarted run computes the very same batches.
 """
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from data.dataset import deaf
 from solvers.run.scans import Load, Scan
-from solvers.run.shares import key_of
+from solvers.run.shares import KEY, key_of
 
 Queue = Callable[[Sequence[str]], Iterator[int]]
 
@@ -36,38 +37,67 @@ class Batches(Dataset):
 class Pending(Sampler):
     """Numbers of the batches with an image that is not committed yet.
 
-    committed: asked once, when the processes have met and none has begun. queue: which of them this process does, and when
-    (`shares.Shares.take`, given what the batches are called); without one it does them all.
+    committed: whether each of these ids is; asked once, when the processes have met and none has begun. queue: which of the
+    batches this process does, and when (`shares.Shares.take`, given what they are called); without one it does them all.
     """
 
     def __init__(
         self,
-        ids: Sequence[str],
+        rows: Sequence[Any],
         batch_size: int,
-        committed: Callable[[], Collection[str]],
+        committed: Callable[[Iterable[str]], np.ndarray],
         queue: Queue | None = None,
     ):
-        self.ids, self.batch_size, self.committed, self.queue = ids, batch_size, committed, queue
+        self.rows, self.batch_size, self.committed, self.queue = rows, batch_size, committed, queue
+
+    def ids(self, batch: int) -> list[str]:
+        begin = batch * self.batch_size
+        return [row.image_id for row in self.rows[begin : begin + self.batch_size]]
 
     @cached_property
-    def open(self) -> list[int]:
-        done, starts = self.committed(), range(0, len(self.ids), self.batch_size)
-        return [
-            b
-            for b, i in enumerate(starts)
-            if any(name not in done for name in self.ids[i : i + self.batch_size])
-        ]
+    def there(self) -> np.ndarray:
+        """Whether each image is committed."""
+        return self.committed(row.image_id for row in self.rows)
+
+    @cached_property
+    def open(self) -> np.ndarray:
+        starts = np.arange(0, len(self.rows), self.batch_size)
+        return np.flatnonzero(~np.logical_and.reduceat(self.there, starts))
+
+    @cached_property
+    def done(self) -> set[str]:
+        """The images that are committed and yet in a batch that is not done."""
+        size = self.batch_size
+        return {
+            name
+            for batch in self.open.tolist()
+            if (held := self.there[batch * size : (batch + 1) * size]).any()
+            for name, there in zip(self.ids(batch), held)
+            if there
+        }
 
     def __iter__(self) -> Iterator[int]:
-        if self.queue is None:
-            return iter(self.open)
-        keys = [
-            key_of(self.ids[b * self.batch_size : (b + 1) * self.batch_size]) for b in self.open
-        ]
-        return (self.open[number] for number in self.queue(keys))
+        queue = self.queue or (lambda keys: iter(range(len(keys))))
+        return (int(self.open[number]) for number in queue(Keys(self.open, self.ids)))
 
     def __len__(self) -> int:
         return len(self.open)
+
+
+class Keys(Sequence[str]):
+    """What batches are called in the queue, 16 bytes each, found when they are asked for. ids: of a batch."""
+
+    def __init__(self, batches: np.ndarray, ids: Callable[[int], Sequence[str]]):
+        self.batches, self.ids = batches, ids
+        self.held = np.zeros(len(batches), f"S{KEY}")
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not self.held[number]:
+            self.held[number] = key_of(self.ids(int(self.batches[number])))
+        return self.held[number].decode()
 
 
 def batches(

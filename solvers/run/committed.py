@@ -66,9 +66,8 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
         return "" if fault else record["image_id"]
 
     found = Lines(folder / RECORDS, look, _id_of)
-    within, keeps, counts = (np.array(one) for one in (volumes, good, bytearray(len(good))))
-    keeps, counts = keeps.astype(bool), counts.astype(bool)
-    counts[found.last] = True
+    within, keeps = np.asarray(volumes), np.frombuffer(good, bool)
+    counts = found.counted
     again = {number: why for number, why in again.items() if counts[number]}
     # The slices of a volume that was put together are not at hand any more.
     spoilt = {int(within[number]) for number in again} - {NOBODY}
@@ -83,9 +82,7 @@ def standing(folder: Path, rows: Mapping[str, Any], verify: bool = False) -> Sta
 
 def records_in(path: Path) -> Iterator[Record]:
     """The records of a folder, one for each image, in the order they were committed; what cannot be read is passed over."""
-    found = Lines(path, _name)
-    wanted = np.zeros(len(found.names), bool)
-    wanted[found.last] = True
+    wanted = Lines(path, _name).counted
     for number, line in enumerate(lines(path)):
         if number < len(wanted) and wanted[number]:
             yield json.loads(line)

@@ -13,6 +13,16 @@ LOST = (
     "Connection reset by peer",
     "Broken pipe",
 )  # what torch says of it
+SILENT = (
+    "Application timeout caused pair closure",
+    "Timed out waiting",
+    "Timed out after",
+    "Connection timed out",
+    "client socket has timed out",
+    "wait timeout after",
+    "No route to host",
+    "Network is unreachable",
+)  # what torch says where a process does not answer
 
 
 def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint: str = "") -> int:
@@ -46,6 +56,9 @@ def explained(error: BaseException, hint: str = "") -> str:
         return f"{MEMORY}{hint} ({first_line(error)})"
     if lost(error):
         return f"a process of this run was killed; is the memory full? ({first_line(error)})"
+    if isinstance(error, RuntimeError) and any(words in str(error) for words in SILENT):
+        said = "another process of this run does not answer; does it hang, or is the network cut?"
+        return f"{said} The same command goes on from here ({first_line(error)})"
     return ""
 
 

@@ -7,6 +7,7 @@ images are never taken for one.
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
+from itertools import islice
 from pathlib import Path
 from typing import IO
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from data.files import replacing
 
+BLOCK = 4096  # names that are looked for at once
 NOBODY = -1  # no text has this hash; lines that are nobody's
 
 
@@ -27,7 +29,7 @@ def lines(path: Path) -> Iterator[bytes]:
 class Lines:
     """name_of: whose a line is, "" of a bad one; asked of every line, in order. again: the same, of lines asked for before.
 
-    last: the numbers of the last lines of all names, ascending.
+    counted: whether each line is the last of its name.
     """
 
     def __init__(
@@ -42,15 +44,14 @@ class Lines:
             name = name_of(line)
             names.append(hash(name) if name else NOBODY)
             lengths.append(len(line))
-        self.names = np.array(names, np.int64)
-        self.lengths = np.array(lengths, np.int64)
-        self.starts = np.cumsum(self.lengths) - self.lengths
+        self.names, self.lengths = np.asarray(names), np.asarray(lengths)
         self.several: dict[str, int] = {}  # of names whose hash stands in several lines, the last
-        self.last = self._resolve()
+        self.single, self.counted = self._resolve()
 
-    def _resolve(self) -> np.ndarray:
-        values, counts = np.unique(self.names, return_counts=True)
-        self.twice = set(values[counts > 1].tolist()) - {NOBODY}
+    def _resolve(self) -> tuple[np.ndarray, np.ndarray]:
+        """Whether each line is the only one whose name has its hash, and whether it is the last of its name."""
+        ordered = np.sort(self.names)
+        self.twice = set(ordered[1:][ordered[1:] == ordered[:-1]].tolist()) - {NOBODY}
         single = self.names != NOBODY
         if self.twice:
             several = np.isin(self.names, list(self.twice))
@@ -58,40 +59,43 @@ class Lines:
             for number, line in enumerate(lines(self.path)):
                 if number < len(several) and several[number]:
                     self.several[self.again(line)] = number
-        self.single = np.flatnonzero(single)
-        return np.sort(np.concatenate([self.single, [*self.several.values()]]).astype(np.int64))
+        counted = single.copy()
+        counted[[*self.several.values()]] = True
+        return single, counted
 
     def find(self, names: Iterable[str]) -> np.ndarray:
         """The number of each name's last line, -1 where there is none."""
-        hashes, special = array("q"), dict[int, int]()
-        for number, name in enumerate(names):
-            hashes.append(hash(name))
-            if hashes[-1] in self.twice:
-                special[number] = self.several.get(name, -1)
-        wanted, known = np.array(hashes, np.int64), self.names[self.single]
-        found = np.full(len(wanted), -1)
-        if len(known):
-            order = np.argsort(known)
-            place = np.minimum(np.searchsorted(known, wanted, sorter=order), len(known) - 1)
-            there = known[order[place]] == wanted
-            found[there] = self.single[order[place[there]]]
-        found[list(special)] = list(special.values())
-        return found
+        order = np.argsort(self.names)
+        order = order[self.single[order]]
+        known, found, names = self.names[order], array("i"), iter(names)
+        while block := list(islice(names, BLOCK)):
+            hashes = np.fromiter(map(hash, block), np.int64)
+            place = np.searchsorted(known, hashes)
+            place[place == len(known)] = 0
+            there = known[place] == hashes if len(known) else np.zeros(len(block), bool)
+            numbers = np.full(len(block), -1, np.int32)
+            numbers[there] = order[place[there]]
+            if self.twice:
+                for i in np.flatnonzero(np.isin(hashes, list(self.twice))):
+                    numbers[i] = self.several.get(block[i], -1)
+            found.frombytes(numbers.tobytes())
+        return np.asarray(found)
 
     def ordered(self, names: Iterable[str]) -> np.ndarray:
         """The last lines in the order of these names; those of other names follow."""
         chosen = self.find(names)
         chosen = chosen[chosen >= 0]
         chosen = chosen[np.sort(np.unique(chosen, return_index=True)[1])]
-        others = np.ones(len(self.names), bool)
+        others = self.counted.copy()
         others[chosen] = False
-        return np.concatenate([chosen, self.last[others[self.last]]])
+        return np.concatenate([chosen, np.flatnonzero(others)])
 
     def at(self, numbers: Iterable[int], file: IO[bytes] | None = None) -> Iterator[bytes]:
         """These lines. file: open since this was made, where another may have taken its place meanwhile."""
+        starts = np.cumsum(self.lengths, dtype=np.int64) - self.lengths
         with nullcontext(file) if file else self.path.open("rb") as opened:
             for number in numbers:
-                opened.seek(int(self.starts[number]))
+                opened.seek(int(starts[number]))
                 yield opened.read(int(self.lengths[number]))
 
     def keep(self, numbers: Sequence[int] | np.ndarray) -> None:
@@ -102,7 +106,9 @@ class Lines:
         there = self.path.exists()
         size = self.path.stat().st_size if there else 0
         numbers = np.asarray(numbers, np.int64)
-        same = size == int(self.lengths[numbers].sum()) and bool((np.diff(numbers) > 0).all())
+        same = size == int(self.lengths[numbers].sum(dtype=np.int64)) and bool(
+            (np.diff(numbers) > 0).all()
+        )
         if there and same:
             return
         with replacing(self.path) as new:

@@ -1,10 +1,11 @@
 """An HTML page that needs nothing else: its look in light, dark and on paper, and the script of its sliders."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 
-from data.files import commit
+from data.files import replacing, unwritable
 from solvers.run import figures
 
 STYLE = """
@@ -55,11 +56,33 @@ addEventListener("beforeprint", () => document.querySelectorAll(".image details"
 """
 
 
-def write(path: Path, title: str, parts: Sequence[str]) -> Path:
-    """An HTML file that needs nothing else."""
+def write(path: Path, title: str, parts: Iterable[str]) -> Path:
+    """An HTML file that needs nothing else, written part by part as they come, wholly or not at all.
+
+    Raises Refusal (full disk, no rights).
+    """
     view = "<meta name=viewport content='width=device-width, initial-scale=1'>"
     head = f"<!doctype html><html lang=en><meta charset=utf-8>{view}<title>{html.escape(title)}</title>"
     style = f"<style>{STYLE}{figures.STYLE}</style>"
-    body = [f"<h1>{html.escape(title)}</h1>", *parts, f"<script>{SCRIPT}</script>", "</html>"]
-    commit(path, "\n".join([head, style, *body]).encode(errors="xmlcharrefreplace"))
+    begin, end = (
+        (head, style, f"<h1>{html.escape(title)}</h1>"),
+        f"<script>{SCRIPT}</script></html>",
+    )
+    of_others = list[OSError]()  # met while a part was made, not while it was written
+
+    def made() -> Iterator[str]:
+        try:
+            yield from parts
+        except OSError as error:
+            of_others.append(error)
+            raise
+
+    try:
+        with replacing(path) as file:
+            for part in chain(begin, made(), [end]):
+                file.write(part.encode(errors="xmlcharrefreplace") + b"\n")
+    except OSError as error:
+        if error in of_others:
+            raise
+        raise unwritable(path, error) from error
     return path

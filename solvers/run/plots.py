@@ -75,18 +75,19 @@ def drawing(
 
 
 def bars(
-    values: Iterable[float],
+    values: Sequence[float],
     x: str,
     mark: float | None = None,
     bins: int = 24,
     size: tuple[int, int] = (320, 180),
 ) -> str:
     """A histogram as SVG, with a broken line at `mark`."""
-    held = [v for v in values if math.isfinite(v)]
-    if not held:
+    held = np.asarray(values, float)
+    held = held[np.isfinite(held)]
+    if not len(held):
         return ""
-    ends = held if mark is None else [*held, mark]
-    low, high = min(ends), max(ends)
+    ends = held if mark is None else np.append(held, mark)
+    low, high = float(ends.min()), float(ends.max())
     least = 1e-3 * max(1.0, abs(low))  # residuals that all meet the noise level differ by rounding
     counts, edges = np.histogram(held, bins, (low, max(high, low + least)))
     up = Axis([0, int(counts.max())], False, size[1] - 34, 10)

@@ -4,10 +4,11 @@ import base64
 import html
 import json
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import PIL.Image
 import yaml
 
@@ -28,50 +29,71 @@ the noise level; much more is unexplained data, much less is fitted noise. Resea
 
 
 def write(folder: Path) -> Path:
-    """report.html of a folder of results; returns its path."""
+    """report.html of a folder of results; returns its path. Records are read one by one: a run may have a million."""
     summary, config = (
         json.loads((folder / "summary.json").read_text()),
         read_yaml((folder / "config.yaml").read_text(), folder / "config.yaml"),
     )
-    keys = _present([summary])
-    rows, pictures, bad = list[str](), list[str](), list[str]()
-    places: dict[str, int] = {}  # of files on the page; slices of a volume share one
+    return page.write(folder / "report.html", folder.name, _parts(folder, summary, config))
+
+
+def _parts(folder: Path, summary: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[str]:
+    """The page piece by piece."""
+    pictures, bad, found = list[str](), list[str](), Places()
     spread = {key: array("d") for key in MARKS}
-    for record in json_lines(folder / "records.jsonl"):  # one by one: a run may have a million
+    for record in json_lines(folder / "records.jsonl"):
         if record["status"] != "ok":
-            bad.append(
-                f"<li>{html.escape(record['image_id'])}: {html.escape(record['status'])}</li>"
-            )
+            said = f"{html.escape(record['image_id'])}: {html.escape(record['status'])}"
+            bad.append(f"<li>{said}</li>")
             continue
-        place = places.setdefault(_file(record), len(places))
-        rows.append(_row(_cells(record, keys, place if place < PANELS else None)))
-        if len(pictures) == place < PANELS:
-            pictures.append(_picture(folder, record, place))
+        if found.add(place := _file(record)):
+            pictures.append(_picture(folder, record, found[place]))
         for key, values in spread.items():
             values.extend([record[key]] if record.get(key) is not None else [])
     cost = f"{_number(summary['seconds_per_image'], 1)} s an image, peak memory {summary['peak_memory_mb']} MB"
-    parts = [
-        f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>",
-        f"<p class=note>{html.escape(config['note'][:1].upper() + config['note'][1:])}.</p>"
-        if config.get("note")
-        else "",
-        "<h2>Summary</h2>",
-        _table(["", "mean", "95 % interval", "n"], _summary_rows(summary)),
-        _histograms(spread),
-        f"<h2 class=bad>Failed</h2><ul>{''.join(bad)}</ul>" if bad else "",
-        "<h2>Panels</h2>",
-        *pictures,
-        f"<p class=note>{len(places) - PANELS} more in panels/.</p>"
-        if len(places) > PANELS
-        else "",
-        "<h2>Images</h2>",
-        _framed(
-            ["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"], rows
-        ),
-        "<h2>Configuration</h2>",
-        f"<pre>{html.escape(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))}</pre>",
-    ]
-    return page.write(folder / "report.html", folder.name, parts)
+    yield f"<p class=note>{summary['images']} images restored, {len(bad)} failed; {cost}. {MEANING}</p>"
+    if config.get("note"):
+        note = html.escape(config["note"][:1].upper() + config["note"][1:])
+        yield f"<p class=note>{note}.</p>"
+    yield "<h2>Summary</h2>"
+    yield _table(["", "mean", "95 % interval", "n"], _summary_rows(summary))
+    yield _histograms(spread)
+    if bad:
+        yield "<h2 class=bad>Failed</h2><ul>"
+        yield from bad
+        yield "</ul>"
+    yield "<h2>Panels</h2>"
+    yield from pictures
+    if found.others:
+        yield f"<p class=note>{found.others} more in panels/.</p>"
+    yield "<h2>Images</h2>"
+    keys = _present([summary])
+    head = ["image", *(COLUMNS[key][0] for key in keys), "network calls", "backward passes"]
+    restored = (r for r in json_lines(folder / "records.jsonl") if r["status"] == "ok")
+    yield from _framed(head, (_cells(r, keys, found.get(_file(r))) for r in restored))
+    yield "<h2>Configuration</h2>"
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    yield f"<pre>{html.escape(text)}</pre>"
+
+
+class Places(dict[str, int]):
+    """The first files that show images, numbered as they are on the page; slices of a volume share one."""
+
+    def __init__(self) -> None:
+        self.seen = array("q")  # hashes of all of them
+
+    def add(self, file: str) -> bool:
+        """Whether it is on the page and was not before."""
+        self.seen.append(hash(file))
+        if file in self or len(self) == PANELS:
+            return False
+        self[file] = len(self)
+        return True
+
+    @property
+    def others(self) -> int:
+        """How many files are not on the page."""
+        return len(np.unique(np.asarray(self.seen))) - len(self)
 
 
 def conclude(results: Mapping[str, Results]) -> str:
@@ -216,17 +238,17 @@ def _file(record: Mapping[str, Any]) -> str:
     return files.get("panels", files.get("recon", files.get("samples")))
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    return _framed(head, [_row(row) for row in rows])
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "".join(_framed(head, rows))
 
 
-def _row(cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
-
-
-def _framed(head: Sequence[str], rows: Sequence[str]) -> str:
+def _framed(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """A table, row by row."""
     top = "".join(f"<th>{cell}</th>" for cell in head)
-    return f"<div class=scroll><table><tr>{top}</tr>{''.join(rows)}</table></div>"
+    yield f"<div class=scroll><table><tr>{top}</tr>"
+    for cells in rows:
+        yield "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    yield "</table></div>"
 
 
 def _link(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import argparse
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from data import series
 from data.files import printable
 from data.manifest import Row
 from ldm import config as configuration
-from solvers.run import door, parallel, report, scanned, volumes
+from solvers.run import door, parallel, remarks, report, scanned, volumes
 from solvers.run.batches import Pending, batches
 from solvers.run.forecast import estimate
 from solvers.run.interrupted import Savings
@@ -106,9 +106,7 @@ def predict(
         trainer.callbacks.append(Sharing([part.heart.beat for part in parts.values()]))  # type: ignore[attr-defined]
     pending = []
     for name, part in parts.items():
-        left_over = Pending(
-            [row.image_id for row in work.rows], sizes[name], results[name].committed, part.numbers
-        )
+        left_over = Pending(work.rows, sizes[name], results[name].committed, part.numbers)
         pending.append(batches(work.rows, work.load, sizes[name], left_over, ahead))
     with left(parts.values()):
         trainer.predict(module, pending, return_predictions=False)
@@ -165,10 +163,12 @@ def left(parts: Iterable[Part]) -> Iterator[None]:
             part.leave(reason)
 
 
-def last(holds: Iterable[Hold], results: Iterable[Results], complete: bool) -> bool:
+def last(holds: Iterable[Hold], results: Collection[Results], complete: bool) -> bool:
     """Whether this process concludes a folder that several have worked on: the last one to leave does, once for all."""
     every = [hold.alone(60.0 if complete else 0.0) for hold in holds]
-    if all(every) and not all(result.concluded for result in results):
+    folders = [result.folder for result in results]
+    over = [folders[0].parent / "report.html"] if len(folders) > 1 else []
+    if all(every) and not all(result.concluded(over) for result in results):
         return True
     say("the results are concluded by the process that leaves last")
     return False
@@ -206,8 +206,9 @@ def conclude(
             say(f"note: {line}")
     print(report.conclude(results))
     for name, result in results.items():
-        for line in filter(None, (result.advice(), result.clamped(), result.beaten())):
-            print(f"note: {name}: {line}", flush=True)
+        for remark in (remarks.advice, remarks.clamped, remarks.beaten):
+            if line := remark(result.records()):
+                print(f"note: {name}: {line}", flush=True)
     failures = [f"{name}: {line}" for name, result in results.items() for line in result.failures()]
     for line in failures:
         door.complain("sample.py", f"failed: {line}")

@@ -7,20 +7,29 @@ moment, and a restart with the same configuration goes on where the last line en
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 import yaml
 
 from data import files as disk
 from data.bounded_yaml import read_yaml
 from data.files import Refusal, append, commit, commit_json, locked, unwritable
 from solvers import metrics
-from solvers.run.committed import RECORDS, REJECTED, in_order, records_in, standing, traces
+from solvers.run.committed import (
+    RECORDS,
+    REJECTED,
+    in_order,
+    listed,
+    records_in,
+    standing,
+    traces,
+)
 from solvers.run.cost import peak_memory
 from solvers.run.heart import METRICS, forget
 from solvers.run.outputs import FOLDERS, file_name, write
@@ -124,22 +133,22 @@ class Results:
         """One per image, in the order they were committed; a line cut short by a crash is not a commit."""
         yield from records_in(self.folder / RECORDS)
 
-    @property
-    def concluded(self) -> bool:
-        """Whether somebody has summarised what is recorded by now."""
-        last, records = (self.folder / name for name in ("summary.json", RECORDS))
-        return (
-            last.exists()
-            and records.exists()
-            and last.stat().st_mtime_ns >= records.stat().st_mtime_ns
-        )
+    def concluded(self, over: Sequence[Path] = ()) -> bool:
+        """Whether somebody has summarised what is recorded by now, to the last page. over: pages of several folders."""
+        own = (self.folder / name for name in (RECORDS, "summary.json", "report.html"))
+        try:
+            records, *pages = (path.stat().st_mtime_ns for path in (*own, *over))
+        except FileNotFoundError:
+            return False
+        return min(pages) >= records
 
     def order(self, ids: Iterable[str]) -> None:
         """Put the records in the order of the ids, as one process alone would have written them; others follow."""
         in_order(self.folder / RECORDS, ids)
 
-    def committed(self) -> set[str]:
-        return {record["image_id"] for record in self.records()}
+    def committed(self, ids: Iterable[str]) -> np.ndarray:
+        """Whether each of these images has a record."""
+        return listed(self.folder / RECORDS).find(ids) >= 0
 
     def commit(self, outcome: Outcome) -> None:
         """Write the files of one image, then its line. Failed images get the line alone, and in logs/ the traceback of a bug."""
@@ -171,7 +180,7 @@ class Results:
 
     def summarise(self) -> dict[str, Any]:
         """summary.json: mean, 95 % interval and n of every number in the records, and who failed."""
-        columns: dict[str, list[float]] = {key: [] for key in COLUMNS}
+        columns = {key: metrics.Column() for key in COLUMNS}
         summary: dict[str, Any] = {"images": 0, "failed": []}
         volumes: dict[str, dict[str, Any]] = {}
         for record in self.records():
@@ -182,8 +191,9 @@ class Results:
             if of := record.get("of_volume"):
                 volumes[of["volume"]] = of
             for key in COLUMNS:
-                columns[key] += [float(record[key])] if record.get(key) is not None else []
-        summary |= {key: metrics.describe(values) for key, values in columns.items() if values}
+                if record.get(key) is not None:
+                    columns[key].add(record[key])
+        summary |= {key: column.described() for key, column in columns.items() if column.n}
         summary |= {"volumes": list(volumes.values())} if volumes else {}
         summary["seconds_per_image"] = summary["seconds"]["mean"] if "seconds" in summary else None
         summary["peak_memory_mb"] = round(peak_memory() / 2**20)
@@ -197,38 +207,6 @@ class Results:
             for r in self.records()
             if r["status"] != "ok"
         ]
-
-    def beaten(self) -> str:
-        """A line that says which images came out worse than the operator's own cheap answer; "" where none did."""
-        scored, worse, first = 0, 0, ""
-        for r in self.records():
-            if None in (r.get("psnr"), r.get("baseline_psnr")):
-                continue
-            scored += 1
-            if r["psnr"] < r["baseline_psnr"]:
-                worse += 1
-                first = first or "{image_id} {psnr:.2f} < {baseline_psnr:.2f} dB".format_map(r)
-        more = f" and {worse - 1} more of {scored}" if worse > 1 else ""
-        return f"below the classical answer (--solver baseline): {first}{more}" if worse else ""
-
-    def clamped(self) -> str:
-        """A line that says how much of the truths lies outside their windows and was cut off; "" where nothing does."""
-        every = [record.get("clamped") for record in self.records()]
-        shares = [share for share in every if share]
-        if not shares:
-            return ""
-        mean, most = sum(shares) / len(shares), max(shares)
-        of = f"{len(shares)} of {len(every)} images"
-        cut = f"{mean:.2%} on average, {most:.2%} at most"
-        return f"{of} have values outside their window, which are cut off: {cut} (--window full)"
-
-    def advice(self) -> str:
-        """A line of what else should have been asked for, with the first image that says so; "" where none does."""
-        count, first = 0, ""
-        for record in self.records():
-            if record.get("advice"):
-                count, first = count + 1, first or f"{record['image_id']}: {record['advice']}"
-        return first + (f" (and {count - 1} more)" if count > 1 else "")
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""

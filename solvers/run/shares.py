@@ -22,6 +22,7 @@ from data.files import Refusal, digest, unwritable
 from solvers.run.heart import RUN, Heart, Watch
 
 PATIENCE = 600.0  # seconds without a sign of life after which a process's images are others'
+KEY = 16  # characters of a batch's name
 SOON, LATE = 0.1, 5.0  # seconds between two looks at what others do, at first and after a while
 LOCKLESS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
@@ -155,7 +156,7 @@ class Shares:
 
 def key_of(ids: Sequence[str]) -> str:
     """What a batch is called in the queue: the same in every process, whatever else its manifest lists."""
-    return digest(*ids)[:16]
+    return digest(*ids)[:KEY]
 
 
 class Hold:

@@ -36,7 +36,7 @@ Unit = Row | Whole
 
 def units(
     rows: Sequence[Row], cells: Sequence[Cell], prior: Prior, slicewise: bool
-) -> tuple[list[Unit], str]:
+) -> tuple[Sequence[Unit], str]:
     """The rows, the slices of volumes as one where every cell restores those; and what to say of it ("" if nothing).
 
     Raises Refusal for a task that measures volumes, of which there is none or which it may not see.
@@ -53,9 +53,9 @@ def units(
     ):
         raise Refusal(f"{solid[0].name} measures volumes, and {alone.image_id} is a single image")
     if slicewise or not volumes:
-        return list(rows), ""
+        return rows, ""
     if reasons:
-        return list(rows), f"volumes are restored slice by slice: {reasons[0]}"
+        return rows, f"volumes are restored slice by slice: {reasons[0]}"
     seen = set(volumes)
     taken = [row if row in seen else row._replace(volume="") for row in rows]
     return series.wholes(taken), ""

@@ -8,6 +8,7 @@ from pathlib import Path
 from data import manifest, series, sources
 from data.files import Refusal
 from data.manifest import Row
+from data.rows import ById, Rows
 from data.series import Passed, Whole
 from ldm import catalogue, resize
 from ldm import config as configuration
@@ -35,7 +36,8 @@ class Work:
 
     @property
     def volumes(self) -> int:
-        return sum(isinstance(row, Whole) for row in self.rows)
+        found = () if isinstance(self.rows, Rows) else self.rows  # those are images
+        return sum(isinstance(row, Whole) for row in found)
 
 
 def checked(
@@ -52,10 +54,12 @@ def checked(
     found, apart = whole.units(
         all_rows(options, cells, folders.values(), say), cells, prior, slicewise
     )
-    everything = {unit.image_id: unit for unit in found}
-    rows = list(everything.values())[options.start :][: options.limit]
+    everything: Mapping[str, Unit] = (
+        ById(found) if isinstance(found, Rows) else {unit.image_id: unit for unit in found}
+    )
+    rows = found[options.start :][: options.limit]
     if not rows:
-        raise Refusal(f"--start {options.start} leaves none of {len(everything)} images")
+        raise Refusal(f"--start {options.start} leaves none of {len(found)} images")
 
     operators = [cell.operator for cell in cells]
     load, notes, first = reader(
@@ -77,7 +81,8 @@ def all_rows(
 ) -> Sequence[Row]:
     """What there is to restore; of the prior itself, one row for each seed. folders: of results."""
     if cells[0].operator is None:
-        return [Row("", f"{seed:06d}") for seed in options.seeds or range(options.num_samples)]
+        seeds = dict.fromkeys(options.seeds or range(options.num_samples))
+        return Rows(Row("", f"{seed:06d}") for seed in seeds)
     passed: list[Passed] = []
     written = [folder / kind for folder in folders for kind in FOLDERS]
     rows = sources.find(

@@ -32,8 +32,8 @@ class Writer(BasePredictionWriter):
         self.behind = Behind(self.commit) if behind else None
 
     def on_predict_start(self, trainer: pl.Trainer, pl_module: Reconstruction) -> None:  # type: ignore[override]
-        self.done = [results.committed() for results in self.results]
         loaders: Any = trainer.predict_dataloaders
+        self.done = [loader.sampler.done for loader in loaders]
         total = sum(len(loader) * loader.dataset.batch_size for loader in loaders)
         rows = loaders[0].dataset.rows
         volumes = members(row for row in rows if getattr(row, "volume", ""))

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import tempfile
 from collections.abc import Callable, Mapping
 
 from solvers.run.topology import heed
@@ -10,6 +11,7 @@ from solvers.run.topology import heed
 Places = Mapping[
     str, tuple[object, str, int]
 ]  # what is hit: of what, which, at most at its n-th call
+SAID = tempfile.TemporaryFile("a+")  # by the last life, on stderr
 PIECE = 20  # lives, ten by SIGKILL and ten by SIGTERM
 
 
@@ -37,13 +39,19 @@ def life(work: Callable[[], int], hook: Callable[[], None] = lambda: None) -> in
         try:
             heed()
             hook()
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+            os.ftruncate(SAID.fileno(), 0)
+            os.dup2(SAID.fileno(), 2)
             code = work()
         except SystemExit as end:
             code = end.code
         finally:
             os._exit(code)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def last_words() -> str:
+    SAID.seek(0)
+    return SAID.read()[-2000:]
 
 
 def aimed(chance: random.Random, number: int, places: Places) -> Callable[[], None]:
@@ -82,7 +90,7 @@ def survived(
         number = (signal.SIGKILL, signal.SIGTERM)[turn % 2]
         hook = aimed(chance, number, places) if turn % 4 < 2 else timed(chance, number, longest)
         ends.append(life(work, hook))
-        assert ends[-1] in (0, -signal.SIGKILL, 143), (turn, ends)
+        assert ends[-1] in (0, -signal.SIGKILL, 143), (turn, ends, last_words())
         if ends[-1] == 0 and turn < deaths - 1:
             whole()
             anew()
