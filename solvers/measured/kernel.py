@@ -35,7 +35,8 @@ def known(problem: Problem, prior: Prior, seed: int, simulated: bool) -> tuple[P
     said = "the kernel was found in the image"
     if not simulated:
         return found, [said] * len(problem.ids)
-    shares = agreement(found.operator.kernel, problem.operator.kernel)  # type: ignore[attr-defined]
+    kernels = (each.operator.files()["kernel"] for each in (found, problem))
+    shares = agreement(*kernels)
     return found, [f"{said}; it correlates with the true one by {share:.2f}" for share in shares]
 
 
@@ -62,7 +63,7 @@ def with_found_kernel(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
     noise = Noise(problem.ids, "solver", seed, [APART] * len(problem.ids))
     chain = Chain(problem, prior, noise, levels)
     blur: KernelBlurs = problem.operator  # type: ignore[assignment]
-    k = beginning(blur.kernel.shape[-1], problem.y)
+    k = beginning(blur.files()["kernel"].shape[-1], problem.y)
     x = levels[0] * chain.start()
     for sigma, sigma_next in pairwise(levels):
         z = chain.denoise(x, sigma)
