@@ -13,6 +13,7 @@ Exit codes: 0 done, 1 some images have no partner or could not be compared (list
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,8 @@ from solvers.run.command import Parser
 from solvers.run.outputs import file_name
 
 PICTURES = ("png", "jpeg", "bmp", "tiff")  # whose numbers have no unit
+DRAW = re.compile(r"-\d{3,}$")  # what the name of a draw has more than its image's
+DRAW_OF_SLICE = re.compile(r"-\d{3,}((?:-|__)\d{4,})$")  # and of a volume's slices
 OWN = {
     "lpips": "pairs",
     "weights": "fid",
@@ -148,8 +151,8 @@ def drawn(folder: Path) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     samples = folder / "samples"
     for name, row in (by_name(samples) if samples.is_dir() else {}).items():
-        whole, mark, part = name.partition("__")  # of slices: their volume, and which they are
-        found.setdefault(f"{whole.rpartition('-')[0]}{mark}{part}", []).append(row)
+        for result in {DRAW.sub("", name), DRAW_OF_SLICE.sub(r"\1", name)} - {name}:
+            found.setdefault(result, []).append(row)
     return found
 
 

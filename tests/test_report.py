@@ -248,17 +248,19 @@ def test_two_folders_are_compared_by_name(folder: Path, tmp_path: Path, capsys):
     assert evaluate(truth, "--nope") == 2 and one_line(capsys)
 
 
-def test_intervals_of_draws_are_compared_with_the_truth(tmp_path: Path, capsys):
+@pytest.mark.parametrize("slice_of_volume", ["", "-0001"])
+def test_intervals_of_draws_are_compared_with_the_truth(slice_of_volume, tmp_path: Path, capsys):
     """Left of the middle the draws lie around the truth, right of it ten grey levels above, where they spread by two."""
     truth, right = torch.full((1, 16, 16), 100.0), torch.zeros(1, 16, 16)
     right[..., 8:] = 10
     for place in ("truth", "results/recon", "results/samples"):
         (tmp_path / place).mkdir(parents=True)
     meta = formats.Meta("png")
-    formats.write(formats.Image(truth, meta), tmp_path / "truth/a.png")
-    formats.write(formats.Image(truth + right, meta), tmp_path / "results/recon/a.png")
+    name = f"a{slice_of_volume}.png"
+    formats.write(formats.Image(truth, meta), tmp_path / "truth" / name)
+    formats.write(formats.Image(truth + right, meta), tmp_path / "results/recon" / name)
     for k, offset in enumerate((-2, -1, 1, 2)):
-        draw = tmp_path / f"results/samples/a-{k:03d}.png"
+        draw = tmp_path / f"results/samples/a-{k:03d}{slice_of_volume}.png"
         formats.write(formats.Image(truth + right + offset, meta), draw)
     words = (tmp_path / "truth", tmp_path / "results/recon", "--output", tmp_path / "n.json")
     assert script("evaluate")(*words) == 0
