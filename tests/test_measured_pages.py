@@ -17,9 +17,10 @@ from solvers.run import flags
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs/measured-mri.md").read_text()
-COMMANDS = [
-    shlex.split(line)[1:] for line in re.search(r"```sh\n(.*?)```", PAGE, re.S)[1].splitlines()
-]
+COMMANDS, RADIAL = (
+    [shlex.split(line)[1:] for line in block.splitlines()]
+    for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S)
+)
 DOORS = {
     "scripts/simulate_raw.py": simulate_raw.main,
     "sample.py": sample.main,
@@ -54,6 +55,20 @@ def test_the_commands_of_the_page_run(tmp_path, monkeypatch):
     folder = tmp_path / "results/scan/recon"
     assert len(list(folder.glob("*/*.dcm"))) == 2
     assert evaluate.main(COMMANDS[2][1:]) == 0
+
+
+@pytest.mark.slow
+def test_the_radial_commands_of_the_page_run(tmp_path, monkeypatch):
+    linked(tmp_path, monkeypatch)
+    tiny.folder(tmp_path / "model", tiny.pixel())
+    assert simulate_raw.main([*RADIAL[0][1:], "--coils", "2"]) == 0
+    few = ["--model", "model", "--steps", "2", "--accelerator", "cpu"]
+    assert sample.main([*RADIAL[1][1:], *few]) == 0
+    record = json.loads((tmp_path / "results/radial/records.jsonl").read_text())
+    assert (
+        record["status"] == "ok"
+        and (tmp_path / "results/radial" / record["files"]["recon"]).exists()
+    )
 
 
 @pytest.mark.slow

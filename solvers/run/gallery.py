@@ -58,7 +58,11 @@ def _of(folder: Path, wanted: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]
 
 def _opened(folder: Path, record: Mapping[str, Any]) -> PIL.Image.Image | None:
     file = record.get("files", {}).get("panels", "")
-    return PIL.Image.open(folder / file) if file.endswith(".png") else None
+    if not file.endswith(".png"):
+        return None
+    panel = PIL.Image.open(folder / file)
+    panel.load()  # which closes the file
+    return panel
 
 
 def _cut(panel: PIL.Image.Image, part: str) -> str:

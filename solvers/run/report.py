@@ -184,11 +184,9 @@ def _picture(folder: Path, record: Mapping[str, Any], place: int) -> str:
     file = _file(record)
     if not file.endswith(".png"):
         return ""
-    sheet = PIL.Image.open(folder / file)
-    code, looks = (
-        base64.b64encode((folder / file).read_bytes()).decode(),
-        _looks(panels.places(sheet), sheet.size),
-    )
+    with PIL.Image.open(folder / file) as sheet:
+        looks = _looks(panels.places(sheet), sheet.size)
+    code = base64.b64encode((folder / file).read_bytes()).decode()
     name, notes = html.escape(record["image_id"]), html.escape("; ".join(record.get("notes", [])))
     caption = f"<figcaption>{name} <span class=note>{notes}</span></figcaption>"
     panel = f"<img alt='{name}' src='data:image/png;base64,{code}'>"
