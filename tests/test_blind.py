@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from analytic import correlated
 
 import palimpsest as P
+import sample
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.measured import kernel as blind
-from solvers.operators import BlindBlur
+from solvers.operators import BlindBlur, Composition, SuperResolution
 from solvers.operators.blur import BlindBlurs, KernelBlurs
 from solvers.operators.kernels import in_the_middle, motion, off_centre
+from solvers.operators.volume import Slicewise
 from solvers.problem import Gaussian, Poisson, Problem, from_measurement, measure
 
 SHAPE, IDS = (1, 32, 36), ("a", "b")
@@ -102,6 +106,24 @@ def test_what_cannot_be_found_is_refused_in_one_line():
         blind.with_found_kernel(counted, prior())
     with pytest.raises(Refusal, match="border valid"):
         BlindBlur(5, border="valid")
+    with pytest.raises(Refusal, match="stands alone"):
+        Composition([BlindBlur(5), SuperResolution(2)])
+    with pytest.raises(Refusal, match="slice by slice"):
+        Slicewise(BlindBlur(5)).draw((1, 3, 32, 36), Noise(["a"], "noise"))
+
+
+def test_volumes_are_restored_slice_by_slice(tmp_path, monkeypatch, capsys):
+    """Each slice has a kernel of its own, and none that was drawn is taken for one that was found."""
+    monkeypatch.setattr(blind, "STEPS", 3)
+    monkeypatch.setattr(blind, "ROUNDS", 5)
+    volume = scene(("a", "b", "c"))[:, 0].numpy()
+    nibabel.save(nibabel.Nifti1Image(volume.T, np.eye(4)), tmp_path / "scan.nii")
+    words = ["--data-root", tmp_path / "scan.nii", "--task", "blind_deblur", "--solver", "pnp"]
+    words += ["--model", "demo-pixel", "--steps", "2", "--save-dir", tmp_path / "out"]
+    assert sample.main([*map(str, words), "operator.params.size=5"]) == 0
+    assert "found in an image" in capsys.readouterr().out
+    kernels = [np.load(file) for file in sorted((tmp_path / "out/operator").glob("*kernel.npy"))]
+    assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[1])
 
 
 @pytest.mark.slow

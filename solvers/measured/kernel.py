@@ -15,7 +15,7 @@ from ldm.sampling import ve_levels
 from solvers.beliefs import Belief, spectral_state
 from solvers.condition import condition
 from solvers.measured.noise_level import estimated_sigma_y
-from solvers.operators.blur import BlindBlurs, KernelBlurs
+from solvers.operators.blur import KernelBlurs
 from solvers.operators.kernels import in_the_middle, off_centre
 from solvers.problem import Gaussian, Problem
 from solvers.solver import Chain
@@ -29,7 +29,7 @@ APART = -1  # no draw's number, so that the search has random numbers of its own
 
 def known(problem: Problem, prior: Prior, seed: int, simulated: bool) -> tuple[Problem, list[str]]:
     """A problem as it is, or with the kernel of its blind blur found; and what is to be said of each image's, if anything."""
-    if not isinstance(problem.operator, BlindBlurs):
+    if not problem.operator.blind:
         return problem, []
     found = with_found_kernel(problem, prior, seed)
     said = "the kernel was found in the image"

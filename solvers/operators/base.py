@@ -57,6 +57,7 @@ class Operator:
     )
     reading: Axes | None = None  # of y, where it is no picture
     identity: bool = False  # True: y = x
+    blind: bool = False  # True: what it did is not told to who restores it, but found in y first
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 

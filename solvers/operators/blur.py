@@ -169,6 +169,8 @@ class MotionBlur(Operator):
 class BlindBlurs(KernelBlurs):
     """Blurs whose kernels made y, or stand for those that did, and are not told to who restores it."""
 
+    blind = True
+
     def select(self, indices: Sequence[int]) -> Operator:
         return Operator.select(self, indices)
 
@@ -181,6 +183,7 @@ class BlindBlur(MotionBlur):
     """
 
     random = False
+    blind = True
     size: int = 15  # pixels
 
     def __post_init__(self) -> None:

@@ -24,6 +24,10 @@ class Composition(Wrapper):
     def __post_init__(self) -> None:
         if not self.operators:
             raise Refusal("a composition needs at least one operator")
+        if any(operator.blind for operator in self.operators):
+            raise Refusal(
+                "a blind blur stands alone: its kernel is found in what it leaves of images"
+            )
 
     @property
     def random(self) -> bool:  # type: ignore[override]

@@ -69,6 +69,8 @@ def unable(cell: Cell, prior: Prior) -> str:
         return f"{type(cell.solver).__name__} restores images"
     if cell.operator.turns:
         return f"{type(cell.operator).__name__} leaves each slice's turn open"
+    if cell.operator.blind:
+        return "the kernel of a blind blur is found in an image"
     if prior.kind != "pixel" or prior.patched:
         return "a prior of volumes is made of a pixel prior (--model demo-pixel)"
     if not prior.any_size:

@@ -48,6 +48,8 @@ class Slicewise(Operator):
             raise Refusal(
                 f"{type(self.operator).__name__} leaves each slice's turn open: restore slices one by one"
             )
+        if self.operator.blind:
+            raise Refusal("the kernel of a blind blur is found slice by slice")
         drawn = self.operator.draw((c, h, w), noise if self.same else slices_of(noise, d))
         kind = LinearStack if isinstance(drawn, LinearOperator) else Stack
         return kind(drawn, len(noise), d, self.same).bind(shape)
