@@ -122,7 +122,7 @@ def test_volumes_are_restored_slice_by_slice(tmp_path, monkeypatch, capsys):
     words += ["--model", "demo-pixel", "--steps", "2", "--save-dir", tmp_path / "out"]
     assert sample.main([*map(str, words), "operator.params.size=5"]) == 0
     assert "found in an image" in capsys.readouterr().out
-    kernels = np.load(tmp_path / "out/operator/scan-kernel.npy")
+    (kernels,) = np.load(tmp_path / "out/operator/scan-kernel.npy")  # [channels, slices, k, k]
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[1])
 
 
