@@ -1,6 +1,6 @@
 """Draw a sheet: every solver on one held-out scan at the same number of network calls, beside the truth.
 
-    python scripts/solver_gallery.py                                  # writes solvers.png; two minutes of one core
+    python scripts/solver_gallery.py                                  # writes solvers.png; a minute of one core
     python scripts/solver_gallery.py --task super_resolution --calls 20 --output /tmp/sheet.png
 
 Exit codes: 0 done, 2 a mistake (one line).
