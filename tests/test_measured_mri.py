@@ -125,8 +125,11 @@ def test_what_maps_and_phase_err_by_counts_as_noise_but_a_wrong_model_does_not(s
     _, problem = prepared(folder / "scan.h5", 1)
     clean = replace(problem, likelihood=Gaussian(problem.sigma_y))
     more = Noise(problem.ids, "noise", 7).like(problem.y)
-    worse = replace(clean, y=clean.y + 0.9 * problem.sigma_y * problem.operator.restrict(more))
-    assert with_model_errors(worse) / with_model_errors(clean) == pytest.approx(1.345, rel=0.03)
+    added = problem.sigma_y * problem.operator.restrict(more)
+    before = with_model_errors(clean)
+    for share, factor in ((0.9, 1.345), (2.0, 2.236), (5.0, None)):  # none: more than errors can be
+        found = with_model_errors(replace(clean, y=clean.y + share * added))
+        assert found == pytest.approx(before * factor if factor else clean.sigma_y, rel=0.03)
     without = prepared(folder / "scan.h5", 1, phase=False)[1]
     assert without.sigma_y <= problem.sigma_y * 1.0001
 
