@@ -44,7 +44,7 @@ def with_found_kernel(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
     """The problem with the kernel of its `BlindBlurs` found, another one for each image, by a prior of images.
 
     At noise level sigma the image is taken to be z + e with z = D(x, sigma) and e ~ N(0, a V), V as training measured it by
-    frequency, its scale a unknown. Then y ~ N(k * z, a V |K|^2 + sigma_y^2) at each frequency, and k is the kernel, of
+    frequency, the scale a being unknown. Then y ~ N(k * z, a V |K|^2 + sigma_y^2) at each frequency, and k is the kernel, of
     entries >= 0 and sum 1, that makes y likeliest. Errors are accounted for, not forgotten: where x and k alone take turns,
     no blur at all explains y best (Levin, Weiss, Durand, Freeman 2011, "Efficient marginal likelihood optimization in blind
     deconvolution"). x is a draw given y and that kernel, with noise of the next level on it, as in DAPS; Laroche, Almansa and
