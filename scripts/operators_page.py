@@ -138,9 +138,8 @@ def visible(problem: Problem) -> tuple[Tensor, float, float]:
     axes = problem.operator.reading
     complex_pairs = axes is not None and axes.spectral and y.shape[1] % 2 == 0
     y = y[0].square().sum(0, keepdim=True).sqrt() if complex_pairs else y[0, :1]
-    if complex_pairs or float(y.max()) > 30 * float(
-        y.abs().mean()
-    ):  # a spectrum: its centre would be all one sees
+    peaked = float(y.max()) > 30 * float(y.abs().mean())
+    if complex_pairs or peaked:  # a spectrum: its centre would be all one sees
         y = (1 + y.abs() / y.abs().mean()).log()
     return y, float(y.min()), float(y.max())
 

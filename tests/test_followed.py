@@ -25,8 +25,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(world: Path) -> dict:
-    named = {"task": f"{world}/sr.yaml", "solver": f"{world}/codps.yaml", "accelerator": "cpu"}
-    return {"prior": f"{world}/pixel", **named}
+    return tiny.asked(world)
 
 
 def test_a_watcher_sees_every_call_and_what_comes_of_it(world: Path, words: dict):

@@ -21,8 +21,7 @@ def world(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def words(world: Path) -> dict:
-    named = {"task": f"{world}/sr.yaml", "solver": f"{world}/codps.yaml", "accelerator": "cpu"}
-    return {"prior": f"{world}/pixel", **named}
+    return tiny.asked(world)
 
 
 @pytest.mark.parametrize("most", [1.0, 0.005, 1e5, 123456.0, -0.0005])

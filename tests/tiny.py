@@ -137,6 +137,12 @@ def world(where: Path) -> Path:
     return where
 
 
+def asked(world: Path) -> dict[str, str]:
+    """The words of `P.restore` for a quick restoration in such a world."""
+    named = {"task": f"{world}/sr.yaml", "solver": f"{world}/codps.yaml", "accelerator": "cpu"}
+    return {"prior": f"{world}/pixel", **named}
+
+
 def words(
     world: Path, out: Path, *more: str, model="pixel", task="sr", solver="codps"
 ) -> list[str]:
