@@ -51,17 +51,15 @@ def check(problem: Problem, simulated: bool = False) -> None:
     sigma_y = (
         (problem.likelihood.sigma_y or 0.0) if isinstance(problem.likelihood, Gaussian) else 0.0
     )
+    other = "--window full" if pictured(operator) else "auto"
     for usual, rms, count, image_id in zip(
         typical.tolist(), found.tolist(), entries.tolist(), problem.ids
     ):
         if not usual > 0 or count < LEAST_ENTRIES:
             continue
         fit, name = usual / rms if rms > 0 else 1.0, type(operator).__name__
-        advice = (
-            f"y times {fit:.2g} would fit (--scale {fit:.2g}, or auto)"
-            if not FAINT < rms / usual < LOUD
-            else ""
-        )
+        fits = f"y times {fit:.2g} would fit (--scale {fit:.2g}, or {other})"
+        advice = "" if FAINT < rms / usual < LOUD else fits
         empty = rms < 2 * sigma_y  # a slice of hardly more than noise, rightly faint
         said = f"{image_id}: its y has a root mean square of {rms:.2g}"
         if rms < QUIET * sigma_y and not simulated:
@@ -78,15 +76,20 @@ def check(problem: Problem, simulated: bool = False) -> None:
         kspace_agreement.check(problem)
 
 
+def pictured(operator: Operator) -> bool:
+    """Whether y has the range of an image, whose black and white are no matter of scale alone."""
+    return unit_scale(operator) == 2 and not getattr(operator, "complex_image", False)
+
+
 def scale(operator: Operator, y: Tensor, shape: Shape) -> Tensor:
     """Factors [B] that take stored y [B,...] to what images in [0, 1] measure as: their brightest 0.5 % at 1 and above.
 
     operator: drawn. Raises Refusal for image-like y, whose range is no matter of scale alone.
     """
-    if unit_scale(operator) == 2 and not getattr(operator, "complex_image", False):
+    if pictured(operator):
         name = type(operator).__name__
         raise Refusal(
-            f"y of {name} is an image: say which values are black and white (a manifest's window), not --scale auto"
+            f"y of {name} is an image: say which values are black and white (--window, or a manifest's), not --scale auto"
         )
     problem = Problem(y, operator, Clean(), tuple(map(str, range(len(y)))))
     usual = level(_of_disc(problem).stored(), operator)

@@ -63,6 +63,8 @@ def test_orders_of_magnitude_are_told_with_the_scale_that_fits(operator):
             units.check(bad)
         named = float(str(error.value).split("--scale ")[1].split(",")[0])
         assert 1 / 4 < named * factor < 4  # the disc is as bright as images are
+        image = type(operator).__name__ in ("SuperResolution", "Denoising", "RandomInpainting")
+        assert ("or --window full)" if image else "or auto)") in str(error.value)
     quiet = type(problem)(
         1e-6 * problem.stored() - (problem.stored() - problem.y), drawn, Gaussian(0.01), ("scan",)
     )
