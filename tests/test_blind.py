@@ -126,6 +126,14 @@ def test_volumes_are_restored_slice_by_slice(tmp_path, monkeypatch, capsys):
     assert len(kernels) == 3 and not np.allclose(kernels[0], kernels[1])
 
 
+def test_a_prior_that_finds_no_kernel_is_refused_before_any_image(tmp_path, capsys):
+    np.save(tmp_path / "scan.npy", scene(("a",))[0, 0].numpy())
+    words = ["--data-root", tmp_path / "scan.npy", "--task", "blind_deblur", "--solver", "pnp"]
+    words += ["--model", "demo-latent", "--save-dir", tmp_path / "out"]
+    assert sample.main([*map(str, words), "operator.params.size=5"]) == 2
+    assert "knows its errors by frequency" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_kernels_of_the_demos_scans_are_found():
     """`pytest -n 0 -s -m slow tests/test_blind.py` prints the figures of docs/scans.md."""

@@ -40,6 +40,17 @@ def known(problem: Problem, prior: Prior, seed: int, simulated: bool) -> tuple[P
     return found, [f"{said}; it correlates with the true one by {share:.2f}" for share in shares]
 
 
+def check(problem: Problem, prior: Prior) -> None:
+    """Raise Refusal, in one line, for a blind blur whose kernel this prior cannot find."""
+    if not problem.operator.blind:
+        return
+    if not spectral_state(prior, problem.operator):
+        need = "a pixel prior that knows its errors by frequency, as demo-pixel does"
+        raise Refusal(f"a blind blur needs {need}")
+    if not isinstance(problem.likelihood, Gaussian):
+        raise Refusal("a blind blur needs Gaussian noise")
+
+
 def with_found_kernel(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
     """The problem with the kernel of its `BlindBlurs` found, another one for each image, by a prior of images.
 
@@ -53,12 +64,7 @@ def with_found_kernel(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
 
     Raises Refusal for priors that do not know their errors by frequency, and for noise that is not Gaussian.
     """
-    if not spectral_state(prior, problem.operator):
-        raise Refusal(
-            "a blind blur needs a pixel prior that knows its errors by frequency, as demo-pixel does"
-        )
-    if not isinstance(problem.likelihood, Gaussian):
-        raise Refusal("a blind blur needs Gaussian noise")
+    check(problem, prior)
     levels = [*ve_levels(prior, STEPS, SIGMA_MIN, SIGMA_MAX, "geometric"), 0.0]
     noise = Noise(problem.ids, "solver", seed, [APART] * len(problem.ids))
     chain = Chain(problem, prior, noise, levels)
@@ -96,10 +102,8 @@ def likeliest(k: Tensor, z: Tensor, problem: Problem, border: str, density: Tens
     sigma = estimated_sigma_y(problem) if known is None else y.new_full((len(y),), known)
     s2 = sigma.square()[:, None, None, None]
     V = density[:, : width // 2 + 1]
-    twice = torch.full_like(V, 2.0)  # frequencies stand for their conjugates too
-    twice[:, 0] = 1
-    if width % 2 == 0:
-        twice[:, -1] = 1
+    column = torch.arange(V.shape[1], device=V.device)
+    twice = 2 - (2 * column % width == 0).to(V)  # frequencies stand for their conjugates too
     logits = k.clamp_min(1e-5).log().clone().requires_grad_()
     scale = torch.zeros_like(s2).requires_grad_()  # ln a
     adam = torch.optim.Adam([logits, scale], lr=RATE)

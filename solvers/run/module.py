@@ -14,7 +14,7 @@ from data.files import Refusal, Unwritable
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.measured.kernel import known
+from solvers.measured import kernel
 from solvers.measured.noise_level import overstated
 from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
@@ -72,6 +72,7 @@ class Reconstruction(pl.LightningModule):
                     check_memory(voxels, cell.draws, self.working_type.itemsize)
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
+            kernel.check(problem, prior)
             check(cell.solver, problem, prior)
 
     def predict_step(
@@ -123,11 +124,12 @@ class Reconstruction(pl.LightningModule):
         scans = self.in_units(cell, scans) if given is None else scans
         problem, prior, note = self.pose(cell, scans) if given is None else self.seen(given)
         simulated = not self.run.measurements and given is None
+        if not simulated:
+            units.check(problem)
+        kernel.check(problem, prior)
         check(cell.solver, problem, prior)
         with Meter(prior, self.autocast, self.progress.ask) as meter:
-            problem, kernels = known(problem, prior, self.run.seed, simulated)
-            if not simulated:
-                units.check(problem)
+            problem, kernels = kernel.known(problem, prior, self.run.seed, simulated)
             draws, bad = self.drawing.draw(
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
