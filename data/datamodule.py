@@ -34,7 +34,7 @@ class ManifestData(pl.LightningDataModule):
     """Training, validation and test images out of manifests.
 
     train, validation, test: manifest files; a loader is asked for only where there is one.
-    channels, size, augment, crop, seed, window: of `data.dataset.ManifestDataset`; augment and crop are for training only.
+    channels, size, augment, crop, zoom, seed, window: of `data.dataset.ManifestDataset`; augment, crop and zoom are for training.
     batch_size: per process; a run that goes on with another number of processes keeps the images of its optimiser steps, and
     this is the most that a process is given at once.
     balance: 0 trains on every row equally often, 1 on every subject, 0.5 is between; so that one patient with many slices does
@@ -55,6 +55,7 @@ class ManifestData(pl.LightningDataModule):
         balance: float = 0.0,
         seed: int = 0,
         window: str | None = None,
+        zoom: float = 1.0,
     ):
         super().__init__()
         if batch_size < 1 or num_workers < 0:
@@ -73,7 +74,7 @@ class ManifestData(pl.LightningDataModule):
             crop,
             seed,
         )
-        self.window = window
+        self.window, self.zoom = window, zoom
         self.batch_size, self.num_workers, self.balance = batch_size, num_workers, balance
         self.datasets: dict[str, ManifestDataset] = {}
 
@@ -93,6 +94,7 @@ class ManifestData(pl.LightningDataModule):
                     self.seed,
                     MEMORY,
                     self.window,
+                    self.zoom,
                 )
             else:
                 data = ManifestDataset(path, self.channels, self.size, window=self.window)

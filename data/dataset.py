@@ -102,6 +102,8 @@ class ManifestDataset(Dataset[Sample]):
     augment: mirrored, and half of the time turned by up to 7 degrees, scaled by up to 10 % and shifted by up to 5 %, as drawn
         from (seed, image id, view), whatever the order, the workers or a restart.
     crop: a random square of this many pixels out of the picture, drawn likewise.
+    zoom: half of the crops are of up to `zoom` times as many rows, and of up to `zoom` times as many columns, each drawn,
+        scaled down to `crop` pixels, so that a prior learns of coarser pixels too, and of oblong ones. 1: none.
     window: which stored values become -1 and +1, instead of what the rows say (`data.window.window`: LOW:HIGH, pLOW:pHIGH,
         header or full).
     memory: read every file now and keep the pictures as 16-bit numbers, if they seem to fit in this many bytes. Exact for 8-
@@ -118,7 +120,10 @@ class ManifestDataset(Dataset[Sample]):
         seed: int = 0,
         memory: int = 0,
         window: str | None = None,
+        zoom: float = 1.0,
     ):
+        if zoom < 1 or (zoom > 1 and not crop):
+            raise Refusal(f"zoom {zoom} must be at least 1, and needs a crop that is scaled down")
         self.rows = Rows(manifest.read(path))
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
@@ -130,6 +135,7 @@ class ManifestDataset(Dataset[Sample]):
             crop,
             seed,
         )
+        self.zoom = zoom
         self.cached: list[Tensor] = []
         if memory and 2 * self._read(0).numel() * len(self) <= memory:
             self.cached = [
@@ -144,44 +150,65 @@ class ManifestDataset(Dataset[Sample]):
         row = self.rows[index]
         image = self.cached[index].float() / 32767.5 - 1 if self.cached else self._read(index)
         if self.augment or self.crop:
-            image = self._vary(
-                image,
-                Noise([row.image_id], "augment", self.seed, [view]).uniform([1, 8])[0].tolist(),
-                row,
-            )
+            drawn = Noise([row.image_id], "augment", self.seed, [view])
+            u = drawn.uniform([1, 8])[0].tolist()
+            box = self._box(image, drawn.uniform([1, 3])[0].tolist())
+            image = self._vary(image, u, box, row)
         return {"image": image, "image_id": row.image_id, "label": row.label, "index": index}
 
     def _read(self, index: int) -> Tensor:
         image, _, _ = load(self.rows[index], self.channels, self.contracts)
         return image if self.size is None else fit(image, self.size)
 
-    def _vary(self, image: Tensor, u: list[float], row: Row) -> Tensor:
-        """u: eight numbers in [0, 1): mirror, whether to warp, turn, scale, shifts; then where the crop lies."""
+    def _box(self, image: Tensor, u: list[float]) -> tuple[int, int]:
+        """Rows and columns that are seen at once. u: whether to zoom, and how far each way."""
+        if not self.crop:
+            height, width = image.shape[-2:]
+            return height, width
+        if self.zoom == 1 or u[0] < 0.5:
+            return self.crop, self.crop
+        seen = (round(self.crop * self.zoom**v) for v in u[1:])
+        rows, columns = (min(n, size) for n, size in zip(seen, image.shape[-2:]))
+        return rows, columns
+
+    def _vary(self, image: Tensor, u: list[float], box: tuple[int, int], row: Row) -> Tensor:
+        """u: eight numbers in [0, 1): mirror, whether to warp, turn, scale, shifts; then where the box lies."""
         height, width = image.shape[-2:]
-        crop = (self.crop, self.crop) if self.crop else (height, width)
-        if crop[0] > height or crop[1] > width:
+        if self.crop and self.crop > min(height, width):
             raise Refusal(f"{row.path}: is {height} x {width}, smaller than crop {self.crop}")
-        top, left = (int(v * (n - c + 1)) for v, n, c in zip(u[6:], (height, width), crop))
+        top, left = (int(v * (n - c + 1)) for v, n, c in zip(u[6:], (height, width), box))
         if self.augment and u[0] < 0.5:
             image = image.flip(-1)
         if self.augment and u[1] < 0.5:
-            return _warp(
+            image = _warp(
                 image,
                 (2 * u[2] - 1) * 7,
                 1 + (2 * u[3] - 1) * 0.1,
                 (u[4] - 0.5) * 0.1,
                 (u[5] - 0.5) * 0.1,
-                (top, left, *crop),
+                (top, left, *box),
             )
-        return image[..., top : top + crop[0], left : left + crop[1]].contiguous()
+        else:
+            image = image[..., top : top + box[0], left : left + box[1]].contiguous()
+        return image if not self.crop else scaled(image, (self.crop, self.crop))
 
 
 def fit(image: Tensor, size: int) -> Tensor:
     """The centre square of the picture, its shorter side scaled to `size` (bicubic, antialiased), within [-1, 1]."""
     if image.shape[-2:] == (size, size):
         return image
-    scaled = transforms.resize(image, [size], transforms.InterpolationMode.BICUBIC, antialias=True)
-    return transforms.center_crop(scaled, [size, size]).clamp(-1, 1)
+    height, width = image.shape[-2:]
+    short = min(height, width)
+    shape = (int(size * height / short), int(size * width / short))
+    return transforms.center_crop(scaled(image, shape), [size, size])
+
+
+def scaled(image: Tensor, shape: tuple[int, int]) -> Tensor:
+    """The picture in so many rows and columns (bicubic, antialiased), within [-1, 1]."""
+    if image.shape[-2:] == shape:
+        return image
+    bicubic = transforms.InterpolationMode.BICUBIC
+    return transforms.resize(image, list(shape), bicubic, antialias=True).clamp(-1, 1)
 
 
 def _warp(

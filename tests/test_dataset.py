@@ -124,6 +124,31 @@ def test_variation_depends_on_seed_image_and_epoch_only(manifest):
     assert all(p.shape == (1, 12, 12) and p.abs().max() <= 1 for p in pictures)
 
 
+def test_half_of_zoomed_crops_have_coarser_pixels_each_way_of_its_own(tmp_path):
+    ramp = np.add.outer(3 * np.arange(48), np.arange(60)).astype(np.uint8)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    (tmp_path / "m.txt").write_text("ramp.png\n")
+    data = ManifestDataset(tmp_path / "m.txt", crop=16, zoom=2)
+    inner = [data[0, view]["image"][0, 4:12, 4:12] * 127.5 for view in range(400)]  # no edges
+    across = torch.stack([x.diff(dim=1).mean() for x in inner])
+    down = torch.stack([x.diff(dim=0).mean() for x in inner]) / 3
+    plain = (across - 1).abs() < 1e-3
+    assert 170 <= plain.sum() <= 230  # binomial(400, 1/2), three standard deviations
+    for steps in (across, down):
+        assert steps.max() < 2.01 and steps.min() > 0.99
+        # log2 of the zoom is uniform: its mean 1/2 within four deviations of 1/sqrt(12) / sqrt(200), and half a pixel of 16
+        assert abs(steps[~plain].log2().mean() - 0.5) < 0.12
+    assert abs(torch.corrcoef(torch.stack([across, down])[:, ~plain].log2())[0, 1]) < 0.3
+
+
+def test_zoom_takes_no_more_than_the_picture_has_and_needs_a_crop(manifest):
+    data = ManifestDataset(manifest, crop=16, zoom=4, augment=True)
+    assert all(data[0, view]["image"].shape == (1, 16, 16) for view in range(20))
+    for wrong in ({"zoom": 0.5, "crop": 8}, {"zoom": 2}):
+        with pytest.raises(ValueError, match="must be at least 1, and needs a crop"):
+            ManifestDataset(manifest, **wrong)
+
+
 def test_variation_without_warp_is_a_mirror_or_the_picture_itself(manifest):
     data = ManifestDataset(manifest, augment=True)
     plain = ManifestDataset(manifest)[0]["image"]
