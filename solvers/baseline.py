@@ -16,6 +16,7 @@ from solvers.solver import BLACK, Chain, Move, Solver, need_linear, positive
 class Baseline(Solver):
     """One step: `operator.baseline(y)`; what a reconstruction has to beat."""
 
+    uses_prior = False
     volumes = True
 
     steps: int = 1
@@ -44,6 +45,8 @@ class LeastSquares(Solver):
 
     Of several coils it is SENSE (Pruessmann et al. 2001), of CT CGLS. Stopping early keeps noise out that more steps let in.
     """
+
+    uses_prior = False
 
     steps: int = 10  # of conjugate gradients
     lam: float = 0.0  # Tikhonov's, times the squared norm of A

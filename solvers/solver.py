@@ -122,6 +122,7 @@ class Solver:
 
     steps: int  # noise levels, what `--steps` sets
     polish: bool = False  # latent priors: one pixel-space update at the end
+    uses_prior: ClassVar[bool] = True  # False: nothing but the shape of its images
     volumes: ClassVar[bool] = False  # whether it restores volumes, as `condition` can
     resumable: ClassVar[bool] = False  # whether its state between two levels is x alone
 

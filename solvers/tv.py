@@ -18,6 +18,7 @@ class TV(Solver):
     (only the shape of its images). TV is isotropic, of volumes in three dimensions, and has no differences across the border.
     """
 
+    uses_prior = False
     volumes = True
 
     steps: int = 100  # of ADMM

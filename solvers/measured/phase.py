@@ -1,5 +1,7 @@
 """The smooth phase p of an image, with which y = M F S (p x) has a real x >= 0."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -10,6 +12,12 @@ from solvers.operators.mri_coils import CoilImages
 
 STEPS = 8  # of conjugate gradients for the complex image
 ROUNDS = 3  # after which the phase hardly changes
+COSINES = 12  # along each side, that a smooth phase is made of: half waves, 0 to 11
+RIDGE = 1e-3  # on their squares, over the mean weight of a pixel
+ROUGH = 0.2  # radians, that a phase may be off the smooth one by and still be called smooth
+
+Equations = tuple[Tensor, Tensor, Tensor, Tensor]
+"""Y^T c X = d of pixels [h,w] with weights w, for sums c [K,K] of rows Y [K,h] and columns X [K,w]: (Y, X, w, d)."""
 
 
 def shown(calibration: Tensor, maps: Tensor) -> Tensor:
@@ -26,7 +34,7 @@ def refined(p: Tensor, A: CoilImages, y: Tensor, lines: int) -> Tensor:
 
     The complex image z is that of SENSE by a few conjugate gradients. z conj(p) is nearly real; its phase, weighted by its own
     size and smoothed by a window of `lines` frequencies, leans nowhere once it is small, so a few rounds do. This halves the
-    error that `shown` leaves.
+    error that `shown` leaves; what is left of it is in its fine detail, near edges and where it is dark, and `smooth` ends that.
     """
     z = to_complex(
         conjugate_gradients(lambda x: A.adjoint(A.forward(x)), A.adjoint(y), cap=STEPS).x
@@ -34,7 +42,61 @@ def refined(p: Tensor, A: CoilImages, y: Tensor, lines: int) -> Tensor:
     for _ in range(ROUNDS):
         left = z * p.conj()
         p = p * _unit(smoothed(left.real.clamp_min(0) * left, lines))
-    return p
+    return smooth(p, z.abs().square())
+
+
+def smooth(p: Tensor, weight: Tensor) -> Tensor:
+    """exp(i phi) [H,W], phi the sum of cosines nearest to the phase of p, each pixel with its weight.
+
+    A phase that is more than ROUGH away from any such sum is no smooth one: p itself.
+    """
+    weight = weight.double()
+    rows, columns = (cosines(n).to(weight) for n in p.shape)
+    phi = unwrapped(p, weight, rows, columns)
+    for _ in range(ROUNDS):
+        phi = phi + (weight * p * torch.exp(-1j * phi)).sum().angle()
+        left = (p * torch.exp(-1j * phi)).angle()
+        phi = phi + rows.mT @ coefficients([(rows, columns, weight, left)]) @ columns
+    left = (p * torch.exp(-1j * phi)).angle()
+    off = ((weight * left.square()).sum() / weight.sum()).sqrt()
+    return torch.exp(1j * phi).to(p) if off < ROUGH else p
+
+
+def unwrapped(p: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """[H,W] the sum of cosines whose neighbours differ as the phase of p does, which has no turns to count, but for a constant.
+
+    Weighted phase unwrapping by least squares (Ghiglia & Romero 1994).
+    """
+    down, right = p[1:] * p[:-1].conj(), p[:, 1:] * p[:, :-1].conj()
+    below = torch.minimum(weight[1:], weight[:-1])
+    beside = torch.minimum(weight[:, 1:], weight[:, :-1])
+    c = coefficients(
+        [
+            (rows.diff(dim=1), columns, below, down.angle()),
+            (rows, columns.diff(dim=1), beside, right.angle()),
+        ]
+    )
+    return rows.mT @ c @ columns
+
+
+def coefficients(equations: list[Equations]) -> Tensor:
+    """c [K,K] that solves all of the equations best."""
+    normal: Tensor | float = 0.0
+    right: Tensor | float = 0.0
+    for Y, X, w, d in equations:
+        along = torch.einsum("ky,my,yx->kmx", Y, Y, w)
+        normal = normal + torch.einsum("kmx,lx,nx->klmn", along, X, X)
+        right = right + Y @ (w * d) @ X.mT
+    n = COSINES**2
+    normal = normal.reshape(n, n)  # type: ignore[union-attr]
+    ridge = RIDGE * normal.trace() / n * torch.eye(n).to(normal)
+    return torch.linalg.solve(normal + ridge, right.flatten()).reshape(COSINES, COSINES)  # type: ignore[union-attr]
+
+
+def cosines(n: int) -> Tensor:
+    """[COSINES,n]: half waves over n pixels, of even differences at both ends."""
+    place = (torch.arange(n, dtype=torch.float64) + 0.5) / n
+    return torch.cos(math.pi * torch.arange(COSINES)[:, None] * place)
 
 
 def smoothed(image: Tensor, lines: int) -> Tensor:

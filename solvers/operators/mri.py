@@ -37,6 +37,7 @@ class MRI(CoilImages):
     mask: Tensor | str
     sensitivities: Tensor | str | None = None
     complex_image: bool = False
+    open_phase: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "mask", checked(self.mask))

@@ -17,11 +17,13 @@ DARK = 1e-6  # sum of the squares of sensitivities, below which coils see nothin
 class CoilImages(LinearOperator):
     """Images real, [B,1,H,W], and seen as u = (x+1)/2; or with `complex_image` two channels, real and imaginary part of u
     itself. Coils see S u; sensitivities [1 or B,2*coils,H,W]: real and imaginary part of one coil after the other; or None,
-    one coil that sees everything alike.
+    one coil that sees everything alike. open_phase: that of the image, which real images have in the sensitivities, is an
+    estimate, and may be corrected together with the image (`solvers/measured/joint_phase.py`).
     """
 
     sensitivities: Tensor | str | None
     complex_image: bool
+    open_phase: bool
 
     @property
     def unit_range(self) -> bool:  # type: ignore[override]

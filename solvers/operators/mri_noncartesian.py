@@ -31,6 +31,7 @@ class NonCartesianMRI(CoilImages):
     trajectory: Tensor | str
     sensitivities: Tensor | str | None = None
     complex_image: bool = False
+    open_phase: bool = False
 
     reading = Axes("shot", "sample", spectral=True)
     neighbours = "none"

@@ -14,7 +14,7 @@ from data.files import Refusal, Unwritable
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers import units
-from solvers.measured import kernel
+from solvers.measured import joint_phase, kernel
 from solvers.measured.noise_level import overstated
 from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
@@ -130,6 +130,7 @@ class Reconstruction(pl.LightningModule):
         check(cell.solver, problem, prior)
         with Meter(prior, self.autocast, self.progress.ask) as meter:
             problem, kernels = kernel.known(problem, prior, self.run.seed, simulated)
+            problem, phases = joint_phase.refined(problem, prior, cell.solver, self.run.seed)
             draws, bad = self.drawing.draw(
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
@@ -151,7 +152,7 @@ class Reconstruction(pl.LightningModule):
             one = problem.select([b])
             advice = [narrow(scan), overstated(one) if self.run.measurements else ""]
             remarked = [*remarks(scan, self.run.measurements), *filter(None, advice)]
-            own = remarked + kernels[b : b + 1]
+            own = remarked + (kernels or phases)[b : b + 1]
             said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
             outcomes.append(
                 picture(put_back(concluded(cell, self.run, scan, one, draws[b], cheap, said)))
