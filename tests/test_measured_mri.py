@@ -195,6 +195,15 @@ def test_from_the_file_to_the_volume(scans, tmp_path, output):
     assert any("from the noise scan" in note for note in records[0]["notes"])
 
 
+def test_the_record_says_how_far_the_phase_was_corrected(scans, tmp_path):
+    words = ("--measurements", scans[0] / "scan.mrd", "--task", "mri", "--steps", "2")
+    for solver, said in (("pnp", True), ("tv", False)):
+        assert run(tmp_path, *words, "--solver", solver, "--overwrite") == 0
+        record = json.loads((tmp_path / "out/records.jsonl").read_text().splitlines()[0])
+        assert any("phase found with the image" in note for note in record["notes"]) == said
+        assert record["nfe"] == (12 if said else 0)  # the search's ten calls are counted
+
+
 def broken(folder, change):
     """A copy of the fastMRI file, changed in place."""
     simulated(folder, "bad.h5", slices=1)
