@@ -7,6 +7,7 @@ Networks have random weights, but for ReSample, which restores a demo scan with 
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 from benchmark_forms import solved
@@ -14,20 +15,30 @@ from benchmark_memory import memory
 from benchmark_rows import Row, seconds
 from benchmark_worlds import latent_prior, pixel_prior, pose, run
 from torch import Tensor
+from torchvision.transforms.functional import center_crop
 
+from data.dataset import ManifestDataset
 from data.seeding import Noise
+from ldm import config
+from ldm.checkpoints import load
 from ldm.denoiser import Prior
+from ldm.resize import fit
 from ldm.spectra import KNOTS
 from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS
 from solvers.operators import GaussianBlur, SuperResolution
 from solvers.padis import PaDIS
+from solvers.pnp import PnP
+from solvers.problem import measure
 from solvers.psld import PSLD
 from solvers.published.daps import DAPSLangevin
+from solvers.run.whole import lifted
 from solvers.solver import Chain
 
 STEPS, TURNS = 8, 5
+ROOT = Path(__file__).resolve().parents[1]
+HEAD = ROOT / "models/demo-data/test.csv"
 
 
 def bare(prior: Prior, call: Callable[[Tensor], Tensor], backward: bool) -> None:
@@ -86,6 +97,25 @@ def overhead() -> Iterator[Row]:
     ):
         for operator in OPERATORS:
             yield share(f"{type(one).__name__}, V by frequency", one, operator, prior, call, 1.25)
+
+
+def volumes() -> Iterator[Row]:
+    """The update of a stack 8 x 128 x 128 by the shipped prior, as a share of the network's time."""
+    shape, noise = (1, 8, 128, 128), Noise(["a"], "noise")
+    prior, _ = fit(load(ROOT / "models/demo-pixel"), shape, spacing=(1.0, 1.0, 1.0))
+    head = [image["image"] for image in ManifestDataset(HEAD) if "brain2" in image["image_id"]]
+    x = center_crop(torch.stack(head[:8], 1), [128, 128])[None]
+    for task in ("ct_parallel_20", "mri_x4", "through_plane_x4"):
+        node = config.load([ROOT / f"configs/tasks/{task}.yaml"])
+        operator = lifted(config.build(node["operator"]), True, "a").draw(shape, noise)
+        problem = measure(operator, x, config.build(node["likelihood"]), noise)
+        spent, networks = seconds(
+            partial(run, PnP(steps=STEPS), problem, prior),
+            partial(bare, prior, partial(prior.denoise, sigma=torch.ones(1)), False),
+            repeat=2,
+            clock=time.process_time,
+        )
+        yield Row(f"pnp, {task}, stack: update / network", spent / networks - 1, 0.35, "x")
 
 
 def gradients() -> Iterator[Row]:
@@ -154,4 +184,4 @@ def resample() -> list[Row]:
     ]
 
 
-ROWS = (overhead, gradients, data_step, resample, memory)
+ROWS = (overhead, volumes, gradients, data_step, resample, memory)

@@ -134,7 +134,8 @@ def with_model_errors(problem: Problem) -> float:
     the residual of the result shows it.
     """
     A, known = problem.operator, problem.sigma_y
-    if not isinstance(A.sensitivities, torch.Tensor) or (isinstance(A, MRI) and not A.columns):
+    slow = isinstance(A, MRI) and not A.columns
+    if slow or not isinstance(A, CoilImages) or not isinstance(A.sensitivities, Tensor):
         return known
     alone = A.noise_alone(problem.y) if A.sensitivities.shape[1] > 2 else None
     if alone is None:
