@@ -101,7 +101,9 @@ def test_what_is_known_or_cannot_be_found_stays_as_it_is():
 
 def test_a_smooth_phase_is_found_behind_noise_and_through_whole_turns():
     shape = (60, 48)
-    slope = torch.linspace(-9, 9, 60, dtype=torch.float64)[:, None]
+    slope = torch.linspace(-30, 30, 60, dtype=torch.float64)[
+        :, None
+    ]  # ten turns, as of an image out of the middle
     phi = slope + waves(3, shape, 6)
     noise = Noise(["n"], "noise").normal((1, 2, *shape), torch.float64)[0]
     y, x = torch.meshgrid(torch.arange(60) - 30, torch.arange(48) - 24, indexing="ij")
@@ -109,8 +111,8 @@ def test_a_smooth_phase_is_found_behind_noise_and_through_whole_turns():
     z = body * torch.exp(1j * phi) + 0.05 * torch.complex(*noise)
     found = smooth(z / z.abs(), z.abs().square())
     error = (found * torch.exp(-1j * phi)).angle()[body > 0]
-    # 144 numbers found from 1,600 pixels of 0.05 rad: 0.05 sqrt(144 / 1600) = 0.015; the slope is no sum of cosines at its ends
-    assert error.square().mean().sqrt() < 0.03
+    # 144 numbers found from 1,600 pixels of 0.05 rad: 0.05 sqrt(144 / 1600) = 0.015; less than half of that again for the ridge
+    assert error.square().mean().sqrt() < 0.022
 
 
 def test_a_phase_with_jumps_is_left_alone():
