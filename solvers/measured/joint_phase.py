@@ -26,17 +26,18 @@ RIDGE = 1e-3  # of the image's power, on each cosine's square: 1e-4 and 1e-2 gav
 LARGEST = 0.5  # radians that the phase may change by at once, as it is taken to be little
 
 
+def calls(problem: Problem, prior: Prior, solver: Solver) -> int:
+    """Of the network, before the solver's own: only where the phase is open, the solver uses a prior and that is of pixels."""
+    operator = problem.operator
+    opened = isinstance(operator, CoilImages) and operator.open_phase
+    return STEPS if opened and solver.uses_prior and prior.kind == "pixel" else 0
+
+
 def refined(
     problem: Problem, prior: Prior, solver: Solver, seed: int = 0
 ) -> tuple[Problem, list[str]]:
-    """The problem with its phase corrected where that is open, and what is to be said of each image's.
-
-    Only for solvers that use a prior, and for pixel priors.
-    """
-    operator = problem.operator
-    if not (isinstance(operator, CoilImages) and operator.open_phase):
-        return problem, []
-    if not solver.uses_prior or prior.kind != "pixel":
+    """The problem with its phase corrected where `calls` says so, and what is to be said of each image's."""
+    if not calls(problem, prior, solver):
         return problem, []
     found = with_joint_phase(problem, prior, seed)
     return found, [f"phase found with the image: {moved(found, problem):.2g} rad corrected"]

@@ -13,7 +13,7 @@ from solvers.operators.mri_coils import CoilImages
 STEPS = 8  # of conjugate gradients for the complex image
 ROUNDS = 3  # after which the phase hardly changes
 COSINES = 12  # along each side, that a smooth phase is made of: half waves, 0 to 11
-RIDGE = 1e-3  # on their squares, over the mean weight of a pixel
+RIDGE = 1e-3  # on their squares, as a share of what the data weigh them by on average
 ROUGH = 0.12  # radians, that a phase may be off the smooth one by: twice what noise makes of the page's scan at x 4
 
 Equations = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -52,8 +52,7 @@ def smooth(p: Tensor, weight: Tensor) -> Tensor:
     """
     weight = weight.double()
     rows, columns = (cosines(n).to(weight) for n in p.shape)
-    phi = slope(p, weight)
-    phi = phi + unwrapped(p * torch.exp(-1j * phi), weight, rows, columns)
+    phi = unwrapped(p, weight, rows, columns)
     for _ in range(ROUNDS):
         phi = phi + (weight * p * torch.exp(-1j * phi)).sum().angle()
         left = (p * torch.exp(-1j * phi)).angle()
@@ -63,29 +62,25 @@ def smooth(p: Tensor, weight: Tensor) -> Tensor:
     return torch.exp(1j * phi).to(p) if off < ROUGH else p
 
 
-def slope(p: Tensor, weight: Tensor) -> Tensor:
-    """[H,W] the plane that rises as the phase of p does on average: of an image out of the middle, or of an echo."""
-    (height, width), w = p.shape, weight
-    down = (torch.minimum(w[1:], w[:-1]) * p[1:] * p[:-1].conj()).sum().angle()
-    right = (torch.minimum(w[:, 1:], w[:, :-1]) * p[:, 1:] * p[:, :-1].conj()).sum().angle()
-    return down * torch.arange(height)[:, None] + right * torch.arange(width)
-
-
 def unwrapped(p: Tensor, weight: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """[H,W] the sum of cosines whose neighbours differ as the phase of p does, which has no turns to count, but for a constant.
+    """[H,W] the slope and the sum of cosines whose neighbours differ as the phase of p does, which has no turns to count.
 
-    Weighted phase unwrapping by least squares (Ghiglia & Romero 1994).
+    Weighted phase unwrapping by least squares (Ghiglia & Romero 1994). The slope, that of an image out of the middle or of an
+    echo, may be of many turns, which cosines are not.
     """
     down, right = p[1:] * p[:-1].conj(), p[:, 1:] * p[:, :-1].conj()
     below = torch.minimum(weight[1:], weight[:-1])
     beside = torch.minimum(weight[:, 1:], weight[:, :-1])
+    fall, run = (below * down).sum().angle(), (beside * right).sum().angle()
     c = coefficients(
         [
-            (rows.diff(dim=1), columns, below, down.angle()),
-            (rows, columns.diff(dim=1), beside, right.angle()),
+            (rows.diff(dim=1), columns, below, (down * torch.exp(-1j * fall)).angle()),
+            (rows, columns.diff(dim=1), beside, (right * torch.exp(-1j * run)).angle()),
         ]
     )
-    return rows.mT @ c @ columns
+    height, width = p.shape
+    slope = fall * torch.arange(height)[:, None] + run * torch.arange(width)
+    return slope + rows.mT @ c @ columns
 
 
 def coefficients(equations: list[Equations]) -> Tensor:

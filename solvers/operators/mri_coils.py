@@ -40,6 +40,10 @@ class CoilImages(LinearOperator):
         return 2 if self.sensitivities is None else self.sensitivities.shape[1]  # type: ignore[union-attr]
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
+        if self.open_phase and (self.complex_image or self.sensitivities is None):
+            raise Refusal(
+                "open_phase is that of real images, in their sensitivities: complex ones have it in themselves"
+            )
         if isinstance(self.sensitivities, Tensor):
             one_each(self.sensitivities, noise, "sets of sensitivities")
         return super().draw(shape, noise)

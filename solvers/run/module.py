@@ -197,10 +197,14 @@ class Reconstruction(pl.LightningModule):
         """Seconds an image, from the first steps on this scan (the very first, which warms up, apart where there is time)."""
         if cell.operator is None:
             noise = Noise([scan.image_id], "solver")
-            steps, rows, total = cell.solver(self.prior, noise, self.like), 1, cell.solver.steps
+            steps, rows = cell.solver(self.prior, noise, self.like), 1
+            total = cell.solver.steps * cell.draws
         else:
             problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
-            rows, total = min(cell.draws, self.run.rows), steps_of(cell.solver, problem, prior)
+            rows = min(cell.draws, self.run.rows)
+            total = steps_of(cell.solver, problem, prior) * cell.draws
+            total += kernel.STEPS * problem.operator.blind
+            total += joint_phase.calls(problem, prior, cell.solver)
             steps = cell.solver(
                 problem.repeat(rows), prior, Noise([scan.image_id] * rows, "solver", 0, range(rows))
             )
@@ -211,7 +215,7 @@ class Reconstruction(pl.LightningModule):
                 if times[-1] - times[0] > ENOUGH:
                     break
         warm = times[1:] if len(times) > 2 else times
-        return (warm[-1] - warm[0]) / (len(warm) - 1) * total * cell.draws / rows
+        return (warm[-1] - warm[0]) / (len(warm) - 1) * total / rows
 
     def since(self, start: float) -> float:
         """Seconds, once the accelerator has done what it was given."""
