@@ -64,10 +64,15 @@ class DAPS(Solver):
         self.levels(problem, prior)
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
-        """From sigma_max to sigma_min. A V that knows frequencies lets y say all that coarser levels than 1 could find."""
-        enough = 1.0 if self.measured and spectral_state(prior, problem.operator) else 10.0
-        most = enough if self.sigma_max is None else self.sigma_max
+        """From sigma_max to sigma_min."""
+        most = self.enough(problem, prior) if self.sigma_max is None else self.sigma_max
         return [*ve_levels(prior, self.steps, self.sigma_min, most), 0.0]
+
+    def enough(self, problem: Problem, prior: Prior) -> float:
+        """The first level: a V that knows frequencies lets y say all that coarser ones than 1 could find, but not in holes."""
+        operator = problem.operator
+        told = self.measured and spectral_state(prior, operator) and not operator.holes
+        return 1.0 if told else 10.0
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = chain.begin(lambda: chain.levels[0] * chain.start())

@@ -1,12 +1,14 @@
 """What is known of a denoiser's errors, by frequency and place, as a covariance: its algebra, and what solvers make of it."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+import palimpsest as P
 from data import dataset, manifest
 from data.seeding import Noise
 from ldm import checkpoints, schedule, spectra
@@ -24,6 +26,7 @@ from solvers.contrast import contrast
 from solvers.daps import DAPS
 from solvers.discrepancy import discrepancy
 from solvers.operators import HighDynamicRange, Inpainting, SuperResolution
+from solvers.operators.weighted import WeightedLinear
 from solvers.padis import PaDIS
 from solvers.problem import Gaussian, measure
 from solvers.published.daps import DAPSHMC
@@ -318,8 +321,30 @@ def test_daps_starts_lower_where_it_knows_frequencies():
     free, fixed = DAPS(steps=4, sigma_max=None), DAPS(steps=4)
     assert free.levels(linear, known)[0] == pytest.approx(1.0)
     assert free.levels(linear, unknown)[0] == free.levels(curved, known)[0] == pytest.approx(10.0)
+    wide = measure(hole(64, 64, 32), noise(1, 1, 64, 64), Gaussian(0.01), Noise(["a"], "noise"))
+    assert free.levels(wide, known)[0] == pytest.approx(10.0)  # y tells nothing of its inside
+    weighted = replace(wide, operator=WeightedLinear(wide.operator, torch.ones(1, 1, 1, 1)))
+    assert free.levels(weighted, known)[0] == pytest.approx(10.0)
+    narrow = replace(wide, operator=hole(64, 64, 31).bind((1, 64, 64)))
+    assert free.levels(narrow, known)[0] == pytest.approx(1.0)
     with pytest.raises(ValueError, match="sigma_max 0.0"):
         DAPS(sigma_max=0.0).levels(linear, known)
     assert fixed.levels(linear, known)[0] == pytest.approx(
         80.0
     )  # 100 lies above the prior's sigma_max
+
+
+def test_a_hole_in_one_mask_is_none_in_its_neighbours():
+    """The hole of an image asks for coarser noise levels; the other images of its batch are as they are alone."""
+    masks = torch.stack([hole(64, 64, size).m[0] for size in (32, 8)])
+    x, known = noise(2, 1, 64, 64).float(), Prior(Smooth(), (1, 64, 64), variances=[[1.0, 0.1]])
+    problem = measure(Inpainting(masks), x, Gaussian(0.01), Noise(["a", "b"], "noise"))
+    solver = DAPS(steps=4, sigma_max=None)
+
+    def restored(given):
+        options = {"solver": solver, "draws": 2, "batch_size": 4, "accelerator": "cpu"}
+        return P.restore(given, known, **options).draws
+
+    together = restored(problem)
+    for i in range(2):
+        torch.testing.assert_close(restored(problem.select([i]))[0], together[i], rtol=0, atol=1e-5)

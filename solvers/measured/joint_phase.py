@@ -8,7 +8,6 @@ from torch import Tensor
 from data.ranges import to_unit
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from ldm.sampling import ve_levels
 from solvers.condition import condition
 from solvers.measured.phase import cosines
 from solvers.operators.algebra import conjugate_gradients
@@ -52,12 +51,12 @@ def with_joint_phase(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
     phase explains y only by what no prior expects, and so the phase moves to where it need not.
     """
     pnp = PnP(steps=STEPS)
-    levels = ve_levels(prior, STEPS, pnp.sigma_min, pnp.sigma_max, "geometric")
-    chain = Chain(problem, prior, Noise(problem.ids, "solver", seed), [*levels, 0.0])
+    levels = pnp.levels(problem, prior)
+    chain = Chain(problem, prior, Noise(problem.ids, "solver", seed), levels)
     image = problem.operator.baseline(problem.y, prior.image_shape)
     assert image is not None
     x = prior.to_state(image)
-    for sigma in levels:
+    for sigma in levels[:-1]:
         z = prior.to_image(chain.denoise(x, sigma))
         problem = turned(problem, z)
         x = chain.framed(prior.to_state(condition(z, sigma**2 / pnp.lam, problem)))

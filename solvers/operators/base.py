@@ -59,6 +59,7 @@ class Operator:
     identity: bool = False  # True: y = x
     blind: bool = False  # True: what it did is not told to who restores it, but found in y first
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
+    holes: bool = False  # True: a square is unseen that only coarse noise levels fill
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":

@@ -24,6 +24,8 @@ from solvers.operators.base import (
 )
 from solvers.operators.grid import Grid
 
+HOLE = 32  # pixels: noise of deviation 1 leaves the mean of so large a square known to 1/32
+
 
 @dataclass(frozen=True, eq=False)
 class Inpainting(LinearOperator):
@@ -43,6 +45,13 @@ class Inpainting(LinearOperator):
     def m(self) -> Tensor:
         assert isinstance(self.mask, Tensor)
         return self.mask
+
+    @property
+    def holes(self) -> bool:  # type: ignore[override]
+        """Whether any of the masks has a square of HOLE pixels that is not measured."""
+        if min(self.m.shape[-2:]) < HOLE:
+            return False
+        return bool((functional.max_pool2d(self.m.float(), HOLE, stride=1) == 0).any())
 
     def shape_out(self, shape: Shape) -> Shape:
         if tuple(shape[-2:]) != tuple(self.m.shape[-2:]):

@@ -30,6 +30,10 @@ class Wrapper(Operator):
         return self.outer.turns
 
     @property
+    def holes(self) -> bool:  # type: ignore[override]
+        return self.outer.holes
+
+    @property
     def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
         return self.outer.neighbours
 

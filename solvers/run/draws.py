@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -38,8 +39,7 @@ class Drawing:
         everything, pieces = problem.repeat(k), []
         bad: dict[int, str] = {}
         self.progress.begin(count, count * k)
-        for start in range(0, count * k, self.run.rows):
-            chosen = range(start, min(start + self.run.rows, count * k))
+        for chosen in self.together(cell, problem, prior):
             piece = everything.select(chosen)
             noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
             last, reasons = self.follow(
@@ -50,8 +50,16 @@ class Drawing:
             )
             pieces.append(last.x0.detach())
             for row, reason in reasons.items():
-                bad.setdefault((start + row) // k, reason)
+                bad.setdefault(chosen[row] // k, reason)
         return torch.cat(pieces).unflatten(0, (count, k)), bad
+
+    def together(self, cell: Cell, problem: Problem, prior: Prior) -> Iterator[list[int]]:
+        """Rows of images and their draws that go through the network at once: neighbours of the same noise levels."""
+        each = [cell.solver.levels(problem.select([i]), prior) for i in range(len(problem.ids))]
+        k, most = cell.draws, self.run.rows
+        for _, group in groupby(range(len(each) * k), lambda row: each[row // k]):
+            rows = list(group)
+            yield from (rows[i : i + most] for i in range(0, len(rows), most))
 
     def draw_volumes(
         self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]
