@@ -69,9 +69,9 @@ class DAPS(Solver):
         return [*ve_levels(prior, self.steps, self.sigma_min, most), 0.0]
 
     def enough(self, problem: Problem, prior: Prior) -> float:
-        """The first level: a V that knows frequencies lets y say all that coarser ones than 1 could find, but not in holes."""
+        """The first level: a V that knows frequencies lets y say all that coarser ones than 1 could find, where it does."""
         operator = problem.operator
-        told = self.measured and spectral_state(prior, operator) and not operator.holes
+        told = self.measured and spectral_state(prior, operator) and not operator.leaves_coarse
         return 1.0 if told else 10.0
 
     def sample(self, chain: Chain) -> Iterator[Move]:

@@ -19,7 +19,7 @@ from solvers.operators import (
 )
 from solvers.operators.base import LinearOperator
 from solvers.operators.compressed_sensing import basis
-from solvers.operators.kspace import to_complex
+from solvers.operators.kspace import gapless, to_complex
 from solvers.operators.mri_recipes import simulated
 from solvers.problem import Gaussian, Problem, image_shape, measure
 
@@ -201,3 +201,17 @@ def test_a_composition_is_linear_if_its_parts_are():
     assert not isinstance(bent, LinearOperator)
     x = 0.1 * field(2, 1, 4, 4)
     torch.testing.assert_close(bent.linearize(x).forward(x), 2 * x)
+
+
+def test_coarse_structure_is_told_by_the_gapless_middle():
+    """The middle 10 of 256 columns tell waves of 51 pixels, half of which is wider than COARSE; 20 tell 12 pixels."""
+    columns = torch.zeros(2, 256)
+    columns[:, ::8] = columns[0, 123:133] = columns[1, 118:138] = 1
+    assert gapless(columns).tolist() == [10, 20]
+    masks = columns[:, None, None].expand(-1, 1, 4, -1)
+    assert [MRI(mask[None]).leaves_coarse for mask in masks] == [True, False]
+    coils = simulated(2, 4, 256)
+    assert MRI(masks[1][None], coils, open_phase=True).leaves_coarse
+    scattered = masks[0].clone()
+    scattered[0, 0, 1] = 1
+    assert not MRI(scattered[None]).leaves_coarse

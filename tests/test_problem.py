@@ -391,7 +391,9 @@ def test_what_is_known_of_y_is_passed_on(kind):
         Composed(operator, torch.Tensor.clone),
     ]
     for wrapper in (*after, Composition([Denoising(), operator])):
-        for known in ("unit_range", "transmission", "amplitude", "turns", "neighbours"):
+        for known in (
+            "unit_range", "transmission", "amplitude", "turns", "leaves_coarse", "neighbours",
+        ):  # fmt: skip
             assert getattr(wrapper, known) == getattr(operator, known), (wrapper, known)
         assert torch.equal(wrapper.measured(y), operator.measured(y)) and torch.equal(
             wrapper.restrict(y), operator.restrict(y)

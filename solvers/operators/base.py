@@ -28,6 +28,7 @@ from solvers.operators.algebra import norm as norm
 from solvers.operators.grid import Grid
 
 Shape = tuple[int, ...]
+COARSE = 20  # pixels: noise of deviation 1 hides no structure that is wider, so D settles it there, told or not
 
 
 class Axes(NamedTuple):
@@ -59,7 +60,7 @@ class Operator:
     identity: bool = False  # True: y = x
     blind: bool = False  # True: what it did is not told to who restores it, but found in y first
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
-    holes: bool = False  # True: a square is unseen that only coarse noise levels fill
+    leaves_coarse: bool = False  # True: y does not tell all structure of COARSE pixels
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 
     def draw(self, shape: Shape, noise: Noise) -> "Operator":

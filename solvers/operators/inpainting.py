@@ -12,6 +12,7 @@ from data import formats
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import (
+    COARSE,
     LinearOperator,
     Operator,
     Scalar,
@@ -23,8 +24,6 @@ from solvers.operators.base import (
     per_image,
 )
 from solvers.operators.grid import Grid
-
-HOLE = 32  # pixels: noise of deviation 1 leaves the mean of so large a square known to 1/32
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +46,10 @@ class Inpainting(LinearOperator):
         return self.mask
 
     @property
-    def holes(self) -> bool:  # type: ignore[override]
-        """Whether any of the masks has a square of HOLE pixels that is not measured."""
-        if min(self.m.shape[-2:]) < HOLE:
+    def leaves_coarse(self) -> bool:  # type: ignore[override]
+        if min(self.m.shape[-2:]) <= COARSE:
             return False
-        return bool((functional.max_pool2d(self.m.float(), HOLE, stride=1) == 0).any())
+        return bool((functional.max_pool2d(self.m.float(), COARSE + 1, stride=1) == 0).any())
 
     def shape_out(self, shape: Shape) -> Shape:
         if tuple(shape[-2:]) != tuple(self.m.shape[-2:]):
@@ -199,24 +197,17 @@ class StripeInpainting(DrawnMask):
     def masks(self, h: int, w: int, noise: Noise) -> Tensor:
         n = w if self.along == "columns" else h
         count = round(self.fraction * n / self.width)
-        free = (
-            n - count * (self.width + 1) + 2
-        )  # places among the lines left over, of stripes with a live line between two
+        free = n - count * (self.width + 1) + 2  # places of stripes with a live line between two
         if count < 1 or free < 1:
             raise Refusal(
                 f"stripes of {self.width} that make {self.fraction:.0%} do not fit {n} {self.along}"
             )
         gaps = (noise.uniform((len(noise), count), torch.float64) * free).long().sort(1).values
         start = gaps + torch.arange(count) * (self.width + 1)
-        dead = torch.zeros(len(noise), n).scatter_(
-            1, (start[..., None] + torch.arange(self.width)).flatten(1), 1.0
-        )
-        lines = 1 - dead
-        return (
-            (lines[:, None, :] if self.along == "columns" else lines[:, :, None])
-            .expand(-1, h, w)
-            .contiguous()
-        )
+        dead = (start[..., None] + torch.arange(self.width)).flatten(1)
+        lines = torch.ones(len(noise), n).scatter_(1, dead, 0.0)
+        lines = lines[:, None, :] if self.along == "columns" else lines[:, :, None]
+        return lines.expand(-1, h, w).contiguous()
 
 
 def pixels(amount: float, side: int) -> int:

@@ -47,6 +47,13 @@ def inverse_fourier_along(z: Tensor, axis: int) -> Tensor:
     )
 
 
+def gapless(columns: Tensor) -> Tensor:
+    """How many columns of masks [B,W] lie around frequency 0 without a gap, on both sides as far as on the nearer: [B]."""
+    middle = columns.shape[-1] // 2
+    left, right = columns[:, :middle].flip(1), columns[:, middle:]
+    return 2 * torch.minimum(left.cumprod(1).sum(1), right.cumprod(1).sum(1))
+
+
 def air(k: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """What of k-space [B,C,H,W] is noise alone, [B,2C,H,W], else 0: the quietest rows of the profiles of its whole columns;
     and whether it is, [B]: what rows of an image hold is neither equally loud in each nor in each column.

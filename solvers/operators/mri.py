@@ -10,6 +10,7 @@ from torch import Tensor
 from data.ranges import from_unit
 from data.seeding import Noise
 from solvers.operators.base import (
+    COARSE,
     Axes,
     Operator,
     Scalar,
@@ -19,7 +20,15 @@ from solvers.operators.base import (
     settings,
 )
 from solvers.operators.inpainting import checked
-from solvers.operators.kspace import air, fourier, inverse_fourier, mirrored, to_complex, to_real
+from solvers.operators.kspace import (
+    air,
+    fourier,
+    gapless,
+    inverse_fourier,
+    mirrored,
+    to_complex,
+    to_real,
+)
 from solvers.operators.mri_coils import CoilImages, maps
 from solvers.operators.sense import largest, solve_rows
 from solvers.operators.separable import divide
@@ -93,6 +102,13 @@ class MRI(CoilImages):
     def columns(self) -> bool:
         """Whether the mask is made of whole columns."""
         return bool((self.m == self.m[..., :1, :]).all())
+
+    @property
+    def leaves_coarse(self) -> bool:  # type: ignore[override]
+        """Of whole columns: waves that are faster than those of the middle are told in part, and of an open phase all are."""
+        lines = gapless(self.m[:, 0, 0]).clamp_min(1)
+        few = bool((self.m.shape[-1] > COARSE * lines).any())
+        return self.columns and (self.open_phase or few)
 
     @property
     def neighbours(self) -> Literal["columns", "none"]:  # type: ignore[override]

@@ -30,8 +30,8 @@ class Wrapper(Operator):
         return self.outer.turns
 
     @property
-    def holes(self) -> bool:  # type: ignore[override]
-        return self.outer.holes
+    def leaves_coarse(self) -> bool:  # type: ignore[override]
+        return self.outer.leaves_coarse
 
     @property
     def neighbours(self) -> Literal["plane", "rows", "columns", "none"]:  # type: ignore[override]
