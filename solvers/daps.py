@@ -40,7 +40,7 @@ class DAPS(Solver):
 
     steps: int = 200  # annealing levels N
     sigma_max: float | None = (
-        100.0  # the first, in the state's units (images: [-1, 1]); None: 1 by `measured`, else 10
+        100.0  # the first, in the state's units (images: [-1, 1]); None: what is `enough`
     )
     sigma_min: float = 0.1  # the last
     covariance: Literal["measured", "heuristic", "trace", "operator"] = (
@@ -69,7 +69,7 @@ class DAPS(Solver):
         return [*ve_levels(prior, self.steps, self.sigma_min, most), 0.0]
 
     def enough(self, problem: Problem, prior: Prior) -> float:
-        """The first level: a V that knows frequencies lets y say all that coarser ones than 1 could find, where it does."""
+        """The first level: 1 where y tells the coarse structure and V, by frequency, what that says of the rest; else 10."""
         operator = problem.operator
         told = self.measured and spectral_state(prior, operator) and not operator.leaves_coarse
         return 1.0 if told else 10.0
