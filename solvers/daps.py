@@ -40,7 +40,7 @@ class DAPS(Solver):
 
     steps: int = 200  # annealing levels N
     sigma_max: float | None = (
-        100.0  # the first, in the state's units (images: [-1, 1]); None: what is `enough`
+        100.0  # the first, in the state's units (images: [-1, 1]); None: 1 or 10, by `enough`
     )
     sigma_min: float = 0.1  # the last
     covariance: Literal["measured", "heuristic", "trace", "operator"] = (

@@ -39,7 +39,7 @@ class Drawing:
         everything, pieces = problem.repeat(k), []
         bad: dict[int, str] = {}
         self.progress.begin(count, count * k)
-        for chosen in self.together(cell, problem, prior):
+        for chosen in self.together(problem, k):
             piece = everything.select(chosen)
             noise = Noise(piece.ids, "solver", self.run.seed, [row % k for row in chosen])
             last, reasons = self.follow(
@@ -53,13 +53,13 @@ class Drawing:
                 bad.setdefault(chosen[row] // k, reason)
         return torch.cat(pieces).unflatten(0, (count, k)), bad
 
-    def together(self, cell: Cell, problem: Problem, prior: Prior) -> Iterator[list[int]]:
-        """Rows of images and their draws that go through the network at once: neighbours of the same noise levels."""
-        each = [cell.solver.levels(problem.select([i]), prior) for i in range(len(problem.ids))]
-        k, most = cell.draws, self.run.rows
+    def together(self, problem: Problem, k: int) -> Iterator[list[int]]:
+        """Rows of images and their k draws that go through the network at once: neighbours that begin at the same noise level,
+        which is coarser where y leaves coarse structure open."""
+        each = [problem.operator.select([i]).leaves_coarse for i in range(len(problem.ids))]
         for _, group in groupby(range(len(each) * k), lambda row: each[row // k]):
             rows = list(group)
-            yield from (rows[i : i + most] for i in range(0, len(rows), most))
+            yield from (rows[i : i + self.run.rows] for i in range(0, len(rows), self.run.rows))
 
     def draw_volumes(
         self, cell: Cell, problem: Problem, prior: Prior, sums: Sequence[str]
