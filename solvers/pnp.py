@@ -15,34 +15,40 @@ from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
 from solvers.tv import smoothed_along_slices
 
+SHARE = 0.03  # of the noise, to which conjugate gradients are to know A x where more noise follows
+
 
 @dataclass(frozen=True)
 class PnP(Solver):
-    """The prior and the measurement take turns at noise levels sigma_1 > ... > sigma_N; no noise is added:
+    """The prior and the measurement take turns at noise levels sigma_1 > ... > sigma_N:
 
-        z = D(x, sigma_k)
+        z = D(x + sigma_k n, sigma_k)
         x = argmin |A x - y|^2 / sigma_y^2 + |x - z|^2 / V_k = E[x | y] for x ~ N(z, V_k)
 
-    with V_k = sigma_k^2 / lambda, the paper's equation 6. What z errs by there is mostly what the classical answer left, like
-    aliasing, and not what a denoiser errs by on noise of that level. Below `sigma_last` it is, and V_k is Cov[x0 | x] as
-    training measured it at each frequency; likewise under masks, where V alone says what a pixel means for its neighbours.
-    The last update takes the share of V that explains y to the noise level (Morozov).
+    What x errs by at first is what the classical answer left, like aliasing and streaks, and D was trained on white noise only.
+    So down to `sigma_quiet` as much noise as D expects is put on x, n ~ N(0, I), and drowns the rest (as in DiffPIR, Zhu et al.
+    2023); z then errs as D did in training, and V_k is Cov[x0 | x] as it was measured there at each frequency. Below it n = 0
+    and V_k = sigma_k^2 / lambda, which are the first paper's steps (its equation 6), except under masks, where only V by
+    frequency says what a pixel means for its neighbours. The last update takes the share of V that explains y to the noise
+    level (Morozov).
 
+    The image depends on `--seed` by n, but all draws of one image are alike: what differs by n says nothing of what y leaves open.
     Where y is the image itself with white noise, y is what D was trained on, and D(y, sigma_y) the answer, in one call.
     """
 
     volumes = True
     resumable = True
+    single = True
 
     steps: int = 20  # N, calls of the network
-    sigma_max: float = 0.8  # the first level, in units of images in [-1, 1]; well above what the classical answer errs by
+    sigma_max: float = 1.5  # the first level, in units of images in [-1, 1]; well above what the classical answer errs by
     sigma_min: float = 0.02  # the last
-    sigma_last: float = 0.03  # below it errors are the denoiser's own
+    sigma_quiet: float = 0.1  # noise is added above it; infinite: never
     lam: float = 0.23  # lambda, the weight of z against y
     z_tv: float = 0.0  # volumes: weight, over sigma_k^2, of total variation along the slices (DiffusionMBIR, DDS), met before y
 
     def __post_init__(self) -> None:
-        positive(self, "steps", "sigma_max", "sigma_min", "sigma_last", "lam")
+        positive(self, "steps", "sigma_max", "sigma_min", "sigma_quiet", "lam")
         if not self.z_tv >= 0:
             raise Refusal(f"z_tv must be at least 0, not {self.z_tv}")
 
@@ -72,6 +78,8 @@ class PnP(Solver):
             return
         x = chain.begin(lambda: self.start(chain))
         for sigma, sigma_next in pairwise(chain.levels):
+            if self.noisy(chain, sigma):
+                x = x + sigma * chain.fresh.like(x)
             z = self.smooth(chain.denoise(x, sigma), sigma)
             x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
             yield sigma, x, x
@@ -81,17 +89,29 @@ class PnP(Solver):
         return smoothed_along_slices(z, self.z_tv * sigma**2) if self.z_tv and z.ndim == 5 else z
 
     def start(self, chain: Chain) -> Tensor:
-        """The operator's classical answer, or noise where it has none."""
+        """The operator's classical answer, or mid-gray where it has none."""
         problem, prior = chain.problem, chain.prior
         image = problem.operator.baseline(problem.y, prior.image_shape)
-        return chain.levels[0] * chain.start() if image is None else prior.to_state(image)
+        if image is None:
+            return problem.y.new_zeros(len(problem.y), *prior.shape)
+        return prior.to_state(image)
+
+    def noisy(self, chain: Chain, sigma: float) -> bool:
+        """Whether noise is added at this level."""
+        return self.level(chain, sigma) > self.sigma_quiet
+
+    def level(self, chain: Chain, sigma: float) -> float:
+        """A state's noise in units of images."""
+        return sigma * IMAGE_DEVIATION / deviation(chain.prior)
 
     def belief(self, chain: Chain, z: Tensor, sigma: float) -> Belief:
         """N(z, V), of the decoded image where the prior is a latent one."""
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
-        level = sigma * IMAGE_DEVIATION / deviation(chain.prior)
-        mask = getattr(chain.problem.operator, "elementwise", False)
-        return belief if mask or level < self.sigma_last else belief.isotropic(level**2 / self.lam)
+        if self.noisy(chain, sigma):
+            return belief.changed(accuracy=SHARE)
+        if getattr(chain.problem.operator, "elementwise", False):
+            return belief
+        return belief.isotropic(self.level(chain, sigma) ** 2 / self.lam)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move

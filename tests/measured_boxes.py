@@ -118,16 +118,17 @@ def daps(w, sigmas, coloured=0.12):
     return x
 
 
-def pnp(w, sigmas, last=0.03, lam=0.23):
-    """Without a classical answer it starts from noise; after that nothing is random."""
-    x = sigmas[0] * w.tape.normal(len(w.mu))
+def pnp(w, sigmas, quiet=0.1, lam=0.23):
+    """Without a classical answer it starts from 0; below `quiet` nothing is random."""
+    x = np.zeros(len(w.mu))
     latent = w.order is not None
     for s in sigmas[:-1]:
         level = s / 2 if latent else s  # of images, whose deviation is half a latent's
-        image = w.decode(w.D(x, s))
-        if level < last:
-            x = w.encode(w.mean(image, s, state=not latent))
+        if level > quiet:
+            x = x + s * w.tape.normal(len(x))
+            x = w.encode(w.mean(w.decode(w.D(x, s)), s, state=not latent))
         else:
+            image = w.decode(w.D(x, s))
             x = w.encode(w.update(image, level**2 / lam * np.eye(len(image))))
     image = w.decode(w.D(x, sigmas[-1]))
     H = w.H(sigmas[-1], image, 0.25, state=not latent)

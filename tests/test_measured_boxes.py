@@ -1,6 +1,6 @@
 """The default path, V by frequency and place as training measured it, against its box in NumPy: the same noise, float64.
 
-Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise) is switched off, so that
+Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, three in `PnP`) is switched off, so that
 1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
 """
 
@@ -86,8 +86,8 @@ CASES = {
         DAPS(steps=6, **EDGES),
         partial(boxes.daps, sigmas=ve_levels(LATENT, 6, 0.02, 5.0)),
     ),
-    "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(0.8, 0.02, 12))),
-    "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(1.6, 0.04, 10))),
+    "pnp": (EDM, PnP(steps=12), partial(boxes.pnp, sigmas=np.geomspace(1.5, 0.02, 12))),
+    "pnp latent": (LATENT, PnP(steps=10), partial(boxes.pnp, sigmas=np.geomspace(3.0, 0.04, 10))),
     "codps+": (VP, CoDPSPlus(steps=10), partial(boxes.codps_plus, levels=vp_levels(VP, 10))),
     "codps+ ddim": (
         VP,
@@ -130,6 +130,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
     monkeypatch.setattr(Spectral, "accuracy", 1e-13)
+    monkeypatch.setattr("solvers.pnp.SHARE", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):

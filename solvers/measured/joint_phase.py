@@ -20,6 +20,7 @@ from solvers.problem import Problem
 from solvers.solver import Chain, Solver
 
 STEPS = 10  # noise levels, calls of the network
+LEVEL = 0.8  # the first, in units of images in [-1, 1]
 ROUNDS = 10  # of conjugate gradients, for the change of the phase at each level
 RIDGE = 1e-3  # of the image's power, on each cosine's square: 1e-4 and 1e-2 gave the same
 LARGEST = 0.5  # radians that the phase may change by at once, as it is taken to be little
@@ -50,7 +51,7 @@ def with_joint_phase(problem: Problem, prior: Prior, seed: int = 0) -> Problem:
     y - M F S z = M F S (i phi z), linear as phi is small; x is z updated by y under the new phase. An image that has the wrong
     phase explains y only by what no prior expects, and so the phase moves to where it need not.
     """
-    pnp = PnP(steps=STEPS)
+    pnp = PnP(steps=STEPS, sigma_max=LEVEL)
     levels = pnp.levels(problem, prior)
     chain = Chain(problem, prior, Noise(problem.ids, "solver", seed), levels)
     image = problem.operator.baseline(problem.y, prior.image_shape)
