@@ -32,7 +32,8 @@ class PnP(Solver):
     frequency says what a pixel means for its neighbours. The last update takes the share of V that explains y to the noise
     level (Morozov).
 
-    The image depends on `--seed` by n, but all draws of one image are alike: what differs by n says nothing of what y leaves open.
+    All draws of an image have the same n: how images differ by n says nothing of what y leaves open.
+
     Where y is the image itself with white noise, y is what D was trained on, and D(y, sigma_y) the answer, in one call.
     """
 

@@ -125,7 +125,9 @@ class Solver:
     uses_prior: ClassVar[bool] = True  # False: nothing but the shape of its images
     volumes: ClassVar[bool] = False  # whether it restores volumes, as `condition` can
     resumable: ClassVar[bool] = False  # whether its state between two levels is x alone
-    single: ClassVar[bool] = False  # whether it gives one image, so that all draws have the same noise
+    single: ClassVar[bool] = (
+        False  # whether it gives one image, so that all draws have the same noise
+    )
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """The noise levels of a run and where the last step ends: sigma down to 0, or alpha_bar up to 1."""

@@ -1,7 +1,7 @@
 """The default path, V by frequency and place as training measured it, against its box in NumPy: the same noise, float64.
 
-Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, three in `PnP`) is switched off, so that
-1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
+Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` three) is switched
+off, so that 1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
 """
 
 from functools import partial
