@@ -1,6 +1,6 @@
 """The default path, V by frequency and place as training measured it, against its box in NumPy: the same noise, float64.
 
-Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` three) is switched
+Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` ten) is switched
 off, so that 1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
 """
 
@@ -15,13 +15,16 @@ from test_solvers_boxes import Tape
 
 from data.seeding import Noise
 from ldm.sampling import ve_levels, vp_levels
-from solvers.beliefs import Spectral
+from solvers.beliefs import Isotropic, Spectral
 from solvers.codps import CoDPSPlus
 from solvers.daps import DAPS
+from solvers.operators import BoxInpainting, CartesianMRI, GaussianBlur, SuperResolution
+from solvers.operators.volume import Slicewise
 from solvers.padis import PaDIS
 from solvers.pnp import PnP
 from solvers.problem import Gaussian, Problem
 from solvers.resample import ReSample
+from solvers.solver import Chain
 
 SHAPE, SIGMA_Y, IDS = (1, 6, 6), 0.05, ("a", "b", "c")
 A = torch.randn(9, 36, generator=torch.Generator().manual_seed(1), dtype=torch.float64) / 6
@@ -130,7 +133,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
     monkeypatch.setattr(Spectral, "accuracy", 1e-13)
-    monkeypatch.setattr("solvers.pnp.SHARE", 1e-13)
+    monkeypatch.setattr("solvers.pnp.COARSE", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):
@@ -138,3 +141,23 @@ def test_default_is_its_box(name, monkeypatch):
         np.testing.assert_allclose(
             row, expected, rtol=0, atol=1e-10 * max(1, np.abs(expected).max())
         )
+
+
+@pytest.mark.parametrize(
+    "operator, noisy, quiet",
+    [
+        (GaussianBlur(5, 1.0), Isotropic, Isotropic),
+        (Slicewise(GaussianBlur(5, 1.0)), Isotropic, Isotropic),
+        (SuperResolution(2), Spectral, Isotropic),
+        (CartesianMRI(acceleration=2), Spectral, Isotropic),
+        (BoxInpainting(3), Spectral, Spectral),
+    ],
+)
+def test_pnp_believes_what_was_measured_where_y_leaves_something_open(operator, noisy, quiet):
+    """And takes the first paper's number under blurs, and where it adds no noise."""
+    shape = (1, 2, 6, 6) if isinstance(operator, Slicewise) else SHAPE
+    bound = operator.draw(shape, Noise(("a",), "mask"))
+    y = bound.forward(torch.zeros(1, *shape, dtype=torch.float64))
+    chain = Chain(Problem(y, bound, Gaussian(SIGMA_Y), ("a",)), EDM, Noise(("a",), "solver"), [1.0])
+    beliefs = [PnP().belief(chain, torch.zeros(1, *SHAPE).double(), s) for s in (0.5, 0.05)]
+    assert [type(belief) for belief in beliefs] == [noisy, quiet]

@@ -31,6 +31,7 @@ class Blur(Convolution):
     """What all of them share: the border, and the cheap answer, which is the blurred image itself."""
 
     border: Border
+    gaps = False
 
     def __post_init__(self) -> None:
         if self.border not in BORDERS:

@@ -30,6 +30,10 @@ class Wrapper(Operator):
         return self.outer.turns
 
     @property
+    def gaps(self) -> bool:  # type: ignore[override]
+        return self.outer.gaps
+
+    @property
     def leaves_coarse(self) -> bool:  # type: ignore[override]
         return self.outer.leaves_coarse
 

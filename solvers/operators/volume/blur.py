@@ -25,6 +25,7 @@ class VolumeBlur(LinearOperator):
     std: Sequence[float] = (1.0, 1.0, 1.0)
     border: Border = "symmetric"
     volumetric = True
+    gaps = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))

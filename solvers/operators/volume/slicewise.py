@@ -12,8 +12,8 @@ from solvers.operators.base import LinearOperator, Operator, Scalar, Shape
 from solvers.operators.volume.through_plane import in_three
 
 SAME = {  # what is true of a slice is of the stack
-    "unit_range", "transmission", "amplitude", "random", "turns", "leaves_coarse", "neighbours",
-    "identity", "grid",
+    "unit_range", "transmission", "amplitude", "random", "turns", "gaps", "leaves_coarse",
+    "neighbours", "identity", "grid",
 }  # fmt: skip
 
 
