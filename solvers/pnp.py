@@ -9,11 +9,13 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
-from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, deviation
+from solvers.beliefs import IMAGE_DEVIATION, Belief, deviation
 from solvers.discrepancy import meet_noise_level
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
 from solvers.tv import smoothed_along_slices
+
+ROUGH = 0.3  # of the noise: how well conjugate gradients are to know A x where more noise follows
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class PnP(Solver):
     So down to `sigma_quiet` as much noise as D expects is put on x, n ~ N(0, I), and drowns the rest (as in DiffPIR, Zhu et al.
     2023); z then errs as D did in training, and V_k is Cov[x0 | x] as it was measured there at each frequency, which says what
     entries that y tells mean for those that it leaves open. Below, n = 0 and V_k = sigma_k^2 / lambda, the first paper's step
-    (its equation 6); so it is under blurs, which leave no frequency open, and under masks of pixels V_k is the measured one
-    throughout. The last update takes the share of V that explains y to the noise level (Morozov).
+    (its equation 6); so it is under blurs and CT without a missing wedge, which leave nothing open (`Operator.gaps`). Under
+    masks of pixels V_k is the measured one throughout. The last update takes the share of V that explains y to the noise level
+    (Morozov).
 
     All draws of an image have the same n: how images differ by n says nothing of what y leaves open.
 
@@ -108,7 +111,7 @@ class PnP(Solver):
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         operator = chain.problem.operator
         if self.noisy(chain, sigma) and operator.gaps:
-            return belief.changed(accuracy=COARSE)  # more noise follows
+            return belief.changed(accuracy=ROUGH)
         if getattr(operator, "elementwise", False):
             return belief
         return belief.isotropic(self.level(chain, sigma) ** 2 / self.lam)

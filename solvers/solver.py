@@ -1,7 +1,7 @@
 """What a solver is: what every one does before its algorithm's first line and after its last, and what is refused at once."""
 
 import typing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property, partial
 from typing import ClassVar
 
@@ -21,10 +21,8 @@ from solvers.problem import Problem
 BLACK = -1.0  # what patch priors have around their images
 OPEN = 0.1  # of the noise level, which the update itself may leave
 
-# Of a run: the step that was done, its state, and the states of the streams.
-Saved = tuple[int, Tensor, list[Tensor]]
-# The VE noise level a step started from, the state after it, its estimate of the clean state.
-Move = tuple[float, Tensor, Tensor]
+Saved = tuple[int, Tensor, list[Tensor]]  # a run's last step, its state, the states of its streams
+Move = tuple[float, Tensor, Tensor]  # the noise level a step began at, the state after it, its x0
 
 
 class Step:
@@ -125,9 +123,7 @@ class Solver:
     uses_prior: ClassVar[bool] = True  # False: nothing but the shape of its images
     volumes: ClassVar[bool] = False  # whether it restores volumes, as `condition` can
     resumable: ClassVar[bool] = False  # whether its state between two levels is x alone
-    single: ClassVar[bool] = (
-        False  # whether it gives one image, so that all draws have the same noise
-    )
+    single: ClassVar[bool] = False  # whether all draws of an image are alike
 
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         """The noise levels of a run and where the last step ends: sigma down to 0, or alpha_bar up to 1."""
@@ -153,6 +149,10 @@ class Solver:
         """Whether draws spread as the posterior does, as far as V is right."""
         return False
 
+    def streams(self, rows: Iterable[int], k: int) -> list[int]:
+        """Which stream of random numbers each of these rows has, where every image has k."""
+        return [0 if self.single else row % k for row in rows]
+
     @torch.no_grad()
     def __call__(
         self, problem: Problem, prior: Prior, noise: Noise, saved: Saved | None = None
@@ -161,10 +161,10 @@ class Solver:
         levels = self.levels(problem, prior)
         chain, first = Chain(problem, prior, noise, levels), 0
         if saved is not None:
-            done, x, streams = saved
+            done, x, states = saved
             first = done + 1
             chain.levels, chain.taken_up = levels[first:], x.to(problem.y)
-            for generator, state in zip(noise.generators, streams):
+            for generator, state in zip(noise.generators, states):
                 generator.set_state(state)
         for t, move in enumerate(self.sample(chain), first):
             sigma, x, x0 = move
@@ -190,7 +190,7 @@ class Solver:
         count = draws or 1
         many = problem.repeat(count)
         if noise is None:
-            noise = Noise(many.ids, "solver", seed, [row % count for row in range(len(many.ids))])
+            noise = Noise(many.ids, "solver", seed, self.streams(range(len(many.ids)), count))
         *_, last = self(many, prior, noise)
         return last.x0 if draws is None else last.x0.unflatten(0, (-1, count))
 
@@ -207,11 +207,10 @@ def final_image(prior: Prior, state: Tensor, problem: Problem, polish: bool = Tr
     enough = problem.residual(free)
     enough = enough.clamp_min(1) + OPEN if problem.sigma_y > 0 else enough
     image = torch.where(per_image(problem.residual(coded) <= enough, coded).bool(), coded, free)
-    error = prior.error_variance
-    if not (polish and error > 0):
+    if not (polish and prior.error_variance > 0):
         return image
     belief = Belief.of_image(prior, image, prior.sigma_min, problem)
-    return meet_noise_level(belief.with_variance(error), problem)
+    return meet_noise_level(belief.with_variance(prior.error_variance), problem)
 
 
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:
@@ -231,9 +230,8 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
 def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
     if not isinstance(operator, LinearOperator):
-        kind = type(operator).__name__
         raise Refusal(
-            f"{name} needs a linear operator, not {kind}; DAPS, DPS and ReSample take any"
+            f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any"
         )
     if prior is not None:
         need_pixels(name, prior, "no operator is linear behind a decoder")

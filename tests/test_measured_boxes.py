@@ -1,6 +1,6 @@
 """The default path, V by frequency and place as training measured it, against its box in NumPy: the same noise, float64.
 
-Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` ten) is switched
+Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` thirty) is switched
 off, so that 1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
 """
 
@@ -18,7 +18,7 @@ from ldm.sampling import ve_levels, vp_levels
 from solvers.beliefs import Isotropic, Spectral
 from solvers.codps import CoDPSPlus
 from solvers.daps import DAPS
-from solvers.operators import BoxInpainting, CartesianMRI, GaussianBlur, SuperResolution
+from solvers.operators import CT, BoxInpainting, CartesianMRI, GaussianBlur, SuperResolution
 from solvers.operators.volume import Slicewise
 from solvers.padis import PaDIS
 from solvers.pnp import PnP
@@ -133,7 +133,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
     monkeypatch.setattr(Spectral, "accuracy", 1e-13)
-    monkeypatch.setattr("solvers.pnp.COARSE", 1e-13)
+    monkeypatch.setattr("solvers.pnp.ROUGH", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):
@@ -149,6 +149,9 @@ def test_default_is_its_box(name, monkeypatch):
         (GaussianBlur(5, 1.0), Isotropic, Isotropic),
         (Slicewise(GaussianBlur(5, 1.0)), Isotropic, Isotropic),
         (SuperResolution(2), Spectral, Isotropic),
+        (CT(20), Isotropic, Isotropic),
+        (CT(20, arc=120.0), Spectral, Isotropic),
+        (CT(40, "fan", arc=360.0), Isotropic, Isotropic),
         (CartesianMRI(acceleration=2), Spectral, Isotropic),
         (BoxInpainting(3), Spectral, Spectral),
     ],

@@ -60,7 +60,9 @@ class Operator:
     identity: bool = False  # True: y = x
     blind: bool = False  # True: what it did is not told to who restores it, but found in y first
     volumetric: bool = False  # True: measures volumes [C,D,H,W] and no images
-    gaps: bool = True  # False: y tells something of every frequency of the image
+    gaps: bool = (
+        True  # False: y tells something of all frequencies of the image, or of their neighbours
+    )
     leaves_coarse: bool = False  # True: y does not tell all structure of COARSE pixels
     shape: Shape | None = None  # [C,H,W] of the images it is bound to, set by `draw`
 

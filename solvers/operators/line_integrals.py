@@ -15,6 +15,7 @@ from solvers.operators.projection import Rays, blocks, entries, joseph, rows_of
 
 EXACT_RAYS = 3000  # up to here A A^T fits in memory as eigenvectors (72 MB), found in seconds
 STORED = 200_000_000  # entries of a matrix that is kept, with its transpose 3.2 GB; larger ones are made for every product
+WEDGE = np.radians(15)
 
 
 class LineIntegrals(LinearOperator):
@@ -36,6 +37,12 @@ class LineIntegrals(LinearOperator):
     @property
     def reading(self) -> Axes:  # type: ignore[override]
         return Axes(f"{self.scan.views} views", f"{self.scan.bins} detector cells")
+
+    @property
+    def gaps(self) -> bool:  # type: ignore[override]
+        """Whether the views leave a wedge of frequencies open, of more than WEDGE between one and the next."""
+        angles = np.sort(np.asarray(self.scan.angles) % np.pi)
+        return float(np.diff(angles, append=angles[0] + np.pi).max()) > WEDGE
 
     @property
     def size(self) -> tuple[int, int]:

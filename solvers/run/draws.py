@@ -41,7 +41,7 @@ class Drawing:
         self.progress.begin(count, count * k)
         for chosen in self.together(problem, k):
             piece = everything.select(chosen)
-            noise = Noise(piece.ids, "solver", self.run.seed, streams(cell.solver, chosen, k))
+            noise = Noise(piece.ids, "solver", self.run.seed, cell.solver.streams(chosen, k))
             last, reasons = self.follow(
                 cell.solver(piece, prior, noise),
                 steps_of(cell.solver, piece, prior),
@@ -81,7 +81,7 @@ class Drawing:
     ) -> tuple[Tensor, dict[int, str]]:
         """Draw number k of one volume, [1,C,D,H,W]."""
         solver, savings, (image_id,) = cell.solver, self.savings.get(cell.name), problem.ids
-        noise = Noise([image_id], "solver", self.run.seed, streams(solver, [k], cell.draws))
+        noise = Noise([image_id], "solver", self.run.seed, solver.streams([k], cell.draws))
         before, done = savings.load(image_id, k, scan) if savings else (None, None)
         if done is not None:
             return done.to(problem.y), {}
@@ -120,11 +120,6 @@ class Drawing:
         for row in (~torch.isfinite(step.x0).flatten(1).all(1)).nonzero().flatten().tolist():
             reasons.setdefault(row, f"non-finite image at the last step, {step.t}")
         return step, reasons
-
-
-def streams(solver: Solver, rows: Sequence[int], k: int) -> list[int]:
-    """Which stream of random numbers the draw in each row has, where every image has k rows."""
-    return [0 if solver.single else row % k for row in rows]
 
 
 def steps_of(solver: Solver, problem: Problem, prior: Prior) -> int:
