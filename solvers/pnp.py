@@ -9,13 +9,11 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
-from solvers.beliefs import IMAGE_DEVIATION, Belief, deviation
+from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, deviation
 from solvers.discrepancy import meet_noise_level
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
 from solvers.tv import smoothed_along_slices
-
-ROUGH = 0.3  # of the noise: how well conjugate gradients are to know A x where more noise follows
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ class PnP(Solver):
         belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
         operator = chain.problem.operator
         if self.noisy(chain, sigma) and operator.gaps:
-            return belief.changed(accuracy=ROUGH)
+            return belief.changed(accuracy=COARSE)
         if getattr(operator, "elementwise", False):
             return belief
         return belief.isotropic(self.level(chain, sigma) ** 2 / self.lam)

@@ -1,6 +1,6 @@
 """The default path, V by frequency and place as training measured it, against its box in NumPy: the same noise, float64.
 
-Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` thirty) is switched
+Conjugate gradients run to the end here: what they leave open by default (a hundredth of the noise, in `PnP` ten) is switched
 off, so that 1e-10 is a matter of rounding alone, as in test_solvers_boxes.py.
 """
 
@@ -133,7 +133,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
     monkeypatch.setattr(Spectral, "accuracy", 1e-13)
-    monkeypatch.setattr("solvers.pnp.ROUGH", 1e-13)
+    monkeypatch.setattr("solvers.pnp.COARSE", 1e-13)
     prior, solver, box = CASES[name]
     *_, last = solver(problem(), prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):
