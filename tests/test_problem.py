@@ -392,7 +392,8 @@ def test_what_is_known_of_y_is_passed_on(kind):
     ]
     for wrapper in (*after, Composition([Denoising(), operator])):
         for known in (
-            "unit_range", "transmission", "amplitude", "turns", "leaves_coarse", "neighbours",
+            "unit_range", "transmission", "amplitude", "turns", "gaps", "leaves_coarse",
+            "neighbours",
         ):  # fmt: skip
             assert getattr(wrapper, known) == getattr(operator, known), (wrapper, known)
         assert torch.equal(wrapper.measured(y), operator.measured(y)) and torch.equal(
@@ -400,3 +401,13 @@ def test_what_is_known_of_y_is_passed_on(kind):
         )
         alone, own = wrapper.noise_alone(y), operator.noise_alone(y)
         assert (alone is own is None) or torch.equal(alone, own)
+
+
+def test_what_a_part_of_a_composition_hides_is_hidden():
+    hidden = torch.zeros(1, 1, 64, 64)
+    hidden[..., :32] = 1
+    blur, mask = GaussianBlur(5, 1.0), Inpainting(hidden)
+    for parts in ([mask, blur], [blur, mask]):
+        whole = Composition(parts).draw((1, 64, 64), Noise(["a"], "mask"))
+        assert whole.gaps and whole.leaves_coarse, parts
+    assert not Composition([Denoising(), blur]).gaps

@@ -34,6 +34,14 @@ class Composition(Wrapper):
         return any(operator.random for operator in self.operators)
 
     @property
+    def gaps(self) -> bool:  # type: ignore[override]
+        return any(operator.gaps for operator in self.operators)
+
+    @property
+    def leaves_coarse(self) -> bool:  # type: ignore[override]
+        return any(operator.leaves_coarse for operator in self.operators)
+
+    @property
     def outer(self) -> Operator:  # type: ignore[override]
         return self.operators[-1]
 

@@ -18,6 +18,7 @@ class Denoising(LinearOperator):
 
     identity = True
     elementwise = True
+    gaps = False
     grid = Grid()
 
     def shape_out(self, shape: Shape) -> Shape:
