@@ -24,20 +24,7 @@ def simulated(
         formats.Image((65535 * body(shape))[None].round(), formats.Meta("png", "uint16")), picture
     )
     truth = folder / "truth" / f"{Path(name).stem}.nii.gz"
-    words = [
-        str(picture),
-        "--slices",
-        str(slices),
-        "--output",
-        str(folder / name),
-        "--truth",
-        str(truth),
-        *flags,
-    ]
-    assert (
-        simulate_mri.main(
-            [*words, "--centre", "0.36", "--acceleration", "2.5", "--pixel", "2", "3"]
-        )
-        == 0
-    )
+    usual = ["--centre", "0.36", "--acceleration", "2.5", "--pixel", "2", "3"]
+    where = ["--slices", str(slices), "--output", str(folder / name), "--truth", str(truth)]
+    assert simulate_mri.main([str(picture), *where, *usual, *flags]) == 0
     return torch.stack([formats.read(truth, i).pixels[0] for i in range(slices)])

@@ -10,7 +10,7 @@ from solvers.operators.algebra import conjugate_gradients, norm
 from solvers.operators.kspace import to_complex, to_real
 from solvers.operators.mri import MRI
 from solvers.operators.mri_coils import CoilImages
-from solvers.problem import Gaussian, Problem
+from solvers.problem import Gaussian, Problem, Varying
 
 STEPS = 12  # of conjugate gradients
 MUCH = (
@@ -45,7 +45,7 @@ def check(problem: Problem) -> None:
                 f"{image_id}: no image explains {left:.0%} of its k-space; {_advice(one, left)}"
             )
         if noises < _expected(one) / OFF:
-            sigma_y = one.sigma_y
+            sigma_y = _sigma(one)
             raise Refusal(
                 f"{image_id}: sigma_y {sigma_y:g}, but the best image leaves {noises:.2g} times as much: it is too large"
             )
@@ -119,5 +119,9 @@ def _check_one_coil(problem: Problem, image_id: str) -> None:
 
 
 def _sigma(problem: Problem) -> float:
+    """The noise, as its root mean square where entries have their own; 0 where nobody knows it."""
+    if isinstance(problem.likelihood, Varying):
+        deviation = problem.operator.restrict(problem.likelihood.deviation.to(problem.y))
+        return float(deviation[deviation != 0].square().mean().sqrt())
     known = isinstance(problem.likelihood, Gaussian) and problem.likelihood.sigma_y is not None
     return problem.sigma_y if known else 0.0
