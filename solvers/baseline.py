@@ -8,6 +8,7 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from solvers.operators.base import LinearOperator, Operator, conjugate_gradients
+from solvers.operators.weighted import WeightedLinear
 from solvers.problem import Problem
 from solvers.solver import BLACK, Chain, Move, Solver, need_linear, positive
 
@@ -44,6 +45,7 @@ class LeastSquares(Solver):
     """argmin |A x - y|^2 + lam |x - black|^2 by conjugate gradients from a black image, stopped after `steps`.
 
     Of several coils it is SENSE (Pruessmann et al. 2001), of CT CGLS. Stopping early keeps noise out that more steps let in.
+    Entries of y weigh alike, whatever their noise is, as they do there; those that say nothing are left out.
     """
 
     uses_prior = False
@@ -64,8 +66,7 @@ class LeastSquares(Solver):
         return [0.0] * 2
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
-        y = chain.problem.y
+        A, y = alike(chain.problem)
         black = A.adjoint(y) * 0 + BLACK
         weight = self.lam * A.norm() ** 2 if self.lam else 0.0
         b = A.adjoint(y - A.forward(black))
@@ -79,3 +80,13 @@ class LeastSquares(Solver):
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         return move[1]
+
+
+def alike(problem: Problem) -> tuple[LinearOperator, Tensor]:
+    """A and y of a whitened problem without the weights of entries; where those are 0, both are."""
+    A: LinearOperator = problem.operator  # type: ignore[assignment]
+    if not isinstance(A, WeightedLinear):
+        return A, problem.y
+    weights = A.weights.to(problem.y)
+    known = (weights > 0).to(weights)
+    return WeightedLinear(A.outer, known), problem.y * known / weights.where(weights > 0, 1)
