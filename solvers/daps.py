@@ -24,7 +24,7 @@ from solvers.operators.base import Operator
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, final_image, need_linear, positive
 
-COLOURED = 0.12  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
+COLOURED = 0.3  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class DAPS(Solver):
         seen = chain.view(belief)
         if sigma <= COLOURED and not belief.decoded:
             return condition(belief.scaled_to_residual(seen, noise), seen, noise)
-        # white, as so much noise of V's colour would look like anatomy to the next D (1.5 dB of CT)
+        # white, as so much noise of V's colour would look like anatomy to the next D (1.6 dB of MRI x 4)
         u = x0_hat + sqrt(v) * noise.like(x0_hat)
         belief = belief.scaled_to_residual(seen, noise)
         drawn = belief.around(chain.place(belief, u))
