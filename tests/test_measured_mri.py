@@ -21,6 +21,7 @@ from solvers.measured import noise
 from solvers.measured.mri import ScannerMRI, with_model_errors, without_oversampling
 from solvers.measured.scanner import centred
 from solvers.problem import Gaussian
+from solvers.run.scanned import emptied
 
 LARGE = ("scan.h5", "scan.mrd", "scan.cfl", "scan.npy")
 
@@ -240,6 +241,29 @@ def test_the_record_says_how_far_the_phase_was_corrected(scans, tmp_path):
         record = json.loads((tmp_path / "out/records.jsonl").read_text().splitlines()[0])
         assert any("phase found with the image" in note for note in record["notes"]) == said
         assert record["nfe"] == (12 if said else 0)  # the search's ten calls are counted
+
+
+def test_what_no_coil_sees_is_black(scans, tmp_path):
+    """Air: total variation leaves it at the grey that it begins with, and draws fill it with what they like. They differ there
+    by the noise, whose standard deviation 4,000 numbers know to 1 %."""
+    folder, _ = scans
+    _, problem = prepared(folder / "scan.npy")
+    unseen = problem.operator.unseen[0, 0]
+    assert 0.05 < float(unseen.float().mean()) < 0.8
+    words = ("--measurements", folder / "scan.npy", "--task", "mri", "--solver", "tv", "--steps", 3)
+    assert run(tmp_path, *words) == 0
+    (volume,) = (tmp_path / "out/recon").iterdir()
+    stored = formats.read(volume, 0).pixels[0]
+    assert float(stored.abs().min()) == 0
+    assert int((stored == 0).sum()) >= int(centred(unseen, tuple(stored.shape)).sum())
+
+    grey = torch.zeros(1, 4, 1, *unseen.shape)
+    drawn = emptied(grey, problem, Noise(problem.ids, "noise", 1))
+    there = drawn[..., unseen]
+    assert bool((drawn[..., ~unseen] == 0).all())
+    assert float(there.mean()) == pytest.approx(-1, abs=0.01)
+    assert float(there.std()) == pytest.approx(2 * problem.whitened().sigma_y, rel=0.05)
+    assert bool((emptied(grey, problem, None)[..., unseen] == -1).all())
 
 
 def broken(folder, change):

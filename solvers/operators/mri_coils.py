@@ -84,6 +84,13 @@ class CoilImages(LinearOperator):
         S = self.coils(like)
         return 1.0 if S is None else S.abs().square().sum(1, keepdim=True).clamp_min(DARK)
 
+    @property
+    def unseen(self) -> Tensor | None:
+        """Where a real image is that no coil sees, [1 or B,1,H,W]; None if there is no such place to tell."""
+        if self.complex_image or not isinstance(self.sensitivities, Tensor):
+            return None
+        return (self.sensitivities == 0).all(1, keepdim=True)
+
     def unexplained(self, y: Tensor) -> Tensor | None:
         """(I - H) y over the root of the share that it keeps of white noise, with H y what the best image measures as.
 

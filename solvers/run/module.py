@@ -27,7 +27,7 @@ from solvers.run.outside import narrow, put_back
 from solvers.run.posing import Fit, Posing
 from solvers.run.progress import Progress, Watch
 from solvers.run.record import Outcome, broken, failed
-from solvers.run.scanned import picture
+from solvers.run.scanned import emptied, picture
 from solvers.run.scans import Scan, named, remarks, together
 from solvers.run.whole import check_memory
 from solvers.solver import check
@@ -134,6 +134,10 @@ class Reconstruction(pl.LightningModule):
             draws, bad = self.drawing.draw(
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
+        if not simulated:
+            alike = cell.draws == 1 or cell.solver.single
+            air = None if alike else Noise(problem.ids, "noise", self.run.seed)
+            draws = emptied(draws, problem, air)
         facts = {
             "nfe": meter.nfe,
             "vjps": meter.vjps,

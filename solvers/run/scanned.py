@@ -12,10 +12,14 @@ from torch import Tensor
 from data import formats, sources
 from data.files import Refusal
 from data.manifest import Row
+from data.seeding import Noise
 from solvers.measured.scanner import Scanner, centred
+from solvers.operators.mri_coils import CoilImages
+from solvers.problem import Problem
 from solvers.run.cells import Cell
 from solvers.run.reading import Source
 from solvers.run.record import Outcome
+from solvers.solver import BLACK
 
 
 def reads(cells: Sequence[Cell]) -> bool:
@@ -67,6 +71,21 @@ def measurement(cell: Cell, output: str, row: Row, **_: object) -> tuple:
         Path(row.path), row.slice or 0, row.image_id, cell.likelihood, output
     )
     return made.source.pixels, made.source, made.intensity, {"pose": made.pose, "kept": made.kept}
+
+
+def emptied(draws: Tensor, problem: Problem, noise: Noise | None) -> Tensor:
+    """Draws [B,K,C,H,W] that are black where no coil sees anything, since nothing but the prior speaks there, of what is air.
+
+    noise: what draws differ by there, as nobody sees what is below it; None: nothing.
+    """
+    A = problem.operator
+    if not isinstance(A, CoilImages) or A.unseen is None:
+        return draws
+    air = torch.full_like(draws, BLACK)
+    if noise is not None:
+        z = noise.normal(tuple(draws.shape), torch.float32)
+        air += problem.whitened().sigma_y / A.gain * z.to(draws)
+    return torch.where(A.unseen.to(draws.device)[:, None], air, draws)
 
 
 def picture(outcome: Outcome) -> Outcome:
