@@ -94,7 +94,7 @@ class Measured(World):
         return self.update(m, H @ H)
 
 
-def daps(w, sigmas, coloured=0.12):
+def daps(w, sigmas, coloured=0.3):
     """The draw before y is white, and of N(m, V) at fine levels; a latent one is white and meets y decoded.
 
     The last image of a latent prior is a draw about the decoded mean.
