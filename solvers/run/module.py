@@ -135,8 +135,8 @@ class Reconstruction(pl.LightningModule):
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
         if not simulated:
-            alike = cell.draws == 1 or cell.solver.single
-            air = None if alike else Noise(problem.ids, "noise", self.run.seed)
+            spread = cell.draws > 1 and cell.solver.posterior(prior, problem.operator)
+            air = Noise(problem.ids, "noise", self.run.seed) if spread else None
             draws = emptied(draws, problem, air)
         facts = {
             "nfe": meter.nfe,

@@ -76,7 +76,7 @@ def measurement(cell: Cell, output: str, row: Row, **_: object) -> tuple:
 def emptied(draws: Tensor, problem: Problem, noise: Noise | None) -> Tensor:
     """Draws [B,K,C,H,W] that are black where no coil sees anything, since nothing but the prior speaks there, of what is air.
 
-    noise: what draws differ by there, as nobody sees what is below it; None: nothing.
+    noise: what draws from the posterior differ by there, as nobody sees what is below it; None: nothing.
     """
     A = problem.operator
     if not isinstance(A, CoilImages) or A.unseen is None:
