@@ -13,8 +13,8 @@ from torch import Tensor
 from data import files
 from data.files import Refusal
 
-Purpose = Literal["mask", "kernel", "noise", "solver", "offset", "augment"]
-PURPOSES = ("mask", "kernel", "noise", "solver", "offset", "augment")
+Purpose = Literal["mask", "kernel", "noise", "solver", "offset", "augment", "mean"]
+PURPOSES = ("mask", "kernel", "noise", "solver", "offset", "augment", "mean")
 
 
 def digest(run_seed: int, image_id: str, sample_index: int, purpose: str) -> int:

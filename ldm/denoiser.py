@@ -242,7 +242,7 @@ class Prior(nn.Module):
 
     def to_state(self, image: Tensor) -> Tensor:
         """Image -> a state that `to_image` maps back to it."""
-        return image.expand(-1, self.shape[0], -1, -1) if self.gray else image
+        return image.expand(-1, self.shape[0], *image.shape[2:]) if self.gray else image
 
     @property
     def gain(self) -> float:
@@ -251,7 +251,7 @@ class Prior(nn.Module):
 
     def lift(self, image: Tensor) -> Tensor:
         """The adjoint of `to_image` where that is linear."""
-        return image.expand(-1, self.shape[0], -1, -1) / self.shape[0] if self.gray else image
+        return Prior.to_state(self, image) / self.shape[0] if self.gray else image
 
     def encode(self, image: Tensor) -> Tensor:
         raise Refusal("a pixel prior has no latent space to encode into")

@@ -121,8 +121,7 @@ def calibrate(
     weights, means, variances = truth.posterior(A[seen], problem.y.flatten(1)[:, seen], SIGMA_Y)
     mean = torch.einsum("bk,bkd->bd", weights, means)
     variance = torch.einsum("bk,bkd->bd", weights, variances + means**2) - mean**2
-    found_mean, found_std, half = metrics.interval(x.movedim(1, 0))
-    found_variance = found_std**2
+    found_mean, found_variance, half = x.mean(1), x.var(1), metrics.half_width(x.movedim(1, 0))
     error = (
         (((found_mean - mean) ** 2 - found_variance / draws) / variance).mean().clamp_min(0).sqrt()
     )

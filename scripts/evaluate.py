@@ -124,7 +124,7 @@ def pairs(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         values |= {f"lpips_{options.lpips}": perceptual(image, truth)} if perceptual else {}
         values |= {"residual": known[name]} if name in known else {}
         if len(several) > 1:
-            values["coverage_90"] = metrics.coverage(torch.cat(several), truth[0])
+            values["coverage_90"] = metrics.coverage(image[0], torch.cat(several), truth[0])
         for key, value in values.items():
             columns.setdefault(key, []).append(value)
     if not columns:

@@ -88,21 +88,19 @@ def aligned(image: Tensor, truth: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
-def interval(draws: Tensor, level: float = 0.9) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, standard deviation and half-width of the prediction interval of K posterior draws [K,...], K >= 2.
+def half_width(draws: Tensor, level: float = 0.9) -> Tensor:
+    """Half the width of the prediction interval of K posterior draws [K,...], K >= 2, about their mean or a better one.
 
     A further draw (and so the truth, if the draws are right) lies in mean +- t(K-1) std sqrt(1 + 1/K) with
-    probability `level` when draws are Gaussian.
+    probability `level` when draws are Gaussian and `mean` is their average; with more, if it is nearer to the posterior's.
     """
     k = len(draws)
-    mean, std = draws.mean(0), draws.std(0)
-    return mean, std, float(stats.t.ppf((1 + level) / 2, k - 1)) * math.sqrt(1 + 1 / k) * std
+    return float(stats.t.ppf((1 + level) / 2, k - 1)) * math.sqrt(1 + 1 / k) * draws.std(0)
 
 
-def coverage(draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
-    """Share of the truth's entries inside the interval of the draws [K,...]."""
-    mean, _, half = interval(draws, level)
-    return float(((truth - mean).abs() <= half).double().mean())
+def coverage(mean: Tensor, draws: Tensor, truth: Tensor, level: float = 0.9) -> float:
+    """Share of the truth's entries inside the interval of the draws [K,...] about the posterior mean."""
+    return float(((truth - mean).abs() <= half_width(draws, level)).double().mean())
 
 
 def describe(values: Sequence[float]) -> Described:

@@ -149,6 +149,10 @@ class Solver:
         """Whether draws spread as the posterior does, as far as V is right."""
         return False
 
+    def mean(self, draws: Tensor, problem: Problem, prior: Prior, seed: int, rows: int) -> Tensor:
+        """The best single image [C,H,W] that draws [K,C,H,W] tell; `rows` of them go through a network at once."""
+        return draws.mean(0)
+
     def streams(self, rows: Iterable[int], k: int) -> list[int]:
         """Which stream of random numbers each of these rows has, where every image has k."""
         return [0 if self.single else row % k for row in rows]
@@ -172,19 +176,13 @@ class Solver:
             image = self.result(chain, move) if last else partial(self.shown, chain, x0)
             yield Step(t, sigma, x, image)
 
-    def solve(  # fmt: skip
-        self,
-        problem: Problem,
-        prior: Prior,
-        noise: Noise | None = None,
-        *,
-        seed: int = 0,
-        draws: int | None = None,
-    ) -> Tensor:
-        """The images [B,C,H,W] of a run to its end; with `draws`, so many of each image, [B,draws,C,H,W].
+    def solve(
+        self, problem: Problem, prior: Prior, noise: Noise | None = None,
+        *, seed: int = 0, draws: int | None = None,
+    ) -> Tensor:  # fmt: skip
+        """The images [B,C,H,W] of a run to its end; with `draws`, so many of each, [B,draws,C,H,W]. Raises Refusal at once.
 
-        noise: the streams, one for each image and draw, an image's draws in a row; by default those of this seed. Raises Refusal
-        before any network runs for what cannot be solved.
+        noise: the streams, one for each image and draw, an image's draws in a row; by default those of this seed.
         """
         check(self, problem, prior)
         count = draws or 1
@@ -196,10 +194,9 @@ class Solver:
 
 
 def final_image(prior: Prior, state: Tensor, problem: Problem, polish: bool = True) -> Tensor:
-    """The image of a last state.
+    """The image of a last state: a latent is decoded with its codebook, or without where the codebook spoils the fit to y.
 
-    A latent is decoded with its codebook, or without where the codebook spoils the fit to y. With polish that image is then
-    moved by at most the autoencoder's error, so that y is met to the noise level.
+    With polish that image is then moved by at most the autoencoder's error, so that y is met to the noise level.
     """
     if prior.kind == "pixel":
         return prior.to_image(state)

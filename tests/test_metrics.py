@@ -66,11 +66,12 @@ def test_the_interval_of_draws_covers_what_it_says():
     """A further Gaussian draw lies in the 90 % prediction interval of 5 others with probability 0.9."""
     n = 20000
     draws = noise(6, n)
-    share = metrics.coverage(draws[:5], draws[5])
+    mean = draws[:5].mean(0)
+    share = metrics.coverage(mean, draws[:5], draws[5])
     assert abs(share - 0.9) < 4 * math.sqrt(0.9 * 0.1 / n)  # four standard errors
-    mean, std, half = metrics.interval(draws[:5])
-    assert torch.allclose(half, stats.t.ppf(0.95, 4) * std * math.sqrt(1.2))
-    assert torch.allclose(mean, draws[:5].mean(0))
+    expected = stats.t.ppf(0.95, 4) * draws[:5].std(0) * math.sqrt(1.2)
+    assert torch.allclose(metrics.half_width(draws[:5]), expected)
+    assert metrics.coverage(mean + 10 * expected, draws[:5], draws[5]) < 0.1  # it is about the mean
 
 
 def test_scores_are_of_the_result_its_first_draw_and_the_baseline():
@@ -86,7 +87,7 @@ def test_scores_are_of_the_result_its_first_draw_and_the_baseline():
         },
         **{"psnr_draw": metrics.psnr(first, t).item(), "ssim_draw": metrics.ssim(first, t).item()},
         **{
-            "coverage": metrics.coverage(draws, truth),
+            "coverage": metrics.coverage(image, draws, truth),
             "baseline_psnr": metrics.psnr(baseline[None], t).item(),
         },
     }

@@ -53,7 +53,8 @@ class Result:
 
     @property
     def image(self) -> Any:
-        """The mean of the draws, the one draw, or the kept run."""
+        """The posterior mean, the one draw, or the kept run; the mean is nearer to the truth than the average of the draws
+        where the solver can tell it better (`Solver.mean`)."""
         return self.form.give(torch.stack([self._stored(o, _image(o)) for o in self.outcomes]))
 
     @property
@@ -72,14 +73,14 @@ class Result:
     def interval(self, level: float = 0.9) -> Any:
         """(low, high): a further draw lies between with probability `level`, if draws are Gaussian; None of a single one.
 
-        mean -+ t(K-1) std sqrt(1 + 1/K), in units and axes of the image.
+        image -+ t(K-1) std sqrt(1 + 1/K), in units and axes of the image.
         """
         if any(o.draws is None for o in self.outcomes):
             return None
         lows, highs = [], []
         for outcome in self.outcomes:
             assert outcome.draws is not None
-            mean, _, half = metrics.interval(outcome.draws, level)
+            mean, half = _image(outcome), metrics.half_width(outcome.draws, level)
             lows.append(self._stored(outcome, mean - half))
             highs.append(self._stored(outcome, mean + half))
         return tuple(self.form.give(torch.stack(ends), whole=False) for ends in (lows, highs))

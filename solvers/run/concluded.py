@@ -20,10 +20,11 @@ def concluded(
     scan: Scan,
     problem: Problem,
     draws: Tensor,
+    mean: Tensor,
     baseline: Tensor | None,
     facts: dict[str, Any],
 ) -> Outcome:
-    """Draws [K,C,H,W] of one image -> what is kept and its record."""
+    """Draws [K,C,H,W] of one image and its posterior mean -> what is kept and its record."""
     operator, many = problem.operator, len(draws) > 1 and not cell.keep
     residuals = torch.cat([problem.residual(draw[None]) for draw in draws])
     truth = None if run.measurements or scan.pixels is None else scan.pixels.to(draws)
@@ -31,7 +32,7 @@ def concluded(
     kept = int(residuals.argmin()) if cell.keep else 0
     if cell.keep == "oracle" and truth is not None:
         kept = nearest(cut(draws, truth), truth, turns)
-    image = draws.mean(0) if many else draws[kept]
+    image = mean if many else draws[kept]
     record = {"image_id": scan.image_id, **scan.identity, "residual": float(residuals[kept])}
     if many:
         record["residual_mean"] = float(problem.residual(image[None]))

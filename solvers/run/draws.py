@@ -53,6 +53,19 @@ class Drawing:
                 bad.setdefault(chosen[row] // k, reason)
         return torch.cat(pieces).unflatten(0, (count, k)), bad
 
+    def means(
+        self, cell: Cell, draws: Tensor, problem: Problem, prior: Prior, bad: Mapping[int, str]
+    ) -> Tensor:
+        """[B,C,H,W] the best single image that the draws [B,K,C,H,W] of each image tell."""
+        average = draws.mean(1)
+        if cell.draws == 1 or cell.keep:
+            return average
+        for row in set(range(len(draws))) - bad.keys():
+            one = problem.select([row])
+            together = self.run.rows if draws.ndim == 5 else 1
+            average[row] = cell.solver.mean(draws[row], one, prior, self.run.seed, together)
+        return average
+
     def together(self, problem: Problem, k: int) -> Iterator[list[int]]:
         """Rows of images and their k draws that go through the network at once: neighbours that begin at the same noise level,
         which is coarser where y leaves coarse structure open."""

@@ -134,10 +134,12 @@ class Reconstruction(pl.LightningModule):
             draws, bad = self.drawing.draw(
                 cell, problem, prior, [scan.checksum if scan.slices else "" for scan in scans]
             )
+            means = self.drawing.means(cell, draws, problem, prior, bad)
         if not simulated:
             spread = cell.draws > 1 and cell.solver.posterior(prior, problem.operator)
             air = Noise(problem.ids, "noise", self.run.seed) if spread else None
             draws = emptied(draws, problem, air)
+            means = emptied(means[:, None], problem, None)[:, 0]
         facts = {
             "nfe": meter.nfe,
             "vjps": meter.vjps,
@@ -159,7 +161,9 @@ class Reconstruction(pl.LightningModule):
             own = remarked + (kernels or phases)[b : b + 1]
             said = facts | {"notes": [*notes, *own], "advice": "; ".join(filter(None, advice))}
             outcomes.append(
-                picture(put_back(concluded(cell, self.run, scan, one, draws[b], cheap, said)))
+                picture(
+                    put_back(concluded(cell, self.run, scan, one, draws[b], means[b], cheap, said))
+                )
             )
         return outcomes
 

@@ -159,7 +159,7 @@ def scores(
         first = seen(draws[:1], t)
         values["psnr_draw"] = metrics.psnr(first, t).item()
         values |= {} if volume else {"ssim_draw": metrics.ssim(first, t).item()}
-        values["coverage"] = metrics.coverage(draws, truth)
+        values["coverage"] = metrics.coverage(image, draws, truth)
     if baseline is not None:
         values["baseline_psnr"] = metrics.psnr(baseline[None], t).item()
     return values

@@ -56,7 +56,7 @@ def profile(outcome: Outcome, row: int) -> str:
     if outcome.truth is not None:
         lines["truth"] = (across, along(outcome, outcome.truth, row))
     if outcome.draws is not None and outcome.spread is not None:
-        mean, _, half = metrics.interval(outcome.draws)
+        mean, half = outcome.image, metrics.half_width(outcome.draws)
         band = (across, along(outcome, mean - half, row), along(outcome, mean + half, row))
     said = "the band is the 90 % interval of the draws"
     if not band:
