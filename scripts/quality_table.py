@@ -29,11 +29,11 @@ from solvers.run.command import Parser
 HEAD = """# Quality of the shipped priors
 
 Held-out scans of subjects that the priors never saw, each restored from a simulated measurement. *draw* is one posterior draw,
-*mean* the mean of K draws; *gain* is the PSNR of the mean (of the draw where K is 1) above the classical baseline: bicubic,
-harmonic fill, the blurred image, filtered backprojection, zero-filled. The residual is of one draw: 1 means that the data are
-met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 % interval of the draws. Seconds are of
-one draw (of a process that shared two cores with others); *calls* are network evaluations + backward passes of one draw. A prior
-called *earlier* is one that was shipped before and is no more.
+*mean* the posterior mean that K draws tell ([uncertainty](uncertainty.md)); *gain* is the PSNR of the mean (of the draw where K
+is 1) above the classical baseline: bicubic, harmonic fill, the blurred image, filtered backprojection, zero-filled. The residual
+is of one draw: 1 means that the data are met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 %
+interval of the draws. Seconds are of one draw (of a process that shared two cores with others); *calls* are network evaluations +
+backward passes of one draw. A prior called *earlier* is one that was shipped before and is no more.
 
 `python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page (its `--commands` lists all runs that
 belong in it) after

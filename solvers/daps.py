@@ -27,7 +27,7 @@ from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, final_image, need_linear, positive
 
 COLOURED = 0.3  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
-AVERAGED = 2.0  # the level at which draws are averaged, in their own standard deviations
+AVERAGED = 4.0  # the level at which draws are averaged, in medians of their standard deviations
 
 
 @dataclass(frozen=True)
@@ -160,10 +160,11 @@ def conditional_mean(draws: Tensor, problem: Problem, prior: Prior, seed: int, r
 
     and the inner mean is one network call and one update away. Of an entry whose posterior variance is p it keeps
     p^2 / (p + s^2): at s = 2 sqrt(p) a fifth of p, and a twenty-fifth once the n_k cancel, as they do here, where each is
-    N(0, I) and their sum 0. A larger s asks more of D and V than they know.
+    N(0, I) and their sum 0. A larger s asks more of D and V than they know. So s follows the median: a hole, whose draws
+    differ most, must not blur what was measured about it.
     """
     k = len(draws)
-    s = AVERAGED * float(draws.var(0).mean().sqrt())
+    s = AVERAGED * float(draws.std(0).median())
     s = min(max(s, prior.sigma_min), prior.sigma_max)
     many = problem.repeat(k)
     noise = Noise(many.ids, "mean", seed, range(k))

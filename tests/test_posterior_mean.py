@@ -40,7 +40,7 @@ def test_it_errs_by_what_the_formula_says(flat):
     draws = mean[0] + p.sqrt() * z
     prior = Prior(Wiener(), (1, side, side), variances=KNOWN)
     found = conditional_mean(draws, problem, prior, seed=0, rows=K)
-    s2 = AVERAGED**2 * float(draws.var(0).mean())
+    s2 = AVERAGED**2 * float(draws.std(0).median()) ** 2
     left = (p / (p + s2)) ** 2 * p / K  # the noise cancels, as D is linear
     for where in (seen, ~seen):
         error = (found - mean[0])[0][where].square().mean()
