@@ -15,9 +15,8 @@ from solvers.operators.projection import Rays, blocks, entries, joseph, rows_of
 
 EXACT_RAYS = 3000  # up to here A A^T fits in memory as eigenvectors (72 MB), found in seconds
 STORED = 200_000_000  # entries of a matrix that is kept, with its transpose 3.2 GB; larger ones are made for every product
-WEDGE = np.radians(
-    15
-)  # 20 angles of half a turn are 9 degrees apart; an arc that lacks a part, far more
+# 20 angles of half a turn are 9 degrees apart; an arc that lacks a part, far more
+WEDGE = np.radians(15)
 
 
 class LineIntegrals(LinearOperator):

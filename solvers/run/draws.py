@@ -62,8 +62,8 @@ class Drawing:
             return average
         for row in set(range(len(draws))) - bad.keys():
             one = problem.select([row])
-            together = self.run.rows if draws.ndim == 5 else 1
-            average[row] = cell.solver.mean(draws[row], one, prior, self.run.seed, together)
+            rows = self.run.rows if draws.ndim == 5 else 1  # of volumes one
+            average[row] = cell.solver.mean(draws[row], one, prior, self.run.seed, rows)
         return average
 
     def together(self, problem: Problem, k: int) -> Iterator[list[int]]:
