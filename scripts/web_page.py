@@ -119,6 +119,15 @@ def spelled(*said: Any) -> str:
         return f"# {said[0].said(error)}"
 
 
+class Place(gr.Slider):
+    """A slider whose number may come before its new ends do, or be emptied: who is asked takes the nearest that there is."""
+
+    is_template = True  # gradio's word for what looks as its parent does
+
+    def preprocess(self, payload: float | None) -> float:
+        return payload or 0
+
+
 def field(one: Any, how: gr.State) -> Any:
     """The control of a setting; what happens when it is changed."""
     look: Any = {
@@ -148,13 +157,6 @@ def fields(task: str, how: gr.State) -> list:
         "further settings", open=False, elem_id="further", visible=len(changed) < len(known)
     ):
         return changed + [field(one, how) for one in known if not one.said]
-
-
-def sliding(label: str, name: str) -> gr.Slider:
-    """A slider whose number may come before its new ends do: who is asked takes the nearest that there is."""
-    made = gr.Slider(0, 1, step=1, label=label, visible=False, elem_id=name)
-    made.preprocess = lambda payload: payload  # type: ignore[method-assign]
-    return made
 
 
 def number(name: str, value: int, low: int, high: int) -> gr.Number:
@@ -191,7 +193,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 demo = gr.Dropdown(list(DEMOS), label="Scan", elem_id="demo")
                 own = gr.HTML(js_on_load="element.onchange = (event) => page.send(event.target)")
                 arrived, drawn = gr.Button(elem_id="arrived"), gr.Button(elem_id="drawn")
-                k = sliding("Slice", "slice")
+                k = Place(0, 1, step=1, label="Slice", visible=False, elem_id="slice")
                 every = gr.Checkbox(label="restore all slices", visible=False)
                 with gr.Row():
                     level = gr.Number(label="Level", min_width=140, elem_id="Level")
@@ -221,7 +223,7 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
                 with gr.Accordion("The same without this page", open=False, elem_id="without"):
                     code = gr.Textbox(lines=5, show_label=False, buttons=["copy"], elem_id="code")
         out = gr.HTML(elem_id="out")
-        at = sliding("Profile of row", "row")
+        at = Place(0, 1, step=1, label="Profile of row", visible=False, elem_id="row")
         line = gr.HTML(elem_id="profile")
 
         asked = Answers(session, k, every, task, measured, how, solver, prior, steps, draws, seed)

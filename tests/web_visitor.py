@@ -105,11 +105,17 @@ class Page:
     def seen(self, css: str) -> list:
         return self.driver.find_elements(By.CSS_SELECTOR, css)
 
+    def empty(self, field: str) -> Any:
+        """The box of a field, with nothing in it."""
+        box = next(one for one in self.seen(f"#{field} input") if one.is_displayed())
+        box.send_keys(Keys.CONTROL, "a")
+        box.send_keys(Keys.BACKSPACE)
+        return box
+
     def set(self, field: str, value: object) -> None:
         def typed() -> bool:
-            box = next(one for one in self.seen(f"#{field} input") if one.is_displayed())
-            box.send_keys(Keys.CONTROL, "a")
-            box.send_keys(Keys.BACKSPACE, str(value))
+            box = self.empty(field)
+            box.send_keys(str(value))
             self.driver.execute_script("arguments[0].blur()", box)  # a list next to it stays closed
             return box.get_attribute("value") == str(value)
 
