@@ -98,7 +98,7 @@ def restore(level: float, width: float, *said: Any) -> Iterator[tuple]:
         shown = f"<p role=status id=stopped>Stopped.</p>{seen.figures() if seen else ''}"
         yield shown * (scan == s.scans), hidden, ""  # nothing of a scan that is gone
     except Exception as error:
-        yield refused(s, error), hidden, ""
+        yield refused(s, error) * (scan == s.scans), hidden, ""  # its file may be gone, too
 
 
 def profile(s: Session, row: float) -> str:

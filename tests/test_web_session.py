@@ -156,6 +156,19 @@ def test_a_run_ends_with_nothing_of_a_scan_that_is_gone(session: Session):
     assert "Stopped" in shown and " left" not in shown
 
 
+def test_nothing_is_refused_of_a_scan_that_is_gone(session: Session, monkeypatch):
+    pytest.importorskip("gradio")
+    from web_page import restore
+
+    def follow(*_, **__):
+        send(session, "another.dcm")
+        raise P.Refusal("scan.dcm: no such folder")
+
+    send(session, "scan.dcm")
+    monkeypatch.setattr(P, "follow", follow)
+    assert [shown for shown, *_ in restore(-300, 1400, *said(session))] == [""]
+
+
 def test_the_window_is_told_in_few_digits(session: Session):
     pytest.importorskip("gradio")
     from web_page import chosen
