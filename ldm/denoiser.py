@@ -1,8 +1,7 @@
 """One denoiser under all networks: D(x, sigma) = E[x0 | x] for x = x0 + sigma n, images and sigma in [-1, 1] units.
 
 x [B,C,H,W], sigma [B]; D has x's shape and dtype and is not clamped. eps-, v-, x0- and EDM-preconditioned networks are
-adapters into it (the idea is k-diffusion's); loss and forward share the same scalings. A Prior is a denoiser that
-knows its shape, its noise levels, and how its state becomes an image.
+adapters into it (k-diffusion's idea). A Prior knows its shape and noise levels too, and how its state becomes an image.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from data.files import Refusal
 from data.seeding import Noise
-from ldm import checks, spectra
+from ldm import checks, neighbours, spectra
 from ldm.networks import call
 from ldm.schedule import Table, sigma_of, time_of
 
@@ -91,11 +90,11 @@ class EDM(nn.Module):
 class Prior(nn.Module):
     """A pixel prior, and the base of the latent and patch ones.
 
-    shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches.
-    alpha_bar: the VP table [T], or None for EDM networks. label: class number fed at every call (or one for each state, [B]).
-    variances: rows of a noise level and Var[x0 | x] per state entry there, by frequency, as training measured them
-    (`ldm.spectra`). image_variances: the same of the decoded image, of latent priors. contracts: the stored values that were
-    -1 and +1 in training, by modality as DICOM names it.
+    shape: [C,H,W] of the state. kind: where the state lives. patched: whether the network sees patches. alpha_bar: the VP
+    table [T], or None for EDM networks. label: class number fed at every call (or one for each state, [B]). variances: rows
+    of a noise level and Var[x0 | x] per state entry, by frequency, as training measured it (`ldm.spectra`). coherence: of the
+    errors of neighbouring slices (`ldm.neighbours`). image_variances: as variances, of the decoded image, of latent priors.
+    contracts: the stored values that were -1 and +1 in training, by modality as DICOM names it.
     """
 
     kind: Literal["pixel", "latent"] = "pixel"
@@ -114,9 +113,11 @@ class Prior(nn.Module):
         sigma_max: float | None = None,
         label: int | Tensor | None = None,
         variances: Sequence[Sequence[float]] = (),
+        coherence: Sequence[Sequence[float]] = (),
     ):
         super().__init__()
-        self.denoiser, self.variances, self.label = denoiser, variances, label
+        self.denoiser, self.label, self.variances = denoiser, label, variances
+        self.coherence = coherence
         self.shape: tuple[int, int, int] = (shape[0], shape[1], shape[2])
         table = self.alpha_bar
         low, high = (0.002, 80.0) if table is None else sigma_of(table[[0, -1]]).tolist()
@@ -127,6 +128,7 @@ class Prior(nn.Module):
         if not self.sigma_min < self.sigma_max:
             raise Refusal(f"sigma_min {self.sigma_min} must be below sigma_max {self.sigma_max}")
         spectra.check(variances)
+        neighbours.check(coherence)
 
     @property
     def alpha_bar(self) -> Tensor | None:
@@ -220,13 +222,11 @@ class Prior(nn.Module):
         """[H,W] the same of the image that a latent prior decodes from D(x)."""
         if not self.image_variances:
             return None
-        found = spectra.density(self.image_variances, sigma, *self.image_shape[1:])
-        return torch.from_numpy(found)
+        return torch.from_numpy(spectra.density(self.image_variances, sigma, *self.image_shape[1:]))
 
     def variance(self, sigma: float) -> float | None:
         """Var[x0 | x] per state entry, the mean of `density`."""
-        found = self.density(sigma)
-        return None if found is None else float(found.mean())
+        return None if (found := self.density(sigma)) is None else float(found.mean())
 
     def crop(self, state: Tensor) -> Tensor:
         """A state without the border that some priors have about it."""

@@ -66,7 +66,7 @@ def solid(
         prior,
         state,
         planes,
-        spacing if planes != ("axial",) and spacing else (1.0, 1.0, 1.0),
+        spacing or (1.0, 1.0, 1.0),
         **settings,
     ), note
 
@@ -89,6 +89,7 @@ class Adapted(Prior):
             inner.sigma_max,
             inner.label,
             inner.variances,
+            inner.coherence,
         )
         self.inner, self.image_variances = inner, inner.image_variances
         self.kind, self.patched = inner.kind, inner.patched

@@ -6,14 +6,14 @@ under it shares what one slice's data say with its neighbours.
 """
 
 from collections.abc import Callable, Sequence
-from math import exp, pi, sqrt
+from math import exp, prod, sqrt
 
 import torch
 from torch import Tensor
 
 from data.files import Refusal
 from data.seeding import Noise
-from ldm import checks
+from ldm import checks, neighbours
 from ldm.denoiser import Prior
 
 PLANES = {
@@ -30,8 +30,9 @@ class VolumePrior(Prior):
     """prior: a pixel prior of slices. shape: [C,D,H,W]. planes: which are denoised; their estimates are averaged.
 
     A plane other than axial needs a network that takes any size, and pixels that are square in it: spacing, in mm along D, H
-    and W, says so. batch: slices a network call, which bounds the memory. length: of the correlation of errors along D, in
-    slices (`along_slices`); 0 takes slices for independent, as restoring them one by one does. turns: the planes take turns
+    and W, says so. batch: slices a network call, which bounds the memory. length: slices over which the correlation of their
+    errors falls to 1/e (an autoregression of first order); 0 takes slices for independent, as restoring them one by one does;
+    None: as their coherence was measured of the prior, else LENGTH. turns: the planes take turns
     from level to level, and are averaged at the last one alone, for the calls of a single plane. coupling: mm along D over
     which the noise that solvers add to a state falls to 1/e of being the same (`coupled`); 0: it is white. spread: denoises
     slices in place of `prior`, called as (slices [N,C,H,W], sigma [N], batch): several processes together.
@@ -44,13 +45,13 @@ class VolumePrior(Prior):
         planes: Sequence[str] = ("axial",),
         spacing: Sequence[float] = (1.0, 1.0, 1.0),
         batch: int = 16,
-        length: float = LENGTH,
+        length: float | None = None,
         turns: bool = False,
         coupling: float = 0.0,
         spread: Callable[[Tensor, Tensor, int], Tensor] | None = None,
     ):
         checks.counts(shape=shape, batch=batch)
-        checks.natural(length=length, coupling=coupling)
+        checks.natural(length=length or 0.0, coupling=coupling)
         if prior.kind != "pixel" or prior.patched:
             raise Refusal(
                 "a prior of volumes is made of a pixel prior: latents and patches of slices have no common grid"
@@ -67,7 +68,8 @@ class VolumePrior(Prior):
         if c != prior.shape[0]:
             raise Refusal(f"the prior knows slices of {prior.shape[0]} channels, not {c}")
         for plane in planes:
-            square(plane, spacing, prior.any_size)
+            if plane != "axial":
+                square(plane, spacing, prior.any_size)
         super().__init__(
             prior.denoiser,
             prior.shape,
@@ -75,10 +77,12 @@ class VolumePrior(Prior):
             prior.sigma_max,
             prior.label,
             prior.variances,
+            prior.coherence,
         )
         self.shape = (c, d, h, w)  # type: ignore[assignment]
         self.prior, self.planes, self.batch, self.length = prior, tuple(planes), batch, length
-        self.turns, self.rho = turns, exp(-spacing[0] / coupling) if coupling else 0.0
+        self.spacing, self.turns = tuple(spacing), turns
+        self.rho = exp(-spacing[0] / coupling) if coupling else 0.0
         self.spread = spread
         self.levels: list[float] = []
         self.gray, self.origin = prior.gray, prior.origin
@@ -155,7 +159,18 @@ class VolumePrior(Prior):
         finally:
             self.prior.shape = kept
         assert plane is not None
-        return (along_slices(self.shape[axis], self.length)[:, None, None] * plane).movedim(0, axis)
+        return (self.across(sigma, axis, *sides) * plane).movedim(0, axis)
+
+    def across(self, sigma: float, axis: int, height: int, width: int) -> Tensor:
+        """[D,H,W] or [D,1,1] of mean 1: how the power of errors lies along the axis, in slices of H x W."""
+        depth = self.shape[axis]
+        if self.length is None and self.coherence:
+            side = sqrt(prod(self.spacing) / self.spacing[axis])  # of a pixel
+            distance = self.spacing[axis] / side
+            return neighbours.along(self.coherence, sigma, depth, distance, height, width)
+        length = LENGTH if self.length is None else self.length
+        rho = torch.tensor(exp(-1 / length) if length else 0.0, dtype=torch.float64)
+        return neighbours.autoregression(depth, rho)[:, None, None]
 
 
 def fitting(
@@ -189,17 +204,6 @@ def fitting(
         if left
         else "",
     )
-
-
-def along_slices(depth: int, length: float) -> Tensor:
-    """[D] the spectrum of errors along the slices, of mean 1, at the frequencies of `torch.fft.fft`.
-
-    Correlations fall as rho^distance (an autoregression of first order), rho = exp(-1 / length).
-    """
-    rho = exp(-1 / length) if length > 0 else 0.0
-    frequency = torch.fft.fftfreq(depth, dtype=torch.float64)
-    spectrum = (1 - rho**2) / (1 - 2 * rho * (2 * pi * frequency).cos() + rho**2)
-    return spectrum / spectrum.mean()
 
 
 def square(plane: str, spacing: Sequence[float], any_size: bool) -> None:

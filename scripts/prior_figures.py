@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn.functional import avg_pool1d
 
 from data.dataset import ManifestDataset
+from data.files import Refusal
+from data.rows import Row
 from data.seeding import Noise
-from ldm import checkpoints, spectra
+from ldm import checkpoints, neighbours, spectra
 from ldm import config as configuration
 from ldm.checkpoints.description import Described
 from ldm.checkpoints.own import half_lives
@@ -25,6 +27,10 @@ from ldm.schedule import geometric
 from solvers.metrics import psnr
 
 ROWS = 12  # noise levels at which errors are measured by frequency
+STACKS, DEEP = (
+    2,
+    10,
+)  # of each run of neighbouring slices, and slices of each, on which their coherence is measured
 Losses = dict[str, tuple[list[int], list[float]]]  # steps and values, by the name of the run
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
@@ -81,6 +87,26 @@ def best_average(checkpoint: Path, validation: Path) -> tuple[float | bool, list
     ]
 
 
+def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
+    """The same latent prior with another decoder (trained with `decoder_only`), and its error variance on validation slices."""
+    state, node = dict(described.state), configuration.plain(described.node)
+    if source is not None:
+        state |= {
+            f"first_stage.{key}": tensor
+            for key, tensor in checkpoints.first_stage(source).state_dict().items()
+        }
+        node["params"].pop("image_variances", None)  # of the decoder that was
+    replaced = replace(described, state=state, node=node)
+    prior, data = replaced.build(), ManifestDataset(validation)
+    with torch.no_grad():
+        errors = [
+            prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"]
+            for i in range(len(data))
+        ]
+    node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
+    return replaced
+
+
 def with_spectra(described: Described, source: Path) -> Described:
     """The same prior with Var[x0 | x] by frequency as measured on the images of a manifest, best of people it never saw."""
     node, data = configuration.plain(described.node), ManifestDataset(source)
@@ -94,6 +120,44 @@ def with_spectra(described: Described, source: Path) -> Described:
         rows.append(spectra.row(sigma, *spectra.power(prior.crop(error)).tolist()))
     node["params"]["variances"] = rows
     return replace(described, node=node)
+
+
+def with_coherence(described: Described, source: Path, subjects: Sequence[str]) -> Described:
+    """The same prior with the coherence of its errors in neighbouring slices of these subjects, whose voxels are cubes."""
+    node, data = configuration.plain(described.node), ManifestDataset(source)
+    chosen = [stack for name in subjects for stack in stacks(data.rows, name)]
+    if not chosen:
+        raise Refusal(f"--cubes {' '.join(subjects)}: {source} has no {DEEP} neighbouring slices")
+    prior, rows = described.build(), []
+    for sigma in geometric(ROWS, prior.sigma_min, prior.sigma_max).tolist():
+        errors = []
+        for stack in chosen:
+            x0 = prior.to_state(torch.stack([data[i]["image"] for i in stack]))
+            x = x0 + sigma * Noise([data.rows[i].image_id for i in stack], "noise").like(x0)
+            level = torch.tensor([sigma])
+            errors.append(torch.cat([prior.denoise(one[None], level) for one in x]) - x0)
+        rows.append(neighbours.row(sigma, neighbours.measured(errors)))
+    node["params"]["coherence"] = rows
+    return replace(described, node=node)
+
+
+def stacks(rows: Sequence[Row], subject: str) -> list[range]:
+    """Neighbouring slices of a subject: images next to one another whose names go on by one, as NAME-041 and NAME-042."""
+    runs: list[list[int]] = []
+    before = ("", 0)
+    for i, row in enumerate(rows):
+        name, _, number = row.image_id.rpartition("-")
+        if row.subject != subject or not number.isdecimal():
+            continue
+        if before != (name, int(number) - 1) or runs[-1][-1] != i - 1:
+            runs.append([])
+        runs[-1].append(i)
+        before = (name, int(number))
+    found = []
+    for run in runs:
+        starts = torch.linspace(0, len(run) - DEEP, STACKS + 2)[1:-1].round().int().tolist()
+        found += [range(run[0] + k, run[0] + k + DEEP) for k in starts if len(run) >= STACKS * DEEP]
+    return found
 
 
 def history(files: Sequence[Path], images: Tensor) -> list[str]:

@@ -2,6 +2,7 @@
 
     python scripts/publish_prior.py logs/demo/pixel/checkpoints/last.ckpt models/demo-pixel --runs logs/demo/pixel
         --train data/demo/train.csv --validation data/demo/val.csv --test data/demo/test.csv --spectra data/demo/held_out.csv
+        --cubes S1
     python scripts/publish_prior.py logs/demo/latent/checkpoints/last.ckpt models/demo-latent
         --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --validation data/demo/val.csv
         --test data/demo/test.csv --note "Half an hour on a CPU."
@@ -26,16 +27,23 @@ from torchvision.utils import make_grid
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from demo_scans import CT_WINDOW
-from prior_figures import Losses, best_average, figures, held_out, history, training, with_spectra
+from prior_figures import (
+    Losses,
+    best_average,
+    figures,
+    held_out,
+    history,
+    training,
+    with_coherence,
+    with_first_stage,
+    with_spectra,
+)
 
 from data import manifest
-from data.dataset import ManifestDataset
 from data.files import Refusal
 from data.ranges import to_report
 from data.seeding import Noise
 from ldm import checkpoints
-from ldm import config as configuration
-from ldm.checkpoints.description import Described
 from ldm.checkpoints.reading import weights
 from ldm.denoiser import Prior
 from ldm.latent import LatentPrior
@@ -48,26 +56,6 @@ BESIDE = (
     "(`docs/train.md` says how to read it):"
 )
 LOSSES, KEY = (760, 300), 16  # width and height of the picture, and of the names above the curves
-
-
-def with_first_stage(described: Described, source: Path | None, validation: Path) -> Described:
-    """The same latent prior with another decoder (trained with `decoder_only`), and its error variance on validation slices."""
-    state, node = dict(described.state), configuration.plain(described.node)
-    if source is not None:
-        state |= {
-            f"first_stage.{key}": tensor
-            for key, tensor in checkpoints.first_stage(source).state_dict().items()
-        }
-        node["params"].pop("image_variances", None)  # of the decoder that was
-    replaced = replace(described, state=state, node=node)
-    prior, data = replaced.build(), ManifestDataset(validation)
-    with torch.no_grad():
-        errors = [
-            prior.decode(prior.encode(data[i]["image"][None])) - data[i]["image"]
-            for i in range(len(data))
-        ]
-    node["params"]["error_variance"] = float(torch.stack(errors).square().mean())
-    return replaced
 
 
 def save(images: Tensor, path: Path, columns: int) -> None:
@@ -144,6 +132,9 @@ def publish(options: argparse.Namespace) -> None:
     if options.spectra is not None:
         with torch.no_grad():
             described = with_spectra(described, options.spectra)
+    if options.cubes:
+        with torch.no_grad():
+            described = with_coherence(described, options.train, options.cubes)
     if "first_stage" in described.node["params"]:
         if options.validation is None:
             raise Refusal(
@@ -225,6 +216,13 @@ def main(argv: Sequence[str]) -> int:
         "--spectra",
         type=Path,
         help="manifest on which a pixel prior's errors are measured by frequency",
+    )
+    parser.add_argument(
+        "--cubes",
+        nargs="+",
+        default=[],
+        metavar="SUBJECT",
+        help="subjects trained on, in slices of cubic voxels, on which a pixel prior's errors in neighbours are compared",
     )
     parser.add_argument(
         "--earlier",

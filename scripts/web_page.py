@@ -227,10 +227,8 @@ def blocks(models: Sequence[str]) -> gr.Blocks:
         line = gr.HTML(elem_id="profile")
 
         asked = Answers(session, k, every, task, measured, how, solver, prior, steps, draws, seed)
-        seen, fresh = (
-            [session, k, level, width, task],
-            [demo, k, every, level, width, task, measured],
-        )
+        seen = [session, k, level, width, task]
+        fresh = [demo, k, every, level, width, task, measured]
         begun = page.load(begin, None, [session, own], **HIDDEN)
         page.unload(end)
         demos = [

@@ -24,6 +24,7 @@ MEASURED = (
     "error_variance",
     "variances",
     "image_variances",
+    "coherence",
 )  # parameters of a prior that training finds out
 
 
