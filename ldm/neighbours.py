@@ -5,7 +5,7 @@ hid is anatomy, and goes on there. So the coherence of slices d pixels apart, th
 of the plane, is taken to be c q^d: c is the second share, and q falls with the frequency, as structures are as long as wide.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from math import log
 
 import numpy as np
@@ -74,12 +74,11 @@ def along(
     frequency, knots = np.log(spectra.radius(height, width)), np.log(spectra.KNOTS)
     share, fall = (np.interp(frequency, knots, part) for part in (at[:KNOTS], at[KNOTS:]))
     c, rho = torch.from_numpy(share), torch.from_numpy(fall**distance)
-    return c * autoregression(depth, rho) + (1 - c)
+    return torch.stack([c * power + (1 - c) for power in autoregression(depth, rho)])
 
 
-def autoregression(depth: int, rho: Tensor) -> Tensor:
-    """[D,...] the spectrum of mean 1 of what correlates as rho^distance along D, at the frequencies of `torch.fft.fft`."""
-    turn = 2 * torch.pi * torch.fft.fftfreq(depth, dtype=torch.float64)
-    cosine = turn.cos().reshape(depth, *[1] * rho.ndim)
-    spectrum = (1 - rho**2) / (1 - 2 * rho * cosine + rho**2)
-    return spectrum / spectrum.mean(0)
+def autoregression(depth: int, rho: Tensor) -> Iterator[Tensor]:
+    """The spectrum of mean 1 of what correlates as rho^d along slices, at each frequency of `torch.fft.fft`; d wraps around."""
+    total = (1 - rho**2) * (1 - rho**depth) / (1 + rho**depth)
+    for turn in 2 * torch.pi * torch.fft.fftfreq(depth, dtype=torch.float64):
+        yield total / (1 - 2 * rho * turn.cos() + rho**2)

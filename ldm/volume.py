@@ -147,8 +147,10 @@ class VolumePrior(Prior):
         """[D,H,W] Var[x0 | x] at every frequency: that of a plane, times what it is across, in the mean of the planes."""
         if not self.variances:
             return None
-        found = [self.density_of(sigma, PLANES[plane]) for plane in self.planes]
-        return torch.stack(found).mean(0)
+        total = torch.zeros(self.shape[1:], dtype=torch.float64)
+        for plane in self.planes:
+            total += self.density_of(sigma, PLANES[plane]) / len(self.planes)
+        return total
 
     def density_of(self, sigma: float, axis: int) -> Tensor:
         """[D,H,W] of the slices that are counted along one axis."""
@@ -170,7 +172,7 @@ class VolumePrior(Prior):
             return neighbours.along(self.coherence, sigma, depth, distance, height, width)
         length = LENGTH if self.length is None else self.length
         rho = torch.tensor(exp(-1 / length) if length else 0.0, dtype=torch.float64)
-        return neighbours.autoregression(depth, rho)[:, None, None]
+        return torch.stack([*neighbours.autoregression(depth, rho)])[:, None, None]
 
 
 def fitting(
