@@ -75,7 +75,7 @@ def test_killed_ten_times_and_restarted(world: Path, tmp_path: Path):
 
 def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Path):
     """SIGTERM is how schedulers preempt; Lightning's own handler would only take note of it."""
-    words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=150", task="mask")
+    words = tiny.words(world, tmp_path / "stopped", "solver.params.steps=50", task="mask")
     process = started(tiny.command(*words), tmp_path / "stopped")
     while process.poll() is None and not committed(tmp_path / "stopped"):
         time.sleep(0.01)
@@ -92,7 +92,7 @@ def test_asked_to_stop_it_exits_143_and_goes_on_later(world: Path, tmp_path: Pat
 
 
 def test_two_processes_give_a_single_process_its_images(world: Path, tmp_path: Path):
-    more = ["--batch-size", "1", "--limit", "3"]
+    more = ["--batch-size", "1", "--limit", "3", "solver.params.steps=20"]
     finish(tiny.command(*tiny.words(world, tmp_path / "one", *more, solver="daps")))
     two = tiny.command(*tiny.words(world, tmp_path / "two", *more, "--devices", "2", solver="daps"))
     environment = {

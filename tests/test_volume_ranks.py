@@ -105,7 +105,7 @@ def one_of(rank: int, size: int, number: int, folder: str) -> None:
     destroy_process_group()
 
 
-@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_several_processes_are_one_denoiser_with_its_derivative(size, tmp_path):
     mp.spawn(one_of, (size, port(), str(tmp_path)), size)
     found = torch.load(tmp_path / "found.pt")
@@ -125,7 +125,7 @@ def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": str(port())}
 
 
-@pytest.mark.parametrize("solver", ["daps", "trace"])
+@pytest.mark.parametrize("solver", ["daps", pytest.param("trace", marks=pytest.mark.slow)])
 def test_two_processes_restore_one_volume_as_one_does(world, tmp_path, solver):
     """To the byte, draws and their spread too; the record counts the same calls."""
     data = head(tmp_path / "in", 17, 19, 20)
