@@ -127,7 +127,9 @@ def with_coherence(described: Described, source: Path, subjects: Sequence[str]) 
     node, data = configuration.plain(described.node), ManifestDataset(source)
     chosen = [stack for name in subjects for stack in stacks(data.rows, name)]
     if not chosen:
-        raise Refusal(f"--cubes {' '.join(subjects)}: {source} has no {DEEP} neighbouring slices")
+        raise Refusal(
+            f"--cubes {' '.join(subjects)}: {source} has no {STACKS * DEEP} neighbouring slices"
+        )
     prior, rows = described.build(), []
     for sigma in geometric(ROWS, prior.sigma_min, prior.sigma_max).tolist():
         errors = []

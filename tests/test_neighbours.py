@@ -1,14 +1,19 @@
 """The coherence of errors in neighbouring slices: found of stacks that have one, taken by volume priors by their spacing."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tiny
 import torch
-from prior_figures import DEEP, STACKS, stacks
+from PIL import Image
+from prior_figures import DEEP, STACKS, stacks, with_coherence
+from prior_figures import ROWS as LEVELS
 from test_volume import ROWS, any_size
 
 from data.files import Refusal
 from data.manifest import Row
-from ldm import neighbours, spectra
+from ldm import checkpoints, neighbours, spectra
 from ldm.neighbours import KNOTS
 from ldm.resize import solid
 from ldm.volume import LENGTH, VolumePrior
@@ -111,3 +116,25 @@ def test_neighbours_are_those_whose_names_go_on_by_one():
     assert [len(stack) for stack in found] == [DEEP] * STACKS
     assert all(named[i].image_id in ax for stack in found for i in stack)
     assert stacks(named, "A") == []
+
+
+def test_a_prior_is_published_with_it(tmp_path: Path):
+    """Measured at the levels of the prior, written with it, and loaded again; without such slices it is one line."""
+    lines = ["path,image_id,subject,split"]
+    for i in range(STACKS * DEEP):
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 16), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+        lines.append(f"{i}.png,S1-ax-{i:03d},S1,train")
+    source = tmp_path / "train.csv"
+    source.write_text("\n".join(lines) + "\n")
+    described = checkpoints.describe(tiny.folder(tmp_path / "tiny", tiny.pixel(16)))
+    with torch.no_grad():
+        found = with_coherence(described, source, ["S1"])
+    checkpoints.export(found, tmp_path / "new", half=True)
+    prior = checkpoints.load(tmp_path / "new")
+    levels = [row[0] for row in prior.coherence]
+    ends = min(levels), max(levels)
+    assert ends == pytest.approx((prior.sigma_min, prior.sigma_max), rel=0.005)  # three digits
+    assert len(levels) == LEVELS
+    with pytest.raises(Refusal, match="--cubes S2: .*train.csv has no 20 neighbouring slices"):
+        with_coherence(described, source, ["S2"])
