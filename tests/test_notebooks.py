@@ -32,7 +32,11 @@ def test_it_runs(path: Path, tmp_path: Path, monkeypatch):
         kernel_name="python3", transport="ipc", ip=str(tmp_path / "kernel")
     )
     place = {"metadata": {"path": str(tmp_path)}}
-    NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources=place).execute()
+    client = NotebookClient(notebook, manager, timeout=500, startup_timeout=300, resources=place)
+    client.execute(
+        cleanup_kc=True
+    )  # else the kernel and its threads stay: forks of later tests hung
+    assert not manager.has_kernel
     assert any(
         "image/png" in output.get("data", {})
         for cell in notebook.cells

@@ -5,12 +5,15 @@ import shutil
 import signal
 from pathlib import Path
 
+import pytest
 import torch
 from runs import arguments, data, same  # noqa: F401  data is a fixture
 
 import main
 from data import files
 from ldm.training.diffusion import PixelDiffusion
+
+pytestmark = pytest.mark.forks
 
 MORE = (
     "--limit_val_batches",

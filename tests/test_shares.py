@@ -168,6 +168,7 @@ def working(folder: str, out) -> None:
         own.finished(key_of([str(number)]))
 
 
+@pytest.mark.forks
 def test_four_processes_at_once_take_each_batch_once(tmp_path):
     context = multiprocessing.get_context("fork")
     out = context.Queue()

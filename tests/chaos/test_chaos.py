@@ -17,6 +17,8 @@ from data import files
 from solvers.run import report, results, shares, volumes, writer
 from solvers.run.committed import Standing
 
+pytestmark = pytest.mark.forks
+
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Path:

@@ -21,6 +21,8 @@ from data.prepare.journal import Journal
 from ldm.training.latent_cache import Latents
 from ldm.training.saving import AtomicSave
 
+pytestmark = pytest.mark.forks
+
 PREPARING: lives.Places = {
     "a file is converted": (convert, "work", 2),
     "a picture is written": (convert, "_save", 2),

@@ -17,6 +17,8 @@ from data import files
 from ldm.training.diffusion import PixelDiffusion
 from ldm.training.saving import AtomicSave
 
+pytestmark = pytest.mark.forks
+
 MORE = (
     "--limit_val_batches", "2", "--val_check_interval", "2", "--log_every_n_steps", "1", "save_every=2", "--max_steps", "8",
 )  # fmt: skip
