@@ -6,7 +6,7 @@ of the plane, is taken to be c q^d: c is the second share, and q falls with the 
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from math import log
+from math import inf, log
 
 import numpy as np
 import torch
@@ -23,9 +23,11 @@ FALLS = np.linspace(0.02, 0.98, 49)  # q that are tried
 def check(rows: Sequence[Sequence[float]]) -> None:
     """Raise Refusal for rows that are none of `row`."""
     for one in rows:
-        if len(one) != 1 + 2 * KNOTS or not (one[0] > 0 and all(0 <= x < 1.001 for x in one[1:])):
+        level, shares, falls = one[:1], one[1 : 1 + KNOTS], one[1 + KNOTS :]
+        known = all(0 < x < inf for x in level) and all(0 <= x <= 1 for x in shares)
+        if len(one) != 1 + 2 * KNOTS or not (known and all(0 <= x < 1 for x in falls)):
             raise Refusal(
-                f"coherence: a row is a noise level above 0, and {KNOTS} shares and {KNOTS} falls between 0 and 1,"
+                f"coherence: a row is a noise level above 0, {KNOTS} shares from 0 to 1 and {KNOTS} falls from 0 to below 1,"
                 f" not {[*one][:4]}"
             )
 

@@ -8,6 +8,7 @@ which know where in the image a patch lies, are stretched: the same patches, the
 
 from collections.abc import Sequence
 from copy import copy
+from math import sqrt
 from typing import Any, cast
 
 import torch
@@ -18,7 +19,7 @@ from data.files import Refusal
 from data.ranges import BLACK
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from ldm.volume import VolumePrior, fitting
+from ldm.volume import LENGTH, VolumePrior, fitting
 
 Shape = tuple[int, ...]
 OVERLAP = 0.25  # least share of a tile that its neighbour covers too
@@ -61,14 +62,14 @@ def solid(
 ) -> tuple[Prior, str]:
     """A prior of volumes that denoises all planes which the prior of slices knows."""
     planes, note = fitting(prior, shape, spacing)
+    sides = tuple(spacing or (1.0, 1.0, 1.0))
+    if planes == ("axial",):  # even of oblong pixels, which count as square ones of their area
+        sides = (sides[0], *[sqrt(sides[1] * sides[2])] * 2)
+    length = (
+        None if spacing else LENGTH
+    )  # how far apart slices are decides how their errors go together
     state = (prior.shape[0], *shape[1:])
-    return VolumePrior(
-        prior,
-        state,
-        planes,
-        spacing or (1.0, 1.0, 1.0),
-        **settings,
-    ), note
+    return VolumePrior(prior, state, planes, sides, length=length, **settings), note
 
 
 def sized(prior: Prior, shape: Shape) -> Prior:

@@ -32,10 +32,10 @@ class VolumePrior(Prior):
     A plane other than axial needs a network that takes any size, and pixels that are square in it: spacing, in mm along D, H
     and W, says so. batch: slices a network call, which bounds the memory. length: slices over which the correlation of their
     errors falls to 1/e (an autoregression of first order); 0 takes slices for independent, as restoring them one by one does;
-    None: as their coherence was measured of the prior, else LENGTH. turns: the planes take turns
-    from level to level, and are averaged at the last one alone, for the calls of a single plane. coupling: mm along D over
-    which the noise that solvers add to a state falls to 1/e of being the same (`coupled`); 0: it is white. spread: denoises
-    slices in place of `prior`, called as (slices [N,C,H,W], sigma [N], batch): several processes together.
+    None: as their coherence was measured of the prior, else LENGTH. turns: the planes take turns from level to level, and are
+    averaged at the last one alone, for the calls of a single plane. coupling: mm along D over which the noise that solvers
+    add to a state falls to 1/e of being the same (`coupled`); 0: it is white. spread: denoises slices in place of `prior`,
+    called as (slices [N,C,H,W], sigma [N], batch): several processes together.
     """
 
     def __init__(
@@ -68,8 +68,7 @@ class VolumePrior(Prior):
         if c != prior.shape[0]:
             raise Refusal(f"the prior knows slices of {prior.shape[0]} channels, not {c}")
         for plane in planes:
-            if plane != "axial":
-                square(plane, spacing, prior.any_size)
+            square(plane, spacing, prior.any_size)
         super().__init__(
             prior.denoiser,
             prior.shape,

@@ -4,6 +4,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -27,10 +28,8 @@ from ldm.schedule import geometric
 from solvers.metrics import psnr
 
 ROWS = 12  # noise levels at which errors are measured by frequency
-STACKS, DEEP = (
-    2,
-    10,
-)  # of each run of neighbouring slices, and slices of each, on which their coherence is measured
+STACKS = 2  # of each run of neighbouring slices, on which the coherence of their errors is measured
+DEEP = 10  # slices of each
 Losses = dict[str, tuple[list[int], list[float]]]  # steps and values, by the name of the run
 PER_SUBJECT = 6  # slices of each held-out subject that are measured, evenly spread
 
@@ -114,9 +113,7 @@ def with_spectra(described: Described, source: Path) -> Described:
     images = torch.stack([data[i]["image"] for i in range(len(data))])
     noise, rows = Noise([row.image_id for row in data.rows], "noise"), []
     for sigma in geometric(ROWS, prior.sigma_min, prior.sigma_max).tolist():
-        x0 = prior.to_state(images)
-        x = x0 + sigma * noise.like(x0)
-        error = torch.cat([prior.denoise(one[None], torch.tensor([sigma])) for one in x]) - x0
+        error = errors(prior, images, noise, sigma)
         rows.append(spectra.row(sigma, *spectra.power(prior.crop(error)).tolist()))
     node["params"]["variances"] = rows
     return replace(described, node=node)
@@ -131,34 +128,39 @@ def with_coherence(described: Described, source: Path, subjects: Sequence[str]) 
             f"--cubes {' '.join(subjects)}: {source} has no {STACKS * DEEP} neighbouring slices"
         )
     prior, rows = described.build(), []
+    if prior.kind != "pixel" or prior.patched:
+        raise Refusal("--cubes: volumes take a pixel prior of whole slices alone")
+    images = [torch.stack([data[i]["image"] for i in stack]) for stack in chosen]
+    names = [[data.rows[i].image_id for i in stack] for stack in chosen]
     for sigma in geometric(ROWS, prior.sigma_min, prior.sigma_max).tolist():
-        errors = []
-        for stack in chosen:
-            x0 = prior.to_state(torch.stack([data[i]["image"] for i in stack]))
-            x = x0 + sigma * Noise([data.rows[i].image_id for i in stack], "noise").like(x0)
-            level = torch.tensor([sigma])
-            errors.append(torch.cat([prior.denoise(one[None], level) for one in x]) - x0)
-        rows.append(neighbours.row(sigma, neighbours.measured(errors)))
+        noises = (Noise(each, "noise") for each in names)
+        found = [errors(prior, x, noise, sigma) for x, noise in zip(images, noises)]
+        rows.append(neighbours.row(sigma, neighbours.measured(found)))
     node["params"]["coherence"] = rows
     return replace(described, node=node)
 
 
+def errors(prior: Prior, images: Tensor, noise: Noise, sigma: float) -> Tensor:
+    """[B,C,H,W] D(x0 + sigma n, sigma) - x0 of the images' states, one after the other."""
+    x0 = prior.to_state(images)
+    x = x0 + sigma * noise.like(x0)
+    return torch.cat([prior.denoise(one[None], torch.tensor([sigma])) for one in x]) - x0
+
+
 def stacks(rows: Sequence[Row], subject: str) -> list[range]:
     """Neighbouring slices of a subject: images next to one another whose names go on by one, as NAME-041 and NAME-042."""
-    runs: list[list[int]] = []
-    before = ("", 0)
-    for i, row in enumerate(rows):
-        name, _, number = row.image_id.rpartition("-")
-        if row.subject != subject or not number.isdecimal():
-            continue
-        if before != (name, int(number) - 1) or runs[-1][-1] != i - 1:
-            runs.append([])
-        runs[-1].append(i)
-        before = (name, int(number))
+
+    def run(i: int) -> tuple[str, int]:
+        """The same for all of a run."""
+        name, _, number = rows[i].image_id.rpartition("-")
+        return name, int(number) - i if number.isdecimal() else -i
+
     found = []
-    for run in runs:
-        starts = torch.linspace(0, len(run) - DEEP, STACKS + 2)[1:-1].round().int().tolist()
-        found += [range(run[0] + k, run[0] + k + DEEP) for k in starts if len(run) >= STACKS * DEEP]
+    for _, group in groupby((i for i, row in enumerate(rows) if row.subject == subject), run):
+        slices = list(group)
+        if len(slices) >= STACKS * DEEP:
+            starts = torch.linspace(slices[0], slices[-1] + 1 - DEEP, STACKS + 2)[1:-1]
+            found += [range(k, k + DEEP) for k in starts.round().int().tolist()]
     return found
 
 

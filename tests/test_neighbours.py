@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from prior_figures import DEEP, STACKS, stacks, with_coherence
 from prior_figures import ROWS as LEVELS
-from test_volume import ROWS, any_size
+from test_volume import any_size
 
 from data.files import Refusal
 from data.manifest import Row
@@ -60,7 +60,7 @@ def test_what_is_measured_is_what_the_errors_have():
         at = octave[knot == k]
         c, q = (np.interp(at, np.arange(KNOTS), part) for part in (SHARES, FALLS))
         wanted = (c * q**distance).mean(1)
-        # slices of an autoregression are worth (1 - q) / (1 + q) of as many independent ones
+        # slices of an autoregression are worth (1 - q) / (1 + q) of as many independent ones, frequencies half (conjugates)
         worth = 2 * 500 * count[k] * (1 - q.max()) / (1 + q.max()) / 2
         assert np.abs(found[:, k] - wanted).max() < 5 / np.sqrt(worth)
     row = neighbours.row(10.0, SHARES * FALLS**distance)
@@ -94,12 +94,33 @@ def test_coronal_slices_are_apart_by_their_rows():
 def test_where_nobody_measured_it_a_length_is_stated():
     prior = any_size((1, 8, 8))
     one = VolumePrior(prior, (1, 6, 8, 8)).density(0.5)
-    torch.testing.assert_close(one, VolumePrior(prior, (1, 6, 8, 8), length=LENGTH).density(0.5))
-    assert prior.coherence == () and len(ROWS) == 3
+    stated = VolumePrior(prior, (1, 6, 8, 8), length=LENGTH).density(0.5)
+    torch.testing.assert_close(one, stated)
+    prior.coherence = TABLE
+    found, _ = solid(prior, (1, 6, 8, 8))  # nor where nobody knows how far slices are apart
+    torch.testing.assert_close(found.density(0.5), stated)
+
+
+def test_oblong_pixels_count_as_square_ones_of_their_area():
+    """The slices' distance is known where no plane's pixels are square, and noise is tied by millimetres there too."""
+    prior = any_size((1, 8, 8))
+    prior.coherence = TABLE
+    volume, note = solid(prior, (1, 6, 8, 8), (3.0, 1.0, 4.0), coupling=1.5)
+    assert volume.planes == ("axial",) and "1 x 4 mm" in note
+    wanted = neighbours.along(TABLE, 10.0, 6, 1.5, 8, 8) * prior.density(10.0)
+    torch.testing.assert_close(volume.density(10.0), wanted)
+    assert volume.rho == pytest.approx(np.exp(-2))
 
 
 @pytest.mark.parametrize(
-    "row", [[0.1] * 5, [0.0, *[0.5] * 32], [0.1, *[0.5] * 31, 1.5], [0.1, *[0.5] * 31, np.nan]]
+    "row",
+    [
+        [0.1] * 5,
+        [0.0, *[0.5] * 32],
+        [0.1, *[0.5] * 31, 1.5],
+        [0.1, *[0.5] * 31, np.nan],
+        [0.1, *[0.5] * 31, 1.0],
+    ],
 )
 def test_a_table_that_is_none_is_one_line(row):
     with pytest.raises(Refusal, match="coherence: a row is a noise level above 0"):
@@ -138,3 +159,6 @@ def test_a_prior_is_published_with_it(tmp_path: Path):
     assert len(levels) == LEVELS
     with pytest.raises(Refusal, match="--cubes S2: .*train.csv has no 20 neighbouring slices"):
         with_coherence(described, source, ["S2"])
+    patches = checkpoints.describe(tiny.folder(tmp_path / "patches", tiny.patch(16)))
+    with pytest.raises(Refusal, match="--cubes: volumes take a pixel prior of whole slices alone"):
+        with_coherence(patches, source, ["S1"])

@@ -238,6 +238,7 @@ def test_the_shipped_network_takes_every_plane():
         (lambda: VolumePrior(isotropic((1, 8, 8)), (1, 4, 8, 9)), "slices of 8x8, not 8x9"),
         (lambda: VolumePrior(isotropic((1, 8, 8)), (1, 8, 8, 8), ("coronal",)), "takes any size"),
         (lambda: VolumePrior(any_size(), (1, 4, 8, 8), ("coronal",), (3.0, 1.0, 1.0)), "3 x 1 mm"),
+        (lambda: VolumePrior(any_size(), (1, 4, 8, 8), spacing=(3.0, 1.0, 1.7)), "1 x 1.7 mm"),
     ],
 )
 def test_refused_in_one_line(make, says):
