@@ -180,7 +180,7 @@ def _rows(rows: dict[str, Row], ids: Sequence[str]) -> list[Row]:
 
 
 def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
-    """Both images [1,C,H,W] in the model range, as they are looked at."""
+    """Both images [1,C,H,W] in the model range of the truth's contract, as they are looked at; what leaves it is not cut."""
     first, second = (formats.upright(formats.read(row.path, row.slice)) for row in (truth, result))
     if first.pixels.shape != second.pixels.shape:
         raise Refusal(
@@ -198,9 +198,11 @@ def together(truth: Row, result: Row) -> tuple[Tensor, Tensor]:
     own = (
         second.meta.window if second.meta.format in PICTURES else None
     )  # the whole depth of their integers
-    return intensity.to_model(first.pixels)[None], (Intensity(*own) if own else intensity).to_model(
-        second.pixels
-    )[None]
+    seen = Intensity(*own) if own else intensity
+    return (
+        intensity.to_model(first.pixels, clamp=False)[None],
+        seen.to_model(second.pixels, clamp=False)[None],
+    )
 
 
 def lpips(net: str):

@@ -267,6 +267,23 @@ def test_intervals_of_draws_are_compared_with_the_truth(slice_of_volume, tmp_pat
     assert json.loads((tmp_path / "n.json").read_text())["coverage_90"]["mean"] == 0.5
 
 
+def test_draws_beyond_the_window_are_no_nearer_to_each_other(tmp_path: Path, capsys):
+    """Air of 3.5 in a window from 0, and draws of -2 to 2: half an interval is 2.35 sqrt(5/4) 1.83 = 4.8, and 2.5 if cut at 0."""
+    truth, meta = torch.full((1, 16, 16), 3.5), formats.Meta("nifti", "float32")
+    truth[0, 0, :2] = torch.tensor([0.0, 100.0])
+    for place in ("truth", "results/recon", "results/samples"):
+        (tmp_path / place).mkdir(parents=True)
+    formats.write(formats.Image(truth, meta), tmp_path / "truth/a.nii.gz")
+    formats.write(formats.Image(0 * truth, meta), tmp_path / "results/recon/a.nii.gz")
+    for k, offset in enumerate((-2, -1, 1, 2)):
+        draw = tmp_path / f"results/samples/a-{k:03d}.nii.gz"
+        formats.write(formats.Image(0 * truth + offset, meta), draw)
+    words = (tmp_path / "truth", tmp_path / "results/recon", "--output", tmp_path / "n.json")
+    assert script("evaluate")(*words) == 0
+    numbers = json.loads((tmp_path / "n.json").read_text())
+    assert numbers["coverage_90"]["mean"] == 255 / 256
+
+
 def mixed(where: Path) -> Path:
     """Scans of four formats and depths, one of them a volume, under names that are not all safe."""
     tiny.scans(where, 1)
