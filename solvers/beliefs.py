@@ -12,7 +12,7 @@ from torch import Tensor
 
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.contrast import contrast
+from solvers.contrast import unevenness
 from solvers.operators.base import LinearOperator, Operator, Scalar, norm, per_image
 from solvers.problem import Problem
 
@@ -20,7 +20,6 @@ IMAGE_DEVIATION = 0.5  # of images in [-1, 1]: EDM's sigma_data
 LATENT_DEVIATION = 1.0  # of latents after the prior's own scale
 COARSE, FINE = 0.1, 0.01  # of the noise level: how well conjugate gradients are to know A x
 AXES = (2, 3, 4)  # of an image's pixels, or a volume's
-CONTRAST = 0.25  # power of local contrast that the deviation of errors is taken to go with (docs/update.md)
 
 
 class Belief:
@@ -91,9 +90,8 @@ class Belief:
         default it is where the errors of such images were measured. problem: as it is measured of images.
         """
         operator = problem.operator
-        if prior.kind == "latent" and (
-            spectral_image(prior, operator) if pixels is None else pixels
-        ):
+        pixels = spectral_image(prior, operator) if pixels is None else pixels
+        if prior.kind == "latent" and pixels:
             return Belief.of_image(prior, prior.to_image(x0), sigma, problem)
         if spectral_state(prior, operator):
             return Spectral.about(x0, prior.density(sigma), prior)
@@ -178,11 +176,9 @@ class Spectral(Belief):
     def about(cls, mean: Tensor, density: Tensor | None, prior: Prior | None = None) -> "Spectral":
         """From a density of all frequencies [H,W] or [D,H,W]; the errors' places are read from the local contrast of the mean."""
         assert density is not None
-        deviation = contrast(mean if prior is None else prior.crop(mean)) ** CONTRAST
-        size = deviation.square().mean(AXES[: density.ndim], keepdim=True).sqrt()
         half = density[None, None, ..., : density.shape[-1] // 2 + 1].to(mean)
-        place = (deviation / size).sqrt()  # T acts twice, and keeps the mean variance
-        return cls(mean, half, place, prior)
+        uneven = unevenness(mean if prior is None else prior.crop(mean))
+        return cls(mean, half, uneven.sqrt(), prior)  # T acts twice
 
     @property
     def entry(self) -> Tensor:
@@ -192,6 +188,10 @@ class Spectral(Belief):
         twice = 2 - (2 * column % width == 0).to(self.density)  # with their conjugates
         rows = self.density.shape[2:-1].numel()
         return (twice * self.density).flatten(1).sum(1) / (rows * width)
+
+    @property
+    def rounding(self) -> Scalar:
+        return super().rounding * self.entry.where(self.entry > 0, 1)
 
     def apply(self, x: Tensor) -> Tensor:
         return self.root(self.root(x))

@@ -6,7 +6,6 @@
 The draw is exact for linear operators. Images of a batch never influence each other.
 """
 
-from collections.abc import Callable
 from typing import overload
 
 import torch
@@ -16,7 +15,6 @@ from data.seeding import Noise
 from solvers.beliefs import Belief, Diagonal, Isotropic, Spectral
 from solvers.gauss_newton import Precision, dual_step, gauss_newton, whitened_step
 from solvers.operators.base import LinearOperator, Scalar, Solution, norm, per_image
-from solvers.operators.volume.axis import inverse_of_mixing
 from solvers.problem import Problem
 
 ROUNDING = 100  # float rounding errors: for a sigma_y^2 of that size those of A^T r, divided by it, are a hundredth of r
@@ -96,24 +94,12 @@ def correction(belief: Belief, A: LinearOperator, r: Tensor, wanted: Precision) 
         V = belief.diagonal
         spectrum = A.forward(V * A.adjoint(torch.ones_like(r)))
         return closed(V * A.adjoint(r / (per_image(wanted.s2, r) + spectrum)), r)
-    near = inverse_along_slices(belief, A, wanted.s2)
+    near = A.inverse_under(belief.density, wanted.s2) if isinstance(belief, Spectral) else None
     if near is not None or not belief.rooted:
         found = dual_step(A, belief.apply, r, wanted, near)
         return Solution(belief.apply(A.adjoint(found.x)), found.iterations, found.residual)
     found = whitened_step(A, belief.root, r, torch.zeros_like(belief.mean), wanted)
     return Solution(belief.root(found.x), found.iterations, found.residual)
-
-
-def inverse_along_slices(
-    belief: Belief, A: LinearOperator, s2: Tensor
-) -> Callable[[Tensor], Tensor] | None:
-    """Nearly (s2 I + A V A^T)^-1 under errors by frequency, where A mixes the slices of volumes alone; else None."""
-    mixing = (
-        A.mixing(tuple(belief.mean.shape[1:]))
-        if isinstance(belief, Spectral) and belief.mean.ndim == 5
-        else None
-    )
-    return None if mixing is None else inverse_of_mixing(mixing.to(belief.mean), belief.density, s2)  # type: ignore[attr-defined]
 
 
 def precision(belief: Belief, problem: Problem, r: Tensor, share: float, cap: int) -> Precision:

@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 WINDOW = 9  # pixels across, in which it is taken
+CONTRAST = 0.25  # power of it that the deviation of errors is taken to go with (docs/update.md)
 TINY = 1e-12  # a variance that counts as none
 
 
@@ -24,3 +25,10 @@ def contrast(image: Tensor) -> Tensor:
     local = (around(image**2) - around(image) ** 2).clamp_min(0).mean(1, keepdim=True)
     mean = local.mean((2, 3), keepdim=True)
     return ((local + 1e-4 * mean + TINY) / (mean + TINY)).sqrt()
+
+
+def unevenness(image: Tensor) -> Tensor:
+    """[B,C,H,W] -> [B,1,H,W], or of volumes: the deviation of errors in each place over the root mean square of all."""
+    deviation = contrast(image) ** CONTRAST
+    axes = tuple(range(2, image.ndim))
+    return deviation / deviation.square().mean(axes, keepdim=True).sqrt()

@@ -9,7 +9,7 @@ from torch import Tensor
 from data.files import Refusal
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
-from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, deviation
+from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, Isotropic, deviation
 from solvers.discrepancy import meet_noise_level
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
@@ -106,13 +106,15 @@ class PnP(Solver):
 
     def belief(self, chain: Chain, z: Tensor, sigma: float) -> Belief:
         """N(z, V), of the decoded image where the prior is a latent one."""
-        belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
-        operator = chain.problem.operator
-        if self.noisy(chain, sigma) and operator.gaps:
-            return belief.changed(accuracy=COARSE)
-        if getattr(operator, "elementwise", False):
-            return belief
-        return belief.isotropic(self.level(chain, sigma) ** 2 / self.lam)
+        prior, operator = chain.prior, chain.problem.operator
+        coarse = self.noisy(chain, sigma) and operator.gaps
+        if coarse or getattr(operator, "elementwise", False):
+            belief = Belief.of(prior, z, sigma, chain.problem, pixels=True)
+            return belief.changed(accuracy=COARSE) if coarse else belief
+        decoded = prior.kind == "latent"
+        image = prior.to_image(z) if decoded else z
+        variance = self.level(chain, sigma) ** 2 / self.lam
+        return Isotropic(image, variance).changed(decoded=decoded)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move

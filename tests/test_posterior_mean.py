@@ -10,7 +10,7 @@ from data.seeding import Noise
 from ldm.denoiser import Prior
 from ldm.patch import PatchPrior
 from ldm.volume import VolumePrior
-from solvers import beliefs
+from solvers import contrast
 from solvers.daps import AVERAGED, DAPS, conditional_mean
 from solvers.operators import Inpainting
 from solvers.problem import Gaussian, measure
@@ -24,7 +24,7 @@ KNOWN = [[s, S0**2 * s**2 / (S0**2 + s**2)] for s in LEVELS]  # Var[x0 | x], wha
 @pytest.fixture
 def flat(monkeypatch: pytest.MonkeyPatch) -> None:
     """Errors are as large anywhere, as a white prior's are."""
-    monkeypatch.setattr(beliefs, "CONTRAST", 0.0)
+    monkeypatch.setattr(contrast, "CONTRAST", 0.0)
 
 
 def test_it_errs_by_what_the_formula_says(flat):

@@ -178,8 +178,12 @@ class LinearOperator(Operator):
         """A^T (s2 I + v A A^T)^-1 r, what a residual says about the image; overridden where one pass gives both."""
         return self.adjoint(self.solve(r, s2, v))
 
-    def mixing(self, shape: Shape) -> Tensor | None:
-        """Of volumes [C,D,H,W] that y mixes along D alone, the same everywhere: the matrix [m,D]; else None."""
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Nearly r -> (s2 I + A C A^T)^-1 r, where that is a closed form; else None.
+
+        C: stationary, of this variance at each frequency (`solvers.beliefs.Spectral`). Errors that are larger in some places than
+        in others are not, and this is what preconditions conjugate gradients for them.
+        """
         return None
 
     def norm(self) -> float:

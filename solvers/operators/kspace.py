@@ -34,6 +34,14 @@ def inverse_fourier(z: Tensor) -> Tensor:
     )
 
 
+def centred(half: Tensor, width: int) -> Tensor:
+    """What is alike at k and -k: [B,1,...,H,width // 2 + 1] at the frequencies of `torch.fft.rfftn` -> [B,1,...,H,width] at all,
+    frequency 0 in the middle."""
+    axes = tuple(range(2, half.ndim))
+    rest = half[..., 1 : (width + 1) // 2].flip(axes).roll([1] * (len(axes) - 1), axes[:-1])
+    return torch.fft.fftshift(torch.cat([half, rest], -1), dim=axes)
+
+
 def fourier_along(z: Tensor, axis: int) -> Tensor:
     """Centred orthonormal transform of one axis."""
     return torch.fft.fftshift(

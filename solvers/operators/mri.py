@@ -1,6 +1,6 @@
 """Magnetic resonance imaging: Cartesian k-space of one or several coils, y = M F (S u)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,6 +22,7 @@ from solvers.operators.base import (
 from solvers.operators.inpainting import checked
 from solvers.operators.kspace import (
     air,
+    centred,
     fourier,
     gapless,
     inverse_fourier,
@@ -165,6 +166,13 @@ class MRI(CoilImages):
         possible = to_real((k + mirrored(k).conj()) / 2)
         paired = divide(possible, s2 + power) + divide(r - possible, s2)
         return torch.where(both > 0, paired, divide(r, s2 + power / 2 * m))
+
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """One coil: `solve`, with the variance of each frequency."""
+        if self.sensitivities is not None:
+            return None
+        v = centred(density, self.m.shape[-1])
+        return lambda r: self.solve(r, s2, v)
 
     def norm(self) -> float:
         S = self.coils(torch.zeros((), dtype=torch.float64))

@@ -91,6 +91,9 @@ class Seen(Wrapper, LinearOperator):
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return self.lift(self.outer.correct(r, s2, v * self.gain))
 
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        return self.outer.inverse_under(self.gain * density, s2)
+
     def norm(self) -> float:
         return self.gain**0.5 * self.outer.norm()
 

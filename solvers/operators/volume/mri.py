@@ -1,5 +1,6 @@
 """Magnetic resonance imaging in three dimensions: two directions are phase-encoded, so that both may be undersampled."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -118,6 +119,10 @@ class VolumeMRI(LinearOperator):
         possible = to_real((k + mirrored(k).conj()) / 2)
         paired = divide(possible, s2 + power) + divide(r - possible, s2)
         return torch.where(both > 0, paired, divide(r, s2 + power / 2 * m))
+
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor]:
+        v = kspace.centred(density, self.mask.shape[-1])
+        return lambda r: self.solve(r, s2, v)
 
     def norm(self) -> float:
         return self.gain * float((self.mask + mirrored(self.mask)).max() / 2) ** 0.5

@@ -1,6 +1,6 @@
 """Slices that were not measured, or are too damaged to be used."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
-from solvers.operators.volume.axis import along
+from solvers.operators.volume.axis import along, inverse_of_mixing
 from solvers.operators.volume.through_plane import in_three
 
 
@@ -78,8 +78,9 @@ class MissingSlices(LinearOperator):
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         return divide(r, per_image(s2, r) + per_image(v, r) * self.mask(r))
 
-    def mixing(self, shape: Shape) -> Tensor:
-        return self.mask(torch.zeros(shape, dtype=torch.float64)).flatten().diag()
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        kept = self.mask(density[:1, 0, :, :1, :1])
+        return inverse_of_mixing(kept.flatten().diag(), density, s2)
 
     def norm(self) -> float:
         return 1.0

@@ -1,6 +1,6 @@
 """An operator on images, applied to every slice of a volume: a stack of CT or MRI slices, each with a mask of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,6 +169,20 @@ class LinearStack(Stack, LinearOperator):
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
         s2, v = self.per_slice(s2, r), self.per_slice(v, r)
         return self.stacked(self.linear(len(r)).correct(self.rows(r), s2, v))
+
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """Each slice's own: what it has in common with its neighbours is left to conjugate gradients."""
+        alone = density.mean(2)
+        if self.operator.inverse_under(alone, s2) is None:  # type: ignore[attr-defined]
+            return None
+        rows = alone if len(alone) == 1 else alone.repeat_interleave(self.depth, 0)
+
+        def solve(r: Tensor) -> Tensor:
+            each = self.linear(len(r)).inverse_under(rows, self.per_slice(s2, r))  # type: ignore[arg-type]
+            assert each is not None
+            return self.stacked(each(self.rows(r)))
+
+        return solve
 
     def norm(self) -> float:
         return self.operator.norm()  # type: ignore[attr-defined]

@@ -1,6 +1,7 @@
 """Thick slices: each measured slice is a weighted mean of thin ones, along the third axis alone."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 from solvers.operators.separable import Factor, source
-from solvers.operators.volume.axis import along, decomposed, like
+from solvers.operators.volume.axis import along, decomposed, inverse_of_mixing, like
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its deviations
 
@@ -92,8 +93,8 @@ class ThroughPlane(LinearOperator):
             return solved
         return solved + divide(r - along(P.U, inside, -3), per_image(s2, r).expand_as(r))
 
-    def mixing(self, shape: Shape) -> Tensor:
-        return self.matrix(torch.zeros((), dtype=torch.float64), shape[1]).A
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        return inverse_of_mixing(self.matrix(density, density.shape[2]).A, density, s2)
 
     def norm(self) -> float:
         if self.shape is None:
