@@ -37,12 +37,12 @@ class TV(Solver):
         return [0.0] * (self.steps + 1)
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
+        A: LinearOperator = chain.own.operator  # type: ignore[assignment]
         weight = (
             self.lam / 2 if A.unit_range else 2 * self.lam
         )  # x = 2u - 1: TV doubles, and so does A x unless A takes u
         rho = self.rho * weight / self.lam
-        back = A.adjoint(chain.problem.y)
+        back = A.adjoint(chain.own.y)
 
         def normal(p: Tensor) -> Tensor:
             return A.adjoint(A.forward(p)) + rho * gradient_adjoint(gradient(p))

@@ -54,6 +54,11 @@ def estimated_sigma_y(problem: Any) -> Tensor:
     return torch.tensor(result, dtype=y.dtype, device=y.device)
 
 
+def typical(deviation: Tensor) -> Tensor:
+    """The median deviation of the entries of each image, [B,...] -> [B], without infinite ones, which say nothing."""
+    return torch.stack([row[row.isfinite()].median() for row in deviation])
+
+
 def differences(image: Tensor, mask: Tensor, neighbours: str) -> list[Tensor]:
     """Differences within planes of [...,H,W], of measured entries alone; their noise has the entries' standard deviation."""
     results = []

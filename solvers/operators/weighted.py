@@ -76,6 +76,8 @@ class WeightedLinear(Weighted, LinearOperator):
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
     """The operator times weights; linear if it is."""
+    if isinstance(operator, Weighted):
+        return weighted(operator.outer, operator.weights * weights)
     return (
         WeightedLinear(operator, weights)
         if isinstance(operator, LinearOperator)
