@@ -92,9 +92,10 @@ class Adapted(Prior):
             inner.variances,
             inner.coherence,
         )
-        self.inner, self.image_variances = inner, inner.image_variances
-        self.kind, self.patched = inner.kind, inner.patched
-        self.gray, self.origin = inner.gray, inner.origin
+        self.inner = inner
+        self.kind, self.patched, self.gray = inner.kind, inner.patched, inner.gray
+        self.image_variances, self.error_variance = inner.image_variances, inner.error_variance
+        self.contracts, self.origin = inner.contracts, inner.origin
         self._image_shape = tuple(image_shape)
 
     def __getattr__(self, name: str) -> Any:
