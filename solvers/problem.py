@@ -118,7 +118,7 @@ class Problem:
             return self.weighted(sigma_y / deviation, Gaussian(sigma_y))
         if isinstance(self.likelihood, Varying):
             deviation = self.likelihood.deviation.to(self.y)
-            own = per_image(typical(deviation), self.y)
+            own = per_image(typical(deviation, self.ids), self.y)
         elif self.likelihood == Gaussian(None):
             deviation = own = per_image(estimated_sigma_y(self), self.y)
         else:

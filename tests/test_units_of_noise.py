@@ -6,6 +6,7 @@ import pytest
 import torch
 from analytic import Shrink, Table, latent
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm import schedule
 from ldm.denoiser import Prior
@@ -14,7 +15,13 @@ from solvers.codps import CoDPS, CoDPSPlus
 from solvers.daps import DAPS
 from solvers.dps import DPS, DPSLikelihood
 from solvers.measured.noise_level import estimated_sigma_y
-from solvers.operators import RandomInpainting, SuperResolution
+from solvers.operators import (
+    CartesianMRI,
+    Denoising,
+    HighDynamicRange,
+    RandomInpainting,
+    SuperResolution,
+)
 from solvers.padis import PaDIS
 from solvers.pnp import PnP
 from solvers.problem import Gaussian, Problem, Varying, measure
@@ -98,3 +105,50 @@ def test_noise_that_varies_is_each_image_s_own(name):
     torch.testing.assert_close(
         solver.solve(problem, prior), alone(solver, problem, prior), rtol=0, atol=1e-7
     )
+
+
+def half(operator, size: int = 48) -> tuple[torch.Tensor, Problem]:
+    """Images [3,1,size,size] and their measurement, of which some says nothing: half of an image-like y."""
+    x = torch.linspace(-0.5, 0.5, size).double().expand(3, 1, size, size)
+    drawn = operator.draw((1, size, size), Noise(IDS, "mask"))
+    deviation = torch.full_like(drawn.forward(x), 0.1)
+    deviation[..., : deviation.shape[-1] // 2] = torch.inf
+    return x, measure(drawn, x, Varying(deviation), Noise(IDS, "noise"))
+
+
+@pytest.mark.parametrize(
+    "operator",
+    [Denoising(), RandomInpainting(), SuperResolution(2), CartesianMRI(), HighDynamicRange()],
+)
+def test_entries_of_infinite_noise_are_not_measured(operator):
+    """|A x - y| / sigma_y has m squares of mean 1, m at least 240; 4 standard errors of its root are 4 / sqrt(2 m)."""
+    x, problem = half(operator)
+    white = problem.whitened()
+    A, told = white.operator, problem.likelihood.deviation.isfinite()
+    entries = problem.operator.restrict(torch.ones_like(problem.y)) * told
+    assert torch.equal(A.restrict(torch.ones_like(problem.y)), entries)
+    torch.testing.assert_close(A.measured(problem.y), entries.flatten(1).sum(1))
+    assert int(A.measured(problem.y).min()) > 240
+    torch.testing.assert_close(problem.residual(x), torch.ones(3).double(), rtol=0, atol=0.18)
+    answer = A.baseline(white.y, SHAPE)
+    assert answer is None or bool(answer.isfinite().all())
+    known = A.given(white.y, white.sigma_y)
+    assert bool(known.forward(x).isfinite().all()) and bool((known.forward(x)[~told] == 0).all())
+
+
+@pytest.mark.parametrize("name", SOLVERS)
+def test_entries_of_infinite_noise_change_nothing(name):
+    solver, prior, (_, problem) = SOLVERS[name], prior_of(name), half(SuperResolution(2))
+    told = problem.likelihood.deviation.isfinite()
+    expected = solver.solve(problem, prior)
+    assert bool(expected.isfinite().all())
+    wrong = replace(problem, y=torch.where(told, problem.y, 9.0))
+    assert torch.equal(solver.solve(wrong, prior), expected)
+
+
+def test_noise_that_is_infinite_everywhere_is_refused():
+    _, problem = half(Denoising())
+    deviation = problem.likelihood.deviation.clone()
+    deviation[1] = torch.inf
+    with pytest.raises(Refusal, match="^b: .* at least one must be finite$"):
+        PnP(steps=3).solve(replace(problem, likelihood=Varying(deviation)), prior_of("pnp"))
