@@ -31,12 +31,12 @@ def fit(prior: Prior, shape: Shape, **of_volumes: Any) -> tuple[Prior, str]:
     Of volumes [C,D,H,W], of which `of_volumes` tells `spacing` and settings of `VolumePrior`.
     """
     own, asked = tuple(prior.image_shape), tuple(shape)
+    if own[0] != asked[0]:
+        raise Refusal(f"the prior knows images of {own[0]} channels, not {asked[0]}")
     if len(asked) == 4:
         return solid(prior, asked, **of_volumes)
     if own == asked:
         return prior, ""
-    if own[0] != asked[0]:
-        raise Refusal(f"the prior knows images of {own[0]} channels, not {asked[0]}")
     if prior.any_size:
         return sized(prior, asked), ""
     image, square = (f"{size[1]}×{size[2]}" for size in (asked, own))
@@ -60,16 +60,17 @@ def fit(prior: Prior, shape: Shape, **of_volumes: Any) -> tuple[Prior, str]:
 def solid(
     prior: Prior, shape: Shape, spacing: Sequence[float] | None = None, **settings: Any
 ) -> tuple[Prior, str]:
-    """A prior of volumes that denoises all planes which the prior of slices knows."""
+    """A prior of volumes that denoises all planes which the prior of slices knows, or those that settings name."""
     planes, note = fitting(prior, shape, spacing)
+    if "planes" in settings:
+        planes, note = tuple(settings["planes"]), ""
     sides = tuple(spacing or (1.0, 1.0, 1.0))
     if planes == ("axial",):  # even of oblong pixels, which count as square ones of their area
         sides = (sides[0], *[sqrt(sides[1] * sides[2])] * 2)
-    length = (
-        None if spacing else LENGTH
-    )  # how far apart slices are decides how their errors go together
+    # how far apart slices are decides how their errors go together
+    settings = {"length": None if spacing else LENGTH, **settings, "planes": planes}
     state = (prior.shape[0], *shape[1:])
-    return VolumePrior(prior, state, planes, sides, length=length, **settings), note
+    return VolumePrior(prior, state, spacing=sides, **settings), note
 
 
 def sized(prior: Prior, shape: Shape) -> Prior:
@@ -92,9 +93,10 @@ class Adapted(Prior):
             inner.variances,
             inner.coherence,
         )
-        self.inner, self.image_variances = inner, inner.image_variances
-        self.kind, self.patched = inner.kind, inner.patched
-        self.gray, self.origin = inner.gray, inner.origin
+        self.inner = inner
+        self.kind, self.patched, self.gray = inner.kind, inner.patched, inner.gray
+        self.image_variances, self.error_variance = inner.image_variances, inner.error_variance
+        self.contracts, self.origin = inner.contracts, inner.origin
         self._image_shape = tuple(image_shape)
 
     def __getattr__(self, name: str) -> Any:

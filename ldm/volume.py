@@ -84,7 +84,7 @@ class VolumePrior(Prior):
         self.rho = exp(-spacing[0] / coupling) if coupling else 0.0
         self.spread = spread
         self.levels: list[float] = []
-        self.gray, self.origin = prior.gray, prior.origin
+        self.gray, self.contracts, self.origin = prior.gray, prior.contracts, prior.origin
 
     @property
     def any_size(self) -> bool:

@@ -2,10 +2,10 @@
 
     python scripts/publish_prior.py logs/demo/pixel/checkpoints/last.ckpt models/demo-pixel --runs logs/demo/pixel
         --train data/demo/train.csv --validation data/demo/val.csv --test data/demo/test.csv --spectra data/demo/held_out.csv
-        --cubes S1
+        --cubes S1 --ct -1000 400
     python scripts/publish_prior.py logs/demo/latent/checkpoints/last.ckpt models/demo-latent
         --runs logs/demo/vq logs/demo/latent --train data/demo/train.csv --validation data/demo/val.csv
-        --test data/demo/test.csv --note "Half an hour on a CPU."
+        --test data/demo/test.csv --ct -1000 400 --note "Half an hour on a CPU."
 
 Writes config.yaml, model.safetensors (float16), README.md, samples.png, reconstructions.png and losses.svg into a new folder.
 Exit codes: 0 done, 2 a mistake in what was asked (one line says which).
@@ -26,7 +26,6 @@ from torchvision.utils import make_grid
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from demo_scans import CT_WINDOW
 from prior_figures import (
     Losses,
     best_average,
@@ -149,7 +148,8 @@ def publish(options: argparse.Namespace) -> None:
     for run in options.runs:
         if not (run / "tensorboard").is_dir():
             raise Refusal(f"--runs: {run}: no run of main.py, which writes {run}/tensorboard")
-    described = replace(described, contracts={"CT": tuple(options.ct), **described.contracts})
+    if options.ct is not None:
+        described = replace(described, contracts={"CT": tuple(options.ct), **described.contracts})
     checkpoints.export(described, options.folder, half=True)
     prior = checkpoints.load(options.folder)
     with torch.no_grad():
@@ -240,9 +240,8 @@ def main(argv: Sequence[str]) -> int:
         "--ct",
         type=float,
         nargs=2,
-        default=CT_WINDOW,
         metavar="HU",
-        help="black and white of CT in training",
+        help="black and white of CT in training, where there was any (the demo's: -1000 400)",
     )
     parser.add_argument("--note", default="", help="first paragraph of the card")
     parser.add_argument("--samples", type=int, default=4)

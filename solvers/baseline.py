@@ -87,6 +87,4 @@ def alike(problem: Problem) -> tuple[LinearOperator, Tensor]:
     A: LinearOperator = problem.operator  # type: ignore[assignment]
     if not isinstance(A, WeightedLinear):
         return A, problem.y
-    weights = A.weights.to(problem.y)
-    known = (weights > 0).to(weights)
-    return WeightedLinear(A.outer, known), problem.y * known / weights.where(weights > 0, 1)
+    return WeightedLinear(A.outer, (A.weights > 0).to(problem.y)), A.unweighted(problem.y)

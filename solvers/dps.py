@@ -45,7 +45,7 @@ class DPSLikelihood(Solver):
         x = chain.start()
         for a, a_next in pairwise(chain.levels):
             x0, distance, gradient = self.guidance(chain, x, a)
-            weight = (1 - a) / a**0.5 * distance / chain.problem.sigma_y**2
+            weight = (1 - a) / a**0.5 * distance / chain.own.deviations**2
             x0 = (
                 x0 - per_image(weight, x0) * gradient
             )  # (1 - a) / sqrt(a) times the likelihood's score
@@ -57,7 +57,7 @@ class DPSLikelihood(Solver):
         with torch.enable_grad(), recomputing(chain.prior, self.checkpoint):
             x_t = x.detach().requires_grad_()
             x0 = chain.tweedie(x_t, a, self.clip)
-            distance = norm(chain.problem.y - chain.seen.operator.forward(x0))
+            distance = norm(chain.own.y - chain.own.seen_by(chain.prior).operator.forward(x0))
             (gradient,) = torch.autograd.grad(distance.sum(), x_t)
         return x0.detach(), distance.detach(), gradient
 

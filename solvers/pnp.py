@@ -11,6 +11,7 @@ from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
 from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, Isotropic, deviation
 from solvers.discrepancy import meet_noise_level
+from solvers.operators.base import Scalar
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, positive
 from solvers.tv import smoothed_along_slices
@@ -73,7 +74,7 @@ class PnP(Solver):
     def sample(self, chain: Chain) -> Iterator[Move]:
         noise = chain.given.noise_of_state(chain.prior)
         if noise is not None:
-            z = self.smooth(chain.denoise(self.start(chain), noise), chain.levels[0])
+            z = self.smooth(chain.denoise(self.start(chain), noise), noise.double())
             yield chain.levels[0], z, z
             return
         x = chain.begin(lambda: self.start(chain))
@@ -84,7 +85,7 @@ class PnP(Solver):
             x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
             yield sigma, x, x
 
-    def smooth(self, z: Tensor, sigma: float) -> Tensor:
+    def smooth(self, z: Tensor, sigma: Scalar) -> Tensor:
         """The slices of a volume tied together by total variation, if that is asked for."""
         return smoothed_along_slices(z, self.z_tv * sigma**2) if self.z_tv and z.ndim == 5 else z
 

@@ -10,8 +10,8 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
-from solvers.measured.noise_level import estimated_sigma_y
-from solvers.operators.base import LinearOperator, Operator, Shape, norm, per_image
+from solvers.measured.noise_level import estimated_sigma_y, typical
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, norm, per_image
 from solvers.operators.weighted import weighted
 from solvers.operators.wrapper import Composed, Seen
 from solvers.photons import constant, count_deviation, counted, level, unit_scale
@@ -55,8 +55,6 @@ class Varying:
 
 Likelihood = Gaussian | Poisson | Clean | Varying
 
-REFERENCE = 0.05  # sigma_y that a measurement of estimated noise is scaled to; any constant serves
-
 
 @dataclass(frozen=True)
 class Problem:
@@ -76,6 +74,12 @@ class Problem:
             return 0.0
         raise Refusal("this likelihood has no single sigma_y: take the problem's whitened() form")
 
+    @property
+    def deviations(self) -> Scalar:
+        """sigma_y of a problem `in_own_units`: a number, or one of each image [B]."""
+        own = self.likelihood
+        return own.deviation.flatten() if isinstance(own, Varying) else self.sigma_y
+
     def noise_of_state(self, prior: Prior) -> Tensor | None:
         """sigma_y of each image [B], in the prior's range, where y is a state of it: the image with white noise. Else None."""
         if (
@@ -93,26 +97,41 @@ class Problem:
     def whitened(self) -> "Problem":
         """The same problem with noise of one known standard deviation, entries of y and A weighted alike.
 
-        Poisson becomes Gaussian with the counts themselves as variances (at least one count); an unknown sigma_y is
-        estimated for each image. Problems that have a sigma_y are returned as they are.
+        Images `in_own_units` that differ in theirs are scaled to their median. Bayes' rule does not see the scale; what weighs
+        y against something else does, like a step along a gradient, and takes that form instead.
+        """
+        own = self.in_own_units()
+        if not isinstance(own.likelihood, Varying):
+            return own
+        sigma_y = float(own.likelihood.deviation.median())
+        return own.weighted(sigma_y / own.likelihood.deviation, Gaussian(sigma_y))
+
+    def in_own_units(self) -> "Problem":
+        """The same problem with one deviation in each image, entries of its y and A weighted alike whatever the batch holds.
+
+        Poisson becomes Gaussian with the counts themselves as variances (at least one count), `Varying` gets the image's
+        median, an unknown sigma_y is estimated (y stays as it is), a known one kept. Where images differ, one number for each.
         """
         if isinstance(self.likelihood, Poisson):
-            rate = self.likelihood.rate
-            deviation, sigma_y = (
-                count_deviation(self.operator, self.y, rate),
-                unit_scale(self.operator) / math.sqrt(rate),
-            )
-        elif isinstance(self.likelihood, Varying):
+            sigma_y = unit_scale(self.operator) / math.sqrt(self.likelihood.rate)
+            deviation = count_deviation(self.operator, self.y, self.likelihood.rate)
+            return self.weighted(sigma_y / deviation, Gaussian(sigma_y))
+        if isinstance(self.likelihood, Varying):
             deviation = self.likelihood.deviation.to(self.y)
-            sigma_y = float(deviation[deviation.isfinite()].median())
-        elif isinstance(self.likelihood, Gaussian) and self.likelihood.sigma_y is None:
-            deviation, sigma_y = per_image(estimated_sigma_y(self), self.y), REFERENCE
+            own = per_image(typical(deviation, self.ids), self.y)
+        elif self.likelihood == Gaussian(None):
+            deviation = own = per_image(estimated_sigma_y(self), self.y)
         else:
             return self
-        weights = (sigma_y / deviation).expand(len(self.ids), *deviation.shape[1:])
-        return Problem(
-            weights * self.y, weighted(self.operator, weights), Gaussian(sigma_y), self.ids
-        )
+        likelihood = Gaussian(float(own[0])) if bool((own == own[0]).all()) else Varying(own)
+        if deviation[0].numel() == 1:
+            return replace(self, likelihood=likelihood)
+        return self.weighted(own / deviation, likelihood)
+
+    def weighted(self, weights: Tensor, likelihood: Likelihood) -> "Problem":
+        """y and A times weights, [1,...] or [B,...], and the likelihood of that."""
+        w = weights.expand(len(self.ids), *weights.shape[1:])
+        return Problem(w * self.y, weighted(self.operator, w), likelihood, self.ids)
 
     def perturbed(self, noise: Noise) -> "Problem":
         """y with noise of the same deviation once more, where it is measured: what perturb-and-solve draws are met with."""
@@ -144,9 +163,8 @@ class Problem:
         return distance / (problem.sigma_y * problem.operator.measured(problem.y).sqrt())
 
     def seen_by(self, prior: Prior) -> "Problem":
-        """The whitened measurement as a function of the prior's state: cropped, averaged over channels, or decoded."""
-        problem = self.whitened()
-        return replace(problem, operator=view_through(problem.operator, prior))
+        """The measurement as a function of the prior's state: cropped, averaged over channels, or decoded."""
+        return replace(self, operator=view_through(self.operator, prior))
 
 
 def view_through(operator: Operator, prior: Prior) -> Operator:

@@ -14,7 +14,7 @@ from ldm.sampling import ddim_step_vp, sigma_at, vp_levels
 from solvers.beliefs import IMAGE_DEVIATION, Isotropic
 from solvers.condition import CAP, correction
 from solvers.gauss_newton import Precision
-from solvers.operators.base import LinearOperator, norm
+from solvers.operators.base import LinearOperator, Scalar, norm
 from solvers.problem import Problem
 from solvers.recompute import recomputing
 from solvers.solver import Chain, Move, Solver, fraction, need_linear, positive
@@ -64,28 +64,29 @@ class PSLD(Solver):
 
     def guidance(self, chain: Chain, z: Tensor, a: float) -> tuple[Tensor, Tensor]:
         """z0_hat(z), and the gradient with respect to z of what it leaves unexplained."""
-        prior, y = chain.prior, chain.problem.y
-        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
+        prior, y = chain.prior, chain.own.y
+        A: LinearOperator = chain.own.operator  # type: ignore[assignment]
         with torch.enable_grad(), recomputing(prior, self.checkpoint):
             z_t = z.detach().requires_grad_()
             z0 = chain.tweedie(z_t, a)
             x = prior.to_image(z0)
-            glued = Glue.apply(x, y, A, self.weight(chain.problem))
+            glued = Glue.apply(x, y, A, self.weight(chain.own))
             glue, measurement = norm(prior.to_state(glued) - z0), norm(y - A.forward(x))
             total = self.gamma * glue + self.omega * measurement
             (gradient,) = torch.autograd.grad(total.sum(), z_t)
         return z0.detach(), gradient
 
-    def weight(self, problem: Problem) -> float | None:
+    def weight(self, problem: Problem) -> Scalar | None:
         """s2 of B = A^T (s2 + A A^T)^-1; None for A^T alone."""
-        return max((problem.sigma_y / IMAGE_DEVIATION) ** 2, PASTE)
+        s2 = (problem.deviations / IMAGE_DEVIATION) ** 2
+        return s2.clamp_min(PASTE) if isinstance(s2, Tensor) else max(s2, PASTE)
 
 
 class Glue(torch.autograd.Function):
     """x + B (y - A x). B A is symmetric, so the backward pass of I - B A is itself, however B is computed."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, A: LinearOperator, s2: float | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, A: LinearOperator, s2: Scalar | None) -> Tensor:
         ctx.A, ctx.s2 = A, s2
         return x + back(A, x, y - A.forward(x), s2)
 
@@ -95,9 +96,9 @@ class Glue(torch.autograd.Function):
         return g - back(ctx.A, g, ctx.A.forward(g), ctx.s2), None, None, None
 
 
-def back(A: LinearOperator, like: Tensor, r: Tensor, s2: float | None) -> Tensor:
+def back(A: LinearOperator, like: Tensor, r: Tensor, s2: Scalar | None) -> Tensor:
     """B r, an image like `like`; without a closed form, with A B r right to a thousandth of r."""
     if s2 is None:
         return A.adjoint(r)
-    wanted = Precision(s2, r.new_tensor(s2), 0.001 * norm(r), CAP)
+    wanted = Precision(s2, torch.as_tensor(s2).to(r), 0.001 * norm(r), CAP)
     return correction(Isotropic(like, 1.0), A, r, wanted).x

@@ -123,6 +123,5 @@ class ReSample(Solver):
             return final_image(prior, z, problem, self.polish)
         image = final_image(prior, z, problem, polish=False)
         most = IMAGE_DEVIATION**2 + prior.error_variance
-        return self.meet(
-            Belief.of_image(prior, image, sigma, problem).with_variance(most), problem, pixels=True
-        )
+        belief = Belief.of_image(prior, image, sigma, problem).with_variance(most)
+        return self.meet(belief, chain.own, pixels=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ldm.denoiser import Prior
-from solvers.operators.base import LinearOperator, conjugate_gradients
+from solvers.operators.base import LinearOperator, Scalar, conjugate_gradients, per_image
 from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, need_linear, positive
 
@@ -37,12 +37,12 @@ class TV(Solver):
         return [0.0] * (self.steps + 1)
 
     def sample(self, chain: Chain) -> Iterator[Move]:
-        A: LinearOperator = chain.problem.operator  # type: ignore[assignment]
+        A: LinearOperator = chain.own.operator  # type: ignore[assignment]
         weight = (
             self.lam / 2 if A.unit_range else 2 * self.lam
         )  # x = 2u - 1: TV doubles, and so does A x unless A takes u
         rho = self.rho * weight / self.lam
-        back = A.adjoint(chain.problem.y)
+        back = A.adjoint(chain.own.y)
 
         def normal(p: Tensor) -> Tensor:
             return A.adjoint(A.forward(p)) + rho * gradient_adjoint(gradient(p))
@@ -86,16 +86,18 @@ def gradient_adjoint(g: Tensor) -> Tensor:
     return x
 
 
-def smoothed_along_slices(x: Tensor, weight: float, steps: int = 30) -> Tensor:
-    """argmin_u |u - x|^2 / 2 + weight TV_z(u) of a volume [B,C,D,H,W], TV_z the sum of |differences along D|.
+def smoothed_along_slices(x: Tensor, weight: Scalar, steps: int = 30) -> Tensor:
+    """argmin_u |u - x|^2 / 2 + weight TV_z(u) of a volume [B,C,D,H,W], TV_z the sum of |differences along D|. weight: a
+    number, or one for each volume [B].
 
     By projected gradients on the dual, which 1/4 times its step makes converge (Chambolle 2004).
     """
-    if weight <= 0 or x.shape[2] < 2:
+    if x.shape[2] < 2:
         return x
+    bound = per_image(weight, x)
     p = torch.zeros_like(x.diff(dim=2))
     for _ in range(steps):
-        p = (p + 0.25 * _less(x, p).diff(dim=2)).clamp(-weight, weight)
+        p = (p + 0.25 * _less(x, p).diff(dim=2)).clamp(-bound, bound)
     return _less(x, p)
 
 

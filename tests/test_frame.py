@@ -74,6 +74,28 @@ def test_small_images_are_a_window_of_the_prior_s(prior: Prior, shape: tuple[int
         )
 
 
+@pytest.mark.parametrize(
+    "prior, shape",
+    [
+        (latent(), (1, 5, 6)),  # framed
+        (latent(), (1, 12, 16)),  # tiled
+        (latent(), (1, 11, 15)),  # both
+        (pixel(), (1, 5, 6)),
+        (pixel(), (1, 12, 16)),
+        (pixel(), (1, 3, 8, 8)),  # a volume of its slices
+    ],
+)
+def test_what_is_known_of_a_prior_is_passed_on(prior: Prior, shape: tuple[int, ...]):
+    """All that its class has a value for, which nobody asks the inner prior about unless it is copied."""
+    prior.contracts, prior.origin, prior.coherence = {"CT": (-1000.0, 400.0)}, "digest", ()
+    if prior.kind == "latent":
+        prior.error_variance, prior.image_variances = 0.01, [(1.0, *[0.5] * 33)]
+    adapted, _ = resize.fit(prior, shape)
+    known = [name for name in Prior.__annotations__ if hasattr(Prior, name)]
+    assert {"kind", "gray", "error_variance", "image_variances", "contracts"} < set(known)
+    assert [getattr(adapted, name) for name in known] == [getattr(prior, name) for name in known]
+
+
 def test_an_update_behind_a_window_leaves_the_frame_to_the_prior():
     framed, _ = resize.fit(pixel(), (1, 5, 6))
     truth = noise(2, 1, 5, 6) / 3

@@ -9,8 +9,10 @@ from analytic import isotropic, latent
 import sample
 from data.seeding import Noise
 from ldm.sampling import full
+from ldm.volume import VolumePrior
 from solvers.measured.noise_level import estimated_sigma_y, overstated
 from solvers.operators import Denoising, SuperResolution
+from solvers.operators.volume import Slicewise
 from solvers.pnp import PnP
 from solvers.problem import Gaussian, Problem, measure
 
@@ -49,6 +51,18 @@ def test_unknown_noise_is_each_image_s_own():
     found = solver.solve(problem, prior)
     torch.testing.assert_close(found, prior.denoise(problem.y, estimated_sigma_y(problem)))
     torch.testing.assert_close(found[1:], solver.solve(problem.select([1]), prior))
+
+
+def test_a_denoised_volume_is_tied_together_by_its_own_noise():
+    """Not by the largest of the batch."""
+    slices = noisy(0.2).y * torch.tensor([1.0, 0.25])[:, None, None, None]
+    rough = slices[:, :, None] + 0.05 * Noise(IDS, "noise").normal((2, 1, 6, 48, 48))
+    stack = Slicewise(Denoising()).draw((1, 6, 48, 48), Noise(IDS, "mask"))
+    problem = Problem(rough, stack, Gaussian(None), IDS)
+    prior, solver = VolumePrior(isotropic((1, 48, 48)), (1, 6, 48, 48)), PnP(z_tv=1.0)
+    found = solver.solve(problem, prior)
+    for i in range(2):
+        torch.testing.assert_close(found[i : i + 1], solver.solve(problem.select([i]), prior))
 
 
 def test_other_operators_and_latents_take_turns():

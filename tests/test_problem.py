@@ -231,11 +231,15 @@ def test_unknown_noise_is_estimated_for_each_image():
         torch.testing.assert_close(estimated_sigma_y(problem), truth, rtol=0.08, atol=0)
         white = problem.whitened()
         torch.testing.assert_close(white.residual(x), torch.ones(3).double(), rtol=0, atol=0.09)
-        alone = problem.select([2]).whitened()
-        assert torch.equal(white.y[2:], alone.y), "an estimate may not depend on the batch"
+        own, alone = problem.in_own_units(), problem.select([2]).whitened()
+        assert torch.equal(own.y, problem.y) and torch.equal(alone.y, problem.y[2:])
+        assert torch.equal(own.deviations, estimated_sigma_y(problem))
+        assert alone.sigma_y == float(own.deviations[2]), "an estimate may not depend on the batch"
         r = torch.ones_like(white.y)
+        scale = white.sigma_y / alone.sigma_y
         torch.testing.assert_close(
-            white.operator.solve(r, 0.1, 1.0)[2:], alone.operator.solve(r[2:], 0.1, 1.0)
+            white.operator.solve(scale * r, scale**2 * 0.1, 1.0)[2:] * scale,
+            alone.operator.solve(r[2:], 0.1, 1.0),
         )
 
 
@@ -363,7 +367,7 @@ def test_a_prior_sees_counts_as_gaussian():
     problem = measure(draw(GaussianBlur(5, 1.0), x), x, Poisson(500.0), Noise(IDS, "noise"))
     prior = Prior(torch.nn.Identity(), (3, 16, 12))
     prior.gray = True
-    seen = problem.seen_by(prior)
+    seen = problem.whitened().seen_by(prior)
     assert isinstance(seen.operator, LinearOperator) and seen.sigma_y == problem.whitened().sigma_y
     state = (
         prior.to_state(x)

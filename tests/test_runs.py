@@ -383,6 +383,7 @@ def test_a_run_is_published(data, tmp_path):
         "Three steps." in card and "(8 slices); nobody else" in card and "`pixel`: 3 steps" in card
     )
     assert {path.name for path in new.glob("*.png")} == {"samples.png"}
+    assert checkpoints.load(new).contracts == {} and "was black" not in card  # it saw no CT
     assert "pixel: train/loss" in (new / "losses.svg").read_text()
 
 
@@ -416,11 +417,18 @@ def test_a_card_tells_the_average_chosen_the_errors_and_the_learning_curve(data,
         "--steps",
         "2",
     ]
-    words += ["--earlier", *(str(file.with_name(f"{steps}.ckpt")) for steps in (8, 4))]
+    words += [
+        "--ct",
+        "-1000",
+        "400",
+        "--earlier",
+        *(str(file.with_name(f"{steps}.ckpt")) for steps in (8, 4)),
+    ]
     assert publish_prior.main([str(file), str(new), *words]) == 0
     card, prior = (new / "README.md").read_text(), checkpoints.load(new)
     values = {k: float(v) for k, v in re.findall(r"(\S+) images (\S+) dB", card)}
     best = max(values, key=values.__getitem__)
+    assert prior.contracts == {"CT": (-1000, 400)} and "* CT: -1000 was black and 400 white" in card
     key = "denoiser.network.conv_in.weight"
     chosen = checkpoints.load(file, ema=float(best.replace(",", ""))).state_dict()[key]
     assert len(values) == 2 and torch.allclose(prior.state_dict()[key], chosen, atol=2**-11)

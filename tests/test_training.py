@@ -237,3 +237,14 @@ def test_turned_images_are_seen_in_all_eight_positions_and_of_any_size():
     assert torch.equal(module.eval().whole(batch, Draws(0, 0, 0)), batch["image"])
     with pytest.raises(ValueError, match="do not fit"):
         module.whole({"image": torch.zeros(1, 2, 8, 8)}, Draws(0, 0, 0))
+
+
+def test_oblong_images_are_turned_without_swapping_their_sides():
+    prior = Prior(EDM(ResidualUNet(widths=(8, 12), blocks=1)), (1, 16, 16))
+    module = PixelDiffusion(prior, AdamW(lr=1.0), flip=True, turn=True).train()
+    image = torch.arange(32.0).reshape(1, 1, 4, 8)
+    seen = module.whole({"image": image.expand(100, -1, -1, -1)}, Draws(0, 0, 0))
+    wanted = [image, image.flip(3), image.flip(2), image.flip(2, 3)]
+    assert {tuple(one.flatten().tolist()) for one in seen} == {
+        tuple(one.flatten().tolist()) for one in wanted
+    }

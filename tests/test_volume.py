@@ -10,6 +10,7 @@ from torch import nn
 
 from data.files import Refusal
 from data.seeding import Noise
+from ldm import resize
 from ldm.denoiser import EDM, Prior
 from ldm.networks.residual_unet import ResidualUNet
 from ldm.volume import PLANES, VolumePrior
@@ -246,6 +247,23 @@ def test_the_shipped_network_takes_every_plane():
 def test_refused_in_one_line(make, says):
     with pytest.raises(Refusal, match=says):
         make()
+
+
+def test_settings_of_volumes_are_taken_and_channels_are_counted():
+    """What `fit` chooses itself can be chosen, with spacing and without."""
+    prior, shape = Prior(Shrink(), (1, 6, 5)), (1, 4, 6, 5)
+    for spacing in (None, (1.0, 1.0, 1.0)):
+        fit, note = resize.fit(prior, shape, spacing=spacing, length=2.0, planes=["axial"])
+        assert isinstance(fit, VolumePrior) and (fit.length, fit.planes) == (2.0, ("axial",))
+        assert note == ""
+    with pytest.raises(Refusal, match="coronal planes need a prior whose network takes any size"):
+        resize.fit(prior, shape, planes=("coronal",))
+    gray = Prior(Shrink(), (3, 6, 5))
+    gray.gray = True
+    for one in (prior, gray):
+        assert resize.fit(one, shape)[0].image_shape == shape
+        with pytest.raises(Refusal, match="images of 1 channels, not 3"):
+            resize.fit(one, (3, 4, 6, 5))
 
 
 def test_noise_of_neighbours_goes_together_and_every_slice_stays_standard_normal():

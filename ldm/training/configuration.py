@@ -18,10 +18,6 @@ NUMBERS = (
         bool(value) and all(map(NUMBER[1], value if isinstance(value, list) else [value]))
     ),
 )
-MAPPINGS = (
-    "a list of mappings",
-    lambda value: isinstance(value, list) and all(map(MAPPING[1], value)),
-)
 KNOWN = {  # keys of a configuration, and what is allowed there
     **dict.fromkeys(("model", "data", *PARTS, "trainer", "contracts"), MAPPING),
     "ema_half_life": NUMBERS,

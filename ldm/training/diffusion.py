@@ -39,8 +39,8 @@ class PixelDiffusion(pl.LightningModule):
     """prior: what is trained and, later, used. labels: feed the manifest's label column to a class-conditional network.
 
     flip: mirror half of the images left to right (where left and right mean nothing). turn: half of them upside down too, and
-    half with rows and columns swapped, as suits a prior that knows details and not which way is up. crops: of patch training,
-    below. A network of any size is trained on whatever size the data have, `data.params.crop` for one.
+    half with rows and columns swapped if they are as many, as suits a prior that knows details and not which way is up. crops:
+    of patch training, below. A network of any size is trained on whatever size the data have, `data.params.crop` for one.
     """
 
     prior: Prior
@@ -153,7 +153,8 @@ class PixelDiffusion(pl.LightningModule):
             return image
         down, turned = draws.uniform((2, len(image))) < 0.5
         image = torch.where(column(down), image.flip(2), image)
-        return torch.where(column(turned), image.mT, image)
+        square = image.shape[2] == image.shape[3]
+        return torch.where(column(turned), image.mT, image) if square else image
 
     def mirror(self, n: int, draws: Draws) -> Tensor:
         """Which images to mirror, [n] bool."""

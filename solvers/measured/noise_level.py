@@ -1,5 +1,6 @@
 """How much noise a measurement holds, from the measurement alone."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,6 +53,17 @@ def estimated_sigma_y(problem: Any) -> Tensor:
             )
         result.append(float(medians.quantile(0.25)) / 0.6082)
     return torch.tensor(result, dtype=y.dtype, device=y.device)
+
+
+def typical(deviation: Tensor, ids: Sequence[str]) -> Tensor:
+    """The median deviation of the entries of each image, [B,...] -> [B], without infinite ones, which say nothing. Raises Refusal
+    for images that have no others."""
+    for row, image_id in zip(deviation, ids):
+        if not bool(row.isfinite().any()):
+            raise Refusal(
+                f"{image_id}: the deviation of every entry is infinite, so that y says nothing; at least one must be finite"
+            )
+    return torch.stack([row[row.isfinite()].median() for row in deviation])
 
 
 def differences(image: Tensor, mask: Tensor, neighbours: str) -> list[Tensor]:

@@ -12,7 +12,7 @@ from solvers.operators.wrapper import Wrapper
 
 
 class Weighted(Wrapper):
-    """y = w * A(x); w [B,...] shaped like y, or [B,1,...] with one number for each image."""
+    """y = w * A(x); w [B,...] shaped like y, or [B,1,...] with one number for each image. Where it is 0, y says nothing."""
 
     outer: Any  # linear in WeightedLinear
 
@@ -29,20 +29,34 @@ class Weighted(Wrapper):
         rows = list(indices)
         return type(self)(self.outer.select(rows), self.weights[rows])
 
+    def unweighted(self, y: Tensor) -> Tensor:
+        """y as A has it; 0 where it says nothing."""
+        w = self.weights.to(y)
+        return (y / w.where(w > 0, 1)).where(w > 0, 0)
+
+    def measured(self, y: Tensor) -> Tensor:
+        entries = self.outer.restrict(torch.ones_like(y))
+        told = self.restrict(torch.ones_like(y)).flatten(1).sum(1) / entries.flatten(1).sum(1)
+        return self.outer.measured(y) * told
+
+    def restrict(self, y: Tensor) -> Tensor:
+        return self.outer.restrict(y).where(self.weights.to(y) > 0, 0)
+
     def noise_alone(self, y: Tensor) -> Tensor | None:
-        alone = self.outer.noise_alone(y / self.weights.to(y))
+        alone = self.outer.noise_alone(self.unweighted(y))
         return None if alone is None else self.weights.to(y) * alone
 
     def given(self, y: Tensor, sigma: float | Tensor) -> "Weighted":
-        weights = self.weights.to(y)
-        return type(self)(self.outer.given(y / weights, sigma / weights), self.weights)
+        w = self.weights.to(y)
+        known = self.outer.given(self.unweighted(y), sigma / w.where(w > 0, 1))
+        return type(self)(known, self.weights)
 
     @property
     def grid(self) -> Grid | None:
         return self.outer.grid
 
     def baseline(self, y: Tensor, shape: Shape) -> Tensor | None:
-        return self.outer.baseline(y / self.weights.to(y), shape)
+        return self.outer.baseline(self.unweighted(y), shape)
 
 
 class WeightedLinear(Weighted, LinearOperator):
@@ -76,6 +90,8 @@ class WeightedLinear(Weighted, LinearOperator):
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
     """The operator times weights; linear if it is."""
+    if isinstance(operator, Weighted):
+        return weighted(operator.outer, operator.weights * weights)
     return (
         WeightedLinear(operator, weights)
         if isinstance(operator, LinearOperator)

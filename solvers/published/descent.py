@@ -52,7 +52,7 @@ class AdamW:
             else (self.lr_latent, self.iterations_latent)
         )
         share = problem.operator.measured(problem.y) / problem.y[0].numel()  # of the entries of y
-        stop = problem.sigma_y**2 * share if self.stop is None else self.stop
+        stop = problem.deviations**2 * share if self.stop is None else self.stop
         first, second = torch.zeros_like(x), torch.zeros_like(x)
         active, history = torch.ones(len(x), dtype=torch.bool, device=x.device), []
         for k in range(iterations):

@@ -8,6 +8,7 @@ from torch import Tensor
 from ldm.denoiser import Prior
 from ldm.sampling import vp_levels
 from ldm.schedule import scaled_linear_alpha_bar
+from solvers.operators.base import Scalar
 from solvers.problem import Problem
 from solvers.psld import PASTE, PSLD, Glue
 from solvers.solver import Chain, Move, final_image
@@ -34,7 +35,7 @@ class PublishedPSLD(PSLD):
     def levels(self, problem: Problem, prior: Prior) -> list[float]:
         return vp_levels(prior, self.steps, self.spacing, scaled_linear_alpha_bar())
 
-    def weight(self, problem: Problem) -> float | None:
+    def weight(self, problem: Problem) -> Scalar | None:
         if self.back == "noise":
             return super().weight(problem)
         return PASTE if self.back == "pinv" else None
@@ -43,4 +44,4 @@ class PublishedPSLD(PSLD):
         image = final_image(chain.prior, move[1], chain.problem, self.polish and not self.paste)
         if not self.paste:
             return image
-        return Glue.apply(image, chain.problem.y, chain.problem.operator, PASTE)  # type: ignore[no-any-return]
+        return Glue.apply(image, chain.own.y, chain.own.operator, PASTE)  # type: ignore[no-any-return]

@@ -69,9 +69,9 @@ class PublishedReSample(ReSample):
     def decoded(self, chain: Chain) -> Problem:
         """The measurement as a function of the state."""
         if not (self.codebook and chain.decodes):
-            return chain.seen
-        through = Composed(chain.problem.operator, partial(chain.prior.decode, quantize=True))
-        return replace(chain.problem, operator=through)
+            return chain.own.seen_by(chain.prior)
+        through = Composed(chain.own.operator, partial(chain.prior.decode, quantize=True))
+        return replace(chain.own, operator=through)
 
     def estimate(self, z: Tensor, x0: Tensor, a: float) -> Tensor:
         """x0, or the published pseudo-Tweedie one, which leaves some noise in."""
@@ -92,7 +92,7 @@ class PublishedReSample(ReSample):
             return super().consistent(chain, x0, sigma)
         pixels = sigma > self.sigma_latent
         belief = Belief.of(chain.prior, x0, sigma, chain.problem, pixels)
-        seen = chain.problem if belief.decoded else self.decoded(chain)
+        seen = chain.own if belief.decoded else self.decoded(chain)
         return chain.framed(chain.state(belief, self.meet(belief, seen, pixels)))
 
     def meet(self, belief: Belief, seen: Problem, pixels: bool) -> Tensor:

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from data.files import Refusal
-from data.seeding import Noise
-from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
+from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 from solvers.operators.volume.axis import along, inverse_of_mixing
 from solvers.operators.volume.through_plane import in_three
 
@@ -55,10 +54,6 @@ class MissingSlices(LinearOperator):
 
     def shape_in(self, measured: Shape) -> Shape:
         return measured
-
-    def draw(self, shape: Shape, noise: Noise) -> Operator:
-        self.shape_out(shape)
-        return self.bind(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mask(x) * x

@@ -148,7 +148,7 @@ class LinearStack(Stack, LinearOperator):
     def linear(self, batch: int) -> LinearOperator:
         return self.each(batch)  # type: ignore[return-value]
 
-    def per_slice(self, value: Scalar, like: Tensor) -> Scalar:
+    def per_slice(self, value: Scalar) -> Scalar:
         """A number for each volume as one for each of its slices."""
         return (
             value.repeat_interleave(self.depth)
@@ -163,11 +163,11 @@ class LinearStack(Stack, LinearOperator):
         return self.stacked(self.linear(len(r)).gram(self.rows(r)))
 
     def solve(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        s2, v = self.per_slice(s2, r), self.per_slice(v, r)
+        s2, v = self.per_slice(s2), self.per_slice(v)
         return self.stacked(self.linear(len(r)).solve(self.rows(r), s2, v))
 
     def correct(self, r: Tensor, s2: Scalar, v: Scalar) -> Tensor:
-        s2, v = self.per_slice(s2, r), self.per_slice(v, r)
+        s2, v = self.per_slice(s2), self.per_slice(v)
         return self.stacked(self.linear(len(r)).correct(self.rows(r), s2, v))
 
     def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
