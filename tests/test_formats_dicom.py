@@ -153,6 +153,22 @@ def test_monochrome1_is_inverted_and_its_window_with_it():
     assert np.allclose(image.meta.window, (ends - centre - width / 2, ends - centre + width / 2))
 
 
+@pytest.mark.parametrize("modality", ["CT", "PT"])
+def test_monochrome1_leaves_numbers_with_a_unit_as_they_are(tmp_path, modality):
+    """HU are HU however they are to be shown, in the image and its window, and the file says MONOCHROME1 again."""
+    ds = pydicom.dcmread(SHIPPED / "CT_small.dcm")
+    ds.PhotometricInterpretation, ds.Modality = "MONOCHROME1", modality
+    ds.WindowCenter, ds.WindowWidth = 40, 400
+    ds.save_as(tmp_path / "in.dcm")
+    image = formats.read(tmp_path / "in.dcm")
+    assert torch.equal(image.pixels, formats.read(SHIPPED / "CT_small.dcm").pixels)
+    assert image.meta.window == (-160, 240)
+    formats.write(image, tmp_path / "out.dcm")
+    out = pydicom.dcmread(tmp_path / "out.dcm")
+    assert out.PhotometricInterpretation == "MONOCHROME1"
+    assert np.array_equal(out.pixel_array, ds.pixel_array)
+
+
 @pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small.dcm", "examples_ybr_color.dcm"])
 def test_no_patient_data_unless_asked_for(tmp_path, name, caplog):
     source = pydicom.dcmread(SHIPPED / name)

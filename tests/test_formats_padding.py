@@ -44,7 +44,14 @@ def padded_ct(path, value=-2000, vr="SS", limit=None, photometric="MONOCHROME2",
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"value": 63536, "vr": "US"}, {"limit": -1500}, {"photometric": "MONOCHROME1"}]
+    "how",
+    [
+        {},
+        {"value": 63536, "vr": "US"},
+        {"limit": -1500},
+        {"photometric": "MONOCHROME1"},
+        {"photometric": "MONOCHROME1", "Modality": "CR"},
+    ],
 )
 def test_padding_takes_no_part_in_windows_and_is_written_back(tmp_path, how):
     array, outside = padded_ct(tmp_path / "a.dcm", **how)

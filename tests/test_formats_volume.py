@@ -94,8 +94,14 @@ def test_nifti_volume_is_put_together_again(tmp_path, name, axis):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_one_slice_keeps_its_place(tmp_path, axis):
+@pytest.mark.parametrize("codes", [True, False])
+def test_one_slice_keeps_its_place(tmp_path, axis, codes):
     path = next(SHIPPED.rglob("anatomical.nii"))
+    if not codes:  # readers centre it
+        whole = nibabel.load(path)
+        whole.set_qform(None, 0)
+        whole.set_sform(None, 0)
+        nibabel.save(whole, path := tmp_path / "centred.nii")
     source = nibabel.load(path)
     formats.write(formats.upright(formats.read(path, 7, axis)), tmp_path / "one.nii")
     one = nibabel.load(tmp_path / "one.nii")
@@ -105,6 +111,23 @@ def test_one_slice_keeps_its_place(tmp_path, axis):
     assert np.array_equal(
         np.asarray(one.dataobj).squeeze(), np.take(np.asarray(source.dataobj), 7, axis)
     )
+
+
+@pytest.mark.parametrize("first, step, count", [(0, 1, 9), (0, 1, 4), (3, 2, 3), (-0.25, 0.5, 18)])
+def test_a_part_of_a_volume_without_transforms_stays_in_its_place(tmp_path, first, step, count):
+    """Readers centre a header whose two codes are 0: the whole stays without them, a part says where it lies."""
+    source = nibabel.Nifti1Image(np.zeros((6, 5, 9), np.int16), None)
+    source.header.set_zooms((1, 2, 3))
+    nibabel.save(source, tmp_path / "in.nii")
+    source = nibabel.load(tmp_path / "in.nii")
+    metas = [formats.read(tmp_path / "in.nii", k).meta for k in range(9)]
+    made = [Image(torch.zeros(1, 6, 5), m) for m in formats.stacked(metas, first, step, count)]
+    formats.reassemble(made, tmp_path / "out.nii")
+    part = nibabel.load(tmp_path / "out.nii")
+    codes = [int(part.header[key]) for key in ("qform_code", "sform_code")]
+    assert part.shape == (6, 5, count) and codes == [0, 2 if count in (4, 3) else 0]
+    for k in range(count):
+        assert np.allclose(part.affine @ (1, 2, k, 1), source.affine @ (1, 2, first + k * step, 1))
 
 
 def test_super_resolved_volume_has_finer_voxels_in_the_same_place(tmp_path):

@@ -32,6 +32,30 @@ def test_one_slice_is_an_image(world, tmp_path, capsys):  # noqa: F811
     assert nibabel.load(tmp_path / "out/recon/head.nii.gz").shape == (17, 18, 1)
 
 
+@pytest.mark.parametrize("kind", ["cut", "empty"])
+def test_a_volume_that_cannot_be_read_fails_alone(world, tmp_path, capsys, kind):  # noqa: F811
+    """It says what is wrong, as images do; the others are restored. Alone it is refused with the same line."""
+    data = head(tmp_path / "in", 17, 18, 4)
+    good = (data / "head.nii.gz").read_bytes()
+    bad = data / "bad.nii.gz"
+    bad.write_bytes(good[: len(good) // 2] if kind == "cut" else b"")
+    says = {"cut": "cut short or damaged", "empty": "empty"}[kind]
+    assert run(world, data, tmp_path / "out") == 1
+    status = {name: one["status"] for name, one in tiny.records(tmp_path / "out").items()}
+    assert status["head"] == "ok" and says in status["bad"]
+    assert "single image" not in capsys.readouterr().err
+    assert run(world, bad, tmp_path / "alone") == 2 and says in tiny.refusal(capsys)
+
+
+def test_files_that_name_no_series_are_told(world, tmp_path, capsys):  # noqa: F811
+    for path in series(tmp_path / "in", 3):
+        ds = pydicom.dcmread(path)
+        del ds.SeriesInstanceUID
+        ds.save_as(path)
+    assert run(world, tmp_path / "in", tmp_path / "out") == 2
+    assert "is a single image (its file names no series)" in tiny.refusal(capsys)
+
+
 def test_two_slices_in_one_place_are_one_line(world, tmp_path, capsys):  # noqa: F811
     """A copy under another name, as folders collect them; one by one they are restored."""
     found = series(tmp_path / "in", 5)

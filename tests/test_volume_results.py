@@ -253,6 +253,55 @@ def test_places_between_slices_are_exact_and_keep_a_tilt(tmp_path):
     assert formats.spacing(metas) == pytest.approx((np.hypot(3, 0.5), 0.8, 0.8))
 
 
+def bare(folder: Path, *left_out: str) -> list[formats.Meta]:
+    """Of a tilted series with thickness, distance and locations, without the elements named."""
+    for k, path in enumerate(files := series(folder, 4, tilt=0.5)):
+        ds = pydicom.dcmread(path)
+        ds.SliceThickness, ds.SpacingBetweenSlices, ds.SliceLocation = 4, 3, 3 * k
+        for keyword in left_out:
+            delattr(ds, keyword)
+        ds.save_as(path)
+    return [formats.read(path).meta for path in files]
+
+
+def between(folder: Path, metas: list[formats.Meta]) -> list[pydicom.Dataset]:
+    """Slices half as far apart as those of `metas`, written as a series."""
+    made = formats.stacked(metas, -0.25, 0.5, 8)
+    formats.reassemble([Image(torch.zeros(1, 16, 16), meta) for meta in made], folder)
+    return [pydicom.dcmread(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.parametrize(
+    "left_out", [["PixelSpacing"], ["PixelSpacing", "ImageOrientationPatient"]]
+)
+def test_places_between_slices_need_no_size_of_pixels(tmp_path, left_out):
+    made = between(tmp_path / "out", bare(tmp_path / "in", *left_out))
+    for place, ds in zip(np.arange(8) / 2 - 0.25, made, strict=True):
+        assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx(
+            [-5, -7 + 0.5 * place, 3 * place], abs=1e-9
+        )
+        assert float(ds.SpacingBetweenSlices) == pytest.approx(np.hypot(3, 0.5) / 2)
+        assert float(ds.SliceThickness) == pytest.approx(np.hypot(3, 0.5) / 2)
+        assert float(ds.SliceLocation) == pytest.approx(3 * place)
+
+
+@pytest.mark.parametrize("located", [True, False])
+def test_slices_without_a_place_keep_true_distances(tmp_path, located):
+    """Thickness and distance are halved; locations lie between those of the neighbours, where there are any."""
+    left_out = ["ImagePositionPatient", *(["SliceLocation"] if not located else [])]
+    made = between(tmp_path / "out", bare(tmp_path / "in", *left_out))
+    for place, ds in zip(np.arange(8) / 2 - 0.25, made, strict=True):
+        assert (ds.SliceThickness, ds.SpacingBetweenSlices) == (2, 1.5)
+        assert "ImagePositionPatient" not in ds and ("SliceLocation" in ds) == located
+        assert not located or float(ds.SliceLocation) == pytest.approx(3 * place)
+
+
+def test_one_location_for_all_slices_is_left_out(tmp_path):
+    metas = bare(tmp_path / "in", "ImagePositionPatient")
+    made = between(tmp_path / "out", [metas[0]] * 4)
+    assert len(made) == 8 and not any("SliceLocation" in ds for ds in made)
+
+
 def test_progress_counts_volumes_and_slices(world, tmp_path, monkeypatch):
     from solvers.run import progress
 

@@ -1,7 +1,7 @@
 """DICOM: single and multi-frame, 1 to 32 bits, signed or not, gray, RGB, YBR and palette, rescaled to HU.
 
-MONOCHROME1 (low is white) is inverted on the way in and put back on the way out. What is compressed is unpacked by pydicom's
-own plug-ins, and written uncompressed (Explicit VR Little Endian).
+MONOCHROME1 (low is white) is inverted on the way in and put back on the way out, but where numbers have a unit: then it is a
+matter of display. What is compressed is unpacked by pydicom's own plug-ins, and written uncompressed (Explicit VR Little Endian).
 """
 
 import io
@@ -33,6 +33,8 @@ from data.formats.image import (
     limits,
     to_stored,
 )
+
+QUANTITIES = ("CT", "PT")  # modalities whose rescaled numbers have a unit (HU; counts or activity)
 
 # pydicom logs and warns with the values of elements, which may name the patient: nothing of it may reach a log.
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -170,7 +172,7 @@ def _checked(meta: Meta, ds: pydicom.Dataset, stored: np.ndarray, path: Path) ->
         meta = replace(
             meta, bits=stored.dtype.itemsize * 8
         )  # the header is wrong; nothing is clipped for that
-    if meta.photometric == "MONOCHROME1" and meta.window:
+    if _negative(meta) and meta.window:
         a, b = (slope * v + intercept for v in limits(meta))
         meta = replace(meta, window=(a + b - meta.window[1], a + b - meta.window[0]))
     return meta
@@ -195,13 +197,18 @@ def _window(
 
 
 def _inverted(stored: np.ndarray, meta: Meta, path: str | Path) -> np.ndarray:
-    """MONOCHROME1 ↔ MONOCHROME2; its own inverse."""
-    if meta.photometric != "MONOCHROME1":
+    """MONOCHROME1 ↔ MONOCHROME2 of numbers without a unit; its own inverse."""
+    if not _negative(meta):
         return stored
     if stored.dtype.kind not in "iu":
         raise Refusal(f"{path}: MONOCHROME1 with {stored.dtype} pixels; integers are allowed")
     low, high = limits(meta)
     return (low + high - stored.astype(np.int64)).astype(stored.dtype)
+
+
+def _negative(meta: Meta) -> bool:
+    """Whether low is white and nothing else: an inverted HU would be that of another tissue."""
+    return meta.photometric == "MONOCHROME1" and meta.modality not in QUANTITIES
 
 
 def modality(ds: pydicom.Dataset) -> str:

@@ -7,6 +7,8 @@ from data.formats.dicom_groups import grouped, of_frame
 from data.formats.image import Affine
 from data.formats.volume import as_affine
 
+AXIAL = (1, 0, 0, 0, 1, 0)  # how slices lie that do not say it
+
 
 def spacing_of(ds: pydicom.Dataset, index: int) -> tuple[float, float] | None:
     """mm from row to row and from column to column: in the patient, else at the detector, else (RT images) in their plane."""
@@ -53,7 +55,7 @@ def corner_of(ds: pydicom.Dataset, index: int) -> np.ndarray | None:
         return corner
     if not isinstance(offsets, pydicom.multival.MultiValue) or index >= len(offsets):
         return corner if index == 0 else None
-    cosines = np.array(ds.get("ImageOrientationPatient") or [1, 0, 0, 0, 1, 0], float)
+    cosines = np.array(ds.get("ImageOrientationPatient") or AXIAL, float)
     normal = np.array([0.0, 0.0, 1.0]) if float(offsets[0]) else np.cross(cosines[:3], cosines[3:])
     return corner + normal * (float(offsets[index]) - float(offsets[0]))
 

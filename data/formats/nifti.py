@@ -10,7 +10,7 @@ import numpy as np
 
 from data.files import Refusal
 from data.formats import bounds
-from data.formats.image import Image, Meta, decoding, digest
+from data.formats.image import Affine, Image, Meta, decoding, digest
 from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
@@ -43,6 +43,7 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
     """
     volume = assemble(images)
     header = _header(volume.meta.header) if volume.meta.header else _new_header(volume.meta)
+    before = as_affine(header.get_best_affine())
     for field in () if keep_patient else FREE_TEXT:
         if field in header.keys():
             header[field] = b""
@@ -56,7 +57,7 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
         header["scl_inter"] = (
             0  # as it was read: other readers refuse the file, or drop the slope with it
         )
-    _place(header, volume.meta)
+    _place(header, volume.meta, before)
     dtype, array = header.get_data_dtype(), volume.array
     if dtype.names:
         array = np.ascontiguousarray(array).view(dtype)[..., 0]
@@ -148,20 +149,25 @@ def _new_header(meta: Meta) -> nibabel.Nifti1Header:
     return header
 
 
-def _place(header, meta: Meta) -> None:
-    """Carry over what happened to the affine (resizing, one slice taken out) to both transforms of the header."""
-    before = as_affine(header.get_best_affine())
-    if before is None or meta.affine is None or before == meta.affine:
+def _place(header, meta: Meta, before: Affine | None) -> None:
+    """Carry over what happened to the affine (resizing, a part taken out) to both transforms of the header.
+
+    before: its affine when it was read. A header without transforms is centred, so that a part of it would move: it gets one.
+    """
+    if before is None or meta.affine is None:
         return
-    change = np.linalg.inv(np.array(before)) @ np.array(meta.affine)
     qform, qcode = header.get_qform(coded=True)
     sform, scode = header.get_sform(coded=True)
-    zooms = np.array(header.get_zooms(), dtype=float)
-    n = min(3, len(zooms))
-    header.set_zooms(
-        zooms * np.r_[np.linalg.norm(change[:3, :3], axis=0)[:n], np.ones(len(zooms) - n)]
-    )
-    if qcode:
-        header.set_qform(qform @ change, int(qcode))
-    if scode:
-        header.set_sform(sform @ change, int(scode))
+    if before != meta.affine:
+        change = np.linalg.inv(np.array(before)) @ np.array(meta.affine)
+        zooms = np.array(header.get_zooms(), dtype=float)
+        n = min(3, len(zooms))
+        header.set_zooms(
+            zooms * np.r_[np.linalg.norm(change[:3, :3], axis=0)[:n], np.ones(len(zooms) - n)]
+        )
+        if qcode:
+            header.set_qform(qform @ change, int(qcode))
+        if scode:
+            header.set_sform(sform @ change, int(scode))
+    if not (qcode or scode) and not np.allclose(header.get_best_affine(), meta.affine, atol=1e-4):
+        header.set_sform(np.array(meta.affine), "aligned")

@@ -11,10 +11,10 @@ import numpy as np
 import pydicom
 
 from data.files import Refusal
-from data.formats.dicom_geometry import affine_of, decimal
+from data.formats.dicom_geometry import AXIAL, affine_of, corner_of, decimal
 from data.formats.dicom_groups import of_frame, places
 from data.formats.dicom_units import select_frame
-from data.formats.image import Affine, Meta, decoding, digest
+from data.formats.image import Meta, decoding, digest
 from data.formats.volume import as_affine
 
 SPREAD = 65535  # stored numbers that a spread is written with in DICOM, which knows no floats that others read
@@ -102,17 +102,20 @@ def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Met
     """One slice of a series, with the header of the nearest that was read."""
     last = len(metas) - 1
     below = min(max(int(np.floor(place)), 0), max(last - 1, 0))
-    nearest = metas[min(max(round(place), 0), last)]
+    nearest, beside = metas[min(max(round(place), 0), last)], metas[below : below + 2]
+    share = place - below
     with decoding("DICOM header", "DICOM", private=True):
-        ds = pydicom.dcmread(io.BytesIO(nearest.header), force=True)
+        own, *corners = (_corner(meta) for meta in (nearest, beside[0], beside[-1]))
+        ds = _header(nearest)
         if nearest.count > 1:
             select_frame(ds, nearest.index)
-        affine, gap = _between(
-            metas[below].affine, metas[min(below + 1, last)].affine, place - below
-        )
-        if affine is not None and nearest.affine is not None:
-            _move(ds, np.array(affine)[:3, 3] - np.array(nearest.affine)[:3, 3], abs(gap * step))
-            affine = affine_of(ds, 0)
+        if own is None or corners[0] is None or corners[1] is None:
+            _unplaced(ds, beside, share, abs(step))
+        else:  # on the line through two slices' corners: tilted stacks keep their shear
+            way = corners[1] - corners[0]
+            between = float(np.linalg.norm(way)) * abs(step)
+            _move(ds, corners[0] + share * way - own, between)
+        affine = affine_of(ds, 0)
         out = io.BytesIO()
         pydicom.dcmwrite(out, ds, enforce_file_format=False)
     source = digest("stacked", nearest.source, str(number))
@@ -124,22 +127,19 @@ def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Met
     )  # fmt: skip
 
 
-def _between(a: Affine | None, b: Affine | None, share: float) -> tuple[Affine | None, float]:
-    """The corner on the line through two slices' corners, and how far they are apart, mm; tilted stacks keep their shear."""
-    if a is None or b is None:
-        return None, 0.0
-    made = np.array(a)
-    way = np.array(b)[:3, 3] - made[:3, 3]
-    made[:3, 3] += share * way
-    return as_affine(made), float(np.linalg.norm(way))
+def _header(meta: Meta) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(meta.header), force=True)
 
 
-def _move(ds: pydicom.Dataset, way: np.ndarray, between: float) -> None:
-    """The header of a slice that lies elsewhere (way: mm, RAS) and whose neighbours are `between` mm apart."""
-    shift = way * (-1.0, -1.0, 1.0)
-    normal = np.cross(
-        *np.reshape(np.array(of_frame(ds, 0, "ImageOrientationPatient"), float), (2, 3))
-    )
+def _corner(meta: Meta) -> np.ndarray | None:
+    """Where the first pixel lies, mm in DICOM's own directions, also where nobody says how large it is."""
+    if meta.affine is not None:
+        return np.array(meta.affine)[:3, 3] * (-1.0, -1.0, 1.0)
+    return corner_of(_header(meta), meta.index)
+
+
+def _move(ds: pydicom.Dataset, shift: np.ndarray, between: float) -> None:
+    """The header of a slice that lies elsewhere (shift: mm) and whose neighbours are `between` mm apart."""
     for _, item in places(ds):
         if item.get("ImagePositionPatient"):
             item.ImagePositionPatient = [
@@ -150,7 +150,24 @@ def _move(ds: pydicom.Dataset, way: np.ndarray, between: float) -> None:
         if item.get("SliceThickness") and float(item.SliceThickness) > between > 0:
             item.SliceThickness = decimal(between)
     if "SliceLocation" in ds:
+        cosines = np.array(of_frame(ds, 0, "ImageOrientationPatient", AXIAL), float)
+        normal = np.cross(cosines[:3], cosines[3:])
         ds.SliceLocation = decimal(
             float(normal @ np.array(of_frame(ds, 0, "ImagePositionPatient"), float))
         )
     ds.SpacingBetweenSlices = decimal(between)
+
+
+def _unplaced(ds: pydicom.Dataset, beside: Sequence[Meta], share: float, step: float) -> None:
+    """The header of a slice of a series without positions: what it says of distances, and a location between its neighbours'."""
+    for _, item in places(ds):
+        for key, ratio in (("SpacingBetweenSlices", step), ("SliceThickness", min(step, 1.0))):
+            if item.get(key):
+                setattr(item, key, decimal(float(item[key].value) * ratio))
+    if "SliceLocation" not in ds:
+        return
+    below, above = (_header(meta).get("SliceLocation") for meta in (beside[0], beside[-1]))
+    if below is None or above is None or below == above:
+        del ds.SliceLocation
+    else:
+        ds.SliceLocation = decimal(float(below) + share * (float(above) - float(below)))

@@ -1,6 +1,7 @@
 """Which volumes are restored as one, and why others are restored slice by slice."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from data import formats, series
@@ -48,10 +49,8 @@ def units(
             reasons[0] if reasons else f"{solid[0].name} measures volumes: leave --slicewise out"
         )
     volumes = [row for row in rows if row.volume and (solid or formats.kind(row.path) in VOLUMES)]
-    if solid and (
-        alone := next((one for one in series.wholes(rows) if isinstance(one, Row)), None)
-    ):
-        raise Refusal(f"{solid[0].name} measures volumes, and {alone.image_id} is a single image")
+    if solid and (alone := _alone(rows)):
+        raise Refusal(f"{solid[0].name} measures volumes, and {alone}")
     if slicewise or not volumes:
         return rows, ""
     if reasons:
@@ -59,6 +58,18 @@ def units(
     seen = set(volumes)
     taken = [row if row in seen else row._replace(volume="") for row in rows]
     return series.wholes(taken), ""
+
+
+def _alone(rows: Sequence[Row]) -> str:
+    """Which row is no volume, and why, or "". A file that cannot be read may be one: it fails alone, and says what is wrong."""
+    for one in series.wholes(rows):
+        if isinstance(one, Whole):
+            continue
+        with suppress(Refusal):
+            dicom = formats.read(one.path, one.slice).meta.format == "dicom"
+            nameless = dicom and formats.series(one.path) == one.path
+            return f"{one.image_id} is a single image" + " (its file names no series)" * nameless
+    return ""
 
 
 def unable(cell: Cell, prior: Prior) -> str:
