@@ -179,6 +179,33 @@ def test_a_task_of_images_is_met_as_a_stack_unless_slices_are_asked_for(world, t
     assert volume["continuity"] > 0 and volume["slices"] == 19
 
 
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_a_measured_stack_becomes_finer_in_its_planes_alone(world, tmp_path, kind):
+    """As many slices where they were, four times as many rows and columns, as slice by slice."""
+    if kind == "nifti":
+        data = head(tmp_path / "in", 17, 19, 6)
+    else:
+        series(data := tmp_path / "in", 6, tilt=0.5)
+    for out, more in (("whole", ()), ("slices", ("--slicewise",))):
+        words = (data, tmp_path / out, "--measurements", *more)
+        assert run(world, *words, task="sr", solver="baseline") == 0
+    made, apart = (next((tmp_path / out / "recon").iterdir()) for out in ("whole", "slices"))
+    if kind == "nifti":
+        after, one_by_one = map(nibabel.load, (made, apart))
+        assert after.shape == (68, 76, 6) and np.array_equal(after.affine, one_by_one.affine)
+        assert np.array_equal(after.dataobj, one_by_one.dataobj)
+        edges = (17 - 0.5, 19 - 0.5, 5), (68 - 0.5, 76 - 0.5, 5)  # outer corner of the last slice
+        assert np.allclose(AFFINE @ (*edges[0], 1), after.affine @ (*edges[1], 1), atol=1e-4)
+    else:
+        for k, path in enumerate(sorted(made.iterdir())):
+            ds, one = (pydicom.dcmread(file) for file in (path, apart / path.name))
+            assert (ds.Rows, ds.Columns) == (64, 64)
+            assert [float(v) for v in ds.PixelSpacing] == pytest.approx([0.2, 0.2])
+            assert ds.ImagePositionPatient == one.ImagePositionPatient
+            assert float(ds.ImagePositionPatient[2]) == pytest.approx(3 * k)
+            assert np.array_equal(ds.pixel_array, one.pixel_array)
+
+
 def test_what_cannot_see_volumes_restores_their_slices_and_says_so(world, tmp_path, capsys):
     data = head(tmp_path / "in", 16, 16, 3)
     assert run(world, data, tmp_path / "out", task="sr", model="pixel") == 0
@@ -264,6 +291,8 @@ def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, mo
     data, needed = head(tmp_path / "in", 16, 17, 5), 16 * 17 * 5 * 4 * 36
     monkeypatch.setattr(whole, "_available", lambda: needed)
     assert run(world, data, tmp_path / "out", "--num-samples", "2", solver="daps") == 2
+    assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert run(world, data, tmp_path / "out", "--measurements", task="sr") == 2  # 16 times as large
     assert "the volume is larger than the memory" in tiny.refusal(capsys)
     assert not (tmp_path / "out").exists()
     assert run(world, data, tmp_path / "out") == 0

@@ -18,6 +18,7 @@ from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import image_shape
 from solvers.run.scans import Load, Scan, read
+from solvers.run.whole import lifted
 
 
 class Source(NamedTuple):
@@ -99,6 +100,7 @@ def rescaled(
     factors = [scale] * len(scans)
     if scale == "auto":
         y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        operator = lifted(operator, y.ndim == 5, scans[0].image_id)
         shape = image_shape(operator, tuple(y.shape[1:]), prior)
         noise = Noise([scan.image_id for scan in scans], "noise")
         factors = units.scale(operator.draw(shape, noise), y, shape).tolist()
