@@ -273,15 +273,18 @@ def test_bad_volumes_are_one_line_or_slices(world, tmp_path, capsys):
     ) == 2 and "leave --slicewise out" in tiny.refusal(capsys)
     files = series(tmp_path / "gap", 6)
     files[2].unlink()
-    assert run(world, tmp_path / "gap", tmp_path / "out") == 2
-    assert "slices 1 and 2 are 6 mm apart, the others 3 mm; --slicewise" in tiny.refusal(capsys)
+    for task, other in (("thick", "slice-range takes a part"), ("sr", "slicewise restores them")):
+        assert run(world, tmp_path / "gap", tmp_path / "out", task=task) == 2
+        apart = "slices 1 and 2 are 6 mm apart, the others 3 mm"
+        assert f"{apart}; --{other}" in tiny.refusal(capsys)
     nibabel.save(
         nibabel.Nifti1Image(smooth(16, 16, 3, 2), np.eye(4)),
         head(tmp_path / "4d", 8, 8, 2) / "head.nii.gz",
     )
-    assert run(world, tmp_path / "4d", tmp_path / "out") == 2 and "repetitions" in tiny.refusal(
-        capsys
-    )
+    for task, ends in (("thick", "one is allowed"), ("sr", "one is allowed, or --slicewise")):
+        assert run(world, tmp_path / "4d", tmp_path / "out", task=task) == 2
+        said = tiny.refusal(capsys).strip()
+        assert "2 repetitions of a volume" in said and said.endswith(ends)
 
 
 def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, monkeypatch):
@@ -291,8 +294,10 @@ def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, mo
     data, needed = head(tmp_path / "in", 16, 17, 5), 16 * 17 * 5 * 4 * 36
     monkeypatch.setattr(whole, "_available", lambda: needed)
     assert run(world, data, tmp_path / "out", "--num-samples", "2", solver="daps") == 2
-    assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert "larger than the memory" in (said := tiny.refusal(capsys))
+    assert said.strip().endswith("; --slice-range for a part of it")
     assert run(world, data, tmp_path / "out", "--measurements", task="sr") == 2  # 16 times as large
-    assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert "larger than the memory" in (said := tiny.refusal(capsys))
+    assert "; --slicewise, or --slice-range" in said
     assert not (tmp_path / "out").exists()
     assert run(world, data, tmp_path / "out") == 0

@@ -30,7 +30,7 @@ from solvers.run.progress import Progress, Watch
 from solvers.run.record import Outcome, broken, failed
 from solvers.run.scanned import emptied, picture
 from solvers.run.scans import Scan, named, remarks, together
-from solvers.run.whole import check_memory
+from solvers.run.whole import check_memory, volumetric
 from solvers.solver import check
 
 ENOUGH = 10.0  # seconds that an estimate of a run's time may take
@@ -69,7 +69,8 @@ class Reconstruction(pl.LightningModule):
             with named(scan.image_id):
                 if scan.slices:
                     voxels = prod(self.posing.shape(cell, scan, self.prior))
-                    check_memory(voxels, cell.draws, self.working_type.itemsize)
+                    alone = not volumetric(one.operator for one in self.cells)
+                    check_memory(voxels, cell.draws, self.working_type.itemsize, alone)
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             kernel.check(problem, prior)
