@@ -125,17 +125,18 @@ def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Met
 
 
 def _between(a: Affine | None, b: Affine | None, share: float) -> tuple[Affine | None, float]:
-    """The corner on the line through two slices' corners, and how far they are apart, mm; tilted stacks keep their shear."""
+    """The corner on the line through two slices' corners, and how far the slices are apart along their normal, mm; tilted
+    stacks keep their shear."""
     if a is None or b is None:
         return None, 0.0
     made = np.array(a)
     way = np.array(b)[:3, 3] - made[:3, 3]
     made[:3, 3] += share * way
-    return as_affine(made), float(np.linalg.norm(way))
+    return as_affine(made), abs(float(made[:3, 2] @ way))
 
 
 def _move(ds: pydicom.Dataset, way: np.ndarray, between: float) -> None:
-    """The header of a slice that lies elsewhere (way: mm, RAS) and whose neighbours are `between` mm apart."""
+    """The header of a slice that lies elsewhere (way: mm, RAS) and whose neighbours are `between` mm apart along the normal."""
     shift = way * (-1.0, -1.0, 1.0)
     normal = np.cross(
         *np.reshape(np.array(of_frame(ds, 0, "ImageOrientationPatient"), float), (2, 3))
