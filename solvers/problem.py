@@ -241,13 +241,14 @@ def from_measurement(
 
 def image_shape(operator: Operator, measured: Shape, prior: Shape) -> Shape:
     """The shape of the images whose measurement has shape `measured`: the prior's, else y's times a whole number, with y's
-    channels or, as several coils measure one image, the prior's."""
+    channels or, as several coils measure one image, the prior's. A stack has as many slices as y: `prior` is of one of them."""
     if known := operator.shape_in(measured):
         return tuple(known)
     channels, *size = measured
+    depth, size = (size[:1], size[1:]) if operator.volumetric else ([], size)
     candidates = [
-        prior,
-        *((c, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0])),
+        (prior[0], *depth, *prior[1:]),
+        *((c, *depth, *(n * f for n in size)) for f in range(1, 17) for c in (channels, prior[0])),
     ]
     for shape in candidates:
         try:

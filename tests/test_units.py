@@ -8,6 +8,7 @@ from tiny import records, refusal
 
 import sample
 from data import formats
+from data.ranges import DEPTH_8
 from data.seeding import Noise
 from solvers import units
 from solvers.operators import (
@@ -20,7 +21,10 @@ from solvers.operators import (
 )
 from solvers.operators.base import Operator
 from solvers.operators.kspace import to_complex, to_real
+from solvers.operators.volume import Slicewise
 from solvers.problem import Gaussian, from_measurement, measure
+from solvers.run.reading import rescaled
+from solvers.run.scans import Scan
 from tests.operator_list import LINEAR, NONLINEAR
 
 SHAPE = (1, 32, 32)
@@ -119,6 +123,15 @@ def test_auto_takes_the_brightest_of_an_image_to_one(operator, factor):
     drawn = operator.draw(shape, Noise(("scan",), "mask"))
     y = measure(drawn, x, 0.001, Noise(("scan",), "noise")).stored() * factor
     assert float(units.scale(drawn, y, shape)[0]) * factor * 0.8 == pytest.approx(1, rel=0.34)
+
+
+def test_auto_is_one_factor_for_a_stack_of_sinograms():
+    shape, noise = (1, 3, 32, 32), Noise(("scan",), "noise")
+    x = body()[:, :, None].expand(1, *shape)
+    y = measure(Slicewise(CT(40)), x, 0.001, noise).stored()[0] * 40
+    scan = Scan("scan", y, None, DEPTH_8, volume="scan")
+    (found,) = rescaled([scan], CT(40), "auto", (1, 32, 32))
+    assert found.scale * 40 * 0.8 == pytest.approx(1, rel=0.34)
 
 
 def test_auto_is_no_answer_for_images():

@@ -63,7 +63,9 @@ def test_two_slices_in_one_place_are_one_line(world, tmp_path, capsys):  # noqa:
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = f"{ds.SOPInstanceUID}.1"
     ds.save_as(found[3].with_name("copy.dcm"), enforce_file_format=True)
     assert run(world, tmp_path / "in", tmp_path / "out") == 2
-    assert "slices 3 and 4 lie in one place; --slicewise" in tiny.refusal(capsys)
+    assert "slices 3 and 4 lie in one place; --slice-range takes" in tiny.refusal(capsys)
+    assert run(world, tmp_path / "in", tmp_path / "out", task="denoising") == 2
+    assert "slices 3 and 4 lie in one place; --slicewise restores" in tiny.refusal(capsys)
     assert not (tmp_path / "out").exists()
     assert run(world, tmp_path / "in", tmp_path / "out", "--slicewise", task="denoising") == 0
     assert len(tiny.records(tmp_path / "out")) == 6

@@ -139,7 +139,7 @@ def test_thick_slices_of_a_scanner_become_thin_ones_between_them(world, tmp_path
             assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx(
                 [-5, -7 + 0.5 * place, 3 * place], abs=1e-6
             )
-            assert float(ds.SpacingBetweenSlices) == pytest.approx(np.hypot(3, 0.5) / 2.5)
+            assert float(ds.SpacingBetweenSlices) == pytest.approx(3 / 2.5)  # along the normal
             assert ds.SeriesDescription.startswith("thick-pnp, prior")
 
 
@@ -177,6 +177,33 @@ def test_a_task_of_images_is_met_as_a_stack_unless_slices_are_asked_for(world, t
         }
     (volume,) = json.loads((tmp_path / "slices/summary.json").read_text())["volumes"]
     assert volume["continuity"] > 0 and volume["slices"] == 19
+
+
+@pytest.mark.parametrize("kind", ["nifti", "dicom"])
+def test_a_measured_stack_becomes_finer_in_its_planes_alone(world, tmp_path, kind):
+    """As many slices where they were, four times as many rows and columns, as slice by slice."""
+    if kind == "nifti":
+        data = head(tmp_path / "in", 17, 19, 6)
+    else:
+        series(data := tmp_path / "in", 6, tilt=0.5)
+    for out, more in (("whole", ()), ("slices", ("--slicewise",))):
+        words = (data, tmp_path / out, "--measurements", *more)
+        assert run(world, *words, task="sr", solver="baseline") == 0
+    made, apart = (next((tmp_path / out / "recon").iterdir()) for out in ("whole", "slices"))
+    if kind == "nifti":
+        after, one_by_one = map(nibabel.load, (made, apart))
+        assert after.shape == (68, 76, 6) and np.array_equal(after.affine, one_by_one.affine)
+        assert np.array_equal(after.dataobj, one_by_one.dataobj)
+        edges = (17 - 0.5, 19 - 0.5, 5), (68 - 0.5, 76 - 0.5, 5)  # outer corner of the last slice
+        assert np.allclose(AFFINE @ (*edges[0], 1), after.affine @ (*edges[1], 1), atol=1e-4)
+    else:
+        for k, path in enumerate(sorted(made.iterdir())):
+            ds, one = (pydicom.dcmread(file) for file in (path, apart / path.name))
+            assert (ds.Rows, ds.Columns) == (64, 64)
+            assert [float(v) for v in ds.PixelSpacing] == pytest.approx([0.2, 0.2])
+            assert ds.ImagePositionPatient == one.ImagePositionPatient
+            assert float(ds.ImagePositionPatient[2]) == pytest.approx(3 * k)
+            assert np.array_equal(ds.pixel_array, one.pixel_array)
 
 
 def test_what_cannot_see_volumes_restores_their_slices_and_says_so(world, tmp_path, capsys):
@@ -246,15 +273,18 @@ def test_bad_volumes_are_one_line_or_slices(world, tmp_path, capsys):
     ) == 2 and "leave --slicewise out" in tiny.refusal(capsys)
     files = series(tmp_path / "gap", 6)
     files[2].unlink()
-    assert run(world, tmp_path / "gap", tmp_path / "out") == 2
-    assert "slices 1 and 2 are 6 mm apart, the others 3 mm; --slicewise" in tiny.refusal(capsys)
+    for task, other in (("thick", "slice-range takes a part"), ("sr", "slicewise restores them")):
+        assert run(world, tmp_path / "gap", tmp_path / "out", task=task) == 2
+        apart = "slices 1 and 2 are 6 mm apart, the others 3 mm"
+        assert f"{apart}; --{other}" in tiny.refusal(capsys)
     nibabel.save(
         nibabel.Nifti1Image(smooth(16, 16, 3, 2), np.eye(4)),
         head(tmp_path / "4d", 8, 8, 2) / "head.nii.gz",
     )
-    assert run(world, tmp_path / "4d", tmp_path / "out") == 2 and "repetitions" in tiny.refusal(
-        capsys
-    )
+    for task, ends in (("thick", "one is allowed"), ("sr", "one is allowed, or --slicewise")):
+        assert run(world, tmp_path / "4d", tmp_path / "out", task=task) == 2
+        said = tiny.refusal(capsys).strip()
+        assert "2 repetitions of a volume" in said and said.endswith(ends)
 
 
 def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, monkeypatch):
@@ -264,6 +294,10 @@ def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, mo
     data, needed = head(tmp_path / "in", 16, 17, 5), 16 * 17 * 5 * 4 * 36
     monkeypatch.setattr(whole, "_available", lambda: needed)
     assert run(world, data, tmp_path / "out", "--num-samples", "2", solver="daps") == 2
-    assert "the volume is larger than the memory" in tiny.refusal(capsys)
+    assert "larger than the memory" in (said := tiny.refusal(capsys))
+    assert said.strip().endswith("; --slice-range for a part of it")
+    assert run(world, data, tmp_path / "out", "--measurements", task="sr") == 2  # 16 times as large
+    assert "larger than the memory" in (said := tiny.refusal(capsys))
+    assert "; --slicewise, or --slice-range" in said
     assert not (tmp_path / "out").exists()
     assert run(world, data, tmp_path / "out") == 0

@@ -7,7 +7,14 @@ from scipy.stats import norm as normal
 
 from data.files import Refusal
 from data.seeding import Noise
-from solvers.operators import CT, CartesianMRI, GaussianBlur, PhaseRetrieval, RandomInpainting
+from solvers.operators import (
+    CT,
+    CartesianMRI,
+    GaussianBlur,
+    PhaseRetrieval,
+    RandomInpainting,
+    SuperResolution,
+)
 from solvers.operators.volume import (
     CartesianVolumeMRI,
     MissingSlices,
@@ -16,7 +23,7 @@ from solvers.operators.volume import (
     VolumeBlur,
     VolumeMRI,
 )
-from solvers.problem import Gaussian, measure
+from solvers.problem import Gaussian, image_shape, measure
 
 IDS = ("a", "b")
 
@@ -145,6 +152,29 @@ def test_a_volume_is_measured_with_noise_where_it_is_measured():
     torch.testing.assert_close(
         posed.residual(x), (posed.y.flatten(1).norm(dim=1) / (0.1 * 90**0.5))
     )
+
+
+@pytest.mark.parametrize(
+    "factor", [1.0, 1.1, 1.3, 4 / 3, 1.7, 2.0, 2.5, np.e, 3.3, 4.0, 7.77, 12.5]
+)
+def test_every_number_of_thick_slices_is_of_a_volume(factor):
+    """Of the most thin slices whose spacing is the factor's part: the last face moves in by less than one of them."""
+    operator = ThroughPlane(factor)
+    for m in [*range(1, 200), 1000, 4321]:
+        _, thin, *_ = shape = operator.shape_in((1, m, 3, 2))
+        assert operator.shape_out(shape) == (1, m, 3, 2)
+        assert m * factor - 1 < thin <= m * factor + 1e-6
+    y = Noise(("a",), "noise").normal((1, 1, 12, 3, 2), torch.float64)
+    assert operator.forward(operator.adjoint(y)).shape == y.shape  # bound to no volume
+
+
+def test_a_measured_stack_keeps_its_slices():
+    """The factor is of the plane alone; the prior is of slices, whose size sinograms of any number of bins have."""
+    assert image_shape(Slicewise(SuperResolution(2)), (3, 5, 8, 10), (3, 32, 32)) == (3, 5, 16, 20)
+    sinograms = Slicewise(CT(7)).shape_out((1, 5, 32, 32))
+    assert image_shape(Slicewise(CT(7)), sinograms, (1, 32, 32)) == (1, 5, 32, 32)
+    with pytest.raises(Refusal, match="does not fit"):
+        image_shape(Slicewise(CT(7)), (1, 5, 8, 99), (1, 32, 32))
 
 
 @pytest.mark.parametrize(

@@ -248,7 +248,9 @@ def test_places_between_slices_are_exact_and_keep_a_tilt(tmp_path):
         assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx(
             [-5, -7 + 0.5 * place, 3 * place], abs=1e-9
         )
-        assert float(ds.SpacingBetweenSlices) == pytest.approx(np.hypot(3, 0.5) / 2)
+        assert float(ds.SpacingBetweenSlices) == pytest.approx(
+            3 / 2
+        )  # along the normal (0018,0088)
     assert len({meta.source for meta in made}) == 8
     assert formats.spacing(metas) == pytest.approx((np.hypot(3, 0.5), 0.8, 0.8))
 
@@ -280,8 +282,8 @@ def test_places_between_slices_need_no_size_of_pixels(tmp_path, left_out):
         assert [float(v) for v in ds.ImagePositionPatient] == pytest.approx(
             [-5, -7 + 0.5 * place, 3 * place], abs=1e-9
         )
-        assert float(ds.SpacingBetweenSlices) == pytest.approx(np.hypot(3, 0.5) / 2)
-        assert float(ds.SliceThickness) == pytest.approx(np.hypot(3, 0.5) / 2)
+        assert float(ds.SpacingBetweenSlices) == pytest.approx(1.5)
+        assert float(ds.SliceThickness) == pytest.approx(1.5)
         assert float(ds.SliceLocation) == pytest.approx(3 * place)
 
 

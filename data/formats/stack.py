@@ -113,8 +113,7 @@ def _dicom(metas: Sequence[Meta], place: float, step: float, number: int) -> Met
             _unplaced(ds, beside, share, abs(step))
         else:  # on the line through two slices' corners: tilted stacks keep their shear
             way = corners[1] - corners[0]
-            between = float(np.linalg.norm(way)) * abs(step)
-            _move(ds, corners[0] + share * way - own, between)
+            _move(ds, corners[0] + share * way - own, abs(float(_normal(ds) @ way) * step))
         affine = affine_of(ds, 0)
         out = io.BytesIO()
         pydicom.dcmwrite(out, ds, enforce_file_format=False)
@@ -138,8 +137,13 @@ def _corner(meta: Meta) -> np.ndarray | None:
     return corner_of(_header(meta), meta.index)
 
 
+def _normal(ds: pydicom.Dataset) -> np.ndarray:
+    cosines = np.array(of_frame(ds, 0, "ImageOrientationPatient", AXIAL), float)
+    return np.cross(cosines[:3], cosines[3:])
+
+
 def _move(ds: pydicom.Dataset, shift: np.ndarray, between: float) -> None:
-    """The header of a slice that lies elsewhere (shift: mm) and whose neighbours are `between` mm apart."""
+    """The header of a slice that lies elsewhere (shift: mm) and whose neighbours are `between` mm apart along the normal."""
     for _, item in places(ds):
         if item.get("ImagePositionPatient"):
             item.ImagePositionPatient = [
@@ -150,11 +154,8 @@ def _move(ds: pydicom.Dataset, shift: np.ndarray, between: float) -> None:
         if item.get("SliceThickness") and float(item.SliceThickness) > between > 0:
             item.SliceThickness = decimal(between)
     if "SliceLocation" in ds:
-        cosines = np.array(of_frame(ds, 0, "ImageOrientationPatient", AXIAL), float)
-        normal = np.cross(cosines[:3], cosines[3:])
-        ds.SliceLocation = decimal(
-            float(normal @ np.array(of_frame(ds, 0, "ImagePositionPatient"), float))
-        )
+        corner = np.array(of_frame(ds, 0, "ImagePositionPatient"), float)
+        ds.SliceLocation = decimal(float(_normal(ds) @ corner))
     ds.SpacingBetweenSlices = decimal(between)
 
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
+from math import prod
 from typing import Any
 
 import pytorch_lightning as pl
@@ -29,7 +30,7 @@ from solvers.run.progress import Progress, Watch
 from solvers.run.record import Outcome, broken, failed
 from solvers.run.scanned import emptied, picture
 from solvers.run.scans import Scan, named, remarks, together
-from solvers.run.whole import check_memory
+from solvers.run.whole import check_memory, volumetric
 from solvers.solver import check
 
 ENOUGH = 10.0  # seconds that an estimate of a run's time may take
@@ -66,10 +67,10 @@ class Reconstruction(pl.LightningModule):
         """Raises Refusal, in one line and before any network runs, for a cell that cannot restore this scan."""
         for cell in (cell for cell in self.cells if cell.operator):
             with named(scan.image_id):
-                if scan.slices and scan.pixels is not None and cell.operator is not None:
-                    finer = 1 / cell.operator.places[1] if self.run.measurements else 1
-                    voxels = round(scan.pixels.numel() * finer)
-                    check_memory(voxels, cell.draws, self.working_type.itemsize)
+                if scan.slices:
+                    voxels = prod(self.posing.shape(cell, scan, self.prior))
+                    alone = not volumetric(one.operator for one in self.cells)
+                    check_memory(voxels, cell.draws, self.working_type.itemsize, alone)
                 problem, prior, _ = self.pose(cell, self.in_units(cell, [scan]))
             units.check(problem, simulated=not self.run.measurements)
             kernel.check(problem, prior)

@@ -14,7 +14,7 @@ from solvers.run.cells import Cell, Run
 from solvers.run.outside import set_aside
 from solvers.run.parallel import Slices
 from solvers.run.reading import rescaled
-from solvers.run.scans import Scan, sides
+from solvers.run.scans import Scan, shape_of, sides
 from solvers.run.whole import lifted
 
 # A prior for images of this shape, and what had to be done ("" if nothing).
@@ -39,6 +39,15 @@ class Posing:
             return [set_aside(scan, cell.operator, cell.likelihood) for scan in scans]
         return rescaled(scans, cell.operator, self.run.scale, tuple(prior.image_shape))
 
+    def shape(self, cell: Cell, scan: Scan, prior: Prior) -> Shape:
+        """Of the image that a scan is, or that it measures."""
+        assert cell.operator is not None
+        shape = shape_of(scan)
+        if not self.run.measurements:
+            return shape
+        operator = lifted(cell.operator, len(shape) == 4, scan.image_id)
+        return image_shape(operator, shape, tuple(prior.image_shape))
+
     def pose(
         self, cell: Cell, scans: list[Scan], prior: Prior, like: Tensor
     ) -> tuple[Problem, Prior, str]:
@@ -51,7 +60,7 @@ class Posing:
         operator = lifted(cell.operator, x.ndim == 5, ids[0])
         noise = Noise(ids, "noise", self.run.seed)
         if self.run.measurements:
-            shape = image_shape(operator, measured, tuple(prior.image_shape))
+            shape = self.shape(cell, scans[0], prior)
             fit, note = self.fitted(prior, shape, scans[0], operator)
             return from_measurement(operator, x, cell.likelihood, noise, shape), fit, note
         x = continued(x, operator)

@@ -18,6 +18,7 @@ from solvers import units
 from solvers.operators.base import Operator, Shape
 from solvers.problem import image_shape
 from solvers.run.scans import Load, Scan, read
+from solvers.run.whole import lifted, volumetric
 
 
 class Source(NamedTuple):
@@ -45,12 +46,13 @@ def reader(
     source = source or Source(
         partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours)
     )
-    load: Load = partial(read, partial(source.image, channels=channels))
+    told = partial(read, alone=not volumetric(operators))
+    load: Load = partial(told, partial(source.image, channels=channels))
     if operators[0] is None:
         load = partial(seeded, channels)
     elif measurements:
         physical = any(operator and operator.unit_range for operator in operators)
-        load = partial(read, partial(source.measurement, physical=physical))
+        load = partial(told, partial(source.measurement, physical=physical))
     first = first_readable(rows, load)
     if (
         operators[0] is None
@@ -99,6 +101,7 @@ def rescaled(
     factors = [scale] * len(scans)
     if scale == "auto":
         y = torch.stack([scan.pixels for scan in scans])  # type: ignore[misc]
+        operator = lifted(operator, y.ndim == 5, scans[0].image_id)
         shape = image_shape(operator, tuple(y.shape[1:]), prior)
         noise = Noise([scan.image_id for scan in scans], "noise")
         factors = units.scale(operator.draw(shape, noise), y, shape).tolist()

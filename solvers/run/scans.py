@@ -83,13 +83,13 @@ DECISIVE = ("slice", "window")  # of a row, beside its file
 Load = Callable[[Any], Scan]
 
 
-def read(load: Callable[[Any], tuple], row: Any) -> Scan:
+def read(load: Callable[[Any], tuple], row: Any, alone: bool = True) -> Scan:
     """A row of the manifest as a Scan; what is wrong with it is told, not raised, for the other rows go on.
 
-    load: row -> pixels, source, intensity, and further fields of the Scan, if any.
+    load: row -> pixels, source, intensity, and further fields of the Scan, if any. alone: whether --slicewise is allowed.
     """
     if isinstance(row, Whole):
-        return whole(load, row)
+        return whole(load, row, alone)
     try:
         pixels, source, intensity, *more = load(row)
         decisive = {key: getattr(row, key) for key in DECISIVE}
@@ -110,8 +110,8 @@ def read(load: Callable[[Any], tuple], row: Any) -> Scan:
         return Scan(row.image_id, error=bug(error), trace=traceback.format_exc())
 
 
-def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
-    """All slices of a volume as one scan; what is wrong with one of them is wrong with it."""
+def whole(load: Callable[[Any], tuple], row: Whole, alone: bool = True) -> Scan:
+    """All slices of a volume as one scan; what is wrong with one of them is wrong with it. alone: as in `read`."""
     slices = []
     for one in row.rows:
         slices.append(scan := read(load, one))
@@ -128,17 +128,20 @@ def whole(load: Callable[[Any], tuple], row: Whole) -> Scan:
             )
     meta = slices[0].source.meta  # type: ignore[union-attr]
     if len(meta.shape) > 3 and meta.shape[3] > 1 and meta.format in ("nifti", "nrrd"):
-        return Scan(
-            row.image_id,
-            error=f"the file holds {meta.shape[3]} repetitions of a volume; one is allowed, or --slicewise",
-        )
+        said = f"the file holds {meta.shape[3]} repetitions of a volume; one is allowed"
+        return Scan(row.image_id, error=said + ", or --slicewise" * alone)
     first, pixels = slices[0], torch.stack([scan.pixels for scan in slices], 1)  # type: ignore[misc]
     held = tuple(replace(scan, pixels=None) for scan in slices)
     made = replace(first, image_id=row.image_id, pixels=pixels, volume=row.image_id, slices=held)
     try:
         spacing([scan.source.meta for scan in held if scan.source])
     except Refusal as error:
-        return Scan(row.image_id, error=f"{error}; --slicewise restores them one by one")
+        other = (
+            "--slicewise restores them one by one"
+            if alone
+            else "--slice-range takes a part of them"
+        )
+        return Scan(row.image_id, error=f"{error}; {other}")
     decisive = {key: getattr(row, key) for key in DECISIVE}
     return replace(made, checksum=checksum(row), stamp=stamp(row), row=decisive)
 

@@ -1,6 +1,6 @@
 """Which volumes are restored as one, and why others are restored slice by slice."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -89,6 +89,11 @@ def unable(cell: Cell, prior: Prior) -> str:
     return ""
 
 
+def volumetric(operators: Iterable[Operator | None]) -> bool:
+    """Whether one of them measures volumes, so that slices cannot be restored one by one."""
+    return any(operator is not None and operator.volumetric for operator in operators)
+
+
 def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
     """The operator for a scan that is a volume, or is not."""
     if operator.volumetric and not solid:
@@ -98,14 +103,16 @@ def lifted(operator: Operator, solid: bool, image_id: str) -> Operator:
     return Slicewise(operator) if solid and not operator.volumetric else operator
 
 
-def check_memory(voxels: int, draws: int = 1, size: int = 4) -> None:
-    """Raise Refusal for a volume that this computer cannot hold, with so many draws of it. size: bytes of a number."""
+def check_memory(voxels: int, draws: int = 1, size: int = 4, alone: bool = True) -> None:
+    """Raise Refusal for a volume that this computer cannot hold, with so many draws of it.
+
+    size: bytes of a number. alone: whether --slicewise is allowed.
+    """
     needed, free = (ARRAYS + OF_DRAWS * (draws - 1)) * size * voxels, _available()
     if free is not None and needed > free:
         sizes = f"about {needed / 2**30:.1f} GiB are needed, {free / 2**30:.1f} are free"
-        raise Refusal(
-            f"the volume is larger than the memory ({sizes}); --slicewise, or --slice-range for a part of it"
-        )
+        other = "--slicewise, or " * alone + "--slice-range for a part of it"
+        raise Refusal(f"the volume is larger than the memory ({sizes}); {other}")
 
 
 def _available() -> int | None:

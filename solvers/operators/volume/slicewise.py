@@ -178,7 +178,7 @@ class LinearStack(Stack, LinearOperator):
         rows = alone if len(alone) == 1 else alone.repeat_interleave(self.depth, 0)
 
         def solve(r: Tensor) -> Tensor:
-            each = self.linear(len(r)).inverse_under(rows, self.per_slice(s2, r))  # type: ignore[arg-type]
+            each = self.linear(len(r)).inverse_under(rows, self.per_slice(s2))  # type: ignore[arg-type]
             assert each is not None
             return self.stacked(each(self.rows(r)))
 

@@ -16,6 +16,7 @@ from solvers.operators.separable import Factor, source
 from solvers.operators.volume.axis import along, decomposed, inverse_of_mixing, like
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # full width at half maximum of a Gaussian, in its deviations
+ROUNDING = 1e-9  # of a measured slice: so much beyond the last one is none
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +55,11 @@ class ThroughPlane(LinearOperator):
 
     def count(self, thin: int) -> int:
         """How many slices measure so many thin ones."""
-        return max(1, math.ceil(thin / self.factor - 1e-9))
+        return counted(self.factor, thin)
+
+    def most(self, measured: int) -> int:
+        """The most thin slices that so many measure: none of them begins behind the last measured one's end."""
+        return math.floor((measured + ROUNDING / 2) * self.factor)
 
     def shape_out(self, shape: Shape) -> Shape:
         c, d, h, w = in_three(shape, "through-plane super-resolution")
@@ -62,7 +67,7 @@ class ThroughPlane(LinearOperator):
 
     def shape_in(self, measured: Shape) -> Shape:
         c, m, h, w = in_three(measured, "through-plane super-resolution")
-        return (c, round(m * self.factor), h, w)
+        return (c, self.most(m), h, w)
 
     @property
     def places(self) -> tuple[float, float]:
@@ -73,9 +78,9 @@ class ThroughPlane(LinearOperator):
         return like(weights(self.factor, self.thickness or self.factor, self.profile, thin), x)
 
     def bound(self, y: Tensor) -> Factor:
-        """The matrix behind a measurement: of the volume that the operator is bound to, else of the smallest that fits."""
+        """The matrix behind a measurement: of the volume that the operator is bound to, else of the largest that fits."""
         m = y.shape[-3]
-        thin = self.shape[1] if self.shape else round(m * self.factor)
+        thin = self.shape[1] if self.shape else self.most(m)
         return self.matrix(y, thin)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,6 +118,11 @@ def in_three(shape: Shape, what: str) -> Shape:
     return shape
 
 
+def counted(factor: float, thin: int) -> int:
+    """How many slices, `factor` thin ones apart, measure so many thin ones."""
+    return max(1, math.ceil(thin / factor - ROUNDING))
+
+
 def centres(factor: float, count: int) -> Tensor:
     """Where measured slices lie, in thin ones."""
     return (torch.arange(count, dtype=torch.float64) + 0.5) * factor - 0.5
@@ -121,7 +131,7 @@ def centres(factor: float, count: int) -> Tensor:
 @lru_cache(maxsize=32)
 def weights(factor: float, thickness: float, profile: str | tuple[float, ...], thin: int) -> Factor:
     """[m,D], rows summing to 1: the profile integrated over each thin slice."""
-    count = max(1, math.ceil(thin / factor - 1e-9))
+    count = counted(factor, thin)
     centre = centres(factor, count)[:, None]
     reach = (
         len(profile) / 2 + 1
