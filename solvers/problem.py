@@ -88,11 +88,8 @@ class Problem:
             or not isinstance(self.likelihood, Gaussian)
         ):
             return None
-        known = self.likelihood.sigma_y
-        noise = (
-            estimated_sigma_y(self) if known is None else self.y.new_full((len(self.ids),), known)
-        )
-        return noise.clamp(prior.sigma_min, prior.sigma_max)
+        own = torch.as_tensor(self.in_own_units().deviations).to(self.y)
+        return own.expand(len(self.ids)).clamp(prior.sigma_min, prior.sigma_max)
 
     def whitened(self) -> "Problem":
         """The same problem with noise of one known standard deviation, entries of y and A weighted alike.
