@@ -190,6 +190,8 @@ def test_a_measured_stack_keeps_its_slices():
         (lambda: MissingSlices([9]), (1, 4, 3, 3), "do not exist in a volume of 4"),
         (lambda: MissingSlices([0, 1]), (1, 2, 3, 3), "all 2 slices are missing"),
         (lambda: VolumeBlur((1.0, 2.0)), None, "three standard deviations"),
+        (lambda: VolumeBlur((9000, 1, 1)), None, "three standard deviations >= 0 and < 1000"),
+        (lambda: VolumeBlur(border="valid"), None, "one of reflect, symmetric, circular, zero$"),
         (lambda: VolumeMRI(torch.full((2, 2), 0.5)), None, "of 0 and 1"),
         (lambda: VolumeMRI(torch.ones(3, 3)), (1, 4, 2, 3), "does not fit"),
         (lambda: Slicewise(PhaseRetrieval()), (1, 4, 8, 8), "one by one"),
