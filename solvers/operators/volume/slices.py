@@ -57,7 +57,10 @@ class MissingSlices(LinearOperator):
         return measured
 
     def draw(self, shape: Shape, noise: Noise) -> Operator:
-        self.shape_out(shape)
+        _, d, *_ = self.shape_out(shape)
+        kept = -(-d // self.every) if self.every else d - len({i % d for i in self.missing})
+        if kept < 2:
+            raise Refusal(f"1 of {d} slices is left; two or more are needed")
         return self.bind(shape)
 
     def forward(self, x: Tensor) -> Tensor:
