@@ -15,12 +15,28 @@ from tests.test_volume_results import series
 
 
 def test_two_slices_are_a_volume(world, tmp_path):  # noqa: F811
-    """The least that there is: thick slices of them, and the image is as large."""
+    """The least that there is: the image is as large. One thick slice of both is refused."""
     data = head(tmp_path / "in", 17, 18, 2)
-    assert run(world, data, tmp_path / "out") == 0
+    assert run(world, data, tmp_path / "thick") == 2
+    tiny.task(world / "thin.yaml", "volume.ThroughPlane", factor=1.5)
+    assert run(world, data, tmp_path / "out", task="thin") == 0
     assert nibabel.load(tmp_path / "out/recon/head.nii.gz").shape == (17, 18, 2)
     (record,) = tiny.records(tmp_path / "out").values()
     assert "axial planes are denoised; coronal, sagittal not" in " ".join(record["notes"])
+
+
+def test_requests_that_ask_for_nothing_are_one_line(world, tmp_path, capsys):  # noqa: F811
+    """A picture of one pixel, and flags of volumes as one beside --slicewise."""
+    data = head(tmp_path / "in", 17, 18, 3)
+    words = (data, tmp_path / "out", "operator.params.factor=100")
+    assert run(world, *words, task="sr", solver="baseline") == 2
+    assert "measured of 3×18×17; a smaller factor" in tiny.refusal(capsys)
+    for flag in (("--coupling", "5"), ("--planes", "all")):
+        assert run(world, data, tmp_path / "out", *flag, "--slicewise", task="sr") == 2
+        assert "means nothing with --slicewise" in tiny.refusal(capsys)
+        assert run(world, data, tmp_path / "out", *flag, task="sr", solver="baseline") == 2
+        assert "means nothing with Baseline, which uses none" in tiny.refusal(capsys)
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_slice_is_an_image(world, tmp_path, capsys):  # noqa: F811

@@ -287,6 +287,22 @@ def test_bad_volumes_are_one_line_or_slices(world, tmp_path, capsys):
         assert "2 repetitions of a volume" in said and said.endswith(ends)
 
 
+def test_lines_name_what_is_allowed(world, tmp_path, capsys):
+    """Borders that keep the size, and solvers whose `volumes` is true."""
+    data = head(tmp_path / "in", 16, 17, 5)
+    tiny.task(world / "blurred.yaml", "volume.VolumeBlur", border="foo")
+    tiny.task(world / "shaken.yaml", "BlindBlur", border="foo")
+    for task in ("blurred", "shaken"):
+        assert run(world, data, tmp_path / "out", task=task) == 2
+        assert "['reflect', 'symmetric', 'circular', 'zero']" in tiny.refusal(capsys)
+    tiny.solver(world / "dps.yaml", "dps.DPS", steps=3)
+    assert run(world, data, tmp_path / "out", solver="dps") == 2
+    said = tiny.refusal(capsys)
+    assert "DPS restores images; baseline, codps_plus, daps," in said
+    named = said.partition("; ")[2].strip().removesuffix(" restore volumes").split(", ")
+    assert {"pnp", "tv", "resample"} < {*named} and not {"dps", "codps", "prior"} & {*named}
+
+
 def test_a_volume_larger_than_the_memory_is_one_line(world, tmp_path, capsys, monkeypatch):
     """36 arrays of float32, 4 more for each further draw; at just that much free memory it is restored."""
     from solvers.run import whole

@@ -24,7 +24,7 @@ from solvers.operators.kernels import (
     product,
     uniform_taps,
 )
-from solvers.operators.separable import BORDERS, Axis, Border, Separable
+from solvers.operators.separable import BORDERS, Axis, Border, Kept, Separable
 
 
 class Blur(Convolution):
@@ -186,6 +186,7 @@ class BlindBlur(MotionBlur):
     random = False
     blind = True
     size: int = 15  # pixels
+    border: Kept = "reflect"
 
     def __post_init__(self) -> None:
         super().__post_init__()

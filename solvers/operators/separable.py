@@ -15,6 +15,7 @@ from data.files import Refusal
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 from solvers.operators.grid import Grid
 
+Kept = Literal["reflect", "symmetric", "circular", "zero"]  # y is as large as the image
 Border = Literal["reflect", "symmetric", "circular", "zero", "valid"]
 BORDERS = ("reflect", "symmetric", "circular", "zero", "valid")
 

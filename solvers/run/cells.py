@@ -108,7 +108,16 @@ def drawn(cell: Cell, options: Namespace) -> Cell:
 
 
 def run_of(options: Namespace, cells: Sequence[Cell]) -> Run:
-    """How the images of all cells are drawn, as the flags say."""
+    """How the images of all cells are drawn, as the flags say. Raises Refusal for flags that mean nothing with them."""
+    for flag, asked in (
+        ("--coupling", options.coupling),
+        ("--planes all", options.planes == "all"),
+    ):
+        if asked and options.slicewise:
+            raise Refusal(f"{flag} is of volumes as one, and means nothing with --slicewise")
+        if asked and not any(getattr(cell.solver, "uses_prior", True) for cell in cells):
+            name = type(cells[0].solver).__name__
+            raise Refusal(f"{flag} is of the prior, and means nothing with {name}, which uses none")
     most = max(cell.draws for cell in cells) if cells[0].operator else TOGETHER
     together = options.batch_size or min(most, TOGETHER)
     volumes = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator, Shape
@@ -63,8 +64,11 @@ class Posing:
             shape = self.shape(cell, scans[0], prior)
             fit, note = self.fitted(prior, shape, scans[0], operator)
             return from_measurement(operator, x, cell.likelihood, noise, shape), fit, note
+        shape = operator.measurable(measured)
+        if operator.grid and min(operator.shape_out(shape)[-2:]) < 2 <= min(measured[-2:]):
+            told = f"a single row or column of pixels is measured of {sides(measured)}"
+            raise Refusal(f"{told}; a smaller factor leaves 2×2 or more")
         x = continued(x, operator)
-        shape = tuple(x.shape[1:])
         fit, note = self.fitted(prior, shape, scans[0])
         if shape != measured:
             grown = f"{sides(measured)} image continued to {sides(shape)} by its edges, and cropped back"

@@ -8,6 +8,8 @@ from data import formats, series
 from data.files import Refusal
 from data.manifest import Row
 from data.series import Whole
+from ldm import catalogue
+from ldm import config as configuration
 from ldm.denoiser import Prior
 from solvers.operators.base import Operator
 from solvers.operators.volume import Slicewise
@@ -77,7 +79,7 @@ def unable(cell: Cell, prior: Prior) -> str:
     if cell.operator is None:
         return "draws from the prior are images"
     if not getattr(cell.solver, "volumes", False):
-        return f"{type(cell.solver).__name__} restores images"
+        return f"{type(cell.solver).__name__} restores images; {', '.join(of_volumes())} restore volumes"
     if cell.operator.turns:
         return f"{type(cell.operator).__name__} leaves each slice's turn open"
     if cell.operator.blind:
@@ -87,6 +89,16 @@ def unable(cell: Cell, prior: Prior) -> str:
     if not prior.any_size:
         return "the prior knows slices of one size"
     return ""
+
+
+def of_volumes() -> list[str]:
+    """The names of the solvers that restore volumes as one."""
+    found = []
+    for name in catalogue.listing("solvers"):
+        (solver,) = configuration.load([catalogue.settings("solvers", name)]).values()
+        if getattr(configuration.resolve(solver["target"]), "volumes", False):
+            found.append(name)
+    return found
 
 
 def volumetric(operators: Iterable[Operator | None]) -> bool:

@@ -2,17 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 from torch import Tensor
 
 from data.files import Refusal
 from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
 from solvers.operators.kernels import gaussian_taps
-from solvers.operators.separable import BORDERS, Axis, Border, Factor, factor
+from solvers.operators.separable import Axis, Factor, Kept, factor
 from solvers.operators.volume.axis import along, products
 from solvers.operators.volume.through_plane import in_three
 
 AXES = (-3, -2, -1)
+WIDEST = 1000  # slices or pixels, that a deviation is below
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,20 +25,17 @@ class VolumeBlur(LinearOperator):
     """
 
     std: Sequence[float] = (1.0, 1.0, 1.0)
-    border: Border = "symmetric"
+    border: Kept = "symmetric"
     volumetric = True
     gaps = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "std", tuple(float(s) for s in self.std))
-        if len(self.std) != 3 or not all(0 <= s < 1e3 for s in self.std):
-            raise Refusal(
-                f"a blur of volumes has three standard deviations >= 0 (along D, H, W), not {list(self.std)}"
-            )
-        if self.border not in BORDERS or self.border == "valid":
-            raise Refusal(
-                f"border {self.border!r} is not one of {', '.join(b for b in BORDERS if b != 'valid')}"
-            )
+        if len(self.std) != 3 or not all(0 <= s < WIDEST for s in self.std):
+            due = f"three standard deviations >= 0 and < {WIDEST} (along D, H, W)"
+            raise Refusal(f"a blur of volumes has {due}, not {list(self.std)}")
+        if self.border not in get_args(Kept):
+            raise Refusal(f"border {self.border!r} is not one of {', '.join(get_args(Kept))}")
 
     def shape_out(self, shape: Shape) -> Shape:
         for axis, n in zip(self.axes, in_three(shape, "a blur of volumes")[1:]):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from data.files import Refusal
-from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
+from data.seeding import Noise
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 from solvers.operators.volume.axis import along, inverse_of_mixing
 from solvers.operators.volume.through_plane import in_three
 
@@ -54,6 +55,13 @@ class MissingSlices(LinearOperator):
 
     def shape_in(self, measured: Shape) -> Shape:
         return measured
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        _, d, *_ = self.shape_out(shape)
+        kept = -(-d // self.every) if self.every else d - len({i % d for i in self.missing})
+        if kept < 2:
+            raise Refusal(f"1 of {d} slices is left; two or more are needed")
+        return self.bind(shape)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.mask(x) * x

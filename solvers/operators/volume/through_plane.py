@@ -11,7 +11,8 @@ from scipy.interpolate import CubicSpline
 from torch import Tensor
 
 from data.files import Refusal
-from solvers.operators.base import LinearOperator, Scalar, Shape, divide, per_image
+from data.seeding import Noise
+from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, divide, per_image
 from solvers.operators.separable import Factor, source
 from solvers.operators.volume.axis import along, decomposed, inverse_of_mixing, like
 
@@ -64,6 +65,17 @@ class ThroughPlane(LinearOperator):
     def shape_out(self, shape: Shape) -> Shape:
         c, d, h, w = in_three(shape, "through-plane super-resolution")
         return (c, self.count(d), h, w)
+
+    def draw(self, shape: Shape, noise: Noise) -> Operator:
+        """Refuses what tells nothing of the third axis: one slice, or slices thicker than the volume."""
+        _, left, *_ = self.shape_out(shape)
+        thin, wide = shape[1], self.thickness or 0
+        if left < 2:
+            due = f"a factor below {thin} leaves two or more"
+            raise Refusal(f"a factor of {self.factor:g} leaves 1 slice of {thin}; {due}")
+        if wide > thin:
+            raise Refusal(f"slices {wide:g} thick of a volume of {thin}; at most {thin} is allowed")
+        return self.bind(shape)
 
     def shape_in(self, measured: Shape) -> Shape:
         c, m, h, w = in_three(measured, "through-plane super-resolution")
