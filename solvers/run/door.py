@@ -85,7 +85,7 @@ def complain(program: str, reason: str) -> None:
     print(f"{program}: {printable(reason)}", file=sys.stderr, flush=True)
 
 
-def _plain(message: Warning | str, *where: object) -> str:
+def _plain(message: Warning | str, *where: object, **line: object) -> str:
     """A warning as the programs' other remarks: no line of source code."""
     return f"note: {printable(message)}\n"
 
