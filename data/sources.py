@@ -89,19 +89,22 @@ def find(
 
 
 def measurement(
-    row: Row, physical: bool = False, contracts: Contracts = dataset.PLAIN
+    row: Row, physical: bool = False, contracts: Contracts = dataset.PLAIN, channels: int = 3
 ) -> tuple[Tensor, formats.Image, Intensity]:
     """What was measured, as `dataset.load` gives an image: y [C,H,W], the file, and the contract that results are written by.
 
     Arrays without a window hold y itself, and their results are written in the model range, or if physical in [0, 1] (what
-    CT and MRI see). Other files are taken into the model range, not clamped: noise may leave the window.
+    CT and MRI see). Other files are taken into the model range, not clamped: noise may leave the window. channels: of the prior;
+    1 takes the luminance of a coloured file, as `dataset.load` does.
     """
     source = formats.upright(formats.read(row.path, row.slice))
     if row.window is None and contracts.asked is None and source.meta.format in ARRAYS:
         return source.pixels, source, Intensity(0, 1) if physical else Intensity(-1, 1)
-    intensity = contracts.of(row, source)
+    intensity, pixels = contracts.of(row, source), source.pixels
+    if channels == 1 and source.meta.photometric.lower() == "rgb":
+        pixels = dataset.with_channels(pixels, 1, row.path)
     return (
-        dataset.blacken(intensity.to_model(source.pixels, clamp=False), source),
+        dataset.blacken(intensity.to_model(pixels, clamp=False), source),
         source,
         intensity,
     )

@@ -1,5 +1,8 @@
 """Exit codes: one line and 2 for what the user can mend, 130 for Ctrl-C, and a bug that looks like one."""
 
+import sys
+import warnings
+
 import pytest
 import torch
 
@@ -73,3 +76,20 @@ def test_what_is_done_and_what_is_stopped(capsys):
     assert door.run("p", [], lambda: None) == 0 and door.run("p", [], lambda: 1) == 1
     assert door.run("p", [], raising(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "p: stopped; the same command goes on from here\n"
+
+
+def test_a_warning_is_one_line_without_source_code(capsys):
+    def work():
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = shown
+            warnings.warn("colours \x1b[31m are gray", stacklevel=1)
+
+    def shown(message, category, filename, lineno, file=None, line=None):
+        """As Python does where no test listens."""
+        sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+    usual = warnings.formatwarning
+    assert door.run("p", [], work) == 0
+    assert capsys.readouterr().err == "note: colours \\x1b[31m are gray\n"
+    assert warnings.formatwarning is usual

@@ -1,7 +1,9 @@
 """NIfTI and NRRD: the slices that nibabel and pynrrd give, turned upright and back, put together again with the same affine."""
 
 import gzip
+import logging
 import random
+import sys
 from pathlib import Path
 
 import nibabel
@@ -251,6 +253,23 @@ def test_rgb_complex_and_big_endian_nifti(tmp_path):
     assert torch.equal(
         formats.read(tmp_path / "a.nii", 1).pixels[2], torch.tensor(colour["B"][:, :, 1]).float()
     )
+
+
+def test_a_voxel_size_of_zero_is_told_in_the_record_alone(tmp_path, capfd):
+    volume = nibabel.Nifti1Image(np.zeros((6, 5, 4), np.int16), None)
+    volume.header["pixdim"][1:4] = 0
+    (tmp_path / "in.nii").write_bytes(volume.header.binaryblock + bytes(4 + 2 * 6 * 5 * 4))
+    data = bytearray((tmp_path / "in.nii").read_bytes())
+    data[108:112] = np.float32(352).tobytes()  # vox_offset
+    (tmp_path / "in.nii").write_bytes(data)
+    handler = logging.StreamHandler(sys.stderr)  # nibabel's own, on the stderr of this test
+    logging.getLogger("nibabel.global").addHandler(handler)
+    try:
+        image = formats.read(tmp_path / "in.nii", 0)
+    finally:
+        logging.getLogger("nibabel.global").removeHandler(handler)
+    assert image.meta.notes == ("a voxel size of 0 in the header is read as 1",)
+    assert image.meta.spacing == (1, 1) and capfd.readouterr().err == ""
 
 
 def test_scaled_integers_and_free_text(tmp_path):

@@ -350,17 +350,17 @@ def test_gray_images_under_a_prior_of_three_channels(world: Path, tmp_path: Path
     assert formats.read(out / "recon/scan0.png").pixels.shape == (1, 16, 16)
 
 
-def test_colour_images_under_a_prior_of_one_channel(world: Path, tmp_path: Path):
+@pytest.mark.parametrize("measured", [[], ["--measurements"]])
+def test_colour_images_under_a_prior_of_one_channel(world: Path, tmp_path: Path, measured):
+    """Their luminance is restored, be they truths or measurements, and the record says so."""
     tiny.scans(tmp_path / "scans", 1)
     colour = formats.Image(
         (formats.read(tmp_path / "scans/scan0.png").pixels / 257).round().expand(3, -1, -1),
         formats.Meta("png"),
     )
     formats.write(colour, tmp_path / "scans/colour.png")
-    assert (
-        run(world, tmp_path / "out", "--data-root", str(tmp_path / "scans"), "--solver", "baseline")
-        == 0
-    )
+    words = [*measured, "--data-root", str(tmp_path / "scans"), "--solver", "baseline"]
+    assert run(world, tmp_path / "out", *words, task="denoising") == 0
     assert {name: len(r["notes"]) for name, r in records(tmp_path / "out").items()} == {
         "colour": 1,
         "scan0": 0,

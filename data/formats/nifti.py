@@ -2,7 +2,9 @@
 
 import gzip
 import io
+import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -13,6 +15,9 @@ from data.formats import bounds
 from data.formats.image import Affine, Image, Meta, decoding, digest
 from data.formats.volume import Volume, as_affine, assemble, four_dimensional
 
+# nibabel writes to stderr what it mends in a header; what a user should know of it is in `Meta.notes`.
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)
+
 HEADERS = {348: nibabel.Nifti1Header, 540: nibabel.Nifti2Header}
 FREE_TEXT = ("data_type", "db_name", "descrip", "aux_file", "intent_name", "unused_str", "regular")
 
@@ -21,7 +26,8 @@ def open_volume(path: Path) -> Volume:
     """The whole volume; a plain .nii is mapped, a .nii.gz unpacked (to its end, so that a cut is noticed)."""
     zipped = path.name.lower().endswith(".gz")
     with decoding(path, "NIfTI"), gzip.open(path) if zipped else path.open("rb") as file:
-        header = _header(file.read(544))
+        start = file.read(544)
+        header = _header(start)
         offset = int(header["vox_offset"])  # a float, so it may be infinite
         dtype, shape = header.get_data_dtype(), tuple(int(n) for n in header.get_data_shape())
     if not 2 <= len(shape) <= 4 or min(shape) < 1:
@@ -33,7 +39,9 @@ def open_volume(path: Path) -> Volume:
     array = four_dimensional(_array(path, zipped, offset, dtype, shape))
     if dtype.names:
         array = np.stack([array[name] for name in dtype.names], -1)
-    return Volume(array, _meta(path, header, shape))
+    sizes = _header(start, mend=False)["pixdim"][1 : 1 + min(3, len(shape))]
+    notes = () if sizes.all() else ("a voxel size of 0 in the header is read as 1",)
+    return Volume(array, replace(_meta(path, header, shape), notes=notes))
 
 
 def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
@@ -70,8 +78,8 @@ def encode(images: Sequence[Image], zipped: bool, keep_patient: bool) -> bytes:
     return gzip.compress(out.getvalue(), 6, mtime=0) if zipped else out.getvalue()
 
 
-def _header(start: bytes):
-    """Header of either version and either byte order. Raises ValueError for anything else."""
+def _header(start: bytes, mend: bool = True):
+    """Header of either version and either byte order. Raises ValueError for anything else. mend: as nibabel does."""
     sizes = (
         {int(np.frombuffer(start[:4], order)[0]): order for order in ("<i4", ">i4")}
         if len(start) >= 4
@@ -81,7 +89,7 @@ def _header(start: bytes):
     if not found:
         raise ValueError("no NIfTI header at its start")
     kind, order = found[0]
-    header = kind(start[: kind.template_dtype.itemsize], endianness=order[0])
+    header = kind(start[: kind.template_dtype.itemsize], endianness=order[0], check=mend)
     if header["magic"].item() != header.single_magic:
         raise ValueError(
             "header and data are in two files (.hdr, .img); a single .nii or .nii.gz is allowed"

@@ -2,6 +2,7 @@
 
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 
 from data.files import Refusal, first_line, printable
@@ -31,6 +32,7 @@ def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint:
     The user's are `Refusal`, `OSError` (files), exhausted memory, and a process of the run that was killed. `--traceback` among
     the arguments shows where in the program they came up. hint: what to do when memory is exhausted.
     """
+    usual, warnings.formatwarning = warnings.formatwarning, _plain
     try:
         return work() or 0
     except (Refusal, OSError, MemoryError, RuntimeError) as error:
@@ -44,6 +46,8 @@ def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint:
     except KeyboardInterrupt:
         complain(program, "stopped; the same command goes on from here")
         return 130
+    finally:
+        warnings.formatwarning = usual
 
 
 def explained(error: BaseException, hint: str = "") -> str:
@@ -79,6 +83,11 @@ def lost(error: BaseException) -> bool:
 def complain(program: str, reason: str) -> None:
     """One line on stderr, whatever a file's name holds."""
     print(f"{program}: {printable(reason)}", file=sys.stderr, flush=True)
+
+
+def _plain(message: Warning | str, *where: object, **line: object) -> str:
+    """A warning as the programs' other remarks: no line of source code."""
+    return f"note: {printable(message)}\n"
 
 
 def _of_worker(text: str) -> str:

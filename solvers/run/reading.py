@@ -43,16 +43,17 @@ def reader(
     """
     channels = prior.image_shape[0]
     ours = Contracts(window, prior.contracts)
-    source = source or Source(
-        partial(dataset.load, contracts=ours), partial(sources.measurement, contracts=ours)
+    image, measurement = source or Source(
+        partial(dataset.load, contracts=ours),
+        partial(sources.measurement, contracts=ours, channels=channels),
     )
     told = partial(read, alone=not volumetric(operators))
-    load: Load = partial(told, partial(source.image, channels=channels))
+    load: Load = partial(told, partial(image, channels=channels))
     if operators[0] is None:
         load = partial(seeded, channels)
     elif measurements:
         physical = any(operator and operator.unit_range for operator in operators)
-        load = partial(told, partial(source.measurement, physical=physical))
+        load = partial(told, partial(measurement, physical=physical))
     first = first_readable(rows, load)
     if (
         operators[0] is None
