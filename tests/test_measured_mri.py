@@ -10,6 +10,7 @@ import tiny
 import torch
 from scans import body, simulated
 from scipy.ndimage import uniform_filter
+from simulate_mri_coils import correlated, ring
 from tiny import refusal
 
 import sample
@@ -21,6 +22,7 @@ from solvers.baseline import LeastSquares
 from solvers.measured import noise
 from solvers.measured.mri import ScannerMRI, with_model_errors, without_oversampling
 from solvers.measured.scanner import centred
+from solvers.operators.kspace import fourier
 from solvers.problem import Gaussian
 from solvers.run.scanned import emptied
 
@@ -121,6 +123,23 @@ def test_partial_fourier_and_many_coils(tmp_path):
     assert problem.y.shape[1] == 12 and "12 coils compressed to 6" in made.source.meta.notes[-1]
     assert not bool(files.read(tmp_path / "half.mrd").mask[:, :12].any())
     assert psnr(picture(made, least_squares(problem)), truth[0]) > 25
+
+
+@pytest.mark.parametrize("count", [8, 12, 32])
+def test_coils_of_unequal_gain_and_correlated_noise_keep_the_scale(tmp_path, count):
+    """The factor between picture and truth is 1 to 1 %, compressed or not: what compression drops is below that."""
+    drawn = Noise(["gains"], "noise")
+    coils = ring(count, (64, 56), 1.0, drawn)
+    gains = torch.logspace(-0.5, 0.5, count, dtype=torch.float64)
+    S, L = coils.S * gains[:, None, None], coils.L * gains[:, None]
+    samples = fourier(S * body()) + 0.01 * correlated(L, (64, 56), drawn)
+    np.save(tmp_path / "scan.npy", samples.numpy())
+    np.save(tmp_path / "noise.npy", 0.01 * correlated(L, (4096,), drawn).numpy())
+    (tmp_path / "scan.yaml").write_text("noise: noise.npy")
+    truth = S.abs().square().sum(0).sqrt() * body()
+    made, problem = prepared(tmp_path / "scan.npy")
+    x = picture(made, least_squares(problem)).double()
+    assert float((x * truth).sum() / truth.square().sum()) == pytest.approx(1, abs=0.01)
 
 
 def test_one_coil(tmp_path):
