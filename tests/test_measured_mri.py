@@ -255,6 +255,22 @@ def test_from_the_file_to_the_volume(scans, tmp_path, output):
     assert any("from the noise scan" in note for note in records[0]["notes"])
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("said", [True, False], ids=["place", "no place"])
+def test_a_result_is_read_back_as_it_was_scanned(tmp_path, slices, said):
+    """Whether or not a YAML says where it lies, and of one slice as of several."""
+    truth = simulated(tmp_path, "scan.npy", "--oversampling", "1", slices=slices)
+    if not said:
+        (tmp_path / "scan.yaml").unlink()
+    words = ("--measurements", tmp_path / "scan.npy", "--task", "mri", "--steps", "10")
+    assert run(tmp_path, *words, "--solver", "least_squares") == 0
+    (volume,) = (tmp_path / "out/recon").iterdir()
+    assert formats.count(volume) == slices
+    for index, expected in enumerate(truth):
+        image = formats.upright(formats.read(volume, index))
+        assert image.pixels[0].shape == expected.shape and psnr(image.pixels[0], expected) > 25
+
+
 def test_the_record_says_how_far_the_phase_was_corrected(scans, tmp_path):
     words = ("--measurements", scans[0] / "scan.mrd", "--task", "mri", "--steps", "2")
     for solver, said in (("pnp", True), ("tv", False)):
