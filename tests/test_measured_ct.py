@@ -38,6 +38,14 @@ SAID = {
     **FAN,
 }
 GEOMETRY = Geometry(turn(48), 80, 6.0, 4.0, **FAN)
+BESIDE = Geometry(turn(48, 180), 80, 6.0, 4.0)
+PARALLEL = {
+    "beam": "parallel",
+    "angles": {"start": 0, "arc": 180},
+    "source_to_axis": None,
+    "source_to_detector": None,
+    "values": "integrals",
+}
 
 
 def photons(
@@ -45,6 +53,10 @@ def photons(
 ) -> np.ndarray:
     light = np.exp(-wedges(geometry))
     return np.random.default_rng(seed).poisson(I0 * light + dark).astype(np.float32)
+
+
+def integrals(geometry: Geometry) -> np.ndarray:
+    return -np.log(np.maximum(photons(geometry), 0.5) / 1e5)
 
 
 def written(folder: Path, data: np.ndarray, name: str = "scan.npy", **said) -> Path:
@@ -159,7 +171,7 @@ def test_the_centre_of_rotation_is_found(tmp_path, beam):
         **far,
     )
     true = replace(true, offset=1.7, curved=beam == "curved")
-    p = -np.log(np.maximum(photons(true), 0.5) / 1e5)
+    p = integrals(true)
     told = replace(true, offset=0.2)
     assert fit.centred(told, p, np.exp(-p), 256.0, "scan") == pytest.approx(1.7, abs=0.2)
 
@@ -230,8 +242,17 @@ BAD = {  # what is said or measured otherwise: what the one line holds
     "cm": (
         {"pitch": 0.6, "pixel_size": 0.4, "source_to_axis": 54.1, "source_to_detector": 94.9},
         None,
-        "HU: do pitch",
+        "do pitch",
     ),
+    "pitch in cm": ({**PARALLEL, "pitch": 0.6}, lambda data: integrals(BESIDE), "do pitch"),
+    "pitch in um": ({**PARALLEL, "pitch": 60.0}, lambda data: integrals(BESIDE), "do pitch"),
+    "all in cm": (
+        {**PARALLEL, "pitch": 0.6, "pixel_size": 0.4},
+        lambda data: integrals(BESIDE),
+        "do pitch",
+    ),
+    "water in cm": ({"mu_water": 0.192}, None, "0.005 to 0.1 1/mm"),
+    "water of nothing": ({"mu_water": 0.00192}, None, "0.005 to 0.1 1/mm"),
     "two sizes are due": ({"pixel_size": None}, None, "two of image_size"),
     "source within": ({"image_size": 400}, None, "beyond the source"),
     "negative": ({"dark": 2000.0, "I0": 1e5 + 2000}, None, "negative"),
