@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import sample
+from data.files import Refusal
 from data.formats import sinogram as files
 from data.formats.sinogram.description import Description
 from solvers.measured import counts, fit
@@ -281,6 +282,57 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
     with pytest.raises(ValueError, match=line) as error:
         posed(written(tmp_path, data, **said))
     assert "\n" not in str(error.value) and "scan" in str(error.value)
+
+
+NO_NUMBERS = [
+    {key: value}
+    for key in ("angles", "I0", "dark")
+    for value in ([[1, 2], [3]], ["a"] * 48, {"a": 1}, "words.npy", "some.npz", True)
+] + [
+    *({"bad_channels": value} for value in (True, ["²"], ["9" * 99], "odd.npy", "words.npy")),
+    *({"image_size": value} for value in (True, [True, True], "64", {"a": 1})),
+    *({"mu_water": {"scan": name}} for name in ("some.npz", "text.txt", "words.npy")),
+]
+
+
+@pytest.mark.parametrize("said", NO_NUMBERS, ids=str)
+def test_what_is_no_number_is_one_line(tmp_path, said):
+    path = written(tmp_path, photons(), **said)
+    np.save(tmp_path / "words.npy", np.full((48, 80), "a"))
+    np.save(tmp_path / "odd.npy", np.zeros((3, 5)))
+    np.savez(tmp_path / "some.npz", a=np.ones(80))
+    (tmp_path / "text.txt").write_text("a")
+    with pytest.raises(Refusal) as error:
+        posed(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [[("a", "f4"), ("b", "f4")], "U1", "c8", "M8[s]"], ids=str)
+def test_a_sinogram_of_no_numbers_is_one_line(tmp_path, kind):
+    path = written(tmp_path, np.ones((48, 80), "f4"))
+    np.save(path, np.zeros((48, 80), np.dtype(kind)))
+    with pytest.raises(Refusal, match="counts or line integrals are allowed"):
+        posed(path)
+
+
+@pytest.mark.parametrize("name", ["g", "/g", "g/x", "x"])
+def test_a_data_set_that_is_none_is_one_line(tmp_path, name):
+    path = written(tmp_path, photons(), "scan.h5", dataset=name)
+    with h5py.File(path, "a") as file:
+        file["g/data"] = photons()
+    with pytest.raises(Refusal, match="`dataset:` in its YAML|is a group; a data set is allowed"):
+        posed(path)
+
+
+@pytest.mark.parametrize("said", [17, "17", "17-17", [17]])
+def test_a_single_bad_channel_needs_no_list(tmp_path, said):
+    assert files.description(written(tmp_path, photons(), bad_channels=said)).bad(48, 80)[17]
+
+
+@pytest.mark.parametrize("said", [{"pixel_size": 1e-6}, {"image_size": None, "field_of_view": 1e9}])
+def test_too_many_pixels_are_one_line(tmp_path, said):
+    with pytest.raises(Refusal, match="up to 16384"):
+        posed(written(tmp_path, photons(), **said), check=False)
 
 
 def test_a_square_sinogram_that_is_transposed_is_told(tmp_path):

@@ -21,7 +21,7 @@ OBJECT = 0.6  # of a water phantom's radius, within which its attenuation is tak
 
 def good_rays(said: Description, p: np.ndarray) -> np.ndarray:
     """Which rays are used, bool [views,bins]."""
-    bad = np.broadcast_to(said.bad(p.shape[1]), p.shape)
+    bad = np.broadcast_to(said.bad(*p.shape), p.shape)
     if said.bad_channels == "auto":
         bad = bad | counts.bad_channels(p)
     if bad.all(1).any():
