@@ -1,6 +1,7 @@
 """From the scanner's file to the picture: every format holds the same scan, and the picture is the magnitude in its units."""
 
 import json
+import re
 from dataclasses import replace
 
 import h5py
@@ -15,6 +16,7 @@ from tiny import refusal
 
 import sample
 from data import formats
+from data.files import Refusal
 from data.formats import kspace as files
 from data.seeding import Noise
 from ldm.config import Node, build
@@ -345,6 +347,11 @@ def entities(file):
     file["ismrmrd_header"] = b'<!DOCTYPE x [<!ENTITY a "b">]><x/>'
 
 
+def number(file):
+    del file["ismrmrd_header"]
+    file["ismrmrd_header"] = 5.0
+
+
 def linked(file):
     del file["kspace"]
     file["kspace"] = h5py.ExternalLink("other.h5", "/kspace")
@@ -358,6 +365,7 @@ BAD = {
     dead_coil: "coils 2 of 8 measured nothing but 0",
     nothing: "every sample is 0|columns are all 0",
     entities: "its header defines entities",
+    number: "its header is no text",
     linked: "its kspace is a link or a group|has neither",
 }
 
@@ -368,6 +376,70 @@ def test_bad_files_are_one_line(tmp_path, change):
     with pytest.raises(ValueError, match=BAD[change]) as error:
         prepared(path)
     assert "\n" not in str(error.value)
+
+
+SAID = {  # of a YAML, and what the one line holds
+    "no pixel": ("picture: [.1, .1]\nfield_of_view: [256, 168]", "a picture of"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_yaml_says_wrongly_is_one_line(tmp_path, name):
+    said, line = SAID[name]
+    simulated(tmp_path, "scan.npy", slices=1)
+    (tmp_path / "scan.yaml").write_text(said)
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_noise_scan_that_is_not_finite_is_one_line(tmp_path, value):
+    simulated(tmp_path, "scan.npy", slices=1)
+    scan = np.load(tmp_path / "scan-noise.npy")
+    scan[0, 3] = value
+    np.save(tmp_path / "scan-noise.npy", scan)
+    with pytest.raises(Refusal, match="noise scan holds samples that are NaN or infinite"):
+        prepared(tmp_path / "scan.npy")
+
+
+HEADERS = {  # of ISMRMRD: what is there, what is there instead, and what the one line holds
+    "matrix nan": (r"<x>128</x>", "<x>nan</x>", "no finite number"),
+    "matrix inf": (r"<x>128</x>", "<x>inf</x>", "no finite number"),
+    "matrix 1e30": (r"<x>128</x>", "<x>1e30</x>", "--max-image-bytes allows more"),
+    "matrix 200000": (r"<x>128</x>(\s*)<y>56</y>", r"<x>200000</x>\1<y>200000</y>", "allows more"),
+    "limit": (r"<center>\d+</center>", "<center>nan</center>", "no finite number"),
+    "field": (r"(<fieldOfView_mm>\s*)<x>[^<]*</x>", r"\1<x>inf</x>", "no finite number"),
+    "below 0": (r"(<fieldOfView_mm>\s*)<x>[^<]*</x>", r"\1<x>-5</x>", "a field of view"),
+    "no pixel": (
+        r"(<reconSpace>.*<fieldOfView_mm>\s*)<x>[^<]*</x>",
+        r"\1<x>.0001</x>",
+        "a picture of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_what_a_header_says_wrongly_is_one_line(tmp_path, name):
+    old, new, line = HEADERS[name]
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (xml,) = [group["xml"] for group in file.values()]
+        text, count = re.subn(old, new, xml[0].decode(), count=1, flags=re.S)
+        assert count
+        xml[0] = text
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.mrd")
+
+
+def test_an_ismrmrd_file_without_readouts_is_one_line(tmp_path):
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (group,) = file.values()
+        kind = group["data"].dtype
+        del group["data"]
+        group.create_dataset("data", (0,), kind)
+    with pytest.raises(Refusal, match="none of its 0 readouts"):
+        prepared(tmp_path / "scan.mrd")
 
 
 def test_what_means_nothing_is_refused(scans, tmp_path, capsys):

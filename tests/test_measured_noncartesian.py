@@ -116,12 +116,17 @@ def in_space(folder):
     np.save(folder / "s-traj.npy", np.concatenate([k, k[..., :1]], -1))
 
 
+def no_matrix(folder):
+    (folder / "s.yaml").write_text("trajectory: s-traj.npy\nmatrix: [.4, .4]")
+
+
 def no_middle(folder):
     for name, axis in (("s.npy", 3), ("s-traj.npy", 1)):
         np.save(folder / name, np.delete(np.load(folder / name), np.arange(32, 97), axis))
 
 
 BAD = {
+    no_matrix: "a matrix of",
     silent: "1 of 48 shots are all 0",
     shorter: "48 shots of 128 samples, but a trajectory of 47 of 128",
     other_order: "are trajectory and samples in one order",

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from data.bounded_yaml import read_yaml
 from data.files import Refusal, nearest
+from data.formats import bounds
 from data.formats.image import Affine, digest
 from data.formats.kspace import numpy_array, trajectory
 from data.formats.kspace.raw import Raw, place
@@ -117,6 +118,9 @@ def along_trajectory(
     matrix = trajectory.matrix(k)
     if said.matrix:
         matrix = (round(said.matrix[0]), round(said.matrix[1]))
+    if min(matrix) < 1:
+        raise Refusal(f"{path}: a matrix of {list(said.matrix)}; 1 each or more is allowed")
+    bounds.check(path, matrix, 1, 8)
     raw = slice_of(said, path, kspace, np.ones(k.shape[1:], bool), index, count, matrix)
     return replace(raw, trajectory=torch.from_numpy(k), matrix=matrix)
 

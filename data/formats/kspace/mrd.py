@@ -133,9 +133,12 @@ def _indexed(path: Path, changed: int, size: int) -> Index:
             heads = data.fields("head")[:]
             text = data.parent["xml"][0]
     header = headers.parse(text, str(path))
-    if header.encoded[2] > 1 or int(heads["idx"]["kspace_encode_step_2"].max()) > 0:
+    partitions = max(
+        header.encoded[2], 1 + int(heads["idx"]["kspace_encode_step_2"].max(initial=0))
+    )
+    if partitions > 1:
         raise Refusal(
-            f"{path}: a 3-D scan of {header.encoded[2]} partitions; 2-D scans of slices are allowed"
+            f"{path}: a 3-D scan of {partitions} partitions; 2-D scans of slices are allowed"
         )
     images: dict[tuple, list[int]] = defaultdict(list)
     calibrations: dict[int, list[int]] = defaultdict(list)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.files import Refusal
+from data.formats import bounds
 from data.formats.image import decoding
 from data.formats.kspace.header import Header
 from data.formats.kspace.trajectory import planar
@@ -35,6 +36,7 @@ def filled(
     """k-space [coils,H,W] of some readouts, repeated lines averaged, and where it was measured."""
     rows, columns = matrix
     coils = int(found.heads[lines[0]]["active_channels"])
+    bounds.check(where, (coils, rows, columns), 1, 8)
     kspace, times = (
         np.zeros((coils, rows, columns), np.complex64),
         np.zeros((rows, columns), np.int64),

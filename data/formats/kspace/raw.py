@@ -72,10 +72,14 @@ def checked(raw: Raw, where: str) -> Raw:
         raise Refusal(
             f"{where}: {len(raw.kspace)} coils, but the noise scan has {len(noise)}; the same coils are allowed"
         )
-    whole = raw.matrix or tuple(raw.kspace.shape[-2:])
-    if not all(k <= n for k, n in zip(raw.kept, whole)):
+    if noise is not None and not bool(torch.isfinite(torch.view_as_real(noise)).all()):
         raise Refusal(
-            f"{where}: a picture of {raw.kept} in k-space of {whole}; at most that is allowed"
+            f"{where}: its noise scan holds samples that are NaN or infinite; only finite ones are allowed"
+        )
+    whole = raw.matrix or tuple(raw.kspace.shape[-2:])
+    if not all(1 <= k <= n for k, n in zip(raw.kept, whole)):
+        raise Refusal(
+            f"{where}: a picture of {raw.kept} in k-space of {whole}; 1 pixel to that is allowed"
         )
     if raw.trajectory is not None:
         silent = (raw.kspace == 0).all(2).all(0)
