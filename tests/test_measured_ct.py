@@ -257,6 +257,7 @@ BAD = {  # what is said or measured otherwise: what the one line holds
     "two sizes are due": ({"pixel_size": None}, None, "two of image_size"),
     "source within": ({"image_size": 400}, None, "beyond the source"),
     "negative": ({"dark": 2000.0, "I0": 1e5 + 2000}, None, "negative"),
+    "noise below 0": ({"electronic_noise": -5}, None, "a number >= 0"),
     "above I0": ({"I0": 1e3}, None, "above I0"),
     "gain": ({"I0": 1e7}, lambda data: data * 100, "gain of"),
     "NaN": (

@@ -379,6 +379,23 @@ def test_bad_files_are_one_line(tmp_path, change):
 
 
 SAID = {  # of a YAML, and what the one line holds
+    **{
+        f"{key} {value}": (f"field_of_view: [256, 168]\n{key}: {value}", line)
+        for key, value, line in (
+            ("row_direction", [0, 2, 0], "unit vectors at right angles"),
+            ("row_direction", [0.5, 0.8, 0], "unit vectors at right angles"),
+            ("row_direction", [0, 0, 0], "unit vectors at right angles"),
+            ("row_direction", [1, 0, 0], "unit vectors at right angles"),
+            ("position", [1, 2], "a list of 3 numbers, in mm"),
+            ("position", [1e300, 0, 0], "a list of 3 numbers, in mm"),
+            ("slice_step", 1e300, "0.001 to 100000 mm"),
+            ("slice_step", -5, "0.001 to 100000 mm"),
+        )
+    },
+    **{
+        f"field_of_view {value}": (f"field_of_view: {value}", "a list of 2 numbers, each 0.001 to")
+        for value in ([1e30, 1e30], [1e-30, 1e-30], [-5, 5], [1, 2, 3], [0, 1])
+    },
     "no pixel": ("picture: [.1, .1]\nfield_of_view: [256, 168]", "a picture of"),
 }
 
@@ -429,6 +446,32 @@ def test_what_a_header_says_wrongly_is_one_line(tmp_path, name):
         xml[0] = text
     with pytest.raises(Refusal, match=line):
         prepared(tmp_path / "scan.mrd")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("position", [np.inf, 0, 0], "mm are allowed"),
+        ("read_dir", [0, 2, 0], "unit vectors"),
+        ("phase_dir", [np.nan, 0, 0], "unit vectors"),
+    ],
+)
+def test_a_place_that_is_none_is_one_line(tmp_path, field, value, line):
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (group,) = file.values()
+        rows = group["data"][:]
+        rows["head"][field] = value
+        group["data"][:] = rows
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.mrd")
+
+
+def test_directions_are_unit_vectors_up_to_rounding(tmp_path):
+    simulated(tmp_path, "scan.npy", slices=1)
+    (tmp_path / "scan.yaml").write_text("field_of_view: [256, 168]\nrow_direction: [0, .8, .599]")
+    down = np.array(files.read(tmp_path / "scan.npy").affine)[:3, 0]
+    assert np.linalg.norm(down) == pytest.approx(2, rel=1e-9)
 
 
 def test_an_ismrmrd_file_without_readouts_is_one_line(tmp_path):

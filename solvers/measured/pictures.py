@@ -31,7 +31,7 @@ def meta_of(raw: Raw, output: str, white: float) -> Meta:
         series=raw.series,
     )
     if output == "nifti":
-        unplaced = place(raw.kept, (1, 1), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))
+        unplaced = place("", raw.kept, (1, 1), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))
         return replace(meta, affine=raw.affine or unplaced)
     affine, position = raw.affine, float(raw.index)
     if affine is not None:

@@ -65,7 +65,7 @@ def read(path: Path, index: int) -> Raw:
         torch.from_numpy(mask),
         kept,
         spacing,
-        _affine(found, kept, spacing),
+        _affine(found, kept, spacing, where),
         None if noise is None else torch.from_numpy(noise),
         None if calibration is None else torch.from_numpy(calibration),
         None if k is None else torch.from_numpy(k),
@@ -105,7 +105,7 @@ def _averages(found: Index, image: np.void) -> int:
 
 
 def _affine(
-    found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None
+    found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None, where: str
 ) -> Affine | None:
     if spacing is None:
         return None
@@ -117,7 +117,9 @@ def _affine(
             np.asarray(firsts[-1]["position"], float) - np.asarray(head["position"], float)
         ) / (len(firsts) - 1)
         step = apart if np.linalg.norm(apart) > 0 else step
-    return place(kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step))
+    return place(
+        where, kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step)
+    )
 
 
 def _index(path: Path) -> Index:

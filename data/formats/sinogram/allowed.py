@@ -38,8 +38,9 @@ def check(path: Path, key: str, value: Any) -> None:
         raise Refusal(
             f"{path}: {key} {value!r}; a number > 0 is allowed{'' if key == 'gain' else ', in mm'}"
         )
-    if key in NUMBERS and not is_number(value):
-        raise Refusal(f"{path}: {key} {value!r}; a number is allowed")
+    if key in NUMBERS and not (is_number(value) and (key != "electronic_noise" or value >= 0)):
+        allowed = "a number >= 0" if key == "electronic_noise" else "a number"
+        raise Refusal(f"{path}: {key} {value!r}; {allowed} is allowed")
     if key == "sigma_y" and value is not None and not (is_number(value) and value > 0):
         raise Refusal(
             f"{path}: sigma_y {value!r}; a number > 0 (of line integrals), or null, is allowed"
