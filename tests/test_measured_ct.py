@@ -336,6 +336,23 @@ def test_too_many_pixels_are_one_line(tmp_path, said):
         posed(written(tmp_path, photons(), **said), check=False)
 
 
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    path = written(tmp_path, photons(), I0=None)
+    beside = path.with_suffix(".yaml")
+    beside.write_text(
+        beside.read_text().replace("pitch: 6.0", "pitch: 6e0") + "I0: 1e5\ncentre: [0e0, 1E0]\n"
+    )
+    said = files.description(path)
+    assert (said.I0, said.pitch, said.centre) == (1e5, 6, (0, 1))
+
+
+def test_a_yaml_that_is_none_says_the_line(tmp_path):
+    path = written(tmp_path, photons())
+    path.with_suffix(".yaml").write_text("beam: fan\nangles: [1, 2\npitch: 3\n")
+    with pytest.raises(Refusal, match="line 3: "):
+        files.description(path)
+
+
 def test_a_square_sinogram_that_is_transposed_is_told(tmp_path):
     g = Geometry(turn(80), 80, 6.0, 4.0, **FAN)
     with pytest.raises(ValueError, match="view and bin exchanged"):

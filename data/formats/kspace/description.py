@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.bounded_yaml import read_yaml
+from data.bounded_yaml import numbered, read_yaml
 from data.files import Refusal, nearest
 from data.formats import bounds
 from data.formats.image import Affine, digest
@@ -67,7 +67,7 @@ def described(path: Path) -> Description:
     """Raises Refusal for keys that are not known and values that are none."""
     if not path.is_file():
         return Description()
-    said: Any = read_yaml(path.read_text("utf-8", "replace"), path) or {}
+    said: Any = numbered(read_yaml(path.read_text("utf-8", "replace"), path)) or {}
     known = {field.name: field.default for field in fields(Description) if field.name != "folder"}
     if not isinstance(said, dict):
         raise Refusal(f"{path}: no list of keys and values; {', '.join(known)} are allowed")

@@ -38,7 +38,7 @@ from typing import Any
 
 import numpy as np
 
-from data.bounded_yaml import read_yaml
+from data.bounded_yaml import numbered, read_yaml
 from data.files import Refusal, nearest
 from data.formats.image import decoding
 from data.formats.sinogram.allowed import ANGLES, CHOICES, check, is_number
@@ -214,7 +214,7 @@ class Description:
 
 def described(path: Path) -> Description:
     """Raises Refusal for keys that are not known, and for values that are none of theirs."""
-    said: Any = read_yaml(path.read_text("utf-8", "replace"), path)
+    said: Any = numbered(read_yaml(path.read_text("utf-8", "replace"), path))
     known = [field.name for field in fields(Description) if field.name != "path"]
     if not isinstance(said, dict):
         raise Refusal(f"{path}: no list of keys and values; {', '.join(known)} are allowed")
