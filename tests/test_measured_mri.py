@@ -485,6 +485,24 @@ def test_an_ismrmrd_file_without_readouts_is_one_line(tmp_path):
         prepared(tmp_path / "scan.mrd")
 
 
+def twice(scan):
+    return np.concatenate([scan[:1], scan[:1], scan[2:]])
+
+
+def few(scan):
+    return scan[:, :5]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"), [(twice, "not independent"), (few, "noise scan of 5 samples")]
+)
+def test_noise_that_tells_nothing_names_its_file(tmp_path, change, line):
+    simulated(tmp_path, "scan.npy", slices=1)
+    np.save(tmp_path / "scan-noise.npy", change(np.load(tmp_path / "scan-noise.npy")))
+    with pytest.raises(Refusal, match=f"scan.npy: .*{line}"):
+        prepared(tmp_path / "scan.npy")
+
+
 def test_what_means_nothing_is_refused(scans, tmp_path, capsys):
     scan = scans[0] / "scan.h5"
 

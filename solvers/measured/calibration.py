@@ -38,8 +38,11 @@ def calibrate(path: Path, coils: int, lines: int, fewest: int) -> Calibrated:
     total = files.count(path)
     chosen = sorted({round(i * (total - 1) / max(1, LOOKED - 1)) for i in range(LOOKED)})
     raws = [files.read(path, i) for i in chosen]
-    psi, how, sure = covariance(raws)
-    W, sigma = noise.whitener(psi)
+    try:
+        psi, how, sure = covariance(raws)
+        W, sigma = noise.whitener(psi)
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from None
     back = torch.linalg.inv(W)
     centres = [
         middle(without_oversampling(raw), lines, fewest, f"{path}, slice {i}")
