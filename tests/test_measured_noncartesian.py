@@ -111,6 +111,11 @@ def pixels(folder):
     np.save(folder / "s-traj.npy", np.load(folder / "s-traj.npy") / 64)
 
 
+def pixels_alone(folder):
+    pixels(folder)
+    (folder / "s.yaml").write_text("trajectory: s-traj.npy")
+
+
 def in_space(folder):
     k = np.load(folder / "s-traj.npy")
     np.save(folder / "s-traj.npy", np.concatenate([k, k[..., :1]], -1))
@@ -132,6 +137,7 @@ BAD = {
     other_order: "are trajectory and samples in one order",
     shuffled: r"no image explains \d+% of its k-space; its trajectory",
     pixels: "cycles per pixel",
+    pixels_alone: "cycles per pixel",
     in_space: "a trajectory in three dimensions",
     no_middle: "no calibration region: 26 samples in the middle",
 }

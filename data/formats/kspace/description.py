@@ -120,6 +120,10 @@ def along_trajectory(
         )
     if said.mask:
         raise Refusal(f"{path}: a mask along a trajectory; leave unmeasured samples out of both")
+    if np.abs(k).max() <= trajectory.PIXELS:
+        raise Refusal(
+            f"{path}: a trajectory in cycles per pixel (it ends at {np.abs(k).max():.3g}); cycles per field of view are allowed"
+        )
     matrix = trajectory.matrix(k)
     if said.matrix:
         matrix = (round(said.matrix[0]), round(said.matrix[1]))

@@ -9,10 +9,9 @@ from data.files import Refusal
 from data.formats import bounds
 from data.formats.image import decoding
 from data.formats.kspace.header import Header
-from data.formats.kspace.trajectory import planar
+from data.formats.kspace.trajectory import PIXELS, planar
 
 REVERSE = 1 << 21  # flag of a readout that runs backwards
-PIXELS = 0.5005  # cycles per pixel that a trajectory ends at, where its unit is that, and rounding
 
 
 class Index(NamedTuple):
