@@ -1,5 +1,6 @@
 """YAML of unknown origin, bounded before it is parsed: depth, length and what its aliases stand for. A leaf beside `files`."""
 
+import re
 from typing import Any
 
 import yaml
@@ -9,6 +10,7 @@ from data.files import Refusal, first_line
 YAML_DEPTH = 40  # levels of nesting; the deepest file of ours has 9
 
 
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
 YAML_SIZE = 50_000  # tokens, and entries once aliases are written out; a second's work
 
 
@@ -18,7 +20,22 @@ def read_yaml(text: str, where: object) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError) as error:  # ValueError: a date with 13 months
-        raise Refusal(f"{where}: {first_line(error)}") from None
+        raise Refusal(f"{where}: {_problem(error)}") from None
+
+
+def numbered(value: Any) -> Any:
+    """Values of a YAML with 1e4 and the like as numbers: YAML 1.1 takes them for text where the point or the sign is missing."""
+    if isinstance(value, dict):
+        return {key: numbered(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [numbered(one) for one in value]
+    return float(value) if isinstance(value, str) and NUMBER.fullmatch(value) else value
+
+
+def _problem(error: Exception) -> str:
+    """What is wrong with a YAML, and in which line."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    return f"line {mark.line + 1}: {problem}" if problem and mark else first_line(error)
 
 
 def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
@@ -45,7 +62,7 @@ def bound_yaml(text: str, where: object, aliases: bool = True) -> None:
         if _entries(yaml.compose(text, yaml.SafeLoader), {}, where) > YAML_SIZE:
             raise Refusal(f"{where}: its aliases stand for more than {YAML_SIZE} entries")
     except yaml.YAMLError as error:
-        raise Refusal(f"{where}: {first_line(error)}") from None
+        raise Refusal(f"{where}: {_problem(error)}") from None
 
 
 def _entries(node: yaml.Node | None, sizes: dict[int, int], where: object) -> int:

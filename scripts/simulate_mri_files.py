@@ -81,7 +81,7 @@ class Volume:
         """Of the pictures; fastMRI files and arrays without a position cannot say so."""
         step = [self.options.slice_step * n for n in NORMAL]
         centre = (0, 0, 0) if self.options.output.suffix.lower() == ".h5" else self.middle
-        return place(self.picture, self.options.pixel, centre, READ, PHASE, step)
+        return place("--pixel", self.picture, self.options.pixel, centre, READ, PHASE, step)
 
 
 def fastmri(volume: Volume, path: Path) -> None:

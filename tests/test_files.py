@@ -112,7 +112,7 @@ def test_hints():
         ("[" + "a," * 200_000 + "]", "longer than 50000 tokens"),
         (LAUGHS, "its aliases stand for more than 50000"),
         ("a: &a [*a]", "contains itself"),
-        ("a: [1", "while parsing"),
+        ("a: [1", "line 1: "),
         ("a: \x07", "special characters are not allowed"),
     ],
 )

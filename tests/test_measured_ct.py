@@ -15,6 +15,7 @@ import torch
 import yaml
 
 import sample
+from data.files import Refusal
 from data.formats import sinogram as files
 from data.formats.sinogram.description import Description
 from solvers.measured import counts, fit
@@ -38,6 +39,14 @@ SAID = {
     **FAN,
 }
 GEOMETRY = Geometry(turn(48), 80, 6.0, 4.0, **FAN)
+BESIDE = Geometry(turn(48, 180), 80, 6.0, 4.0)
+PARALLEL = {
+    "beam": "parallel",
+    "angles": {"start": 0, "arc": 180},
+    "source_to_axis": None,
+    "source_to_detector": None,
+    "values": "integrals",
+}
 
 
 def photons(
@@ -45,6 +54,10 @@ def photons(
 ) -> np.ndarray:
     light = np.exp(-wedges(geometry))
     return np.random.default_rng(seed).poisson(I0 * light + dark).astype(np.float32)
+
+
+def integrals(geometry: Geometry) -> np.ndarray:
+    return -np.log(np.maximum(photons(geometry), 0.5) / 1e5)
 
 
 def written(folder: Path, data: np.ndarray, name: str = "scan.npy", **said) -> Path:
@@ -159,7 +172,7 @@ def test_the_centre_of_rotation_is_found(tmp_path, beam):
         **far,
     )
     true = replace(true, offset=1.7, curved=beam == "curved")
-    p = -np.log(np.maximum(photons(true), 0.5) / 1e5)
+    p = integrals(true)
     told = replace(true, offset=0.2)
     assert fit.centred(told, p, np.exp(-p), 256.0, "scan") == pytest.approx(1.7, abs=0.2)
 
@@ -230,11 +243,21 @@ BAD = {  # what is said or measured otherwise: what the one line holds
     "cm": (
         {"pitch": 0.6, "pixel_size": 0.4, "source_to_axis": 54.1, "source_to_detector": 94.9},
         None,
-        "HU: do pitch",
+        "do pitch",
     ),
+    "pitch in cm": ({**PARALLEL, "pitch": 0.6}, lambda data: integrals(BESIDE), "do pitch"),
+    "pitch in um": ({**PARALLEL, "pitch": 60.0}, lambda data: integrals(BESIDE), "do pitch"),
+    "all in cm": (
+        {**PARALLEL, "pitch": 0.6, "pixel_size": 0.4},
+        lambda data: integrals(BESIDE),
+        "do pitch",
+    ),
+    "water in cm": ({"mu_water": 0.192}, None, "0.005 to 0.1 1/mm"),
+    "water of nothing": ({"mu_water": 0.00192}, None, "0.005 to 0.1 1/mm"),
     "two sizes are due": ({"pixel_size": None}, None, "two of image_size"),
     "source within": ({"image_size": 400}, None, "beyond the source"),
     "negative": ({"dark": 2000.0, "I0": 1e5 + 2000}, None, "negative"),
+    "noise below 0": ({"electronic_noise": -5}, None, "a number >= 0"),
     "above I0": ({"I0": 1e3}, None, "above I0"),
     "gain": ({"I0": 1e7}, lambda data: data * 100, "gain of"),
     "NaN": (
@@ -260,6 +283,74 @@ def test_what_does_not_fit_is_one_line(tmp_path, name):
     with pytest.raises(ValueError, match=line) as error:
         posed(written(tmp_path, data, **said))
     assert "\n" not in str(error.value) and "scan" in str(error.value)
+
+
+NO_NUMBERS = [
+    {key: value}
+    for key in ("angles", "I0", "dark")
+    for value in ([[1, 2], [3]], ["a"] * 48, {"a": 1}, "words.npy", "some.npz", True)
+] + [
+    *({"bad_channels": value} for value in (True, ["²"], ["9" * 99], "odd.npy", "words.npy")),
+    *({"image_size": value} for value in (True, [True, True], "64", {"a": 1})),
+    *({"mu_water": {"scan": name}} for name in ("some.npz", "text.txt", "words.npy")),
+]
+
+
+@pytest.mark.parametrize("said", NO_NUMBERS, ids=str)
+def test_what_is_no_number_is_one_line(tmp_path, said):
+    path = written(tmp_path, photons(), **said)
+    np.save(tmp_path / "words.npy", np.full((48, 80), "a"))
+    np.save(tmp_path / "odd.npy", np.zeros((3, 5)))
+    np.savez(tmp_path / "some.npz", a=np.ones(80))
+    (tmp_path / "text.txt").write_text("a")
+    with pytest.raises(Refusal) as error:
+        posed(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [[("a", "f4"), ("b", "f4")], "U1", "c8", "M8[s]"], ids=str)
+def test_a_sinogram_of_no_numbers_is_one_line(tmp_path, kind):
+    path = written(tmp_path, np.ones((48, 80), "f4"))
+    np.save(path, np.zeros((48, 80), np.dtype(kind)))
+    with pytest.raises(Refusal, match="counts or line integrals are allowed"):
+        posed(path)
+
+
+@pytest.mark.parametrize("name", ["g", "/g", "g/x", "x"])
+def test_a_data_set_that_is_none_is_one_line(tmp_path, name):
+    path = written(tmp_path, photons(), "scan.h5", dataset=name)
+    with h5py.File(path, "a") as file:
+        file["g/data"] = photons()
+    with pytest.raises(Refusal, match="`dataset:` in its YAML|is a group; a data set is allowed"):
+        posed(path)
+
+
+@pytest.mark.parametrize("said", [17, "17", "17-17", [17]])
+def test_a_single_bad_channel_needs_no_list(tmp_path, said):
+    assert files.description(written(tmp_path, photons(), bad_channels=said)).bad(48, 80)[17]
+
+
+@pytest.mark.parametrize("said", [{"pixel_size": 1e-6}, {"image_size": None, "field_of_view": 1e9}])
+def test_too_many_pixels_are_one_line(tmp_path, said):
+    with pytest.raises(Refusal, match="up to 16384"):
+        posed(written(tmp_path, photons(), **said), check=False)
+
+
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path):
+    path = written(tmp_path, photons(), I0=None)
+    beside = path.with_suffix(".yaml")
+    beside.write_text(
+        beside.read_text().replace("pitch: 6.0", "pitch: 6e0") + "I0: 1e5\ncentre: [0e0, 1E0]\n"
+    )
+    said = files.description(path)
+    assert (said.I0, said.pitch, said.centre) == (1e5, 6, (0, 1))
+
+
+def test_a_yaml_that_is_none_says_the_line(tmp_path):
+    path = written(tmp_path, photons())
+    path.with_suffix(".yaml").write_text("beam: fan\nangles: [1, 2\npitch: 3\n")
+    with pytest.raises(Refusal, match="line 3: "):
+        files.description(path)
 
 
 def test_a_square_sinogram_that_is_transposed_is_told(tmp_path):

@@ -26,7 +26,7 @@ def test_the_page_is_understood(tmp_path):
     assert not flags.parse(COMMANDS[1][1:], "")[2]
     (tmp_path / "scan.yaml").write_text(re.search(r"```yaml\n(.*?)```", PAGE, re.S)[1])
     said = described(tmp_path / "scan.yaml")
-    assert said.offset == 0.25 and said.image() == (256, 256, 1.25) and said.bad(256).sum() == 5
+    assert said.offset == 0.25 and said.image() == (256, 256, 1.25) and said.bad(60, 256).sum() == 5
 
 
 @pytest.mark.slow

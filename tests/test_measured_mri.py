@@ -1,6 +1,7 @@
 """From the scanner's file to the picture: every format holds the same scan, and the picture is the magnitude in its units."""
 
 import json
+import re
 from dataclasses import replace
 
 import h5py
@@ -10,10 +11,12 @@ import tiny
 import torch
 from scans import body, simulated
 from scipy.ndimage import uniform_filter
+from simulate_mri_coils import correlated, ring
 from tiny import refusal
 
 import sample
 from data import formats
+from data.files import Refusal
 from data.formats import kspace as files
 from data.seeding import Noise
 from ldm.config import Node, build
@@ -21,6 +24,7 @@ from solvers.baseline import LeastSquares
 from solvers.measured import noise
 from solvers.measured.mri import ScannerMRI, with_model_errors, without_oversampling
 from solvers.measured.scanner import centred
+from solvers.operators.kspace import fourier
 from solvers.problem import Gaussian
 from solvers.run.scanned import emptied
 
@@ -121,6 +125,23 @@ def test_partial_fourier_and_many_coils(tmp_path):
     assert problem.y.shape[1] == 12 and "12 coils compressed to 6" in made.source.meta.notes[-1]
     assert not bool(files.read(tmp_path / "half.mrd").mask[:, :12].any())
     assert psnr(picture(made, least_squares(problem)), truth[0]) > 25
+
+
+@pytest.mark.parametrize("count", [8, 12, 32])
+def test_coils_of_unequal_gain_and_correlated_noise_keep_the_scale(tmp_path, count):
+    """The factor between picture and truth is 1 to 1 %, compressed or not: what compression drops is below that."""
+    drawn = Noise(["gains"], "noise")
+    coils = ring(count, (64, 56), 1.0, drawn)
+    gains = torch.logspace(-0.5, 0.5, count, dtype=torch.float64)
+    S, L = coils.S * gains[:, None, None], coils.L * gains[:, None]
+    samples = fourier(S * body()) + 0.01 * correlated(L, (64, 56), drawn)
+    np.save(tmp_path / "scan.npy", samples.numpy())
+    np.save(tmp_path / "noise.npy", 0.01 * correlated(L, (4096,), drawn).numpy())
+    (tmp_path / "scan.yaml").write_text("noise: noise.npy")
+    truth = S.abs().square().sum(0).sqrt() * body()
+    made, problem = prepared(tmp_path / "scan.npy")
+    x = picture(made, least_squares(problem)).double()
+    assert float((x * truth).sum() / truth.square().sum()) == pytest.approx(1, abs=0.01)
 
 
 def test_one_coil(tmp_path):
@@ -236,6 +257,22 @@ def test_from_the_file_to_the_volume(scans, tmp_path, output):
     assert any("from the noise scan" in note for note in records[0]["notes"])
 
 
+@pytest.mark.parametrize("slices", [1, 2])
+@pytest.mark.parametrize("said", [True, False], ids=["place", "no place"])
+def test_a_result_is_read_back_as_it_was_scanned(tmp_path, slices, said):
+    """Whether or not a YAML says where it lies, and of one slice as of several."""
+    truth = simulated(tmp_path, "scan.npy", "--oversampling", "1", slices=slices)
+    if not said:
+        (tmp_path / "scan.yaml").unlink()
+    words = ("--measurements", tmp_path / "scan.npy", "--task", "mri", "--steps", "10")
+    assert run(tmp_path, *words, "--solver", "least_squares") == 0
+    (volume,) = (tmp_path / "out/recon").iterdir()
+    assert formats.count(volume) == slices
+    for index, expected in enumerate(truth):
+        image = formats.upright(formats.read(volume, index))
+        assert image.pixels[0].shape == expected.shape and psnr(image.pixels[0], expected) > 25
+
+
 def test_the_record_says_how_far_the_phase_was_corrected(scans, tmp_path):
     words = ("--measurements", scans[0] / "scan.mrd", "--task", "mri", "--steps", "2")
     for solver, said in (("pnp", True), ("tv", False)):
@@ -310,6 +347,11 @@ def entities(file):
     file["ismrmrd_header"] = b'<!DOCTYPE x [<!ENTITY a "b">]><x/>'
 
 
+def number(file):
+    del file["ismrmrd_header"]
+    file["ismrmrd_header"] = 5.0
+
+
 def linked(file):
     del file["kspace"]
     file["kspace"] = h5py.ExternalLink("other.h5", "/kspace")
@@ -323,6 +365,7 @@ BAD = {
     dead_coil: "coils 2 of 8 measured nothing but 0",
     nothing: "every sample is 0|columns are all 0",
     entities: "its header defines entities",
+    number: "its header is no text",
     linked: "its kspace is a link or a group|has neither",
 }
 
@@ -333,6 +376,131 @@ def test_bad_files_are_one_line(tmp_path, change):
     with pytest.raises(ValueError, match=BAD[change]) as error:
         prepared(path)
     assert "\n" not in str(error.value)
+
+
+SAID = {  # of a YAML, and what the one line holds
+    **{
+        f"{key} {value}": (f"field_of_view: [256, 168]\n{key}: {value}", line)
+        for key, value, line in (
+            ("row_direction", [0, 2, 0], "unit vectors at right angles"),
+            ("row_direction", [0.5, 0.8, 0], "unit vectors at right angles"),
+            ("row_direction", [0, 0, 0], "unit vectors at right angles"),
+            ("row_direction", [1, 0, 0], "unit vectors at right angles"),
+            ("position", [1, 2], "a list of 3 numbers, in mm"),
+            ("position", [1e300, 0, 0], "a list of 3 numbers, in mm"),
+            ("slice_step", 1e300, "0.001 to 100000 mm"),
+            ("slice_step", -5, "0.001 to 100000 mm"),
+        )
+    },
+    **{
+        f"field_of_view {value}": (f"field_of_view: {value}", "a list of 2 numbers, each 0.001 to")
+        for value in ([1e30, 1e30], [1e-30, 1e-30], [-5, 5], [1, 2, 3], [0, 1])
+    },
+    "no pixel": ("picture: [.1, .1]\nfield_of_view: [256, 168]", "a picture of"),
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_a_yaml_says_wrongly_is_one_line(tmp_path, name):
+    said, line = SAID[name]
+    simulated(tmp_path, "scan.npy", slices=1)
+    (tmp_path / "scan.yaml").write_text(said)
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.npy")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_noise_scan_that_is_not_finite_is_one_line(tmp_path, value):
+    simulated(tmp_path, "scan.npy", slices=1)
+    scan = np.load(tmp_path / "scan-noise.npy")
+    scan[0, 3] = value
+    np.save(tmp_path / "scan-noise.npy", scan)
+    with pytest.raises(Refusal, match="noise scan holds samples that are NaN or infinite"):
+        prepared(tmp_path / "scan.npy")
+
+
+HEADERS = {  # of ISMRMRD: what is there, what is there instead, and what the one line holds
+    "matrix nan": (r"<x>128</x>", "<x>nan</x>", "no finite number"),
+    "matrix inf": (r"<x>128</x>", "<x>inf</x>", "no finite number"),
+    "matrix 1e30": (r"<x>128</x>", "<x>1e30</x>", "--max-image-bytes allows more"),
+    "matrix 200000": (r"<x>128</x>(\s*)<y>56</y>", r"<x>200000</x>\1<y>200000</y>", "allows more"),
+    "limit": (r"<center>\d+</center>", "<center>nan</center>", "no finite number"),
+    "field": (r"(<fieldOfView_mm>\s*)<x>[^<]*</x>", r"\1<x>inf</x>", "no finite number"),
+    "below 0": (r"(<fieldOfView_mm>\s*)<x>[^<]*</x>", r"\1<x>-5</x>", "a field of view"),
+    "no pixel": (
+        r"(<reconSpace>.*<fieldOfView_mm>\s*)<x>[^<]*</x>",
+        r"\1<x>.0001</x>",
+        "a picture of",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_what_a_header_says_wrongly_is_one_line(tmp_path, name):
+    old, new, line = HEADERS[name]
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (xml,) = [group["xml"] for group in file.values()]
+        text, count = re.subn(old, new, xml[0].decode(), count=1, flags=re.S)
+        assert count
+        xml[0] = text
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.mrd")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "line"),
+    [
+        ("position", [np.inf, 0, 0], "mm are allowed"),
+        ("read_dir", [0, 2, 0], "unit vectors"),
+        ("phase_dir", [np.nan, 0, 0], "unit vectors"),
+    ],
+)
+def test_a_place_that_is_none_is_one_line(tmp_path, field, value, line):
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (group,) = file.values()
+        rows = group["data"][:]
+        rows["head"][field] = value
+        group["data"][:] = rows
+    with pytest.raises(Refusal, match=line):
+        prepared(tmp_path / "scan.mrd")
+
+
+def test_directions_are_unit_vectors_up_to_rounding(tmp_path):
+    simulated(tmp_path, "scan.npy", slices=1)
+    (tmp_path / "scan.yaml").write_text("field_of_view: [256, 168]\nrow_direction: [0, .8, .599]")
+    down = np.array(files.read(tmp_path / "scan.npy").affine)[:3, 0]
+    assert np.linalg.norm(down) == pytest.approx(2, rel=1e-9)
+
+
+def test_an_ismrmrd_file_without_readouts_is_one_line(tmp_path):
+    simulated(tmp_path, "scan.mrd", slices=1)
+    with h5py.File(tmp_path / "scan.mrd", "r+") as file:
+        (group,) = file.values()
+        kind = group["data"].dtype
+        del group["data"]
+        group.create_dataset("data", (0,), kind)
+    with pytest.raises(Refusal, match="none of its 0 readouts"):
+        prepared(tmp_path / "scan.mrd")
+
+
+def twice(scan):
+    return np.concatenate([scan[:1], scan[:1], scan[2:]])
+
+
+def few(scan):
+    return scan[:, :5]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"), [(twice, "not independent"), (few, "noise scan of 5 samples")]
+)
+def test_noise_that_tells_nothing_names_its_file(tmp_path, change, line):
+    simulated(tmp_path, "scan.npy", slices=1)
+    np.save(tmp_path / "scan-noise.npy", change(np.load(tmp_path / "scan-noise.npy")))
+    with pytest.raises(Refusal, match=f"scan.npy: .*{line}"):
+        prepared(tmp_path / "scan.npy")
 
 
 def test_what_means_nothing_is_refused(scans, tmp_path, capsys):

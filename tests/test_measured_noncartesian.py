@@ -111,9 +111,18 @@ def pixels(folder):
     np.save(folder / "s-traj.npy", np.load(folder / "s-traj.npy") / 64)
 
 
+def pixels_alone(folder):
+    pixels(folder)
+    (folder / "s.yaml").write_text("trajectory: s-traj.npy")
+
+
 def in_space(folder):
     k = np.load(folder / "s-traj.npy")
     np.save(folder / "s-traj.npy", np.concatenate([k, k[..., :1]], -1))
+
+
+def no_matrix(folder):
+    (folder / "s.yaml").write_text("trajectory: s-traj.npy\nmatrix: [.4, .4]")
 
 
 def no_middle(folder):
@@ -122,11 +131,13 @@ def no_middle(folder):
 
 
 BAD = {
+    no_matrix: "a matrix of",
     silent: "1 of 48 shots are all 0",
     shorter: "48 shots of 128 samples, but a trajectory of 47 of 128",
     other_order: "are trajectory and samples in one order",
     shuffled: r"no image explains \d+% of its k-space; its trajectory",
     pixels: "cycles per pixel",
+    pixels_alone: "cycles per pixel",
     in_space: "a trajectory in three dimensions",
     no_middle: "no calibration region: 26 samples in the middle",
 }

@@ -43,7 +43,10 @@ def arrays(path: Path, file: Any) -> dict[str, Any]:
 
 
 def check(path: Path, dataset: Any) -> float | None:
-    """Refuse a data set whose numbers lie elsewhere; the bytes that it can hold at most, None if its filters do not say."""
+    """Refuse what is no data set, and one whose numbers lie elsewhere; the bytes that it can hold at most, None if its filters
+    do not say."""
+    if not isinstance(dataset, module(path).Dataset):
+        raise Refusal(f"{path}: its {dataset.name} is a group; a data set is allowed")
     if dataset.external:
         raise Refusal(
             f"{path}: its numbers are in another file (external storage); numbers in the file itself are allowed"

@@ -22,9 +22,11 @@ BRIGHT, SHOWN = (
 
 
 class Calibrated(NamedTuple):
-    """What holds for all slices of a file. W: [V,C], prewhitening; sigma: of real entries after it; white: value of u = 1."""
+    """What holds for all slices of a file. W: [V,C], prewhitening and compression; back: [C,V], the file's own coils of virtual
+    ones; sigma: of real entries after W; white: value of u = 1."""
 
     W: Tensor
+    back: Tensor  # W0^-1 U^H of W = U W0, and not W's pseudo-inverse, which makes coils as weak as it can
     sigma: float
     white: float
     how: str
@@ -36,8 +38,12 @@ def calibrate(path: Path, coils: int, lines: int, fewest: int) -> Calibrated:
     total = files.count(path)
     chosen = sorted({round(i * (total - 1) / max(1, LOOKED - 1)) for i in range(LOOKED)})
     raws = [files.read(path, i) for i in chosen]
-    psi, how, sure = covariance(raws)
-    W, sigma = noise.whitener(psi)
+    try:
+        psi, how, sure = covariance(raws)
+        W, sigma = noise.whitener(psi)
+    except Refusal as error:
+        raise Refusal(f"{path}: {error}") from None
+    back = torch.linalg.inv(W)
     centres = [
         middle(without_oversampling(raw), lines, fewest, f"{path}, slice {i}")
         for raw, i in zip(raws, chosen)
@@ -47,9 +53,9 @@ def calibrate(path: Path, coils: int, lines: int, fewest: int) -> Calibrated:
     if coils < len(W):
         U, kept = compression(torch.cat([centre.flatten(1) for centre in centres], 1), coils)
         fewer = f"; {len(W)} coils compressed to {coils}, which keep {kept:.1%} of the power"
-        W, centres = U.to(W) @ W, [noise.mixed(U, centre) for centre in centres]
+        W, back = U.to(W) @ W, back @ U.mH.to(W)
+        centres = [noise.mixed(U, centre) for centre in centres]
     shape = matrix(without_oversampling(raws[0]))
-    back = torch.linalg.pinv(W)
     seen = [
         noise.mixed(back, windowed(centre, shape)).abs().square().sum(0).sqrt()
         for centre in centres
@@ -59,7 +65,7 @@ def calibrate(path: Path, coils: int, lines: int, fewest: int) -> Calibrated:
         / SHOWN
     )
     said = f"noise of {sigma:.3g} {how}" if sure else f"noise from {how}"
-    return Calibrated(W, sigma, white, said + fewer, sure)
+    return Calibrated(W, back, sigma, white, said + fewer, sure)
 
 
 def middle(raw: Raw, lines: int, fewest: int, where: str) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 from data.files import Refusal
 from data.formats import sinogram as files
 from data.formats.sinogram import Sinogram
+from data.formats.sinogram.description import SIDE
 from data.ranges import Intensity
 from data.seeding import Noise
 from solvers.measured import agreement, fit
@@ -165,6 +166,11 @@ class ScannerCT(Scanner):
         g = common.geometry
         due = math.ceil((float(np.abs(g.reach).max()) + math.hypot(*g.centre)) / g.pixel_size)
         larger = [n + 2 * max(0, due - n // 2) for n in (rows, columns)]
+        if max(larger) > SIDE:
+            raise Refusal(
+                f"part of the object lies outside the image, whose pixels of {g.pixel_size:g} mm are too small:"
+                f" {larger[0]}×{larger[1]} of them would be restored; up to {SIDE} are allowed"
+            )
         said = f"part of the object lies outside the image: {larger[0]}×{larger[1]} pixels are restored, the image is cut out"
         return (1, *larger), [said]  # type: ignore[return-value]
 

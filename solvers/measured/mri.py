@@ -107,7 +107,7 @@ class ScannerMRI(Scanner):
             seen = maps * (value > self.crop)
         else:
             maps = seen = torch.ones(1, *shape, dtype=centre.dtype)
-        seen = seen / noise.mixed(torch.linalg.pinv(W), maps).abs().square().sum(0).sqrt()
+        seen = seen / noise.mixed(common.back, maps).abs().square().sum(0).sqrt()
         k = noise.mixed(W, raw.kspace)
         y = to_real(k[None])
         if self.phase:

@@ -7,12 +7,17 @@ import torch
 from data.formats import Meta
 from data.formats.image import digest
 from data.formats.kspace import Raw
+from data.formats.kspace.raw import place
 
 HEADROOM = 4.0  # times white that a DICOM's 15 bits hold
 
 
 def meta_of(raw: Raw, output: str, white: float) -> Meta:
-    """Of a result: NIfTI with all slices in one file, or one DICOM file a slice; in the units of the scanner's file."""
+    """Of a result: NIfTI with all slices in one file, or one DICOM file a slice; in the units of the scanner's file.
+
+    A NIfTI of unknown place lies as a scan of 1 mm at the default directions: without any it would be read as an array of
+    another order, turned.
+    """
     meta = Meta(
         "nifti",
         "float32",
@@ -26,7 +31,8 @@ def meta_of(raw: Raw, output: str, white: float) -> Meta:
         series=raw.series,
     )
     if output == "nifti":
-        return meta
+        unplaced = place("", raw.kept, (1, 1), (0, 0, 0), (0, 1, 0), (1, 0, 0), (0, 0, 1))
+        return replace(meta, affine=raw.affine or unplaced)
     affine, position = raw.affine, float(raw.index)
     if affine is not None:
         matrix = torch.tensor(affine, dtype=torch.float64)

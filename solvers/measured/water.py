@@ -9,6 +9,7 @@ import torch
 from data.files import Refusal
 from data.formats import sinogram as files
 from data.formats.sinogram import Sinogram
+from data.formats.sinogram.allowed import WATER
 from data.formats.sinogram.description import Description
 from solvers.measured import counts
 from solvers.operators.ct_fbp import filtered_backprojection
@@ -20,7 +21,7 @@ OBJECT = 0.6  # of a water phantom's radius, within which its attenuation is tak
 
 def good_rays(said: Description, p: np.ndarray) -> np.ndarray:
     """Which rays are used, bool [views,bins]."""
-    bad = np.broadcast_to(said.bad(p.shape[1]), p.shape)
+    bad = np.broadcast_to(said.bad(*p.shape), p.shape)
     if said.bad_channels == "auto":
         bad = bad | counts.bad_channels(p)
     if bad.all(1).any():
@@ -52,7 +53,7 @@ def water(said: Description, geometry: Geometry, size: tuple[int, int]) -> float
     rows, columns = np.indices(image.shape)
     core = np.hypot(rows - i.mean(), columns - j.mean()) < OBJECT * radius
     value = float(image[core].mean())
-    if not 0.005 < value < 0.1 or not inside[core].all():
+    if not WATER[0] < value < WATER[1] or not inside[core].all():
         raise Refusal(
             f"{path}: is no scan of water: {value:.3g}/mm in its middle; one round vessel of water is allowed"
         )

@@ -22,11 +22,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from data.bounded_yaml import read_yaml
+from data.bounded_yaml import numbered, read_yaml
 from data.files import Refusal, nearest
+from data.formats import bounds
 from data.formats.image import Affine, digest
 from data.formats.kspace import numpy_array, trajectory
 from data.formats.kspace.raw import Raw, place
+
+LEAST, MOST = 1e-3, 1e5  # mm, and pixels of a matrix
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def described(path: Path) -> Description:
     """Raises Refusal for keys that are not known and values that are none."""
     if not path.is_file():
         return Description()
-    said: Any = read_yaml(path.read_text("utf-8", "replace"), path) or {}
+    said: Any = numbered(read_yaml(path.read_text("utf-8", "replace"), path)) or {}
     known = {field.name: field.default for field in fields(Description) if field.name != "folder"}
     if not isinstance(said, dict):
         raise Refusal(f"{path}: no list of keys and values; {', '.join(known)} are allowed")
@@ -73,7 +76,10 @@ def described(path: Path) -> Description:
         if key not in known:
             raise Refusal(f"{path}: unknown key {key!r}{nearest(str(key), known)}")
         values[key] = _value(path, key, value, known[key])
-    return Description(path.parent, **values)
+    made = Description(path.parent, **values)
+    if not any(made.row_direction + made.column_direction):
+        raise Refusal(f"{path}: directions of 0; unit vectors at right angles are allowed")
+    return made
 
 
 def slice_of(
@@ -88,7 +94,7 @@ def slice_of(
     """Slice `index` of `count`, k-space [coils,H,W] and mask [H,W], with what is said about its file. matrix: of the image,
     where it is not k-space's own."""
     rows, columns = matrix or kspace.shape[1:]
-    kept, spacing, affine, notes = pictured(said, rows, columns)
+    kept, spacing, affine, notes = pictured(said, path, rows, columns)
     return Raw(
         torch.from_numpy(kspace),
         torch.from_numpy(mask),
@@ -114,15 +120,22 @@ def along_trajectory(
         )
     if said.mask:
         raise Refusal(f"{path}: a mask along a trajectory; leave unmeasured samples out of both")
+    if np.abs(k).max() <= trajectory.PIXELS:
+        raise Refusal(
+            f"{path}: a trajectory in cycles per pixel (it ends at {np.abs(k).max():.3g}); cycles per field of view are allowed"
+        )
     matrix = trajectory.matrix(k)
     if said.matrix:
         matrix = (round(said.matrix[0]), round(said.matrix[1]))
+    if min(matrix) < 1:
+        raise Refusal(f"{path}: a matrix of {list(said.matrix)}; 1 each or more is allowed")
+    bounds.check(path, matrix, 1, 8)
     raw = slice_of(said, path, kspace, np.ones(k.shape[1:], bool), index, count, matrix)
     return replace(raw, trajectory=torch.from_numpy(k), matrix=matrix)
 
 
 def pictured(
-    said: Description, rows: int, columns: int
+    said: Description, path: Path, rows: int, columns: int
 ) -> tuple[tuple[int, int], tuple[float, float] | None, Affine | None, tuple[str, ...]]:
     """kept, spacing, affine and notes of `Raw`."""
     if not said.field_of_view:
@@ -137,7 +150,13 @@ def pictured(
     kept = (min(rows, round(shown[0] / spacing[0])), min(columns, round(shown[1] / spacing[1])))
     normal = np.cross(said.column_direction, said.row_direction) * (said.slice_step or 1.0)
     affine = place(
-        kept, spacing, said.position, said.row_direction, said.column_direction, list(normal)
+        str(path),
+        kept,
+        spacing,
+        said.position,
+        said.row_direction,
+        said.column_direction,
+        list(normal),
     )
     return kept, spacing, affine, ()
 
@@ -146,24 +165,21 @@ def _value(path: Path, key: str, value: Any, default: Any) -> Any:
     if isinstance(default, str):
         good = isinstance(value, str)
     elif isinstance(default, tuple):
-        good = (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(map(_is_number, value))
-        )
         due = 2 if key in ("field_of_view", "picture", "matrix") else 3
-        good = good and len(value) == due and (due == 3 or min(value) > 0)
+        low, high = (LEAST, MOST) if due == 2 else (-MOST, MOST)
+        good = isinstance(value, Sequence) and not isinstance(value, str) and len(value) == due
+        good = good and all(_is_number(v) and low <= v <= high for v in value)
         value = tuple(float(v) for v in value) if good else value
     else:
-        good = _is_number(value) and value > 0
+        good = _is_number(value) and LEAST <= value <= MOST
     if not good:
-        allowed = (
-            "text"
-            if isinstance(default, str)
-            else "a list of mm"
-            if isinstance(default, tuple)
-            else "mm > 0"
-        )
+        between = f"{LEAST:g} to {MOST:g}"
+        if key.endswith("direction"):
+            allowed = "a list of 3 numbers, a unit vector,"
+        elif isinstance(default, tuple):
+            allowed = f"a list of {due} numbers, {f'each {between}' if due == 2 else 'in mm'},"
+        else:
+            allowed = "text" if isinstance(default, str) else f"{between} mm"
         raise Refusal(f"{path}: {key} is {str(value)[:60]!r}; {allowed} is allowed")
     return value
 

@@ -50,7 +50,7 @@ def read(path: Path, index: int) -> Raw:
     affine, notes = None, ("its file has no header: pixel spacing is not known",)
     if header and spacing:
         step = (0, 0, header.pictured_mm[2] or 1.0)
-        affine = place(kept, spacing, (0, 0, 0), (0, 1, 0), (1, 0, 0), step)
+        affine = place(str(path), kept, spacing, (0, 0, 0), (0, 1, 0), (1, 0, 0), step)
         notes = (
             "fastMRI files do not say how the patient lay: spacing is right, orientation and place are not known",
         )

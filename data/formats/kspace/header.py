@@ -1,9 +1,11 @@
 """The ISMRMRD header, an XML text that fastMRI keeps too: matrices, fields of view, and where the middle of k-space was."""
 
+import math
 from typing import NamedTuple
 from xml.etree import ElementTree
 
 from data.files import Refusal
+from data.formats import bounds
 
 NAMESPACE = "{http://www.ismrm.org/ISMRMRD}"
 TRIPLE = ("x", "y", "z")
@@ -43,6 +45,8 @@ class Header(NamedTuple):
 def parse(text: bytes | str, where: str) -> Header:
     """Raises Refusal for what is no such header, and for one that defines entities (which can grow without bound)."""
     text = text.decode("utf-8", "replace") if isinstance(text, bytes) else text
+    if not isinstance(text, str):
+        raise Refusal(f"{where}: its header is no text; an ISMRMRD header is allowed")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise Refusal(f"{where}: its header defines entities; a plain ISMRMRD header is allowed")
     try:
@@ -71,6 +75,11 @@ def _space(encoding: ElementTree.Element, name: str, where: str) -> tuple:
         raise Refusal(
             f"{where}: its header has a matrix {matrix} of {name}; at least 1 each is allowed"
         )
+    if min(field) < 0:
+        raise Refusal(
+            f"{where}: its header has a field of view {field} of {name}; mm, or 0 where it is not known, are allowed"
+        )
+    bounds.check(where, [int(n) for n in matrix[:2]], 1, 8)
     return tuple(int(n) for n in matrix), tuple(field)
 
 
@@ -89,11 +98,14 @@ def _limits(encoding: ElementTree.Element, where: str) -> Limits | None:
 def _number(element: ElementTree.Element, path: str, where: str) -> float:
     text = _text(element, path)
     try:
-        return float(text or "")
+        value = float(text or "")
     except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
         raise Refusal(
-            f"{where}: its header has no number at {path}; an ISMRMRD header is allowed"
-        ) from None
+            f"{where}: its header has no finite number at {path}; an ISMRMRD header is allowed"
+        )
+    return value
 
 
 def _text(element: ElementTree.Element, path: str) -> str:

@@ -65,7 +65,7 @@ def read(path: Path, index: int) -> Raw:
         torch.from_numpy(mask),
         kept,
         spacing,
-        _affine(found, kept, spacing),
+        _affine(found, kept, spacing, where),
         None if noise is None else torch.from_numpy(noise),
         None if calibration is None else torch.from_numpy(calibration),
         None if k is None else torch.from_numpy(k),
@@ -105,7 +105,7 @@ def _averages(found: Index, image: np.void) -> int:
 
 
 def _affine(
-    found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None
+    found: Index, kept: tuple[int, int], spacing: tuple[float, float] | None, where: str
 ) -> Affine | None:
     if spacing is None:
         return None
@@ -117,7 +117,9 @@ def _affine(
             np.asarray(firsts[-1]["position"], float) - np.asarray(head["position"], float)
         ) / (len(firsts) - 1)
         step = apart if np.linalg.norm(apart) > 0 else step
-    return place(kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step))
+    return place(
+        where, kept, spacing, head["position"], head["read_dir"], head["phase_dir"], list(step)
+    )
 
 
 def _index(path: Path) -> Index:
@@ -133,9 +135,12 @@ def _indexed(path: Path, changed: int, size: int) -> Index:
             heads = data.fields("head")[:]
             text = data.parent["xml"][0]
     header = headers.parse(text, str(path))
-    if header.encoded[2] > 1 or int(heads["idx"]["kspace_encode_step_2"].max()) > 0:
+    partitions = max(
+        header.encoded[2], 1 + int(heads["idx"]["kspace_encode_step_2"].max(initial=0))
+    )
+    if partitions > 1:
         raise Refusal(
-            f"{path}: a 3-D scan of {header.encoded[2]} partitions; 2-D scans of slices are allowed"
+            f"{path}: a 3-D scan of {partitions} partitions; 2-D scans of slices are allowed"
         )
     images: dict[tuple, list[int]] = defaultdict(list)
     calibrations: dict[int, list[int]] = defaultdict(list)

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data.files import Refusal
+from data.formats import bounds
 from data.formats.image import decoding
 from data.formats.kspace.header import Header
-from data.formats.kspace.trajectory import planar
+from data.formats.kspace.trajectory import PIXELS, planar
 
 REVERSE = 1 << 21  # flag of a readout that runs backwards
-PIXELS = 0.5005  # cycles per pixel that a trajectory ends at, where its unit is that, and rounding
 
 
 class Index(NamedTuple):
@@ -35,6 +35,7 @@ def filled(
     """k-space [coils,H,W] of some readouts, repeated lines averaged, and where it was measured."""
     rows, columns = matrix
     coils = int(found.heads[lines[0]]["active_channels"])
+    bounds.check(where, (coils, rows, columns), 1, 8)
     kspace, times = (
         np.zeros((coils, rows, columns), np.complex64),
         np.zeros((rows, columns), np.int64),

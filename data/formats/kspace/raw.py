@@ -18,6 +18,8 @@ from data.formats.volume import as_affine
 WHOLE = (
     0.02  # of the points that rows and columns span may be exactly 0 by chance (integers do that)
 )
+ROUNDING = 0.01  # of unit vectors
+FARTHEST = 1e5  # mm
 RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # from DICOM's left and back
 
 
@@ -72,10 +74,14 @@ def checked(raw: Raw, where: str) -> Raw:
         raise Refusal(
             f"{where}: {len(raw.kspace)} coils, but the noise scan has {len(noise)}; the same coils are allowed"
         )
-    whole = raw.matrix or tuple(raw.kspace.shape[-2:])
-    if not all(k <= n for k, n in zip(raw.kept, whole)):
+    if noise is not None and not bool(torch.isfinite(torch.view_as_real(noise)).all()):
         raise Refusal(
-            f"{where}: a picture of {raw.kept} in k-space of {whole}; at most that is allowed"
+            f"{where}: its noise scan holds samples that are NaN or infinite; only finite ones are allowed"
+        )
+    whole = raw.matrix or tuple(raw.kspace.shape[-2:])
+    if not all(1 <= k <= n for k, n in zip(raw.kept, whole)):
+        raise Refusal(
+            f"{where}: a picture of {raw.kept} in k-space of {whole}; 1 pixel to that is allowed"
         )
     if raw.trajectory is not None:
         silent = (raw.kspace == 0).all(2).all(0)
@@ -119,6 +125,7 @@ def agreed(
 
 
 def place(
+    where: str,
     kept: Sequence[int],
     spacing: Sequence[float],
     centre: Sequence[float],
@@ -126,12 +133,29 @@ def place(
     columns: Sequence[float],
     step: Sequence[float],
 ) -> Affine | None:
-    """Index (row, column, slice) -> mm, RAS.
+    """Index (row, column, slice) -> mm, RAS; None for directions of 0, which files that do not know them have.
 
     centre: of the first slice's picture, where index [kept//2] lies; rows, columns: unit vectors along which the row and the
-    column index grow; step: from slice to slice. All in mm or unit vectors of DICOM's left, back, head.
+    column index grow; step: from slice to slice. All in mm or unit vectors of DICOM's left, back, head. Raises Refusal for
+    directions that are none, and for lengths that no scanner has.
     """
-    down, across = np.array(rows, float) * spacing[0], np.array(columns, float) * spacing[1]
+    down, across = np.array(rows, float), np.array(columns, float)
+    if not (down.any() or across.any()):
+        return None
+    turned = down @ down - 1, across @ across - 1, down @ across
+    if not np.abs(turned).max() < ROUNDING:  # NaN is none either
+        raise Refusal(
+            f"{where}: rows along {[*map(float, rows)]}, columns along {[*map(float, columns)]};"
+            " unit vectors at right angles are allowed"
+        )
+    far = max(np.abs(centre).max(), np.abs(step).max(), *spacing)
+    if not (far < FARTHEST and min(spacing) > 1 / FARTHEST):
+        raise Refusal(
+            f"{where}: pixels of {spacing[0]:g} × {spacing[1]:g} mm at {[*map(float, centre)]} mm;"
+            f" {1 / FARTHEST:g} to {FARTHEST:g} mm are allowed"
+        )
+    down = down / np.linalg.norm(down) * spacing[0]
+    across = across / np.linalg.norm(across) * spacing[1]
     matrix = np.eye(4)
     corner = np.array(centre, float) - down * (kept[0] // 2) - across * (kept[1] // 2)
     matrix[:3] = np.stack([down, across, np.array(step, float), corner], 1)

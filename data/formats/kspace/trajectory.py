@@ -11,6 +11,7 @@ import numpy as np
 from data.files import Refusal
 from data.formats.kspace import bart_array, numpy_array
 
+PIXELS = 0.5005  # cycles per pixel that a trajectory ends at, where its unit is that, and rounding
 FLAT = 1e-6  # of the longest, that a third component may be
 
 

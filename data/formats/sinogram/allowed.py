@@ -27,6 +27,7 @@ LENGTHS = (
 )
 NUMBERS = ("offset", "row_offset", "electronic_noise")
 ANGLES = ("start", "step", "arc")
+WATER = (0.005, 0.1)  # 1/mm, what water attenuates of 18 keV to 2 MeV
 
 
 def check(path: Path, key: str, value: Any) -> None:
@@ -37,8 +38,9 @@ def check(path: Path, key: str, value: Any) -> None:
         raise Refusal(
             f"{path}: {key} {value!r}; a number > 0 is allowed{'' if key == 'gain' else ', in mm'}"
         )
-    if key in NUMBERS and not is_number(value):
-        raise Refusal(f"{path}: {key} {value!r}; a number is allowed")
+    if key in NUMBERS and not (is_number(value) and (key != "electronic_noise" or value >= 0)):
+        allowed = "a number >= 0" if key == "electronic_noise" else "a number"
+        raise Refusal(f"{path}: {key} {value!r}; {allowed} is allowed")
     if key == "sigma_y" and value is not None and not (is_number(value) and value > 0):
         raise Refusal(
             f"{path}: sigma_y {value!r}; a number > 0 (of line integrals), or null, is allowed"
@@ -51,8 +53,8 @@ def check(path: Path, key: str, value: Any) -> None:
         named = (
             isinstance(value, Mapping) and set(value) == {"scan"} and isinstance(value["scan"], str)
         )
-        if not (named or (is_number(value) and 0.001 < value < 1)):
-            allowed = "1/mm (0.0192 at 70 keV), or {scan: FILE} of water alone, is allowed"
+        if not (named or (is_number(value) and WATER[0] < value < WATER[1])):
+            allowed = f"{WATER[0]} to {WATER[1]} 1/mm (0.0192 at 70 keV), or {{scan: FILE}} of water alone, is allowed"
             raise Refusal(f"{path}: mu_water {value!r}; {allowed}")
     if key in ("axes", "dataset") and not isinstance(value, str):
         raise Refusal(f"{path}: {key} {value!r}; text is allowed")

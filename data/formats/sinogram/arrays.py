@@ -39,8 +39,8 @@ def read(path: Path, said: Description, index: int) -> tuple[np.ndarray, int]:
             data = stored.take(axes.index("slice") if "slice" in axes else None, index)
     if axes.index("view") > axes.index("bin"):
         data = data.T
-    if np.iscomplexobj(data):
-        raise Refusal(f"{path}: holds complex numbers; counts or line integrals are allowed")
+    if data.dtype.kind not in "biuf":
+        raise Refusal(f"{path}: holds {str(data.dtype)[:60]}; counts or line integrals are allowed")
     return np.ascontiguousarray(data, float), total
 
 
@@ -54,7 +54,9 @@ def opened(path: Path, said: Description) -> Iterator[Stored]:
         ".tif": _tiff,
         ".tiff": _tiff,
         ".nrrd": _nrrd,
-    }[suffix]
+    }.get(suffix)
+    if reader is None:
+        raise Refusal(f"{path}: not a known sinogram file; .npy, .h5, .tif and .nrrd are allowed")
     with reader(path, said) as stored:
         if 0 in stored.shape or len(stored.shape) not in AXES:
             raise Refusal(
@@ -81,6 +83,8 @@ def _hdf5(path: Path, said: Description) -> Iterator[Stored]:
                 hdf5.arrays(path, file)
                 if "/" not in said.dataset
                 else {said.dataset: file[said.dataset]}
+                if said.dataset in file
+                else {}
             )
         names = [said.dataset] if said.dataset else list(found)
         if len(names) != 1 or names[0] not in found:

@@ -16,6 +16,7 @@ import pydicom
 from data.files import Refusal
 from data.formats import bounds
 from data.formats.image import decoding
+from data.formats.sinogram.allowed import check
 from data.formats.sinogram.description import Description
 
 SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -71,7 +72,7 @@ def read(path: Path, index: int) -> tuple[np.ndarray, Description, int]:
         row_pitch=facts["axial"],
         row_offset=row - (rows + 1) / 2,
         values="integrals",
-        mu_water=facts["mu_water"] or 0.0192,
+        mu_water=facts["mu_water"],
         image_size=512,
         field_of_view=500.0,
         slice_step=facts["axial"] / magnified,
@@ -86,7 +87,8 @@ def _series(folder: Path, stamps: tuple[int, ...]) -> tuple[np.ndarray, dict[str
     headers = [_header(path) for path in paths]
     facts: dict[str, Any] = {key: _number(headers[0], paths[0], key) for key in TAGS}
     facts |= {key: facts[key][0] for key in TAGS if key not in ("central", "mu_water")}
-    facts["mu_water"] = facts["mu_water"][0] if facts["mu_water"] else None
+    facts["mu_water"] = facts["mu_water"][0] if facts["mu_water"] else 0.0192
+    check(folder, "mu_water", facts["mu_water"])
     facts["angle"] = [_number(ds, path, "angle")[0] for ds, path in zip(headers, paths)]
     z = [_number(ds, path, "z")[0] for ds, path in zip(headers, paths)]
     if np.ptp(z) > 0.5 * facts["axial"]:

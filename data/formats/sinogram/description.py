@@ -30,6 +30,7 @@ position: [0, 0, 0]              # middle of the first slice in the patient; lef
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -37,10 +38,13 @@ from typing import Any
 
 import numpy as np
 
-from data.bounded_yaml import read_yaml
+from data.bounded_yaml import numbered, read_yaml
 from data.files import Refusal, nearest
 from data.formats.image import decoding
 from data.formats.sinogram.allowed import ANGLES, CHOICES, check, is_number
+
+BINS = re.compile("[0-9]{1,9}(-[0-9]{1,9})?")  # a bin, or the first and the last of some
+SIDE = 2**14  # pixels of an image, at most
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Description:
     def radians(self, views: int) -> np.ndarray:
         """Angles of all views, counterclockwise. Raises Refusal for another number of them, and for the other unit."""
         self.need("angles")
-        named = self.array("angles") if isinstance(self.angles, str) else self.angles
+        named = self.angles
         if isinstance(named, Mapping):
             start, step, arc = named.get("start", 0.0), named.get("step"), named.get("arc")
             if (
@@ -104,7 +108,7 @@ class Description:
                 )
             angles = start + np.arange(views) * (named["step"] if arc is None else arc / views)
         else:
-            angles = np.asarray(named, float).reshape(-1)
+            angles = self.array("angles").astype(float).reshape(-1)
         if len(angles) != views:
             raise Refusal(
                 f"{self.path}: {len(angles)} angles for {views} views; one each is allowed (are the axes right?)"
@@ -128,10 +132,7 @@ class Description:
 
     def field(self, name: str, views: int, bins: int) -> np.ndarray:
         """I0 or dark, of every ray, [views,bins]."""
-        value = getattr(self, name)
-        if isinstance(value, str):
-            value = self.array(name)
-        found = np.asarray(value, float)
+        found = self.array(name).astype(float)
         if found.shape not in ((), (1,), (bins,), (views, bins)):
             raise Refusal(
                 f"{self.path}: {name} of shape {found.shape}; a number, [{bins}] or [{views},{bins}] is allowed"
@@ -144,18 +145,20 @@ class Description:
             raise Refusal(f"{self.path}: {name} must be counts {'> 0' if name == 'I0' else '>= 0'}")
         return np.broadcast_to(found, (views, bins))
 
-    def bad(self, bins: int) -> np.ndarray:
+    def bad(self, views: int, bins: int) -> np.ndarray:
         """Which bins measure nothing, as they are told, bool [bins] or [views,bins]."""
-        if isinstance(self.bad_channels, str) and self.bad_channels != "auto":
-            return self.array("bad_channels").astype(bool)
+        said = [] if self.bad_channels in (None, "auto") else self.bad_channels
+        if isinstance(said, str) and not BINS.fullmatch(said):
+            found = self.array("bad_channels")
+            if found.shape not in ((bins,), (views, bins)) or not np.isin(found, (0, 1)).all():
+                raise Refusal(
+                    f"{self.path}: bad_channels of shape {found.shape}; 0 and 1 of [{bins}] or [{views},{bins}] are allowed"
+                )
+            return found.astype(bool)
         mask = np.zeros(bins, bool)
-        for word in () if self.bad_channels == "auto" else self.bad_channels or ():
+        for word in said if isinstance(said, (list, tuple)) else [said]:
             first, _, last = str(word).partition("-")
-            if not (
-                first.isdigit()
-                and (last or first).isdigit()
-                and int(first) <= int(last or first) < bins
-            ):
+            if not BINS.fullmatch(str(word)) or not int(first) <= int(last or first) < bins:
                 raise Refusal(
                     f"{self.path}: bad_channels {word!r}; bins 0 to {bins - 1} and ranges like 200-203 are allowed"
                 )
@@ -163,38 +166,55 @@ class Description:
         return mask
 
     def array(self, name: str) -> np.ndarray:
-        """The NPY that a key names."""
-        path = self.path.parent / getattr(self, name)
-        if not path.is_file():
+        """The numbers of a key, as they are said or in the NPY that it names. Raises Refusal for what are none."""
+        found = getattr(self, name)
+        if isinstance(found, str):
+            path = self.path.parent / found
+            if not path.is_file():
+                raise Refusal(
+                    f"{self.path}: {name} is {path.name!r}, which is no file beside it; a number or an NPY is allowed"
+                )
+            with decoding(path, "NPY", private=True):
+                found = np.load(path, allow_pickle=False)
+        try:
+            made = np.asarray(found if isinstance(found, (int, float, list, np.ndarray)) else None)
+        except ValueError:  # lists of different lengths
+            made = np.asarray(None)
+        if made.dtype.kind not in ("biuf" if name == "bad_channels" else "iuf"):
+            said = str(getattr(self, name))[:40]
             raise Refusal(
-                f"{self.path}: {name} is {path.name!r}, which is no file beside it; a number or an NPY is allowed"
+                f"{self.path}: {name} {said!r} is no array of numbers; numbers, or an NPY of them, are allowed"
             )
-        with decoding(path, "NPY", private=True):
-            return np.load(path, allow_pickle=False)
+        return made
 
     def image(self) -> tuple[int, int, float]:
         """Rows, columns and the side of a pixel in mm."""
-        size = self.image_size
-        square = (size, size) if is_number(size) else tuple(size or ())
+        size, pixel, field = self.image_size, self.pixel_size, self.field_of_view
+        square = tuple(size) if isinstance(size, list) else (size, size)
         if size is not None and not (
-            len(square) == 2 and all(isinstance(n, int) and 1 <= n <= 2**14 for n in square)
+            len(square) == 2
+            and all(is_number(n) and isinstance(n, int) and 1 <= n <= SIDE for n in square)
         ):
             raise Refusal(
-                f"{self.path}: image_size {size!r}; a whole number of pixels, or [rows, columns], is allowed"
+                f"{self.path}: image_size {size!r}; 1 to {SIDE} whole pixels, or [rows, columns], are allowed"
             )
-        if sum(x is not None for x in (size, self.pixel_size, self.field_of_view)) != 2:
+        if sum(x is not None for x in (size, pixel, field)) != 2:
             raise Refusal(
                 f"{self.path}: two of image_size, pixel_size and field_of_view are needed, no more and no less"
             )
-        if size is None:
-            side = max(1, round(self.field_of_view / self.pixel_size))  # type: ignore[operator]
-            return side, side, self.pixel_size  # type: ignore[return-value]
-        return *square, self.pixel_size or self.field_of_view / max(square)  # type: ignore[return-value,operator]
+        if size is not None:
+            return *square, pixel or field / max(square)  # type: ignore[return-value,operator]
+        if not field / pixel <= SIDE:  # type: ignore[operator]
+            raise Refusal(
+                f"{self.path}: field_of_view {field:g} of pixels of {pixel:g} mm; up to {SIDE} pixels are allowed"
+            )
+        side = max(1, round(field / pixel))  # type: ignore[operator]
+        return side, side, pixel  # type: ignore[return-value]
 
 
 def described(path: Path) -> Description:
     """Raises Refusal for keys that are not known, and for values that are none of theirs."""
-    said: Any = read_yaml(path.read_text("utf-8", "replace"), path)
+    said: Any = numbered(read_yaml(path.read_text("utf-8", "replace"), path))
     known = [field.name for field in fields(Description) if field.name != "path"]
     if not isinstance(said, dict):
         raise Refusal(f"{path}: no list of keys and values; {', '.join(known)} are allowed")
