@@ -107,15 +107,14 @@ class PnP(Solver):
 
     def belief(self, chain: Chain, z: Tensor, sigma: float) -> Belief:
         """N(z, V), of the decoded image where the prior is a latent one."""
-        prior, operator = chain.prior, chain.problem.operator
+        operator = chain.problem.operator
         coarse = self.noisy(chain, sigma) and operator.gaps
         if coarse or getattr(operator, "elementwise", False):
-            belief = Belief.of(prior, z, sigma, chain.problem, pixels=True)
+            belief = Belief.of(chain.prior, z, sigma, chain.problem, pixels=True)
             return belief.changed(accuracy=COARSE) if coarse else belief
-        decoded = prior.kind == "latent"
-        image = prior.to_image(z) if decoded else z
+        image = chain.prior.to_image(z) if chain.decodes else z
         variance = self.level(chain, sigma) ** 2 / self.lam
-        return Isotropic(image, variance).changed(decoded=decoded)
+        return Isotropic(image, variance).changed(decoded=chain.decodes)
 
     def result(self, chain: Chain, move: Move) -> Tensor:
         sigma, z, _ = move
