@@ -137,17 +137,19 @@ def test_the_shipped_prior_errs_where_contrast_is():
 
 
 @pytest.mark.parametrize("size", [(8, 6), (7, 5), (6, 9)], ids=repr)
-@pytest.mark.parametrize("padded", [False, True], ids=["pixels", "a padded state"])
-def test_k_space_of_one_coil_has_an_inverse_under_errors_by_frequency(size, padded):
+@pytest.mark.parametrize("seen", ["pixels", "a padded state", "two images, each with its weight"])
+def test_k_space_of_one_coil_has_an_inverse_under_errors_by_frequency(size, seen):
     """The preconditioner is the dense inverse where errors are as large anywhere; -k is measured of some k and not of others."""
     mask = torch.arange(size[0] * size[1]).reshape(size) % 3 > 0
     drawn = MRI(mask[None, None].double()).draw((1, *size), Noise(["a"], "mask"))
-    prior, state = Prior(Wiener(), (1, *size)), torch.zeros(1, 1, *size, dtype=torch.float64)
-    if padded:
+    prior, state = Prior(Wiener(), (1, *size)), torch.zeros(2, 1, *size, dtype=torch.float64)
+    if seen == "two images, each with its weight":
+        drawn = WeightedLinear(drawn, torch.tensor([0.5, 3.0]).reshape(2, 1, 1, 1))
+    if seen == "a padded state":
         prior = Padded(Wiener(), (1, size[0] + 4, size[1] + 4))
         drawn, state = Seen(drawn, prior.crop, prior.pad), prior.pad(state)
     belief = spectral(prior, estimate=state)
-    y = drawn.restrict(torch.randn(1, 2, *size, dtype=torch.float64))
+    y = drawn.restrict(torch.randn(2, 2, *size, dtype=torch.float64))
     solve = drawn.inverse_under(belief.density, torch.tensor(0.01, dtype=torch.float64))
     back = 0.01 * solve(y) + drawn.forward(belief.apply(drawn.adjoint(solve(y))))
     torch.testing.assert_close(back, y, rtol=0, atol=1e-12)

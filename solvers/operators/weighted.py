@@ -1,6 +1,6 @@
 """An operator whose entries of y are multiplied by weights, so that their noise has one standard deviation."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,12 @@ class WeightedLinear(Weighted, LinearOperator):
         return divide(
             r, per_image(s2, r) + per_image(v, r) * w2 * self.outer.gram(torch.ones_like(r))
         )
+
+    def inverse_under(self, density: Tensor, s2: Tensor) -> Callable[[Tensor], Tensor] | None:
+        if not self.uniform:
+            return None
+        w2 = self.weights.to(density).square().flatten()
+        return self.outer.inverse_under(per_image(w2, density) * density, s2)
 
 
 def weighted(operator: Operator, weights: Tensor) -> Weighted:
