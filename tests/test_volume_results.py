@@ -255,6 +255,20 @@ def test_places_between_slices_are_exact_and_keep_a_tilt(tmp_path):
     assert formats.spacing(metas) == pytest.approx((np.hypot(3, 0.5), 0.8, 0.8))
 
 
+def test_slices_that_were_left_out_are_not_counted_as_distance(tmp_path):
+    """Of every second slice SpacingBetweenSlices is twice what the scanner wrote; of all it is the scanner's own word."""
+    metas = bare(tmp_path / "in")
+    for every, apart in ((1, 3), (2, 6)):
+        chosen = metas[::every]
+        made = formats.stacked(chosen)
+        out = tmp_path / f"every {every}"
+        formats.reassemble([Image(torch.zeros(1, 16, 16), meta) for meta in made], out)
+        for k, path in enumerate(sorted(out.iterdir())):
+            ds = pydicom.dcmread(path)
+            assert ds.SpacingBetweenSlices == apart and ds.SliceThickness == 4
+            assert float(ds.ImagePositionPatient[2]) == pytest.approx(3 * every * k)
+
+
 def bare(folder: Path, *left_out: str) -> list[formats.Meta]:
     """Of a tilted series with thickness, distance and locations, without the elements named."""
     for k, path in enumerate(files := series(folder, 4, tilt=0.5)):

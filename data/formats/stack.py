@@ -30,7 +30,7 @@ def stacked(
     count = len(metas) if count is None else count
     base = metas[0]
     whole = [meta.index for meta in metas] == list(range(base.count)) or base.count == 1
-    if (first, step, count) == (0, 1, len(metas)) and whole:
+    if (first, step, count) == (0, 1, len(metas)) and whole and not _thinned(metas):
         return list(metas)
     if base.format == "dicom":
         return [_dicom(metas, first + k * step, step, k) for k in range(count)]
@@ -135,6 +135,18 @@ def _corner(meta: Meta) -> np.ndarray | None:
     if meta.affine is not None:
         return np.array(meta.affine)[:3, 3] * (-1.0, -1.0, 1.0)
     return corner_of(_header(meta), meta.index)
+
+
+def _thinned(metas: Sequence[Meta]) -> bool:
+    """Whether slices of a DICOM series were left out, so that neighbours lie farther apart than their headers say."""
+    if metas[0].format != "dicom" or len(metas) < 2:
+        return False
+    with decoding("DICOM header", "DICOM", private=True):
+        ds, corners = _header(metas[0]), [_corner(meta) for meta in metas[:2]]
+        said = float(ds.get("SpacingBetweenSlices") or 0)
+        if not said or corners[0] is None or corners[1] is None:
+            return False
+        return bool(abs(_normal(ds) @ (corners[1] - corners[0])) > 1.5 * abs(said))
 
 
 def _normal(ds: pydicom.Dataset) -> np.ndarray:
