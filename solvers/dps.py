@@ -57,7 +57,7 @@ class DPSLikelihood(Solver):
         with torch.enable_grad(), recomputing(chain.prior, self.checkpoint):
             x_t = x.detach().requires_grad_()
             x0 = chain.tweedie(x_t, a, self.clip)
-            distance = norm(chain.own.y - chain.own.seen_by(chain.prior).operator.forward(x0))
+            distance = norm(chain.own.y - chain.own_seen.operator.forward(x0))
             (gradient,) = torch.autograd.grad(distance.sum(), x_t)
         return x0.detach(), distance.detach(), gradient
 

@@ -49,6 +49,7 @@ class Chain:
     def __init__(self, problem: Problem, prior: Prior, noise: Noise, levels: list[float]):
         self.given, self.prior, self.noise, self.levels = problem, prior, noise, levels
         self.own = problem.in_own_units()  # of y: what steps whose size has units descend
+        self.own_seen = self.own.seen_by(prior)  # as a function of the prior's state
         self.problem = self.own.whitened()
         self.taken_up: Tensor | None = None  # the state of an earlier run, which goes on from there
         prior.begin(levels)

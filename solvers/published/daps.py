@@ -69,12 +69,13 @@ class DecoupledAnnealing(Solver):
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         x = chain.levels[0] * chain.start()  # line 1
-        seen = chain.own.seen_by(chain.prior)
         for i, (sigma, sigma_next) in enumerate(pairwise(chain.levels)):
             levels = self.ode_levels(sigma)
             x0_hat = pf_ode(chain.prior, x, levels, chain.offset, self.ode == "heun")  # line 3
             eta = self.lr * (1 + i / (self.steps + 1) * (self.lr_min_ratio - 1))
-            x0 = self.draw(self.target(seen, x0_hat, sigma), eta, chain.noise)  # lines 4 to 7
+            x0 = self.draw(
+                self.target(chain.own_seen, x0_hat, sigma), eta, chain.noise
+            )  # lines 4 to 7
             x = x0 + sigma_next * chain.noise.like(x0)  # line 8
             if sigma_next == 0 and self.final_denoise:
                 x = chain.denoise(x, sigma)

@@ -92,7 +92,7 @@ class PaDISDPS(Pushed):
     def data_term(
         self, chain: Chain, x: Tensor, sigma: float, gain: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        seen = chain.own.seen_by(chain.prior)
+        seen = chain.own_seen
         with torch.enable_grad():
             x_t = x.detach().requires_grad_()
             D = chain.denoise(x_t, sigma)
@@ -129,7 +129,7 @@ def strength(sigma: float) -> float:
 
 def data_step(chain: Chain, x: Tensor, zeta: float, gain: Tensor | None, factor: float) -> Tensor:
     """zeta / |A|^2 A^T r, or the published factor * zeta / |r| A^T r; r = y - A x."""
-    seen = chain.own.seen_by(chain.prior)
+    seen = chain.own_seen
     A: LinearOperator = seen.operator  # type: ignore[assignment]
     r = seen.y - A.forward(x)
     if gain is not None:
@@ -140,7 +140,7 @@ def data_step(chain: Chain, x: Tensor, zeta: float, gain: Tensor | None, factor:
 
 def squared_norms(chain: Chain) -> Tensor:
     """|A|^2 as each image's own operator has it, at the mid-grey image where A is not linear. [B]"""
-    y, A = chain.own.y, chain.own.seen_by(chain.prior).operator
+    y, A = chain.own.y, chain.own_seen.operator
     grey = torch.zeros(1, *chain.prior.shape, dtype=y.dtype, device=y.device)
     norms = [A.select([i]).linearize(grey).norm() for i in range(len(y))]
     return torch.tensor(norms, dtype=y.dtype, device=y.device) ** 2

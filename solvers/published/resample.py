@@ -69,7 +69,7 @@ class PublishedReSample(ReSample):
     def decoded(self, chain: Chain) -> Problem:
         """The measurement as a function of the state."""
         if not (self.codebook and chain.decodes):
-            return chain.own.seen_by(chain.prior)
+            return chain.own_seen
         through = Composed(chain.own.operator, partial(chain.prior.decode, quantize=True))
         return replace(chain.own, operator=through)
 
