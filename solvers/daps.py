@@ -27,6 +27,7 @@ from solvers.problem import Problem
 from solvers.solver import Chain, Move, Solver, final_image, need_linear, positive
 
 COLOURED = 0.3  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
+CLOSED = 0.05  # the same where y leaves nothing open (`Operator.gaps`)
 AVERAGED = 4.0  # the level at which draws are averaged, in medians of their standard deviations
 
 
@@ -103,7 +104,8 @@ class DAPS(Solver):
             return self.isotropic(chain, Isotropic(x0_hat, v))
         belief = Belief.of(prior, x0_hat, sigma, chain.problem)
         seen = chain.view(belief)
-        if sigma <= COLOURED and not belief.decoded:
+        coloured = COLOURED if chain.problem.operator.gaps else CLOSED
+        if sigma <= coloured and not belief.decoded:
             return condition(belief.scaled_to_residual(seen, noise), seen, noise)
         # white, as so much noise of V's colour would look like anatomy to the next D (1.6 dB of MRI x 4)
         u = x0_hat + sqrt(v) * noise.like(x0_hat)

@@ -50,9 +50,13 @@ def latents():
     return prior
 
 
-def problem(ids=IDS) -> Problem:
+class Closed(Dense):
+    gaps = False
+
+
+def problem(ids=IDS, operator=Dense) -> Problem:
     y = Noise(ids, "noise").normal((len(ids), len(A)), torch.float64)
-    return Problem(y, Dense(A, SHAPE), Gaussian(SIGMA_Y), tuple(ids))
+    return Problem(y, operator(A, SHAPE), Gaussian(SIGMA_Y), tuple(ids))
 
 
 def world(prior, image_id) -> boxes.Measured:
@@ -132,10 +136,20 @@ CASES = {
 
 @pytest.mark.parametrize("name", CASES)
 def test_default_is_its_box(name, monkeypatch):
+    same_as_its_box(*CASES[name], problem(), monkeypatch)
+
+
+def test_draws_are_white_for_longer_where_y_leaves_nothing_open(monkeypatch):
+    """Blurs and CT all around."""
+    prior, solver, box = CASES["daps"]
+    closed = problem(operator=Closed)
+    same_as_its_box(prior, solver, partial(box, coloured=0.05), closed, monkeypatch)
+
+
+def same_as_its_box(prior, solver, box, given, monkeypatch):
     monkeypatch.setattr(Spectral, "accuracy", 1e-13)
     monkeypatch.setattr("solvers.pnp.COARSE", 1e-13)
-    prior, solver, box = CASES[name]
-    *_, last = solver(problem(), prior, Noise(IDS, "solver"))
+    *_, last = solver(given, prior, Noise(IDS, "solver"))
     for row, image_id in zip(last.x0.flatten(1).numpy(), IDS):
         expected = box(world(prior, image_id))
         np.testing.assert_allclose(
