@@ -22,7 +22,7 @@ HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
 PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
 MODEL, SOLVER = "demo-pixel", "pnp"  # where none is named: the best single image, in seconds
-TASK = "super_resolution"  # of sample.py where none is named
+TASK = "super_resolution"  # where none is named
 SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 
 
@@ -90,13 +90,9 @@ def home(folder: str) -> Path:
 
 
 def grid(
-    base: Sequence[str],
-    tasks: Sequence[str],
-    solvers: Sequence[str],
-    changes: Sequence[str],
-    otherwise: str = TASK,
+    base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]
 ) -> dict[str, config.Node]:
-    """One merged configuration for each task with each solver, by name; PnP and the task `otherwise` where none is named."""
+    """One merged configuration for each task with each solver, by name; TASK with PnP where none is named."""
     cells = {}
     for task in tasks or [""]:
         for solver in solvers or [""]:
@@ -109,8 +105,8 @@ def grid(
             if "solver" not in known:
                 chosen.append(settings("solvers", SOLVER))
                 known = config.load([*base, *chosen])
-            if otherwise and "operator" not in known and SAMPLERS not in str(known["solver"]):
-                chosen.insert(0, settings("tasks", otherwise))
+            if "operator" not in known and SAMPLERS not in str(known["solver"]):
+                chosen.insert(0, settings("tasks", TASK))
             cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
             if cell in cells:
                 raise Refusal(

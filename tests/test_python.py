@@ -249,7 +249,6 @@ BAD_ARRAYS = [
         (image(16, 16), {word: value}, f"{word}= means nothing with an array")
         for word, value in OF_FILES.items()
     ],
-    (image(16, 16), {"task": None}, "task= is missing: a name of P.tasks"),
     (image(16, 16), {"watch": 3}, "watch=3: a function that takes a Moment is allowed"),
     (image(16, 16), {"oracle": True}, "by the truth, and needs --num-runs"),
     (image(16, 16), {"num_samples": 2}, "'num_samples'; here it is draws"),
@@ -308,8 +307,6 @@ def test_words_that_mean_nothing_are_refused(world: Path, prior):
         P.restore(world / "scans", prior, **words(world, range="unit"))
     with pytest.raises(P.Refusal, match="nowhere: no such folder or file$"):
         P.restore("nowhere", prior, **words(world))
-    with pytest.raises(P.Refusal, match="task= is missing"):
-        P.restore(world / "scans", prior, solver=world / "codps.yaml")
     with pytest.raises(P.Refusal, match="'models' have no settings; 'tasks' or 'solvers'"):
         P.settings("models", "demo-pixel")
     with pytest.raises(P.Refusal, match="unknown model 'demo-pach'; did you mean 'demo-patch'"):
@@ -336,6 +333,11 @@ def test_what_says_nothing_of_noise_is_refused(noise):
 def test_what_is_no_operator_is_refused(operator):
     with pytest.raises(P.Refusal, match="^operator=.*: one of P.operators is allowed, as P.*$"):
         P.measure(operator, image(16, 16), 0.1)
+
+
+def test_a_task_that_nobody_named_is_said():
+    with pytest.warns(UserWarning, match="^no task is named: super_resolution is simulated; task="):
+        P.estimate(image(16, 16), "demo-pixel")
 
 
 def test_twelve_bits_in_sixteen_are_named():
