@@ -151,33 +151,28 @@ def estimate(
     task: Any = None,
     steps: int | None = None,
     draws: int | None = None,
+    seed: int = 0,
     range: Any = None,
     ids: Any = None,
     overrides: Sequence[str] = (),
+    watch: Any = None,
     **flags: Any,
 ) -> float:
-    """Seconds that `restore` would take with the same words, from its first two steps on the first image.
+    """Seconds that `restore` would take with the same words, from its first two steps on the first image; nobody watches.
 
     Raises Refusal for what cannot be solved, as `restore` does.
     """
     from solvers.run import asked, call
 
-    words = {"task": task, "steps": steps, "num_samples": draws, **asked.known(flags)}
+    words = {"task": task, "steps": steps, "num_samples": draws, "seed": seed, **asked.known(flags)}
     return call.estimate(call.Call(what, prior, solver, words, overrides, range, ids))
 
 
-def command(
-    what: Any,
-    prior: Any = None,
-    *,
-    draws: int | None = None,
-    overrides: Sequence[str] = (),
-    **words: Any,
-) -> str:
-    """The command line that does what `restore` does with the same words, where all of them are names and numbers."""
+def command(what: Any, prior: Any = None, *, overrides: Sequence[str] = (), **words: Any) -> str:
+    """The command line that does what `restore` does with the same words. Raises Refusal where one is no name or number."""
     from solvers.run import asked
 
-    return asked.spelled(what, prior, {**words, "num_samples": draws}, overrides)
+    return asked.spelled(what, prior, words, overrides)
 
 
 def settings(kind: str, name: str) -> Any:

@@ -3,6 +3,7 @@
 NumPy arrays, torch tensors, and what NumPy makes an array of: [H,W], [C,H,W] or [B,C,H,W], of any size.
 """
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,13 @@ from torch import Tensor
 from data import dataset, formats
 from data.files import Refusal
 from data.manifest import Row
-from data.ranges import DEPTHS, NAMED, Intensity
+from data.ranges import DEPTHS, NAMED, NARROW, Intensity
 
 Range = (
     str | tuple[float, float] | None
 )  # "unit", "model", (low, high); None: what the array itself tells
 CHANNELS = (1, 2, 3)  # gray, complex (real and imaginary part), colour
-ALLOWED = "[H,W], [C,H,W] with C = 1, 2 or 3, and [B,C,H,W] are allowed"
+ALLOWED = "[H,W], [C,H,W] with C = 1, 2 or 3, and [B,C,H,W], of gray ones [B,1,H,W], are allowed"
 ROUNDING = 1e-6  # what float32 arithmetic leaves beyond the ends of a stated range
 
 
@@ -74,9 +75,12 @@ class Arrays:
         if held.ndim not in (2, 3, 4) or 0 in shape:
             raise Refusal(f"an array of shape {shape} is no image; {ALLOWED}")
         if held.is_complex() or held.dtype == torch.bool:
-            raise Refusal(
-                f"the array holds {held.dtype}; real numbers are allowed, of complex ones real and imaginary parts as channels"
+            hint = (
+                "masks as numbers"
+                if held.dtype == torch.bool
+                else "real and imaginary parts as channels"
             )
+            raise Refusal(f"the array holds {_plain(held.dtype)}; real numbers are allowed, {hint}")
         self.form = Form(held.ndim == 4, held.ndim > 2, held.dtype, numpy, held.device)
         self.pixels = (
             held.detach().cpu().float().reshape(-1, 1 if held.ndim == 2 else shape[-3], *shape[-2:])
@@ -98,6 +102,9 @@ class Arrays:
     ) -> tuple[Tensor, formats.Image, Intensity]:
         """As `dataset.load`; without `channels` they are the array's own."""
         pixels = self.pixels[self._place[row.image_id]]
+        if len(pixels) == 2 and channels not in (None, 2):
+            hint = f"the prior has {channels}; two gray images are [2,1,H,W]"
+            raise Refusal(f"2 channels are real and imaginary part, and {hint}")
         fitting = dataset.with_channels(pixels, channels or len(pixels), row.image_id)
         return self.intensity.to_model(fitting), _source(pixels), self.intensity
 
@@ -116,13 +123,14 @@ def intensity(values: Tensor, dtype: torch.dtype, range: Range) -> Intensity:
     low, high = float(values.min()), float(values.max())
     if range is None:
         word = "unit" if low >= -ROUNDING else "model"
-        found = DEPTHS.get(str(dtype).removeprefix("torch.")) or (
-            NAMED[word] if dtype.is_floating_point else None
-        )
+        found = DEPTHS.get(_plain(dtype)) or (NAMED[word] if dtype.is_floating_point else None)
         if found is None or low < found.low - ROUNDING or high > found.high + ROUNDING:
             raise Refusal(
-                f"{dtype} values from {low:g} to {high:g} without a range; say range='unit', 'model' or (low, high)"
+                f"{_plain(dtype)} values from {low:g} to {high:g} without a range; say range='unit', 'model' or (low, high)"
             )
+        if dtype == torch.uint16 and low < high and (share := high / found.high) < NARROW:
+            said = f"the array's values, {low:g} to {high:g}, end at {share:.1%} of uint16's"
+            warnings.warn(f"{said}; range=(low, high) says what is black and white", stacklevel=5)
         return found
     if isinstance(range, str):
         if range not in NAMED:
@@ -140,7 +148,16 @@ def intensity(values: Tensor, dtype: torch.dtype, range: Range) -> Intensity:
     return Intensity(least, most)
 
 
+def _plain(dtype: torch.dtype) -> str:
+    """Its name, the same for NumPy and torch."""
+    return str(dtype).removeprefix("torch.")
+
+
 def _tensor(array: Any) -> Tensor:
+    if np.ma.is_masked(array):
+        raise Refusal(
+            "the array is masked, and nothing restores by its mask; .filled(…) is allowed"
+        )
     held = np.asarray(array)
     if held.dtype.kind not in "uifcb":
         raise Refusal(
@@ -149,7 +166,7 @@ def _tensor(array: Any) -> Tensor:
     kind = (
         held.dtype if hasattr(torch, held.dtype.name) else np.dtype("float64")
     )  # extended precision
-    return torch.from_numpy(np.ascontiguousarray(held, kind.newbyteorder("=")))
+    return torch.from_numpy(np.require(held, kind.newbyteorder("="), ("C", "W")))
 
 
 def _source(pixels: Tensor) -> formats.Image:

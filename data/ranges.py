@@ -54,6 +54,9 @@ BLACK = -1.0  # the least value of the model range: air, and what lies beyond an
 DEPTH_8 = Intensity(0, 255)
 DEPTH_16 = Intensity(0, 65535)
 DEPTHS = {"uint8": DEPTH_8, "uint16": DEPTH_16}  # of arrays, by their type
+NARROW = (
+    1 / 8
+)  # of a window: what less takes up is dark, and its noise small beside what the prior knows
 CT_HU = Intensity(-1024, 3071)  # Hounsfield units: what 12 bits hold, air to dense metal
 NAMED = {"unit": Intensity(0, 1), "model": Intensity(-1, 1)}  # of arrays, as callers say it
 

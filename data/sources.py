@@ -120,7 +120,7 @@ def _in_root(
             else [Row(str(root), manifest.identify(root.name))]
         )
     if not root.is_dir():
-        raise Refusal(f"{root}: no such folder")
+        raise Refusal(f"{root}: no such folder{' or file' * (split is None)}")
     if split is None:
         return _folder(root, taken, passed, kind)
     if (root / split).is_dir():

@@ -22,6 +22,7 @@ HOME = Path(__file__).resolve().parents[1]
 KEYS = {"tasks": "operator", "solvers": "solver"}  # what a file of configs/<kind>/ describes
 PRIOR = (str, dict)  # what a configuration's `prior:` may be: a name, or a description
 MODEL, SOLVER = "demo-pixel", "pnp"  # where none is named: the best single image, in seconds
+TASK = "super_resolution"  # where none is named
 SAMPLERS = "ldm.sampling."  # solvers that draw from the prior and need no task
 
 
@@ -91,7 +92,7 @@ def home(folder: str) -> Path:
 def grid(
     base: Sequence[str], tasks: Sequence[str], solvers: Sequence[str], changes: Sequence[str]
 ) -> dict[str, config.Node]:
-    """One merged configuration for each task with each solver, by name; super-resolution and PnP where none is named."""
+    """One merged configuration for each task with each solver, by name; TASK with PnP where none is named."""
     cells = {}
     for task in tasks or [""]:
         for solver in solvers or [""]:
@@ -105,7 +106,7 @@ def grid(
                 chosen.append(settings("solvers", SOLVER))
                 known = config.load([*base, *chosen])
             if "operator" not in known and SAMPLERS not in str(known["solver"]):
-                chosen.insert(0, settings("tasks", "super_resolution"))
+                chosen.insert(0, settings("tasks", TASK))
             cell = "-".join(path.stem for path in chosen) or Path(base[0]).stem
             if cell in cells:
                 raise Refusal(
@@ -125,6 +126,8 @@ def settings_of_kind(kind: str, name: str) -> Path:
 
 def parameters(kind: str, name: str) -> list[signatures.Setting]:
     """What can be set of a task (operator, likelihood) or a solver, as its file and its class say. kind: "tasks", "solvers"."""
+    if kind not in KEYS:
+        raise Refusal(f"{kind!r} have no settings; {' or '.join(map(repr, KEYS))} is allowed")
     content = config.load([settings_of_kind(kind, name)])
     found = []
     for part, node in content.items():

@@ -184,7 +184,7 @@ class Answers(NamedTuple):
         """That the run would take on this computer."""
         words = self.words()
         steps = words.pop("steps", None) or own_steps(self.solver)
-        words.pop("seed", None)
+        words.pop("seed", None)  # with another one `pace` would be measured anew
         return steps * pace(self.session.scan.path, tuple(words.pop("overrides")), **words)
 
 

@@ -10,50 +10,19 @@ from torch import Tensor
 from data.files import Refusal
 from data.seeding import Noise
 from ldm.denoiser import Prior
+from solvers.measured.likelihoods import (
+    Clean,
+    Gaussian,
+    Likelihood,
+    Poisson,
+    Varying,
+    likelihood_of,
+)
 from solvers.measured.noise_level import estimated_sigma_y, typical
 from solvers.operators.base import LinearOperator, Operator, Scalar, Shape, norm, per_image
 from solvers.operators.weighted import weighted
 from solvers.operators.wrapper import Composed, Seen
 from solvers.photons import constant, count_deviation, counted, level, unit_scale
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """y = A x + sigma_y n. sigma_y in [-1, 1] units for image-like y; for CT and MRI in units of the stored y."""
-
-    sigma_y: float | None  # None: estimate it from the measurement (and say so in the record)
-
-    def __post_init__(self) -> None:
-        if self.sigma_y is not None and not (math.isfinite(self.sigma_y) and self.sigma_y >= 0):
-            raise Refusal(f"sigma_y must be a finite number >= 0, not {self.sigma_y}")
-
-
-@dataclass(frozen=True)
-class Poisson:
-    """Photon counting: counts ~ Poisson(rate * A u), u in [0, 1], or Poisson(rate * exp(-A u)) where photons are
-    transmitted (CT), or Poisson(rate * A(u)^2) where A is an amplitude (phase retrieval). y is stored as A x: counts / rate
-    (its negative logarithm, its root) less the constant part."""
-
-    rate: float  # expected counts of a measurement entry at u = 1 (emitted), or unattenuated (transmitted)
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.rate) and self.rate > 0):
-            raise Refusal(f"Poisson rate must be a finite number > 0, not {self.rate}")
-
-
-@dataclass(frozen=True)
-class Clean:
-    """y = A x."""
-
-
-@dataclass(frozen=True, eq=False)
-class Varying:
-    """y = A x + deviation n: a known standard deviation > 0 for each entry, [1,...] or [B,...]; infinite: it says nothing."""
-
-    deviation: Tensor
-
-
-Likelihood = Gaussian | Poisson | Clean | Varying
 
 
 @dataclass(frozen=True)
@@ -187,8 +156,8 @@ def measure(
     operator: Operator, x0: Tensor, likelihood: Likelihood | float, noise: Noise
 ) -> Problem:
     """Simulate y from the truth x0 [B,C,H,W] with each image's own noise, and its own mask or kernel where the operator draws
-    one. A plain float is a Gaussian's sigma_y."""
-    likelihood = Gaussian(float(likelihood)) if isinstance(likelihood, (int, float)) else likelihood
+    one. A plain number is a Gaussian's sigma_y."""
+    likelihood = likelihood_of(likelihood)
     if x0.is_complex():
         raise Refusal("the image is complex; give real and imaginary part as two channels")
     if operator.shape is None or operator.random:

@@ -68,7 +68,7 @@ def test_it_is_followed_to_its_end_or_left(world: Path, words: dict):
 
 
 def test_the_estimate_grows_with_steps_and_images(world: Path, words: dict):
-    one = P.estimate(world / "scans/scan0.png", steps=10, **words)
+    one = P.estimate(world / "scans/scan0.png", steps=10, seed=2, watch=print, **words)
     assert 0 < one and one < P.estimate(world / "scans", steps=1000, **words)
     with pytest.raises(P.Refusal, match="not a problem"):
         P.estimate(P.measure(P.operators.SuperResolution(4), np.zeros((16, 16)), 0.1, range="unit"))
@@ -107,6 +107,19 @@ def test_the_command_line_is_understood():
         [],
     )
     assert changes == ["operator.params.coils=2"]
+
+
+def test_what_no_command_line_can_say_is_refused():
+    for what, more, line in [
+        (np.zeros((16, 16)), {}, "what: ndarray has no command line"),
+        ("a", {"prior": object()}, "prior: object has no command line"),
+        ("a", {"task": P.operators.Denoising()}, "task: Denoising has no command line"),
+        ("a", {"range": (0, 1)}, "range= means nothing with a command line"),
+        ("a", {"num_samples": 2}, "here it is draws"),
+    ]:
+        with pytest.raises(P.Refusal, match=line):
+            P.command(what, **more)
+    assert P.command("a", steps=2, overrides="b=c").endswith("--data-root a --steps 2 b=c")
 
 
 def test_what_a_result_says_beside_its_image(world: Path, words: dict):

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -211,9 +212,19 @@ def test_spread_is_in_the_units_of_the_image(world: Path, prior):
     assert small.std.dtype == np.float32 and small.draws.dtype == np.uint8
 
 
+OF_FILES = {
+    "split": "test",
+    "slicewise": True,
+    "slice_range": "0:1",
+    "every": 2,
+    "planes": "all",
+    "coupling": 3,
+    "output_format": "dicom",
+    "keep_patient": True,
+}
 BAD_ARRAYS = [
     (2 * image(16, 16), {}, "without a range; say range='unit', 'model' or"),
-    ((2 * image(16, 16)).astype(int), {}, "torch.int64 values from 0 to 1 without a range"),
+    ((2 * image(16, 16)).astype(int), {}, "^int64 values from 0 to 1 without a range"),
     (2 * image(16, 16), {"range": "unit"}, "range='unit' is 0 to 1, but values reach from"),
     (
         image(16, 16),
@@ -227,12 +238,22 @@ BAD_ARRAYS = [
     (image(16), {}, r"an array of shape \[16\] is no image"),
     (image(0, 16), {}, "is no image"),
     (np.full((16, 16), np.nan), {}, "holds NaN"),
-    (image(16, 16) + 0j, {}, "holds torch.complex128"),
-    (image(16, 16) > 0.5, {}, "holds torch.bool"),
+    (image(16, 16) + 0j, {}, "holds complex128"),
+    (image(16, 16) > 0.5, {}, "holds bool"),
+    (np.ma.masked_array(image(16, 16), image(16, 16) > 0.5), {}, "the array is masked"),
+    ([image(16, 16)] * 2, {}, r"the prior has 1; two gray images are \[2,1,H,W\]"),
     (object(), {}, "object is no image"),
     (image(2, 1, 16, 16), {"ids": ["a", "a"]}, "2 images need as many names that differ"),
     (image(16, 16), {"ids": ""}, "1 images need as many names"),
-    (image(3, 16, 16), {"split": "test"}, "split= means nothing with an array"),
+    *[
+        (image(16, 16), {word: value}, f"{word}= means nothing with an array")
+        for word, value in OF_FILES.items()
+    ],
+    (image(16, 16), {"watch": 3}, "watch=3: a function that takes a Moment is allowed"),
+    (image(16, 16), {"oracle": True}, "by the truth, and needs --num-runs"),
+    (image(16, 16), {"num_samples": 2}, "'num_samples'; here it is draws"),
+    (image(16, 16), {"color": 2}, "allowed: .*seed, .*solver, .*steps, task"),
+    (image(16, 16), {"overrides": "steps"}, "'steps' is not of the form key=value"),
     (image(16, 16), {"colour": True}, "unknown keyword 'colour'"),
     (image(16, 16), {"batch_sise": 2}, "unknown keyword 'batch_sise'; did you mean 'batch_size'"),
     (image(16, 16), {"steps": 0}, "'0' is not a whole number from 1"),
@@ -278,15 +299,62 @@ def test_words_that_mean_nothing_are_refused(world: Path, prior):
         "range": "unit",
         "ids": "a",
         "limit": 1,
+        **OF_FILES,
     }.items():
         with pytest.raises(P.Refusal, match=f"{word}= means nothing with a problem"):
             P.restore(problem, prior, **{word: value})
     with pytest.raises(P.Refusal, match="range= means nothing with files"):
         P.restore(world / "scans", prior, **words(world, range="unit"))
-    with pytest.raises(P.Refusal, match="nowhere: no such folder"):
+    with pytest.raises(P.Refusal, match="nowhere: no such folder or file$"):
         P.restore("nowhere", prior, **words(world))
+    with pytest.raises(P.Refusal, match="'models' have no settings; 'tasks' or 'solvers'"):
+        P.settings("models", "demo-pixel")
     with pytest.raises(P.Refusal, match="unknown model 'demo-pach'; did you mean 'demo-patch'"):
         P.load("demo-pach")
+
+
+@pytest.mark.parametrize("noise", [np.float32(0.1), np.array(0.1), torch.tensor(0.1), np.int64(1)])
+def test_numbers_of_numpy_and_torch_are_noise(noise):
+    operator = P.operators.SuperResolution(4)
+    made, plain = (P.measure(operator, image(16, 16), sigma_y) for sigma_y in (noise, float(noise)))
+    assert torch.equal(made.y, plain.y) and made.likelihood == plain.likelihood
+    assert type(P.Gaussian(noise).sigma_y) is type(P.Poisson(noise).rate) is float
+
+
+@pytest.mark.parametrize("noise", ["0.1", None, [0.1], np.ones((2, 2)), True, P.Clean, P.Gaussian])
+def test_what_says_nothing_of_noise_is_refused(noise):
+    with pytest.raises(P.Refusal, match="^sigma_y=.*: a number, P.Gaussian.* is allowed$"):
+        P.measure(P.operators.SuperResolution(4), image(16, 16), noise)
+    with pytest.raises(P.Refusal, match="^Poisson rate must be a finite number > 0, not .*$"):
+        P.Poisson(noise)
+
+
+@pytest.mark.parametrize("operator", ["super_resolution", P.operators.SuperResolution, None])
+def test_what_is_no_operator_is_refused(operator):
+    with pytest.raises(P.Refusal, match="^operator=.*: one of P.operators is allowed, as P.*$"):
+        P.measure(operator, image(16, 16), 0.1)
+
+
+def test_a_task_that_nobody_named_is_said():
+    with pytest.warns(UserWarning, match="^no task is named: super_resolution is simulated; task="):
+        P.estimate(image(16, 16), "demo-pixel")
+
+
+def test_twelve_bits_in_sixteen_are_named():
+    """Once `range` says what is white there is nothing to say, nor where the values fill their type."""
+    few = (4095 * image(16, 16)).astype(np.uint16)
+    with pytest.warns(UserWarning, match=r"end at 5\.\d% of uint16's; range=\(low, high\)"):
+        P.measure(P.operators.SuperResolution(4), few, 0.1)
+    with warnings.catch_warnings(action="error"):
+        P.measure(P.operators.SuperResolution(4), few, 0.1, range=(0, 4095))
+        P.measure(P.operators.SuperResolution(4), 16 * few, 0.1)
+
+
+def test_a_picture_of_pillow_is_an_array():
+    """Its memory is not for writing, of which torch warns."""
+    picture = PIL.Image.fromarray((255 * image(16, 16)).astype(np.uint8))
+    with warnings.catch_warnings(action="error"):
+        assert P.measure(P.operators.Denoising(), picture, 0.1).y.shape == (1, 1, 16, 16)
 
 
 def test_random_operators_draw_for_each_image(prior):

@@ -67,16 +67,21 @@ def folder(tmp_path: Path) -> Path:
 def test_what_came_out_below_the_classical_answer_is_named(tmp_path: Path):
     results = Results(tmp_path / "run", {"solver": "x"}, {"versions": {}})
     with results.opened():
-        for name, baseline in (("better", 20.0), ("worse", 27.5), ("worst", 40.0)):
+        for name, baseline in (
+            ("better", 20.0),
+            ("as good", 26.004),
+            ("worse", 27.5),
+            ("worst", 40.0),
+        ):
             made = outcome(name)
             made.record["baseline_psnr"] = baseline
             results.commit(made)
-            if name == "better":
+            if name in ("better", "as good"):  # 26.00 dB is not below 26.00 dB
                 assert beaten(results.records()) == ""
         results.commit(outcome("nothing to compare with"))
     assert (
         beaten(results.records())
-        == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 3"
+        == "below the classical answer (--solver baseline): worse 26.00 < 27.50 dB and 1 more of 4"
     )
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, is_dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import torch
@@ -37,6 +38,21 @@ FLAGS = (  # of sample.py that mean the same here, beside those that `palimpsest
     "precision", "split", "start", "window", "slicewise", "slice_range", "every", "planes",
     "coupling", "zoom", "output_format", "center",
 )  # fmt: skip
+SAID = (
+    "solver",
+    "task",
+    "steps",
+    "draws",
+    "seed",
+    "range",
+    "ids",
+    "overrides",
+    "watch",
+)  # by `palimpsest.restore`
+ELSEWHERE = {  # flags of sample.py that are called otherwise here
+    "num_samples": "draws", "model": "prior", "data_root": "the first argument",
+    "manifest": "the first argument", "save_dir": "Result.save", "dry_run": "P.estimate",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +97,8 @@ def known(flags: Mapping[str, Any]) -> Mapping[str, Any]:
     """The caller's further flags. Raises Refusal for the first that means nothing here."""
     for flag in flags:
         if flag not in FLAGS:
-            raise Refusal(f"unknown keyword {flag!r}{nearest(flag, FLAGS)}")
+            other = f"; here it is {ELSEWHERE[flag]}" if flag in ELSEWHERE else ""
+            raise Refusal(f"unknown keyword {flag!r}{other or nearest(flag, (*SAID, *FLAGS))}")
     return flags
 
 
@@ -162,7 +179,7 @@ def resolve(
 
 def parse(words: Mapping[str, Any], overrides: Sequence[str]) -> tuple[Namespace, list[str]]:
     """The flags of sample.py that the words mean, checked as they are there, and the overrides of the configuration."""
-    options, changes, unknown = flags.parse([*overrides, *arguments(words)], "")
+    options, changes, unknown = flags.parse([*listed(overrides), *arguments(words)], "")
     if unknown:
         raise Refusal(f"{unknown[0]!r} is not of the form key=value")
     return options, changes
@@ -179,6 +196,9 @@ def configured(
     if len(grid) > 1:
         raise Refusal(f"one task and one solver a call, not {', '.join(grid)}")
     name, config = next(iter(grid.items()))
+    if not options.task and name.startswith(catalogue.TASK):
+        said = f"no task is named: {catalogue.TASK} is simulated"
+        warnings.warn(f"{said}; task= says what is measured", stacklevel=5)
     return name, checked(config)
 
 
@@ -189,12 +209,23 @@ def arguments(words: Mapping[str, Any]) -> list[str]:
         if value is None or value is False:
             continue
         flag = f"--{word.replace('_', '-')}"
-        several = value if isinstance(value, (list, tuple)) else [value]
-        argv += [flag] if value is True else [flag, *map(str, several)]
+        argv += [flag] if value is True else [flag, *map(str, listed(value))]
     return argv
 
 
+def listed(value: Any) -> Sequence[Any]:
+    """A list or tuple as it is, and anything else as the only one of a list."""
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
 def spelled(what: Any, prior: Any, words: Mapping[str, Any], overrides: Sequence[str]) -> str:
-    """The command line that means the same as a call with names alone."""
+    """The command line that means the same as a call with names alone. Raises Refusal for what no command line can say."""
+    refuse_words("a command line", words, ("range", "ids", "watch"))
+    known({word: value for word, value in words.items() if word not in SAID})
+    for word, value in {"what": what, "prior": prior, **words}.items():
+        if not all(isinstance(one, (*NAMES, Real, type(None))) for one in listed(value)):
+            kind = type(value).__name__
+            raise Refusal(f"{word}: {kind} has no command line; names, files and numbers have")
     named = {"data_root": what, "model": prior, **words}
-    return shlex.join(["python", "sample.py", *arguments(named), *overrides])
+    named["num_samples"] = named.pop("draws", None)
+    return shlex.join(["python", "sample.py", *arguments(named), *listed(overrides)])

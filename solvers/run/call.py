@@ -12,7 +12,7 @@ import torch
 
 from data import series, sources
 from data.arrays import Arrays, Form, Range
-from data.files import Refusal
+from data.files import Refusal, printable
 from data.formats import Image, Meta
 from data.ranges import NAMED
 from data.seeding import Noise
@@ -28,8 +28,13 @@ from solvers.run.record import Outcome
 from solvers.run.scans import Load, Scan
 from solvers.solver import check
 
-# Flags that say nothing about a problem, which is posed.
-OF_IMAGES = ("task", "measurements", "oracle", "start", "limit")
+# Words that say nothing about arrays: which files are read, as which volumes, and what is written of them.
+OF_FILES = (
+    "split", "window", "slicewise", "slice_range", "every", "planes", "coupling", "output_format",
+    "keep_patient",
+)  # fmt: skip
+# Nor about a problem, which is posed.
+OF_IMAGES = ("task", "measurements", "oracle", "start", "limit", "center", "range", "ids")
 
 
 def measure(
@@ -41,6 +46,9 @@ def measure(
     ids: Any,
 ) -> Measured:
     """The measurement of an array's images, each with its own mask, kernel and noise."""
+    if not isinstance(operator, Operator):
+        allowed = "one of P.operators is allowed, as P.operators.SuperResolution(4)"
+        raise Refusal(f"operator={printable(repr(operator)):.60}: {allowed}")
     arrays = Arrays(image, range, ids)
     x = torch.stack([arrays.image(row)[0] for row in arrays.rows])
     made = problems.measure(
@@ -68,9 +76,11 @@ class Call:
 def restore(call: Call, watch: Watch | None = None) -> Result | list[Result]:
     """What `palimpsest.restore` says."""
     what = call.what
+    if watch is not None and not callable(watch):
+        raise Refusal(f"watch={watch!r:.60}: a function that takes a Moment is allowed")
     if isinstance(what, Problem):
         said = {**call.words, "range": call.range, "ids": call.ids}
-        refuse_words("a problem", said, (*OF_IMAGES, "split", "window", "range", "ids"))
+        refuse_words("a problem", said, (*OF_IMAGES, *OF_FILES))
         return of_problem(replace(call.resolved(what), watch=watch), what)
     asked, rows, source, form = images(call)
     asked = replace(asked, watch=watch)
@@ -98,7 +108,7 @@ def images(call: Call) -> tuple[Asked, Sequence[whole.Unit], Source | None, Form
     """What is asked for of an array's images or of files, their rows, and of arrays where their pixels are and their form."""
     what = call.what
     if not isinstance(what, NAMES):
-        refuse_words("an array", call.words, ("split", "window"))
+        refuse_words("an array", call.words, OF_FILES)
         asked = call.resolved()
         arrays = Arrays(what, call.range, call.ids, asked.options.measurements)
         return asked, arrays.rows, Source(arrays.image, arrays.measurement), arrays.form

@@ -39,8 +39,10 @@ def parse(argv: Sequence[str], about: str) -> tuple[argparse.Namespace, list[str
             raise twice(said(one), said(other))
     options.num_samples = options.num_samples or 1
     if options.oracle and (options.measurements or not options.num_runs):
-        none = "of which measurements have none"
-        raise Refusal(f"--oracle chooses among --num-runs by the truth, {none}")
+        lacks = (
+            "of which measurements have none" if options.measurements else "and needs --num-runs"
+        )
+        raise Refusal(f"--oracle chooses among --num-runs by the truth, {lacks}")
     if word := options.diffusion_config:
         settings = word.endswith((".yaml", ".yml"))
         taken = options.solver if settings else options.model

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from data.formats import unpadded
+from data.ranges import NARROW
 from data.sources import ARRAYS
 from solvers.operators.base import Operator
 from solvers.photons import unit_scale
@@ -17,9 +18,6 @@ from solvers.problem import Gaussian, Likelihood
 from solvers.run.record import Outcome
 from solvers.run.scans import Scan
 
-NARROW = (
-    1 / 8
-)  # of a window: what less takes up is dark, and its noise small beside what the prior knows
 NOISE = 4.0  # deviations of noise that belong to a value within the window: beyond them lies one in 16,000
 NORMAL = 0.6745  # median of |n| for n of deviation 1
 

@@ -14,7 +14,7 @@ def beaten(records: Records) -> str:
         if None in (r.get("psnr"), r.get("baseline_psnr")):
             continue
         scored += 1
-        if r["psnr"] < r["baseline_psnr"]:
+        if round(r["psnr"], 2) < round(r["baseline_psnr"], 2):  # as they are printed
             worse += 1
             first = first or "{image_id} {psnr:.2f} < {baseline_psnr:.2f} dB".format_map(r)
     more = f" and {worse - 1} more of {scored}" if worse > 1 else ""
