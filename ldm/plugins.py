@@ -26,6 +26,15 @@ def admit(module: str) -> None:
     NAMES.add(module.split(".")[0])
 
 
+def place(error: BaseException) -> str:
+    """The file and line of a user's own module that were running when an error came up; "" if none were."""
+    found = ""
+    for frame, line in traceback.walk_tb(error.__traceback__):
+        if str(frame.f_globals.get("__name__")).split(".")[0] in NAMES:
+            found = f"{frame.f_code.co_filename}, line {line}"
+    return found
+
+
 def show(error: Exception) -> None:
     """Print the traceback of an error in a user's own code, from its first line on; nothing of a module that is not there."""
     machinery = (__file__, importlib.__file__, "<frozen importlib")
