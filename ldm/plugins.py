@@ -14,7 +14,9 @@ def admit(module: str) -> None:
     """Let targets come from a user's own module (`--plugin my_module`); it is imported, that is, executed.
 
     It is looked for in the working directory too, after the program's own and what is installed. Its errors are shown whole.
+    The name of its file means it too.
     """
+    module = module.removesuffix(".py")
     if (here := os.getcwd()) not in sys.path:
         sys.path.append(here)
     try:

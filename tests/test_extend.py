@@ -253,3 +253,8 @@ def test_what_fails_before_the_run_names_the_plug_in_below_its_traceback(folder,
         and "return [][0]" in err
         and f"({folder / 'my_early.py'}, line" in err.splitlines()[-1]
     )
+
+
+def test_the_file_of_a_plug_in_is_its_module(folder):
+    (folder / "my_file.py").write_text("")
+    assert sample.main(["--plugin", "my_file.py", "--print-config"]) == 0
