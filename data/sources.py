@@ -30,10 +30,14 @@ SINGLE = (
 
 
 class Kind(NamedTuple):
-    """Which files hold images, by their names, and how many one holds (Refusal: it cannot be read)."""
+    """Which files hold images, by their names, how many one holds (Refusal: it cannot be read).
+
+    none: what is said where there are no such files.
+    """
 
     known: Callable[[Path], bool]
     count: Callable[[str], int]
+    none: str = "holds no images that can be read"
 
 
 IMAGES = Kind(is_image, formats.count)
@@ -75,7 +79,7 @@ def find(
         images = Rows(series.gathered(images, passed))
     found = _slices(images, kind)
     if not found:
-        raise Refusal(f"{listing or root}: holds no images that can be read")
+        raise Refusal(f"{listing or root}: {kind.none}")
     for folder in {os.path.dirname(row.path) for row in found} if taken else ():
         if _within(Path(folder), taken):
             raise Refusal(

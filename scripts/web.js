@@ -7,7 +7,7 @@ window.page = {
 
   async send(input) {
     const said = document.getElementById("said"), file = input.files[0]
-    const suffix = (file.name.toLowerCase().match(/(\.nii\.gz|\.[a-z0-9]+)$/) || [".dcm"])[0]
+    const suffix = (file.name.toLowerCase().match(/(\.nii\.gz|\.[a-z0-9]+)$/) || [""])[0]
     said.textContent = "sending …"
     const answer = await page.post("scan", file, `?suffix=${suffix}`).catch(() => ({ refused: "the file could not be sent" }))
     said.textContent = answer.refused || ""

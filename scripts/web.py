@@ -133,7 +133,7 @@ def application(
 
 
 def allowed(suffix: str) -> str:
-    if suffix not in opened.SUFFIXES:
+    if suffix and suffix not in opened.SUFFIXES:  # DICOM files often have none
         raise Refusal(
             f"files called *{suffix[:12]} are not read; {', '.join(opened.SUFFIXES)} are allowed"
         )

@@ -16,15 +16,14 @@ import palimpsest as P
 from data import formats
 from data.files import Refusal
 from data.opened import Opened
+from solvers.measured.ct import ScannerCT
+from solvers.measured.mri import ScannerMRI
 from solvers.run import door
 
 PAGES = 64  # open at once
 MEASURED = "this is what was measured"
 TASKS = {"k-space": "mri", "sinogram": "ct"}  # that restore what a scanner measured
-SEND = {
-    "mri": "k-space as HDF5, MRD or NPY",
-    "ct": "a sinogram and its YAML, or DICOM-CT-PD, as ZIP",
-}
+ASKS = {"mri": ScannerMRI.asks, "ct": f"{ScannerCT.asks}, as ZIP"}
 WORDS = {  # of the command line -> of the page
     r"--measurements( FILE)?": f"“{MEASURED}”",
     r"--slicewise": "one slice instead of all",
@@ -157,8 +156,8 @@ class Answers(NamedTuple):
         holds, due = self.session.scan.holds, TASKS.get(self.session.scan.holds, self.task)
         if due != self.task:
             raise Refusal(f"the file holds a {holds} measurement, which the task {due} restores")
-        if self.task in SEND and holds not in TASKS:
-            raise Refusal(f"{self.task} restores what a scanner measured: send {SEND[self.task]}")
+        if self.task in ASKS and holds not in TASKS:
+            raise Refusal(ASKS[self.task])
         found = []
         for one in P.settings("tasks", self.task):
             if one.name == "mask" and one.kind == "file":

@@ -214,12 +214,14 @@ def final_image(prior: Prior, state: Tensor, problem: Problem, polish: bool = Tr
 
 def check(solver: Solver, problem: Problem, prior: Prior) -> None:
     """Raise Refusal, in one line and before any network runs, for what cannot be solved."""
-    rows, expected = len(problem.ids), problem.operator.shape_out(prior.image_shape)
-    if tuple(problem.y.shape) != (rows, *expected):
-        raise Refusal(
-            f"measurement of shape {tuple(problem.y.shape[1:])} does not fit the operator,"
-            f" which measures {tuple(expected)} of images {tuple(prior.image_shape)}"
-        )
+    for name in ("levels", "sample") if type(solver).__call__ is Solver.__call__ else ():
+        if getattr(type(solver), name) is getattr(Solver, name):
+            raise Refusal(f"{type(solver).__name__} has no `{name}`, which every solver needs")
+    images, given = tuple(prior.image_shape), tuple(problem.y.shape)
+    expected = tuple(problem.operator.shape_out(images))
+    if given != (len(problem.ids), *expected):
+        due = f"which measures {expected} of images {images}"
+        raise Refusal(f"measurement of shape {given[1:]} does not fit the operator, {due}")
     if not bool(torch.isfinite(problem.y).all()):
         bad = [i for i, row in zip(problem.ids, problem.y) if not bool(torch.isfinite(row).all())]
         raise Refusal(f"measurement of {', '.join(bad)} holds values that are not finite")
@@ -229,9 +231,8 @@ def check(solver: Solver, problem: Problem, prior: Prior) -> None:
 def need_linear(name: str, operator: Operator, prior: Prior | None = None) -> None:
     """For solvers that invert A: refuse nonlinear operators and, when the prior is given, those behind a decoder."""
     if not isinstance(operator, LinearOperator):
-        raise Refusal(
-            f"{name} needs a linear operator, not {type(operator).__name__}; DAPS, DPS and ReSample take any"
-        )
+        said = f"not {type(operator).__name__}; DAPS, DPS and ReSample take any"
+        raise Refusal(f"{name} needs a linear operator, {said}")
     if prior is not None:
         need_pixels(name, prior, "no operator is linear behind a decoder")
 

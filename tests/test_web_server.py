@@ -36,3 +36,7 @@ def test_the_password_is_asked_for():
     assert [
         asyncio.run(told(word)) for word in (b"", b"Basic eDp5", b"Basic ZXJpa2E6Z2VoZWlt")
     ] == [401, 401, 200]
+
+
+def test_a_file_without_an_ending_keeps_its_name():
+    assert web.allowed("") == ""

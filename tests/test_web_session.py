@@ -103,7 +103,7 @@ def test_a_mask_is_drawn_first(session: Session):
 
 def test_a_scanners_task_and_its_file_belong_together(session: Session):
     send(session, "scan.dcm")
-    line = "mri restores what a scanner measured: send k-space as HDF5, MRD or NPY"
+    line = "mri restores what a scanner measured: give k-space as HDF5, MRD or NPY"
     assert refused(said(session, task="mri", measured=True)) == line
     send(session, "scan.npy", np.ones((2, 16, 16), np.complex64))
     line = "the file holds a k-space measurement, which the task mri restores"

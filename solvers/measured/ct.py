@@ -40,6 +40,9 @@ class ScannerCT(Scanner):
     check: bool = True  # refuse data that do not fit what is said of them
 
     suffixes: ClassVar[tuple[str, ...]] = files.SUFFIXES
+    asks: ClassVar[str] = (
+        "ct restores what a scanner measured: give a sinogram and its YAML, or DICOM-CT-PD"
+    )
     output: ClassVar[str] = "dicom"
 
     def __post_init__(self) -> None:

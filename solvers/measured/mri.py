@@ -49,6 +49,7 @@ class ScannerMRI(Scanner):
     phase: bool = True  # False: the image is real once the coils' phase is taken off
 
     suffixes = files.SUFFIXES
+    asks = "mri restores what a scanner measured: give k-space as HDF5, MRD or NPY"
 
     def __post_init__(self) -> None:
         if self.coils < 1 or self.kernel < 2 or self.calibration < self.kernel + FEWEST:

@@ -31,6 +31,7 @@ class Scanner(Operator):
 
     unit_range = True
     suffixes: ClassVar[tuple[str, ...]] = ()
+    asks: ClassVar[str] = ""  # what to say to whoever gives none of them
     output: ClassVar[str] = OUTPUTS[0]  # of results, where none is asked for
 
     def known(self, path: Path) -> bool:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from data.files import Refusal
+from data.files import Refusal, first_line
 from data.seeding import Noise
 from solvers.operators.algebra import (  # with "as" those that operators and solvers take from here
     Scalar,
@@ -92,11 +92,15 @@ class Operator:
 
     def forward(self, x: Tensor) -> Tensor:
         """x [B,C,H,W] -> y [B,...]"""
-        raise NotImplementedError
+        raise Refusal(f"{type(self).__name__} has no `forward`, which every operator needs")
 
     def shape_out(self, shape: Shape) -> Shape:
-        """Shape of y, without the batch axis, for images of shape [C,H,W]."""
-        raise NotImplementedError
+        """Shape of y, without the batch axis, for images of shape [C,H,W]; where it is not told, by a trial."""
+        try:
+            return tuple(self.forward(torch.zeros(1, *shape)).shape[1:])
+        except RuntimeError as error:  # torch's, of shapes that do not fit
+            name = type(self).__name__
+            raise Refusal(f"{name} cannot measure {list(shape)}: {first_line(error)}") from error
 
     def measurable(self, shape: Shape) -> Shape:
         """The smallest [C,H,W] of at least this size that it measures: images of other sizes are continued to it."""
@@ -163,7 +167,7 @@ class LinearOperator(Operator):
 
     def adjoint(self, y: Tensor) -> Tensor:
         """A^T y: [B,...] -> [B,C,H,W]"""
-        raise NotImplementedError
+        raise Refusal(f"{type(self).__name__} has no `adjoint`, which every LinearOperator needs")
 
     def gram(self, r: Tensor) -> Tensor:
         """A A^T r; overridden where it is cheaper than the two applications."""

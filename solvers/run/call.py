@@ -17,6 +17,7 @@ from data.formats import Image, Meta
 from data.ranges import NAMED
 from data.seeding import Noise
 from solvers import problem as problems
+from solvers.operators import trial
 from solvers.operators.base import Operator
 from solvers.problem import Likelihood, Problem
 from solvers.run import scanned, whole
@@ -141,6 +142,7 @@ def of_problem(asked: Asked, problem: Problem) -> Result:
     with asked.module((), len(scans)) as module:
         seen, prior, _ = module.seen(problem)
         check(asked.cell.solver, seen, prior)
+        trial.check(seen.operator, shape, module.like, prior.kind == "latent")
         outcomes = module.restore(asked.cell, scans, problem)
         module.progress.finished(len(scans))
     return asked.result(succeeded(outcomes), form)

@@ -55,6 +55,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument(name, action="store_true", help=does)
 
     def error(self, message: str):
+        """Of a flag without its value, argparse does not name those that there are."""
+        names, _, missing = message.removeprefix("argument ").partition(": expected one ")
+        action = self._option_string_actions.get(names.split("/")[0])
+        if missing and action and action.choices:
+            message += f": {', '.join(map(str, action.choices))}"
         raise Refusal(message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from data.files import Refusal, first_line, printable
+from ldm import plugins
 
 MEMORY = "out of memory"
 LOST = (
@@ -27,7 +28,8 @@ SILENT = (
 
 
 def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint: str = "") -> int:
-    """The exit code of `work`: what it returns, 2 for what the user can mend, 130 for Ctrl-C. A bug is raised as it is.
+    """The exit code of `work`: what it returns, 2 for what the user can mend, 130 for Ctrl-C. A bug is raised as it is, one in a
+    plug-in shown above its line.
 
     The user's are `Refusal`, `OSError` (files), exhausted memory, and a process of the run that was killed. `--traceback` among
     the arguments shows where in the program they came up. hint: what to do when memory is exhausted.
@@ -35,8 +37,11 @@ def run(program: str, argv: Sequence[str], work: Callable[[], int | None], hint:
     usual, warnings.formatwarning = warnings.formatwarning, _plain
     try:
         return work() or 0
-    except (Refusal, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         reason = explained(error, hint)
+        if not reason and (where := plugins.place(error)):
+            plugins.show(error)
+            reason = f"{type(error).__name__}: {first_line(error)} ({where})"
         if not reason:
             raise
         if "--traceback" in argv:

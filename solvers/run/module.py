@@ -17,6 +17,7 @@ from ldm.denoiser import Prior
 from solvers import units
 from solvers.measured import joint_phase, kernel
 from solvers.measured.noise_level import overstated
+from solvers.operators import trial
 from solvers.problem import Problem
 from solvers.run.cells import Cell, Run
 from solvers.run.concluded import concluded
@@ -75,6 +76,7 @@ class Reconstruction(pl.LightningModule):
             units.check(problem, simulated=not self.run.measurements)
             kernel.check(problem, prior)
             check(cell.solver, problem, prior)
+            trial.check(problem.operator, prior.image_shape, self.like, prior.kind == "latent")
 
     def predict_step(
         self, batch: list[Scan], batch_idx: int, dataloader_idx: int = 0

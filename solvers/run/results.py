@@ -152,10 +152,7 @@ class Results:
 
     def commit(self, outcome: Outcome) -> None:
         """Write the files of one image, then its line. Failed images get the line alone, and in logs/ the traceback of a bug."""
-        record, log = (
-            dict(outcome.record),
-            self.folder / LOGS / f"{file_name(outcome.image_id)}.txt",
-        )
+        record, log = dict(outcome.record), self.log(outcome.image_id)
         if outcome.trace:
             log.parent.mkdir(exist_ok=True)
             commit(log, outcome.trace)
@@ -167,6 +164,10 @@ class Results:
             slice_of = outcome.scan.volume if not outcome.scan.slices else ""
             record |= {"volume": slice_of} if slice_of else {}
         append(self.folder / RECORDS, _line(record))
+
+    def log(self, image_id: str) -> Path:
+        """The traceback of the bug that an image met, if it did."""
+        return self.folder / LOGS / f"{file_name(image_id)}.txt"
 
     def replace(self, changed: Mapping[str, Mapping[str, Any]]) -> None:
         """Put these records, by image, in the place of those that the images had; all of them or none."""
@@ -201,12 +202,14 @@ class Results:
         return summary
 
     def failures(self) -> list[str]:
-        """id and reason of every image that failed."""
-        return [
-            f"{r['image_id']}: {r['status'].removeprefix('failed: ')}"
-            for r in self.records()
-            if r["status"] != "ok"
-        ]
+        """id and reason of every image that failed, and where the traceback of a bug is."""
+        said = []
+        for record in self.records():
+            if (status := record["status"]) != "ok":
+                log = self.log(record["image_id"])
+                more = f"; traceback: {log}" if log.exists() else ""
+                said.append(f"{record['image_id']}: {status.removeprefix('failed: ')}{more}")
+        return said
 
     def _clear(self, ours: bool) -> None:
         """Remove an earlier run's results; what carries their names but was not written here is a Refusal."""

@@ -32,7 +32,7 @@ def kind(cells: Sequence[Cell]) -> sources.Kind:
     operator = cells[0].operator
     if not isinstance(operator, Scanner):
         return sources.IMAGES
-    return sources.Kind(operator.known, lambda path: operator.count(Path(path)))
+    return sources.Kind(operator.known, lambda path: operator.count(Path(path)), operator.asks)
 
 
 def source(cells: Sequence[Cell], options: Namespace) -> Source | None:

@@ -13,6 +13,7 @@ from data.files import Refusal, first_line
 from data.formats import Image, own_suffix, spacing, unpadded
 from data.ranges import Intensity
 from data.series import Whole, checksum
+from ldm import plugins
 from solvers.operators.base import Shape
 from solvers.problem import Problem
 from solvers.run.committed import stamp
@@ -147,8 +148,9 @@ def whole(load: Callable[[Any], tuple], row: Whole, alone: bool = True) -> Scan:
 
 
 def bug(error: Exception) -> str:
-    """One line about a bug in the program, whose traceback is kept."""
-    return f"{type(error).__name__}: {first_line(error)} (a bug in the program; its traceback is in logs/)"
+    """One line about a bug in the program or in a plug-in, whose traceback is kept."""
+    where = plugins.place(error) or "a bug in the program"
+    return f"{type(error).__name__}: {first_line(error)} ({where})"
 
 
 @contextmanager

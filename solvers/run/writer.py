@@ -68,10 +68,9 @@ class Writer(BasePredictionWriter):
             if (
                 outcome.trace and outcome.image is not None
             ):  # else the line about its failure says so
-                complain(
-                    "note",
-                    f"{outcome.image_id}: its batch met {outcome.trace.splitlines()[-1]}; restored one by one, see logs/",
-                )
+                met = f"its batch met {outcome.trace.splitlines()[-1]}; restored one by one"
+                log = self.results[cell].log(outcome.image_id)
+                complain("note", f"{outcome.image_id}: {met}; traceback: {log}")
             try:
                 self.results[cell].commit(outcome)
             except Unwritable:  # nor will the others' files be: the run ends here, before more is computed for nothing
