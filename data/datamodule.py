@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Subset, default_collate
 
 from data import manifest
-from data.dataset import ManifestDataset, Sample, deaf
+from data.dataset import ManifestDataset, Sample, checked, deaf
 from data.epoch import EpochSampler, TrainingLoader, fair
 from data.files import Refusal
 
@@ -66,6 +66,7 @@ class ManifestData(pl.LightningDataModule):
             raise Refusal(
                 f"balance {balance} must lie between 0 (rows count) and 1 (subjects count)"
             )
+        checked(size, crop, zoom, window)
         self.manifests = {"train": train, "validation": validation, "test": test}
         self.channels, self.size, self.augment, self.crop, self.seed = (
             channels,

@@ -93,6 +93,16 @@ def deaf(worker: int) -> None:
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 
 
+def checked(size: int | None, crop: int | None, zoom: float, window: str | None) -> Contracts:
+    """The contracts that `window` means. Raises Refusal for what no picture can be looked at with."""
+    for name, sides in (("size", size), ("crop", crop)):
+        if sides is not None and sides < 1:
+            raise Refusal(f"{name} {sides} must be at least 1, or null")
+    if not zoom >= 1 or (zoom > 1 and not crop):
+        raise Refusal(f"zoom {zoom} must be at least 1, and needs a crop that is scaled down")
+    return Contracts(parsed(window)) if window else PLAIN
+
+
 class ManifestDataset(Dataset[Sample]):
     """The rows of a manifest. `dataset[i]` is row i; `dataset[i, view]` is row i as training sees it: an epoch
     is a view, and so is each further time within one.
@@ -122,12 +132,11 @@ class ManifestDataset(Dataset[Sample]):
         window: str | None = None,
         zoom: float = 1.0,
     ):
-        if zoom < 1 or (zoom > 1 and not crop):
-            raise Refusal(f"zoom {zoom} must be at least 1, and needs a crop that is scaled down")
+        contracts = checked(size, crop, zoom, window)
         self.rows = Rows(manifest.read(path))
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
-        self.contracts = Contracts(parsed(window)) if window else PLAIN
+        self.contracts = contracts
         self.channels, self.size, self.augment, self.crop, self.seed = (
             channels,
             size,
@@ -137,6 +146,8 @@ class ManifestDataset(Dataset[Sample]):
         )
         self.zoom = zoom
         self.cached: list[Tensor] = []
+        if crop:  # what the first picture contradicts need not wait for its turn
+            self._check_crop(self._read(0), self.rows[0])
         if memory and 2 * self._read(0).numel() * len(self) <= memory:
             self.cached = [
                 ((self._read(i) + 1) * 32767.5).round().to(torch.uint16) for i in range(len(self))
@@ -171,11 +182,16 @@ class ManifestDataset(Dataset[Sample]):
         rows, columns = (min(n, size) for n, size in zip(seen, image.shape[-2:]))
         return rows, columns
 
-    def _vary(self, image: Tensor, u: list[float], box: tuple[int, int], row: Row) -> Tensor:
-        """u: eight numbers in [0, 1): mirror, whether to warp, turn, scale, shifts; then where the box lies."""
+    def _check_crop(self, image: Tensor, row: Row) -> torch.Size:
+        """Rows and columns of the picture. Raises Refusal if the crop has more."""
         height, width = image.shape[-2:]
         if self.crop and self.crop > min(height, width):
             raise Refusal(f"{row.path}: is {height} x {width}, smaller than crop {self.crop}")
+        return image.shape[-2:]
+
+    def _vary(self, image: Tensor, u: list[float], box: tuple[int, int], row: Row) -> Tensor:
+        """u: eight numbers in [0, 1): mirror, whether to warp, turn, scale, shifts; then where the box lies."""
+        height, width = self._check_crop(image, row)
         top, left = (int(v * (n - c + 1)) for v, n, c in zip(u[6:], (height, width), box))
         if self.augment and u[0] < 0.5:
             image = image.flip(-1)

@@ -139,10 +139,12 @@ def parameters(kind: str, name: str) -> list[signatures.Setting]:
 def weights(name: str | Path) -> Path:
     """The weight file or model folder that is meant: a path, a name in `models/`, or the folder of a training run.
 
-    Raises Refusal with the shipped models, the nearest first.
+    Raises Refusal, for what is a name with the shipped models, the nearest first.
     """
     path = next((p for p in (Path(name), HOME / "models" / name, HOME / name) if p.exists()), None)
     if path is None:
+        if Path(name).name != str(name) or Path(name).suffix:
+            raise Refusal(f"{name}: no such file or folder")
         shipped = list(listing("models"))
         raise Refusal(f"unknown model {str(name)!r}{nearest(str(name), shipped)}")
     return trained.checkpoint(path)

@@ -226,6 +226,8 @@ def _merge(into: dict, new: Mapping, where: str, source: str, origin: dict[str, 
     for key, value in new.items():
         dotted = f"{where}.{key}" if where else str(key)
         origin[dotted] = source
+        if value is None and ":" in str(key):  # YAML's reading of {0:32}
+            raise Refusal(f"{source}: {dotted}: the colon needs a space after it")
         old = into.get(key)
         if isinstance(value, Mapping):
             named = isinstance(old, dict) and "target" in old and "target" in value

@@ -42,6 +42,8 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
     for split in SPLITS:
         if split not in planned.splits:
             print(f"{split}: empty; {WAYS_OUT[split]}")
+        elif not report[split]["images"]:
+            print(f"{split}: has no images, none of its files gave any; {WAYS_OUT[split]}")
     if planned.within:
         print(
             f"A LEAK that was asked for: slices of one subject are in several splits, {report['left_out_between']} between them"
@@ -57,7 +59,9 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
         print(
             f"  --subject {STUDY}, or --subject REGEX, which finds the subject in the path; or divide it: --within-subject"
         )
-    unknown = sum(not source.subject for source in planned.sources)
+    skipped = report["skipped"]
+    bad = {entry["file"] for entry in skipped}
+    unknown = sum(not source.subject and source.name not in bad for source in planned.sources)
     if planned.divided and unknown and not planned.within:
         print(
             f"of {unknown} files the subject is not known: they were divided one by one; --subject tells whose they are"
@@ -69,14 +73,19 @@ def print_summary(planned: Plan, recipe: Recipe, report: dict[str, Any]) -> None
         )
         print("a narrower range shows more: CT --window -1000:400, MR --percentiles 0:99.9")
     for split in planned.splits:
-        histogram = report[split]["histogram"]
-        if sum(histogram) and not any(histogram[len(histogram) // 8 :]):
+        part = report[split]
+        if part["black"]:
+            print(
+                f"{split}: {part['black']} images are black; --min-foreground 0.01 passes over those that show little"
+            )
+        deep = any(float(ends.split(":")[1]) > 255 for ends in part["contracts"])
+        histogram = part["histogram"]
+        if deep and any(histogram[1:]) and not any(histogram[len(histogram) // 8 :]):
             print(
                 f"{split}: no pixel is above an eighth of the range: 12 bits stored in 16? --window 0:4095 shows them"
             )
     if planned.ignored:
         print(f"{planned.ignored} other files are no images by their name")
-    skipped = report["skipped"]
     if skipped:
         print(f"{len(skipped)} files could not be read:")
         print(

@@ -67,6 +67,21 @@ def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | N
     return found, decoded
 
 
+def by_subject(subjects: Sequence[str], found: dict[str, Tensor]) -> list[str]:
+    """A table of the means of `figures`, of each subject's images and of all."""
+    names = list(dict.fromkeys(subjects))
+    table = ["| | " + " | ".join([*names, "all"]) + " |", "|---" * (len(names) + 2) + "|"]
+    table.append(
+        "| n | " + " | ".join(str(subjects.count(s)) for s in names) + f" | {len(subjects)} |"
+    )
+    for what, values in found.items():
+        means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
+        table.append(
+            f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |"
+        )
+    return table
+
+
 def best_average(checkpoint: Path, validation: Path) -> tuple[float | bool, list[str]]:
     """The half-life whose average denoises validation slices best, of a training that kept several, and a line of all."""
     kept = half_lives(content) if "ema_others" in (content := weights(checkpoint)) else []
@@ -181,18 +196,26 @@ def history(files: Sequence[Path], images: Tensor) -> list[str]:
 
 
 def training(runs: Sequence[Path], last: int) -> tuple[Losses, list[str]]:
-    """The training loss of each run by step (mean of ten), and a line of how long it took; of the last run `last` steps."""
+    """The training loss of each run by step (mean of ten), and a line of how long it took; of the last run `last` steps.
+
+    A run shorter than the interval at which losses are logged has neither curve nor pace.
+    """
     losses, lines = {}, []
     for run in runs:
         events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
         events.Reload()
-        tag = "train/l1" if "train/l1" in events.Tags()["scalars"] else "train/loss"
-        found = {e.step: e for e in events.Scalars(tag) if e.step < last or run != runs[-1]}
+        tags = [tag for tag in ("train/l1", "train/loss") if tag in events.Tags()["scalars"]]
+        logged = events.Scalars(tags[0]) if tags else []
+        found = {e.step: e for e in logged if e.step < last or run != runs[-1]}
         steps = sorted(found)  # each once: what a resumed run did again has replaced what was lost
+        if not steps:
+            lines.append(f"`{run.name}`: too few steps for a loss to be logged")
+            continue
         values = torch.tensor([found[step].value for step in steps]).log10()
         smooth = avg_pool1d(values[None], 10, 1, 5, count_include_pad=False)[0, : len(steps)]
-        losses[f"{run.name}: {tag}"] = (steps, smooth.mul(math.log(10)).exp().tolist())
+        losses[f"{run.name}: {tags[0]}"] = (steps, smooth.mul(math.log(10)).exp().tolist())
         times = torch.tensor([found[step].wall_time for step in steps], dtype=torch.float64)
         pace = float((times.diff() / torch.tensor(steps).diff()).median())
-        lines.append(f"`{run.name}`: {steps[-1] + 1:,} steps of {pace:.2f} s (median)")
+        paced = f" of {pace:.2f} s (median)" if len(steps) > 1 else ""
+        lines.append(f"`{run.name}`: {steps[-1] + 1:,} steps{paced}")
     return losses, lines

@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import denoising
 import torch
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from prior_figures import (
     Losses,
     best_average,
+    by_subject,
     figures,
     held_out,
     history,
@@ -110,8 +112,7 @@ def card(
             if isinstance(prior, LatentPrior)
             else []
         ),
-        "",
-        "![training loss](losses.svg)",
+        *(["", "![training loss](losses.svg)"] if (folder / "losses.svg").is_file() else []),
         "",
         "## Limits",
         "",
@@ -121,6 +122,17 @@ def card(
         + "`.",
     ]
     return "\n".join(text) + "\n"
+
+
+def publish_whole(options: argparse.Namespace) -> None:
+    """`publish` beside the folder, which appears with all that belongs in it or not at all."""
+    if (folder := options.folder).exists():
+        raise Refusal(f"{folder}: exists; an export needs a new folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as beside:
+        options.folder = Path(beside, folder.name)
+        publish(options)
+        options.folder.rename(folder)
 
 
 def publish(options: argparse.Namespace) -> None:
@@ -165,16 +177,7 @@ def publish(options: argparse.Namespace) -> None:
             options.folder / "reconstructions.png",
             len(show),
         )
-    names = list(dict.fromkeys(subjects))
-    table = ["| | " + " | ".join([*names, "all"]) + " |", "|---" * (len(names) + 2) + "|"]
-    table.append(
-        "| n | " + " | ".join(str(subjects.count(s)) for s in names) + f" | {len(subjects)} |"
-    )
-    for what, values in found.items():
-        means = [values[[i for i, s in enumerate(subjects) if s == name]].mean() for name in names]
-        table.append(
-            f"| {what} | " + " | ".join(f"{float(v):.1f}" for v in [*means, values.mean()]) + " |"
-        )
+    table = by_subject(subjects, found)
     with torch.no_grad():
         table += [
             "",
@@ -185,7 +188,8 @@ def publish(options: argparse.Namespace) -> None:
             ),
         ]
     losses, runs = training(options.runs, steps)
-    (options.folder / "losses.svg").write_text(drawn(losses), "utf-8")
+    if losses:
+        (options.folder / "losses.svg").write_text(drawn(losses), "utf-8")
     lines = {"runs": [*runs, *chosen], "table": table, "history": curve}
     text = card(options.folder, options.note, prior, trained, lines)
     (options.folder / "README.md").write_text(text, "utf-8")
@@ -248,7 +252,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--steps", type=int, default=18, help="of the Heun sampler behind samples.png"
     )
-    return door.run(parser.prog, argv, lambda: publish(parser.parse_args(argv)))
+    return door.run(parser.prog, argv, lambda: publish_whole(parser.parse_args(argv)))
 
 
 if __name__ == "__main__":

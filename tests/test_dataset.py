@@ -182,7 +182,7 @@ def test_small_warp_moves_a_disc_as_little_as_promised(tmp_path):
 
 def test_crop_larger_than_the_picture_is_an_error(manifest):
     with pytest.raises(ValueError, match=r"0\.png: is 24 x 20, smaller than crop 21"):
-        ManifestDataset(manifest, crop=21)[0]
+        ManifestDataset(manifest, crop=21)  # before any is asked for
 
 
 def test_images_of_unequal_shape_are_never_batched(tmp_path):

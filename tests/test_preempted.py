@@ -64,7 +64,28 @@ def test_inside_a_validation_it_does_not_wait_for_its_end(number, data, tmp_path
         ] == []  # those count validation batches
 
 
-def test_before_the_first_batch_it_ends_at_once_and_starts_anew(data, tmp_path, monkeypatch):  # noqa: F811
+def test_who_stops_a_run_is_told_what_was_saved(data, tmp_path, monkeypatch, capsys):  # noqa: F811
+    train = PixelDiffusion.training_step
+
+    def stopped(self, batch, index):
+        if self.global_step == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return train(self, batch, index)
+
+    monkeypatch.setattr(PixelDiffusion, "training_step", stopped)
+    with pytest.raises(SystemExit) as end:
+        main.main(arguments(data, tmp_path, "pixel", *MORE))
+    assert end.value.code == 130 and last(tmp_path, "pixel")["global_step"] == 2
+    said = capsys.readouterr().err.splitlines()
+    assert "main.py: stopped: saved at step 2; --resume auto goes on" in said
+
+
+def test_before_the_first_batch_it_ends_at_once_and_starts_anew(
+    data,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     words, seen = arguments(data, tmp_path, "pixel", *MORE, "--num_sanity_val_steps", "2"), []
     validate = PixelDiffusion.validation_step
 
@@ -77,6 +98,7 @@ def test_before_the_first_batch_it_ends_at_once_and_starts_anew(data, tmp_path, 
         patch.setattr(PixelDiffusion, "validation_step", asked)
         main.main(words)
     assert end.value.code == 143 and seen == [0] and not (tmp_path / "p/pixel/checkpoints").exists()
+    assert "main.py: stopped: not saved; " in capsys.readouterr().err
     assert main.main(words) == 0 and last(tmp_path, "pixel")["global_step"] == 6
 
 

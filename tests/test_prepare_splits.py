@@ -162,6 +162,32 @@ def test_twelve_bits_in_sixteen_are_remarked(tmp_path, capsys):
     assert "12 bits" not in capsys.readouterr().out
 
 
+def test_eight_bits_are_not_taken_for_twelve_and_black_images_are_counted(tmp_path, capsys):
+    for i in range(2):
+        Image.fromarray(np.full((20, 20), i * 9, np.uint8)).save(tmp_path / f"{i}.png")
+    assert call(tmp_path, tmp_path.with_name("out"), "--image-size", 16) == 0
+    said = capsys.readouterr().out
+    assert "12 bits" not in said and "train: 1 images are black; --min-foreground" in said
+
+
+def test_files_that_cannot_be_read_take_no_share_and_are_nobody_s(tmp_path, capsys):
+    source = dicoms(tmp_path / "in", ("A", 1), ("B", 2))
+    for i in range(6):
+        (source / f"bad{i}.dcm").write_bytes(bytes(128) + b"DICM" + b"cut")
+    assert call(source, tmp_path / "out", "--split", "0.5/0.5", "--image-size", 16) == 1
+    said = capsys.readouterr().out
+    assert [len(rows(tmp_path / "out", split)) for split in ("train", "val")] == [1, 1]
+    assert "6 files could not be read" in said and "subject is not known" not in said
+
+
+def test_a_split_of_which_no_file_could_be_read_is_told(tmp_path, capsys):
+    picture(tmp_path / "in/a.png"), (tmp_path / "val").mkdir()
+    (tmp_path / "val/b.png").write_bytes(b"cut")
+    options = ("--val-dir", tmp_path / "val", "--image-size", 16)
+    assert call(tmp_path / "in", tmp_path / "out", *options) == 1
+    assert "val: has no images" in capsys.readouterr().out
+
+
 def test_a_long_name_fits_below_its_picture():
     assert shortened("head-0007") == "head-0007"
     name = "a" * 40 + "-0123"

@@ -60,8 +60,8 @@ SAID = {  # door and words -> what comes out
     ("main", "--base", "no.yaml"): "no such configuration file",
     ("main", "--base", PIXEL, "modle.params.seed=3"): "did you mean 'model'?",
     ("main", "--train"): "required: -b/--base",
-    ("main", "--base", PIXEL, "--init", "no.ckpt"): "unknown model 'no.ckpt'",
-    ("main", "--base", PIXEL, "--first-stage", "no.ckpt"): "unknown model 'no.ckpt'",
+    ("main", "--base", PIXEL, "--init", "no.ckpt"): "no.ckpt: no such file or folder",
+    ("main", "--base", PIXEL, "--first-stage", "no.ckpt"): "no.ckpt: no such file or folder",
     ("main", "--base", PIXEL, "--resume", "no.ckpt"): "no.ckpt: no such",
     (
         "main",

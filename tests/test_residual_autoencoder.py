@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from ldm import config
+from ldm.checkpoints.fitting import skeleton
 from ldm.latent import VQ
 from ldm.networks.residual_autoencoder import ResidualVQ
 from ldm.training.bottleneck import whiten
@@ -46,3 +48,12 @@ def test_whitening_changes_no_decoded_image():
     z = vq.encode(image).transpose(0, 1).flatten(1)
     torch.testing.assert_close(torch.cov(z), torch.eye(3, dtype=torch.double), rtol=0, atol=1e-6)
     torch.testing.assert_close(vq.decode(vq.encode(image), False), before)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 8])
+def test_the_smallest_is_loaded_as_it_was_described(levels):
+    """What it replaces of diffusers' while it is built counts little against the bound on hostile descriptions."""
+    params = {"widths": [8] * levels, "blocks": 1, "codes": 32}
+    node = {"target": "ldm.networks.residual_autoencoder.ResidualVQ", "params": params}
+    state = config.build(node).state_dict()
+    assert skeleton(node, len(state), "own.ckpt").state_dict().keys() == state.keys()

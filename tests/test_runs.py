@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest.mock import Mock
 
 import pytest
 import pytorch_lightning as pl
@@ -385,6 +386,27 @@ def test_a_run_is_published(data, tmp_path):
     assert {path.name for path in new.glob("*.png")} == {"samples.png"}
     assert checkpoints.load(new).contracts == {} and "was black" not in card  # it saw no CT
     assert "pixel: train/loss" in (new / "losses.svg").read_text()
+
+
+@pytest.mark.parametrize("every, says", [(50, "too few steps"), (2, "`pixel`: 2 steps\n")])
+def test_a_run_that_logged_little_is_published_whole_or_not_at_all(
+    every, says, data, tmp_path, monkeypatch
+):
+    from scripts import publish_prior
+
+    few = ("--max_steps", "3", "--log_every_n_steps", str(every))
+    assert main.main(arguments(data, tmp_path, "pixel", *few)) == 0
+    run, new = tmp_path / "p" / "pixel", tmp_path / "cards" / "new"
+    manifest = f"{data}/train.csv"
+    words = [str(run / "checkpoints/last.ckpt"), str(new), "--runs", str(run), "--steps", "2"]
+    words += ["--train", manifest, "--test", manifest]
+    with monkeypatch.context() as patch:
+        patch.setattr(publish_prior, "card", Mock(side_effect=OSError(28, "No space left")))
+        assert publish_prior.main(words) == 2 and list(new.parent.iterdir()) == []
+    assert publish_prior.main(words) == 0 and list(new.parent.iterdir()) == [new]
+    text = (new / "README.md").read_text()
+    assert says in text and text.startswith("# new\n")
+    assert ("losses.svg" in text) == (new / "losses.svg").is_file() == (every == 2)
 
 
 def test_a_card_tells_the_average_chosen_the_errors_and_the_learning_curve(data, tmp_path):

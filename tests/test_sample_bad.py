@@ -24,7 +24,7 @@ def run(world: Path, out: Path, *more: str, **choices: str) -> int:
 BAD = {  # words -> what the line must say
     ("--task", "super_resolutoin"): "did you mean 'super_resolution'?",
     ("--solver", "resampel"): "did you mean 'resample'?",
-    ("--model", "no/such/model"): "unknown model",
+    ("--model", "no/such/model"): "no/such/model: no such file or folder",
     ("--task", "WORLD/codps.yaml"): "codps.yaml: is none of the tasks, it has no `operator:`",
     ("--task", "mri_x4", "mri_x4.yaml"): "would be called 'mri_x4-codps'",
     ("--data-root", "no/such/folder"): "no such folder",

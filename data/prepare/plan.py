@@ -24,6 +24,8 @@ from data.prepare.within import places
 SPLITS = ("train", "val", "test")
 STUDY = "StudyInstanceUID"
 
+UNREAD = "\0"  # in the place of a subject: a file that cannot be read, which takes no share
+
 Found = tuple[str, Path, str, str]  # split, path, name, subject
 
 
@@ -99,12 +101,15 @@ def plan(
         return _within(found, shares, within, asked, ignored, unreadable)
     if shares:
         place = _divide(
-            {s or name for split, _, name, s in found if split == "train"}, shares, seed
+            {s or name for split, _, name, s in found if split == "train" and s != UNREAD},
+            shares,
+            seed,
         )
         found = [
-            (place[s or name] if split == "train" else split, path, name, s)
+            (place.get(s or name, split) if split == "train" else split, path, name, s)
             for split, path, name, s in found
         ]
+    found = [(split, path, name, s.strip(UNREAD)) for split, path, name, s in found]
     _check_subjects(found)
     sources = _named(found)
     present = {source.split for source in sources}
@@ -129,6 +134,7 @@ def _within(
     """The plan where subjects are divided: every file with the splits of its slices."""
     if shares is None:
         raise Refusal("--within-subject says how --split divides; give both")
+    found = [(split, path, name, s.strip(UNREAD)) for split, path, name, s in found]
     mine = [(path, subject) for split, path, _, subject in found if split == "train"]
     placed = places(mine, SPLITS, shares, axis)
     sources = [
@@ -192,10 +198,12 @@ def _subject(path: Path, name: str, pattern: re.Pattern | None, keyword: str) ->
         return ""
     try:
         with decoding(path, "DICOM", private=True):
-            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["Rows", keyword])
+            if "Rows" not in header:
+                return UNREAD
             return pseudonym(str(header.get(keyword) or "")) or ""
     except Refusal:  # what is wrong with the file is told when it is read
-        return ""
+        return UNREAD
 
 
 def _divide(subjects: set[str], shares: tuple[float, ...], seed: int) -> dict[str, str]:

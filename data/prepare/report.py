@@ -31,7 +31,8 @@ def collect(
     Returns the report. The manifests appear, whole, at the end. within: subjects were divided, which every row says.
     """
     skipped: list[dict[str, str]] = []
-    totals = {split: {"images": 0, "files": 0, "passed_over": 0, "enlarged": 0} for split in splits}
+    counted = ("images", "files", "passed_over", "enlarged", "black")
+    totals = {split: dict.fromkeys(counted, 0) for split in splits}
     subjects: dict[str, set[str]] = defaultdict(set)
     shapes: dict[str, Counter] = {split: Counter() for split in splits}
     contracts: dict[str, Counter] = {
@@ -71,6 +72,7 @@ def collect(
                 totals[split]["images"] += 1
                 totals[split]["enlarged"] += image["enlarged"]
                 subjects[split].add(image["subject"])
+                totals[split]["black"] += not any(image["histogram"][1:])
                 histograms[split] += image["histogram"]
                 if np.count_nonzero(image["histogram"]) > 1:
                     marks[split].append(int(image["sha256"][:16], 16))

@@ -10,8 +10,10 @@ from ldm import config as configuration
 from ldm import signatures
 from ldm.trained import PARTS
 
+SEEDS = 2**32  # which NumPy takes
 MAPPING = "a mapping", lambda value: isinstance(value, dict)
 NUMBER = "a number above 0", lambda value: type(value) in (int, float) and value > 0
+COUNT = "a whole number above 0", lambda value: type(value) is int and value > 0
 NUMBERS = (
     "numbers above 0",
     lambda value: (
@@ -21,7 +23,7 @@ NUMBERS = (
 KNOWN = {  # keys of a configuration, and what is allowed there
     **dict.fromkeys(("model", "data", *PARTS, "trainer", "contracts"), MAPPING),
     "ema_half_life": NUMBERS,
-    "save_every": NUMBER,
+    "save_every": COUNT,
     "loggers": (
         "a list of loggers, target and params each",
         lambda value: isinstance(value, list) and all(map(MAPPING[1], value)),
@@ -63,16 +65,22 @@ def refuse_random_first_stage(config: configuration.Node, begins: str | None) ->
 
 
 def set_seeds(config: configuration.Node, seed: int) -> None:
-    """--seed is also that of training's noise and of the data's order, where the configuration names none."""
+    """--seed is also that of training's noise and of the data's order, where the configuration names none.
+
+    Raises Refusal for one that NumPy does not take.
+    """
+    named = {"--seed": seed}
     for key in ("model", "data"):
         node = config.get(key)
         if not isinstance(node, configuration.Node):
             continue
         kind = configuration.resolve(node.get("target"), node.locate("target"))
         if "seed" in inspect.signature(kind).parameters:
-            node.setdefault("params", configuration.Node(where=f"{key}.params")).setdefault(
-                "seed", seed
-            )
+            params = node.setdefault("params", configuration.Node(where=f"{key}.params"))
+            named[f"{key}.params.seed"] = params.setdefault("seed", seed)
+    for where, value in named.items():
+        if isinstance(value, int) and value not in range(SEEDS):
+            raise Refusal(f"{where}: {value} is no seed; 0 to {SEEDS - 1} are allowed")
 
 
 def trainer_arguments(

@@ -240,8 +240,8 @@ class PixelDiffusion(pl.LightningModule):
         """Samples from fixed seeds, and images | noisy | denoised at three levels; rows of [B,C,H,W] in [-1, 1]."""
         prior, image, count = self.prior, batch["image"], len(batch["image"])
         noise = Noise([f"picture {i}" for i in range(count)], "noise", self.seed)
-        n = noise.normal((count, *prior.shape), device=self.device)
         x0, rows = prior.to_state(image), [image]
+        n = noise.like(x0)  # of their size, which need not be the prior's
         with prior.told(self.label(batch)):
             for sigma in schedule.geometric(5, prior.sigma_min, prior.sigma_max)[1:4].tolist():
                 x = x0 + sigma * n

@@ -29,16 +29,18 @@ SAVE_EVERY = 500  # steps
 
 
 def assemble(config: configuration.Node) -> tuple[pl.LightningModule, pl.LightningDataModule]:
-    """The module to train and its data; the prior or first stage is built once and handed to the module."""
+    """The module to train and its data; the prior or first stage is built once and handed to the module.
+
+    The data come first: mistakes in them need not wait for a model.
+    """
     parts = [part for part in PARTS if part in config]
     if "model" not in config or "data" not in config or len(parts) != 1:
         raise Refusal(
             "training needs `model:`, `data:` and one of `prior:` and `first_stage:` in the --base files"
         )
+    data = build_part(config, "data", pl.LightningDataModule)
     part = build_part(config, parts[0], torch.nn.Module)
-    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), build_part(
-        config, "data", pl.LightningDataModule
-    )
+    return build_part(config, "model", pl.LightningModule, **{parts[0]: part}), data
 
 
 def build_part(config: configuration.Node, key: str, kind: type, **extra: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import Checkpoint, ModelCheckpoint
 from pytorch_lightning.loops.evaluation_loop import RestartStage
+from tqdm import tqdm
 
 from data.files import Unwritable, replacing, unwritable
 from ldm.training.callbacks import Averaging, accumulates
@@ -129,6 +131,7 @@ class Last(Checkpoint):
     def ask(self, number: int, frame: Any) -> None:
         """The run ends after this step, saved; a second Ctrl-C does not wait for that."""
         if not self.began or number == signal.SIGINT == self.asked:
+            say("not saved; --resume auto goes on from the last checkpoint, or begins anew")
             raise SystemExit(code(number))
         self.asked = number
 
@@ -198,7 +201,14 @@ class Last(Checkpoint):
                 same_file(self.path, self.path.with_name("best.ckpt"))
         self.due = False
         if self.asked:
+            if trainer.is_global_zero:
+                say(f"saved at step {trainer.global_step}; --resume auto goes on")
             raise SystemExit(code(self.asked))
+
+
+def say(what: str) -> None:
+    """One line that no progress bar runs into, as other programs say that they were stopped."""
+    tqdm.write(f"main.py: stopped: {what}", file=sys.stderr)
 
 
 def code(number: int) -> int:
