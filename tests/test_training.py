@@ -252,6 +252,8 @@ def test_oblong_images_are_turned_without_swapping_their_sides():
 
 @pytest.mark.parametrize("size", [(8, 8), (9, 13)])
 def test_pictures_are_of_the_size_of_the_images(size):
+    """And samples of the prior's."""
     prior = Prior(EDM(ResidualUNet(widths=(8, 12), blocks=1)), (1, 16, 16))
     pictures = PixelDiffusion(prior, AdamW(lr=1.0)).pictures({"image": torch.zeros(2, 1, *size)})
-    assert {rows.shape[1:] for rows in pictures.values()} == {(1, *size)}
+    assert pictures["denoising"].shape[1:] == (1, *size)
+    assert pictures["samples"].shape[1:] == prior.shape
