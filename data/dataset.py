@@ -132,11 +132,10 @@ class ManifestDataset(Dataset[Sample]):
         window: str | None = None,
         zoom: float = 1.0,
     ):
-        contracts = checked(size, crop, zoom, window)
+        self.contracts = checked(size, crop, zoom, window)
         self.rows = Rows(manifest.read(path))
         if not self.rows:
             raise Refusal(f"{path}: the manifest has no rows")
-        self.contracts = contracts
         self.channels, self.size, self.augment, self.crop, self.seed = (
             channels,
             size,

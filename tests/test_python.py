@@ -340,6 +340,17 @@ def test_a_task_that_nobody_named_is_said():
         P.estimate(image(16, 16), "demo-pixel")
 
 
+def test_a_base_that_describes_its_task_needs_none(tmp_path):
+    whole = tmp_path / "super_resolution.yaml"  # called as the task is that stands in for none
+    whole.write_text(
+        "operator: {target: solvers.operators.Denoising}\n"
+        "likelihood: {target: solvers.problem.Gaussian, params: {sigma_y: 0.1}}\n"
+        "solver: {target: solvers.pnp.PnP}\n"
+    )
+    with warnings.catch_warnings(action="error"):
+        P.estimate(image(16, 16), "demo-pixel", base=[str(whole)])
+
+
 def test_twelve_bits_in_sixteen_are_named():
     """Once `range` says what is white there is nothing to say, nor where the values fill their type."""
     few = (4095 * image(16, 16)).astype(np.uint16)

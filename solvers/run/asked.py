@@ -196,7 +196,8 @@ def configured(
     if len(grid) > 1:
         raise Refusal(f"one task and one solver a call, not {', '.join(grid)}")
     name, config = next(iter(grid.items()))
-    if not options.task and name.startswith(catalogue.TASK):
+    described = options.task or "operator" in configuration.load(options.base)
+    if "operator" in config and not described:
         said = f"no task is named: {catalogue.TASK} is simulated"
         warnings.warn(f"{said}; task= says what is measured", stacklevel=5)
     return name, checked(config)
