@@ -2,10 +2,12 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import nibabel
 import nrrd
 import numpy as np
+import PIL.Image
 import pydicom
 import pytest
 import tiny
@@ -16,6 +18,7 @@ import sample
 from data import formats, sources
 from data.formats import Image, Meta
 from ldm import config as configuration
+from solvers.run import planes
 
 
 @pytest.fixture(scope="module")
@@ -347,3 +350,22 @@ def test_bad_choices_are_one_line(world, tmp_path, capsys):
     assert run(
         world, tmp_path / "flat", tmp_path / "out", "--every", "2"
     ) == 2 and "there is none" in tiny.refusal(capsys)
+
+
+def test_a_panel_shows_measurements_that_are_pictures_alone(monkeypatch):
+    """Those of CT, on the scale of images, were white."""
+    shown = []
+    monkeypatch.setattr(
+        planes, "tile", lambda title, *rest: shown.append(title) or PIL.Image.new("L", (4, 4))
+    )
+    cube = torch.zeros(1, 3, 8, 8)
+    scan = SimpleNamespace(slices=[SimpleNamespace(source=None)])
+    outcome = SimpleNamespace(image=cube, truth=cube, image_like=True, scan=scan)
+    monkeypatch.setattr(planes, "pictures", lambda _: {"truth": ("truth", cube, 0.0, 1.0)})
+    monkeypatch.setattr(planes, "_spacing", lambda _: (1.0, 1.0, 1.0))
+    monkeypatch.setattr(planes, "_upward", lambda _: lambda plane, axis: plane)
+    for y, due in (cube, 6), (28 + cube, 3):
+        outcome.y = y
+        shown.clear()
+        planes.planes(outcome)
+        assert len(shown) == due

@@ -114,12 +114,12 @@ def before(outcome: Outcome) -> Tensor | None:
 def _pictured(y: Tensor, outcome: Outcome) -> bool:
     """Whether y is on the images' scale, sample by sample."""
     assert outcome.image is not None
-    return (
-        outcome.image_like
-        and y.ndim == 3
-        and len(y) == len(outcome.image)
-        and float(y.abs().max()) <= 2
-    )
+    return outcome.image_like and y.ndim == 3 and len(y) == len(outcome.image) and on_scale(y)
+
+
+def on_scale(y: Tensor) -> bool:
+    """Whether y is of the model range and noise, which no sinogram is."""
+    return float(y.abs().max()) <= 2
 
 
 def _measurement(y: Tensor, outcome: Outcome, box: Box | None) -> PIL.Image.Image:

@@ -11,7 +11,7 @@ from data import formats
 from data.files import Refusal
 from data.pictures import beside, tile
 from data.ranges import to_unit
-from solvers.run.panels import pictures
+from solvers.run.panels import on_scale, pictures
 from solvers.run.record import Outcome
 
 PLANES = ("slices", "rows", "columns")  # what is counted along D, H and W
@@ -27,6 +27,7 @@ def planes(outcome: Outcome) -> PIL.Image.Image:
         and outcome.image_like
         and outcome.image is not None
         and outcome.y.ndim == outcome.image.ndim
+        and on_scale(outcome.y)
     ):
         y = _stretched(to_unit(outcome.y), outcome.image)
         shown.insert(
