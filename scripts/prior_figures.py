@@ -39,12 +39,14 @@ def held_out(path: Path) -> tuple[list[str], Tensor]:
     data, rows = ManifestDataset(path), defaultdict(list)
     for index, row in enumerate(data.rows):
         rows[row.subject].append(index)
-    chosen = [
-        i
-        for group in rows.values()
-        for i in group[:: max(1, len(group) // PER_SUBJECT)][:PER_SUBJECT]
-    ]
+    chosen = [i for group in rows.values() for i in spread(group)]
     return [data.rows[i].subject for i in chosen], torch.stack([data[i]["image"] for i in chosen])
+
+
+def spread(group: Sequence[int]) -> list[int]:
+    """PER_SUBJECT members at most, as far apart as they can be from the first on."""
+    count = min(PER_SUBJECT, len(group))
+    return [group[i * len(group) // count] for i in range(count)]
 
 
 def figures(prior: Prior, images: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:

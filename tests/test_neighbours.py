@@ -7,7 +7,7 @@ import pytest
 import tiny
 import torch
 from PIL import Image
-from prior_figures import DEEP, STACKS, stacks, with_coherence
+from prior_figures import DEEP, STACKS, spread, stacks, with_coherence
 from prior_figures import ROWS as LEVELS
 from test_volume import any_size
 
@@ -162,3 +162,9 @@ def test_a_prior_is_published_with_it(tmp_path: Path):
     patches = checkpoints.describe(tiny.folder(tmp_path / "patches", tiny.patch(16)))
     with pytest.raises(Refusal, match="--cubes: volumes take a pixel prior of whole slices alone"):
         with_coherence(patches, source, ["S1"])
+
+
+def test_slices_measured_of_a_subject_lie_as_far_apart_as_they_can():
+    assert spread(range(61)) == [0, 10, 20, 30, 40, 50]
+    assert spread(range(8)) == [0, 1, 2, 4, 5, 6]  # and not the first six
+    assert spread(range(3)) == [0, 1, 2]

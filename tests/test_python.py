@@ -303,6 +303,8 @@ def test_words_that_mean_nothing_are_refused(world: Path, prior):
     }.items():
         with pytest.raises(P.Refusal, match=f"{word}= means nothing with a problem"):
             P.restore(problem, prior, **{word: value})
+    with pytest.raises(P.Refusal, match="operator.params.factor=2: means nothing with a problem"):
+        P.restore(problem, prior, overrides=["operator.params.factor=2"])
     with pytest.raises(P.Refusal, match="range= means nothing with files"):
         P.restore(world / "scans", prior, **words(world, range="unit"))
     with pytest.raises(P.Refusal, match="nowhere: no such folder or file$"):

@@ -190,6 +190,9 @@ def configured(
 ) -> tuple[str, configuration.Node]:
     """The name of the one cell and its configuration; of a problem, that of its solver."""
     if posed:
+        for change in changes:
+            if change.startswith(("operator", "likelihood")):
+                raise Refusal(f"{change}: means nothing with a problem, which has its own")
         path = catalogue.settings_of_kind("solvers", (options.solver or [catalogue.SOLVER])[0])
         return path.stem, checked(configuration.load([*options.base, path], changes))
     grid = catalogue.grid(options.base, options.task or [], options.solver or [], changes)
