@@ -24,10 +24,8 @@ from data.files import commit
 from data.manifest import COLUMNS
 
 SIZE = 256
-CT_WINDOW = (
-    -1000.0,
-    400.0,
-)  # HU: air to contrast medium; dense bone saturates, as in any lung display
+# HU: air to contrast medium; dense bone saturates, as in any lung display.
+CT_WINDOW = (-1000.0, 400.0)
 SOFT_WINDOW = (-160.0, 240.0)  # HU: organs, as an abdomen is displayed
 MR_PERCENTILES = (0.5, 99.8)  # of the whole volume; radiographs too
 AXES = {"sag": 0, "cor": 1, "ax": 2}  # in an array ordered (left, posterior, superior)
@@ -49,13 +47,9 @@ class Scan:
     split: str
     orientations: tuple[str, ...] = ("ax",)
     every: int = 1  # take each n-th slice
-    validation: tuple[
-        int, ...
-    ] = ()  # positions of the axial slices that go to `val` instead; one on either side is dropped
-    shown: tuple[slice, slice] = (
-        slice(None),
-        slice(None),
-    )  # rows and columns of a single image that are used
+    # Positions of the axial slices that go to `val` instead; one on either side is dropped.
+    validation: tuple[int, ...] = ()
+    shown: tuple[slice, slice] = (slice(None), slice(None))  # rows and columns that are used
     reductions: tuple[int, ...] = ()  # beside the whole: tiles of the image reduced so many times
     soft: bool = False  # a CT also in SOFT_WINDOW
 
