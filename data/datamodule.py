@@ -12,7 +12,7 @@ from data.epoch import EpochSampler, TrainingLoader, fair
 from data.files import Refusal
 
 MEMORY = 2**31  # bytes; a training set that fits is read once
-UNVALIDATED = 16  # training images that stand in for validation images where there are none
+SPREAD = 16  # images of a set that stand for all: for validation images where there are none, for their shapes
 
 
 def together(samples: list[Sample]) -> dict[str, Any]:
@@ -28,6 +28,11 @@ def together(samples: list[Sample]) -> dict[str, Any]:
                 f"images of unequal shape cannot be in one batch ({shapes}); set size, or crop for training"
             )
     return default_collate(samples)
+
+
+def spread(count: int) -> list[int]:
+    """SPREAD evenly spread ones of so many indices, or all."""
+    return torch.linspace(0, count - 1, min(count, SPREAD)).round().int().tolist()
 
 
 class ManifestData(pl.LightningDataModule):
@@ -116,6 +121,12 @@ class ManifestData(pl.LightningDataModule):
         path = self.manifests["validation"]
         return path is not None and any(True for _ in manifest.read(path))
 
+    def setup(self, stage: str) -> None:
+        """Raise Refusal before training where validation, hours later, would find images of unequal shape."""
+        if stage == "fit" and self.batch_size > 1 and self.validates:
+            data = self.dataset("validation")
+            together([data[i] for i in spread(len(data))])
+
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, resumable, without a last incomplete optimiser step."""
         data, trainer = self.dataset("train"), self.trainer
@@ -139,10 +150,7 @@ class ManifestData(pl.LightningDataModule):
             return self._in_order("validation")
         path = self.manifests["train"]
         data = ManifestDataset(str(path), self.channels, self.size, window=self.window)
-        chosen = (
-            torch.linspace(0, len(data) - 1, min(len(data), UNVALIDATED)).round().int().tolist()
-        )
-        return DataLoader(Subset(data, chosen), self.batch_size, **self._loading())
+        return DataLoader(Subset(data, spread(len(data))), self.batch_size, **self._loading())
 
     def test_dataloader(self) -> DataLoader:
         """In order."""

@@ -185,20 +185,28 @@ def test_crop_larger_than_the_picture_is_an_error(manifest):
         ManifestDataset(manifest, crop=21)  # before any is asked for
 
 
-def test_images_of_unequal_shape_are_never_batched(tmp_path):
-    for i, shape in enumerate([(8, 8), (8, 12)]):
-        Image.fromarray(np.zeros(shape, np.uint8)).save(tmp_path / f"{i}.png")
-    (tmp_path / "m.txt").write_text("0.png\n1.png\n")
-    with pytest.raises(ValueError, match="0 is 1x8x8 and 1 is 1x8x12"):
-        next(iter(ManifestData(validation=str(tmp_path / "m.txt")).val_dataloader()))
-    assert (
-        len(
-            next(iter(ManifestData(validation=str(tmp_path / "m.txt"), size=8).val_dataloader()))[
-                "image"
-            ]
-        )
-        == 2
-    )
+@pytest.fixture
+def uneven(tmp_path):
+    """A manifest of 40 images, the last of another shape."""
+    for i in range(40):
+        image = np.zeros((8, 12 if i == 39 else 8), np.uint8)
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (tmp_path / "m.txt").write_text("".join(f"{i}.png\n" for i in range(40)))
+    return str(tmp_path / "m.txt")
+
+
+def test_images_of_unequal_shape_are_never_batched(uneven):
+    *_, last = ManifestData(validation=uneven, size=8).val_dataloader()
+    assert last["image"].shape == (8, 1, 8, 8)
+    with pytest.raises(ValueError, match="32 is 1x8x8 and 39 is 1x8x12"):
+        list(ManifestData(validation=uneven).val_dataloader())
+
+
+def test_validation_images_of_unequal_shape_are_refused_before_training(uneven):
+    with pytest.raises(ValueError, match="0 is 1x8x8 and 39 is 1x8x12"):
+        ManifestData(validation=uneven).setup("fit")
+    ManifestData(validation=uneven).setup("test")
+    ManifestData(validation=uneven, batch_size=1).setup("fit")
 
 
 def test_empty_manifest_and_missing_split(tmp_path):
