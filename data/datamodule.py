@@ -122,7 +122,7 @@ class ManifestData(pl.LightningDataModule):
         return path is not None and any(True for _ in manifest.read(path))
 
     def setup(self, stage: str) -> None:
-        """Raise Refusal before training where validation, hours later, would find images of unequal shape."""
+        """Raise Refusal now where validation, hours later, would; evenly spread images tell whether all have one shape."""
         if stage == "fit" and self.batch_size > 1 and self.validates:
             data = self.dataset("validation")
             together([data[i] for i in spread(len(data))])
