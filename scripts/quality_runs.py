@@ -22,8 +22,6 @@ MORE = {  # at most 100 network calls a draw: a night on two cores, where SHORT 
     "demo-patch": [(("daps",), 20, 4), (("padis_pc",), 30, 4)],
 }
 ONE = ("pnp",)  # solvers without draws
-# Twice as fast; the time of latent priors is their decoder's.
-MIXED = dict.fromkeys(("demo-pixel", "demo-patch"), " --precision bf16-mixed")
 LONG = {  # prior -> solvers and tasks: minutes to hours a draw, so one slice, one draw
     "demo-latent": [
         (("psld",), TASKS),
@@ -42,17 +40,14 @@ def commands() -> Iterator[str]:
             (prior, one) for prior, group in groups.items() for one in group
         ):
             draws = "" if solvers == ONE else " --num-samples 4"
-            more = f"--limit {slices}{draws} --steps {steps}{MIXED.get(prior, '')}"
+            more = f"--limit {slices}{draws} --steps {steps}"
             yield call(prior, TASKS, solvers, "", more) + long
             yield call(prior, TASKS[:1], solvers, "/noisier", f"{more} {noisy}") + long
     yield call("demo-pixel", TASKS, CLASSICAL, "/classical", "--limit 4")
     yield call("demo-pixel", TASKS[:1], CLASSICAL, "/classical/noisier", f"--limit 4 {noisy}")
     for prior, groups in LONG.items():
         for solvers, tasks in groups:
-            yield (
-                call(prior, tasks, solvers, "/long", f"--limit 1{MIXED.get(prior, '')}")
-                + "  # long"
-            )
+            yield call(prior, tasks, solvers, "/long", "--limit 1") + "  # long"
 
 
 def call(prior: str, tasks: Sequence[str], solvers: Sequence[str], folder: str, more: str) -> str:

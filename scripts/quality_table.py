@@ -127,8 +127,8 @@ def row(cell: Cell) -> list[str]:
     ]
 
 
-def lacking(cells: Sequence[Cell]) -> list[str]:
-    """What belongs in the page and was not run."""
+def lacking(made: set[tuple[str, str, str]]) -> list[str]:
+    """What belongs in the page and is not among these priors, solvers and tasks."""
     groups = [
         (prior, solvers, TASKS)
         for plan in (SHORT, MORE)
@@ -142,9 +142,7 @@ def lacking(cells: Sequence[Cell]) -> list[str]:
         for solver in solvers
         for task in tasks
     }
-    return [
-        " ".join(run) for run in wanted if run not in {(shown(c), c.solver, c.task) for c in cells}
-    ]
+    return [" ".join(run) for run in wanted if run not in made]
 
 
 def table(cells: Sequence[Cell], kept: "Page | None" = None) -> str:
@@ -152,7 +150,8 @@ def table(cells: Sequence[Cell], kept: "Page | None" = None) -> str:
     kept = kept or Page([], {})
     calls = dict.fromkeys([*(c.command for c in cells), *kept.commands])
     parts = [HEAD, *(f"    {line}\n" for line in calls)]
-    if absent := [run for run in lacking(cells) if run.split()[0] not in kept.priors]:
+    made = {(shown(cell), cell.solver, cell.task) for cell in cells}
+    if absent := lacking(made | kept.runs):
         parts.append(f"\nNot run: {', '.join(absent)}.\n")
     sections: dict[str, list[list[str]]] = {}
     for cell in cells:
@@ -175,8 +174,13 @@ class Page:
     rows: dict[str, list[list[str]]]
 
     @property
-    def priors(self) -> set[str]:
-        return {row[0] for rows in self.rows.values() for row in rows}
+    def runs(self) -> set[tuple[str, str, str]]:
+        """Priors, solvers and tasks; a title is a task and its noise."""
+        return {
+            (row[0], row[1], title.partition(",")[0])
+            for title, rows in self.rows.items()
+            for row in rows
+        }
 
 
 def read(page: Path, priors: Sequence[str]) -> Page:

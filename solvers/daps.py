@@ -28,6 +28,7 @@ from solvers.solver import Chain, Move, Solver, final_image, need_linear, positi
 
 COLOURED = 0.3  # up to this level a draw spreads as V says, at each frequency; above it by white noise of as much power
 CLOSED = 0.05  # the same where y leaves nothing open (`Operator.gaps`)
+HIDING = 3.0  # above this level as V says again: noise of the next level hides what would look like anatomy
 AVERAGED = 4.0  # the level at which draws are averaged, in medians of their standard deviations
 
 
@@ -105,7 +106,7 @@ class DAPS(Solver):
         belief = Belief.of(prior, x0_hat, sigma, chain.problem)
         seen = chain.view(belief)
         coloured = COLOURED if chain.problem.operator.gaps else CLOSED
-        if sigma <= coloured and not belief.decoded:
+        if not (coloured < sigma <= HIDING or belief.decoded):
             return condition(belief.scaled_to_residual(seen, noise), seen, noise)
         # white, as so much noise of V's colour would look like anatomy to the next D (1.6 dB of MRI x 4)
         u = x0_hat + sqrt(v) * noise.like(x0_hat)

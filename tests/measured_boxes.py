@@ -94,8 +94,8 @@ class Measured(World):
         return self.update(m, H @ H)
 
 
-def daps(w, sigmas, coloured=0.3):
-    """The draw before y is white, and of N(m, V) at fine levels; a latent one is white and meets y decoded.
+def daps(w, sigmas, coloured=0.3, hiding=3.0):
+    """The draw before y is white, and of N(m, V) at fine levels and at the coarsest; a latent one is white and meets y decoded.
 
     The last image of a latent prior is a draw about the decoded mean.
     """
@@ -107,7 +107,7 @@ def daps(w, sigmas, coloured=0.3):
         if latent and s_next == 0:
             H = w.to_residual(w.H(s, image, state=False), image)
             return w.update(image + H @ w.tape.normal(len(image)), H @ H, noise=True)
-        if not latent and s <= coloured:
+        if not latent and not coloured < s <= hiding:
             H = w.to_residual(w.H(s, m), m)
             x0 = w.update(m + H @ w.tape.normal(len(m)), H @ H, noise=True)
         else:

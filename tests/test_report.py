@@ -200,6 +200,12 @@ def test_the_quality_table_tells_draws_from_means(tmp_path: Path, capsys):
     assert "    python sample.py 0.05\n" in table.read_text()
     assert main(tmp_path / "0.05", *again, "other") == 0
     assert table.read_text().count(several) == 1
+    page = tmp_path / "page.md"  # it tells which runs it lacks: not those whose rows it keeps
+    kept = several.replace("| demo |", "| demo-pixel |")
+    page.write_text(f"## mri_x4, sigma_y 0.01\n\n{kept}\n")
+    assert main(tmp_path / "0.05", "--output", page, "--keep", "demo-pixel") == 0
+    lacking = page.read_text().partition("Not run: ")[2].partition(".\n")[0].split(", ")
+    assert "demo-pixel daps mri_x4" not in lacking and "demo-pixel daps ct_parallel_20" in lacking
     assert main(tmp_path / "none") == 2 and "holds no records" in one_line(capsys)
 
 
