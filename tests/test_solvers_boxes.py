@@ -281,9 +281,14 @@ CASES = {
     ),
     "psld": (
         LATENT,
-        PSLD(steps=6, gamma=0.2, omega=0.5, checkpoint=True),
+        PSLD(steps=6, gamma=0.2, omega=0.5, checkpoint=True, reach=1.5),
         partial(
-            psld_box, levels=vp_levels(LATENT, 6), gamma=0.2, omega=0.5, s2=(SIGMA_Y / 0.5) ** 2
+            psld_box,
+            levels=vp_levels(LATENT, 6),
+            gamma=0.2,
+            omega=0.5,
+            s2=(SIGMA_Y / 0.5) ** 2,
+            reach=1.5,
         ),
     ),
     "padis ddnm": (

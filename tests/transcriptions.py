@@ -275,7 +275,7 @@ def resample(
     return latent(z, root**2 * top / (root**2 + top))
 
 
-def psld(w, levels, gamma, omega, s2, eta=0.0):
+def psld(w, levels, gamma, omega, s2, eta=0.0, reach=None):
     """s2 None: B = A^T, else B = A^T (s2 + A A^T)^-1."""
     z = w.tape.normal(len(w.mu))
     B = w.A.T if s2 is None else w.A.T @ np.linalg.inv(s2 * np.eye(len(w.y)) + w.A @ w.A.T)
@@ -290,7 +290,12 @@ def psld(w, levels, gamma, omega, s2, eta=0.0):
         dE = np.linalg.inv(w.J(w.encode(glued)))
         de = dE @ (np.eye(len(x)) - B @ w.A) @ dx - dz0
         g = gamma * de.T @ e / np.linalg.norm(e) + omega * dx.T @ w.A.T @ r / np.linalg.norm(r)
-        z = ddim(z, z0, a, b, eta, w.tape) - g
+        share = 1.0
+        if reach is not None:
+            share = min(
+                1.0, reach / (len(levels) - 1) * np.sqrt((1 - b) * len(z)) / np.linalg.norm(g)
+            )
+        z = ddim(z, z0, a, b, eta, w.tape) - share * g
     return z
 
 

@@ -1,5 +1,6 @@
 """PSLD as published (Rout et al. 2023): y is glued in by the adjoint or a pseudo-inverse, and may be pasted in at the end."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,6 +26,7 @@ class PublishedPSLD(PSLD):
     back: Literal["noise", "adjoint", "pinv"] = (
         "adjoint"  # B: as much of y as its noise allows; A^T; its pseudo-inverse
     )
+    reach: float = math.inf
     spacing: Literal["even", "leading"] = (
         "leading"  # of the times; `leading` is latent diffusion's own
     )
