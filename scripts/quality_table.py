@@ -33,15 +33,12 @@ Held-out scans of subjects that the priors never saw, each restored from a simul
 is 1) above the classical baseline: bicubic, harmonic fill, the blurred image, filtered backprojection, zero-filled. The residual
 is of one draw: 1 means that the data are met to the noise level. *90 % holds* is the share of pixels whose truth lies in the 90 %
 interval of the draws. Seconds are of one draw (of a process that shared two cores with others); *calls* are network evaluations +
-backward passes of one draw. A prior called *earlier* is one that was shipped before and is no more.
+backward passes of one draw.
 
 `python scripts/quality_table.py results/quality --output docs/quality.md` wrote this page (its `--commands` lists all runs that
 belong in it) after
 
 """
-EARLIER = (
-    " (earlier)"  # after the name of a prior whose weights were replaced, in rows of a page before
-)
 COLUMNS = (
     "prior", "solver", "n", "K", "draw: PSNR dB", "SSIM", "mean: PSNR dB", "SSIM", "baseline dB", "gain dB", "residual",
     "90 % holds", "s a draw", "calls",
@@ -192,7 +189,7 @@ def read(page: Path, priors: Sequence[str]) -> Page:
             title = line[3:]
         elif line.startswith("|") and cells[0] in priors:
             found.rows.setdefault(title, []).append(cells)
-        elif any(f"--model {prior.removesuffix(EARLIER)} " in line for prior in priors):
+        elif any(f"--model {prior} " in line for prior in priors):
             found.commands.append(line.strip())
     return found
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from data.files import Refusal
+from data.seeding import Tied
 from ldm.denoiser import Prior
 from ldm.sampling import ve_levels
 from solvers.beliefs import COARSE, IMAGE_DEVIATION, Belief, Isotropic, deviation
@@ -21,7 +22,7 @@ from solvers.tv import smoothed_along_slices
 class PnP(Solver):
     """The prior and the measurement take turns at noise levels sigma_1 > ... > sigma_N:
 
-        z = D(x + sigma_k n, sigma_k)
+        z = D(x + s_k sigma_k n, sigma_k),  s_k = 1, -1, 1, ...
         x = argmin |A x - y|^2 / sigma_y^2 + |x - z|^2 / V_k = E[x | y] for x ~ N(z, V_k)
 
     What x errs by at first is what the classical answer left, like aliasing and streaks, and D was trained on white noise only.
@@ -29,8 +30,9 @@ class PnP(Solver):
     2023); z then errs as D did in training, and V_k is Cov[x0 | x] as it was measured there at each frequency, which says what
     entries that y tells mean for those that it leaves open. Below, n = 0 and V_k = sigma_k^2 / lambda, the first paper's step
     (its equation 6); so it is under blurs and CT without a missing wedge, which leave nothing open (`Operator.gaps`). Under
-    masks of pixels V_k is the measured one throughout. The last update takes the share of V that explains y to the noise level
-    (Morozov).
+    masks of pixels V_k is the measured one throughout. n is drawn once, and its sign changes from level to level: what z keeps of
+    one level's noise the next takes back, where noise drawn anew each time would add up. The last update takes the share of V
+    that explains y to the noise level (Morozov).
 
     All draws of an image have the same n: how images differ by n says nothing of what y leaves open.
 
@@ -42,7 +44,7 @@ class PnP(Solver):
     single = True
 
     steps: int = 20  # N, calls of the network
-    sigma_max: float = 1.5  # the first level, in units of images in [-1, 1]; well above what the classical answer errs by
+    sigma_max: float | None = None  # the first level, for images in [-1, 1]; None: `enough`
     sigma_min: float = 0.02  # the last
     sigma_quiet: float = 0.1  # noise is added above it; infinite: never
     lam: float = 0.23  # lambda, the weight of z against y
@@ -63,13 +65,14 @@ class PnP(Solver):
         noise = problem.noise_of_state(prior)
         if noise is not None:
             return [float(noise.max()), 0.0]
+        most = self.sigma_max or self.enough(problem)
         unit = deviation(prior) / IMAGE_DEVIATION
-        return [
-            *ve_levels(
-                prior, self.steps, unit * self.sigma_min, unit * self.sigma_max, "geometric"
-            ),
-            0.0,
-        ]
+        ends = unit * self.sigma_min, unit * most
+        return [*ve_levels(prior, self.steps, *ends, "geometric"), 0.0]
+
+    def enough(self, problem: Problem) -> float:
+        """The first level: well above what the classical answer errs by, and more where y leaves coarse structure open."""
+        return 4.0 if problem.operator.leaves_coarse else 1.5
 
     def sample(self, chain: Chain) -> Iterator[Move]:
         noise = chain.given.noise_of_state(chain.prior)
@@ -78,9 +81,11 @@ class PnP(Solver):
             yield chain.levels[0], z, z
             return
         x = chain.begin(lambda: self.start(chain))
-        for sigma, sigma_next in pairwise(chain.levels):
+        n = self.noise(chain, x)
+        for k, (sigma, sigma_next) in enumerate(pairwise(chain.levels)):
             if self.noisy(chain, sigma):
-                x = x + sigma * chain.fresh.like(x)
+                to_go = len(chain.levels) - k  # which an interruption does not change
+                x = x + (-1) ** to_go * sigma * n
             z = self.smooth(chain.denoise(x, sigma), sigma)
             x = chain.framed(chain.mean(self.belief(chain, z, sigma))) if sigma_next else z
             yield sigma, x, x
@@ -96,6 +101,12 @@ class PnP(Solver):
         if image is None:
             return problem.y.new_zeros(len(problem.y), *prior.shape)
         return prior.to_state(image)
+
+    def noise(self, chain: Chain, x: Tensor) -> Tensor:
+        """The one n of a run, N(0, I), the first numbers of its stream; again those where an interrupted run goes on."""
+        if chain.taken_up is None:
+            return chain.fresh.like(x)
+        return Tied(chain.noise.of("solver"), chain.prior.coupled).like(x)
 
     def noisy(self, chain: Chain, sigma: float) -> bool:
         """Whether noise is added at this level."""

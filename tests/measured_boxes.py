@@ -122,10 +122,11 @@ def pnp(w, sigmas, quiet=0.1, lam=0.23):
     """Without a classical answer it starts from 0; below `quiet` nothing is random."""
     x = np.zeros(len(w.mu))
     latent = w.order is not None
-    for s in sigmas[:-1]:
+    n = w.tape.normal(len(x))
+    for k, s in enumerate(sigmas[:-1]):
         level = s / 2 if latent else s  # of images, whose deviation is half a latent's
         if level > quiet:
-            x = x + s * w.tape.normal(len(x))
+            x = x + (-1) ** (len(sigmas) + 1 - k) * s * n
             x = w.encode(w.mean(w.decode(w.D(x, s)), s, state=not latent))
         else:
             image = w.decode(w.D(x, s))

@@ -474,7 +474,7 @@ class Opposite(Noise):
         return -super()._draw(*args)
 
 
-def test_pnp_wanders_about_the_posterior_mean():
+def test_pnp_swings_about_the_posterior_mean():
     """Of a Gaussian prior, at any noise level: x is linear in the noise, so that two runs of opposite noise have it between them.
 
     D contracts by S0^2 / (S0^2 + sigma^2) = 0.61 a step, which 70 times is 1e-15.
@@ -488,6 +488,13 @@ def test_pnp_wanders_about_the_posterior_mean():
     mean = torch.linalg.solve(A.T @ A / 0.05**2 + torch.eye(64) / S0**2, A.T @ y.T / 0.05**2).T
     assert (one - mean).abs().max() > 0.1
     torch.testing.assert_close((one + other) / 2, mean, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("coarse, first", [(False, 1.5), (True, 4.0)])
+def test_pnp_begins_where_coarse_structure_is_found(coarse, first, monkeypatch):
+    monkeypatch.setattr(type(DENSE), "leaves_coarse", coarse)
+    assert PnP().levels(problem(), EDM)[0] == pytest.approx(first)
+    assert PnP(sigma_max=0.4).levels(problem(), EDM)[0] == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize("lam", [0.23, 1.0])
